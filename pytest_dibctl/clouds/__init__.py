@@ -1,0 +1,189 @@
+"""What a cloud is to this project: two Protocols and the values they trade in.
+
+``qemu`` and ``openstack`` implement them; each is imported only when an environment of its kind is
+opened. Ownership: whoever calls ``boot`` owns the instance and must ``delete`` it, whoever calls
+``upload`` owns the cloud image and must ``delete_image`` it; ``lifecycle`` is the only caller of both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from pytest_dibctl.artifact import Artifact
+from pytest_dibctl.ssh import HostKeyPolicy, SshKey
+
+Progress = Callable[[str], None]
+"""Called with one short line whenever there is something to tell a waiting person."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CloudImage:
+    """An image a cloud can boot. ``sha512`` is the digest of the bytes that were tested."""
+
+    id: str
+    name: str
+    disk_format: str
+    sha512: str
+    properties: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    artifact: Artifact | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flavor:
+    """The size of an instance: ``ram`` in MiB, ``disk`` in GiB."""
+
+    id: str
+    name: str
+    ram: int
+    vcpus: int
+    disk: int
+    meta: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Address:
+    """A fixed address of an interface with the prefix length and gateway of its subnet."""
+
+    ip: str
+    prefix: int
+    gateway: str | None = None
+
+    @property
+    def version(self) -> int:
+        """4 or 6."""
+        return ipaddress.ip_address(self.ip).version
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Interface:
+    """A network interface as the cloud knows it; the guest must agree."""
+
+    network: str
+    mac: str
+    addresses: tuple[Address, ...]
+    dns: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """Where a port of the guest is reached from this machine."""
+
+    ip: str
+    port: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Deadlines:
+    """Seconds each step may take; defaults are dibctl's."""
+
+    upload: float = 360
+    keypair: float = 10
+    create: float = 10
+    active: float = 360
+    port: float = 61
+    cleanup: float = 120
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BootRequest:
+    """What ``boot`` needs besides the image.
+
+    ``name`` is the instance's name and the guest's hostname; ``keepable`` says that the instance may
+    have to outlive this process (a keep option is on).
+    """
+
+    name: str
+    key: SshKey
+    key_name: str
+    deadlines: Deadlines
+    keepable: bool = False
+
+
+class Instance(Protocol):
+    """A running machine. Operations, not APIs."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def flavor(self) -> Flavor: ...
+    @property
+    def interfaces(self) -> tuple[Interface, ...]: ...
+    @property
+    def main_ip(self) -> str:
+        """The address, inside the guest, of the main interface."""
+        ...
+
+    @property
+    def host_keys(self) -> HostKeyPolicy:
+        """How the guest's ssh host key can be known."""
+        ...
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """Short facts for reports: accelerator, directory, process, region ..."""
+        ...
+
+    def endpoint(self, port: int) -> Endpoint:
+        """Return where the guest's TCP ``port`` is reached from here, opening a way if need be."""
+        ...
+
+    def check(self) -> None:
+        """Raise InstanceError, with a named cause and the console's last lines, if it will never be ready."""
+        ...
+
+    def console_output(self) -> str:
+        """Return all of the serial console so far; empty when there was none."""
+        ...
+
+    def reboot(self, *, hard: bool = False) -> None:
+        """Start the guest's reboot; the caller waits for readiness."""
+        ...
+
+    def stop(self) -> None: ...
+    def start(self) -> None: ...
+
+    def delete(self) -> None:
+        """Remove the instance and everything ``boot`` made for it. Repeating it is harmless."""
+        ...
+
+    def removal_hint(self) -> str:
+        """Return the command a user runs to remove this instance after it was kept."""
+        ...
+
+
+class Cloud(Protocol):
+    """A place where test images are booted."""
+
+    @property
+    def name(self) -> str:
+        """The label of the test environment."""
+        ...
+
+    def check(self, artifact: Artifact) -> None:
+        """Raise PreflightError or ConfigError, in about a second, if ``artifact`` cannot be booted here."""
+        ...
+
+    def upload(self, artifact: Artifact, *, name: str, progress: Progress) -> CloudImage: ...
+    def delete_image(self, image: CloudImage) -> None: ...
+
+    def boot(self, image: CloudImage, request: BootRequest, *, progress: Progress) -> Instance:
+        """Create an instance and return once it runs (not once it is ready).
+
+        Raises InstanceError; whatever was made by then is removed again.
+        """
+        ...
+
+    def existing(self, instance_id: str) -> Instance:
+        """Return an instance made by an earlier run, which the caller does not own.
+
+        Raises NotInConfigError when there is none of that id or name.
+        """
+        ...
+
+    def close(self) -> None: ...
+

@@ -1,0 +1,254 @@
+"""The one gate for external commands: an argv, its own process group, a deadline, a log, no shell."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from pytest_dibctl.errors import CommandError
+
+log = logging.getLogger(__name__)
+
+KILL_GRACE = 5.0
+"""Seconds between SIGTERM and SIGKILL for a command that is being stopped."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """How a command ended; ``output`` is stdout, with stderr in it where the two were joined."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    output: str
+    errors: str = ""
+    seconds: float = 0.0
+
+
+def tool_path() -> str:
+    """Return a PATH on which the programs of this Python environment and of ``/sbin`` are found.
+
+    ``.venv/bin/pytest`` is often run without activating the environment, and root's PATH under sudo or
+    cron lacks ``/sbin``; disk-image-create needs both.
+    """
+    known = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    scripts = sysconfig.get_path("scripts")
+    wanted = [scripts, *known, "/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"]
+    return os.pathsep.join(dict.fromkeys(part for part in wanted if part))
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return this process's environment with ``tool_path`` and ``extra`` laid over it."""
+    return {**os.environ, "PATH": tool_path(), **(extra or {})}
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """Return ``argv`` as a line that can be pasted into a shell."""
+    return shlex.join(argv)
+
+
+def with_parent(argv: Sequence[str]) -> list[str]:
+    """Return ``argv`` so that the kernel kills the command when the thread that started it dies."""
+    return ["setpriv", "--pdeathsig", "KILL", "--", *argv]
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+    timeout: float | None = None,
+    check: bool = True,
+    join_stderr: bool = False,
+    on_line: Callable[[str], None] | None = None,
+    log_file: Path | None = None,
+    grace: float = KILL_GRACE,
+) -> Result:
+    """Run a command to its end and return how it ended.
+
+    ``env`` is laid over this process's environment; ``timeout`` and ``grace`` are seconds. With
+    ``on_line`` or ``log_file`` the joined output is streamed line by line, with ``log_file`` it is not
+    kept in memory. The command gets a process group of its own, which is gone when this returns or
+    raises, Ctrl-C included.
+
+    Raises CommandError when the program is missing, when it does not end in time, and, with ``check``,
+    when it exits with anything but 0.
+    """
+    stream = on_line is not None or log_file is not None
+    log.debug("run: %s", command_line(argv))
+    started = time.monotonic()
+    with spawn(
+        argv,
+        env=env,
+        cwd=cwd,
+        stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if stream or join_stderr else subprocess.PIPE,
+        grace=grace,
+    ) as process:
+        try:
+            if stream:
+                output, errors = _stream(process, stdin, timeout, on_line, log_file), ""
+            else:
+                out, err = process.communicate(stdin, timeout=timeout)
+                output, errors = out, err or ""
+        except subprocess.TimeoutExpired:
+            raise CommandError(
+                f"{argv[0]} did not end within {timeout:g} s: {command_line(argv)}",
+            ) from None
+        returncode = process.wait()
+    result = Result(
+        argv=tuple(argv),
+        returncode=returncode,
+        output=output,
+        errors=errors,
+        seconds=time.monotonic() - started,
+    )
+    if check and returncode != 0:
+        said = (errors or output).strip().splitlines()[-10:]
+        raise CommandError(
+            f"{argv[0]} {describe_exit(returncode)}: {command_line(argv)}" + "".join(f"\n  {line}" for line in said),
+        )
+    return result
+
+
+def describe_exit(returncode: int) -> str:
+    """Return "exited with 3" or "was killed by SIGKILL"."""
+    if returncode >= 0:
+        return f"exited with {returncode}"
+    with contextlib.suppress(ValueError):
+        return f"was killed by {signal.Signals(-returncode).name}"
+    return f"was killed by signal {-returncode}"
+
+
+@contextlib.contextmanager
+def spawn(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: int | IO[str] = subprocess.DEVNULL,
+    stdout: int | IO[str] | IO[bytes] = subprocess.DEVNULL,
+    stderr: int | IO[str] | IO[bytes] = subprocess.DEVNULL,
+    grace: float = KILL_GRACE,
+    pass_fds: Sequence[int] = (),
+) -> Iterator[subprocess.Popen[str]]:
+    """Start a command in a session of its own; its whole process group is stopped on leaving.
+
+    The process belongs to the caller inside the block and to nobody after it.
+    """
+    process = start(argv, env=env, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds)
+    try:
+        yield process
+    finally:
+        stop(process, grace=grace)
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+def start(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: int | IO[str] = subprocess.DEVNULL,
+    stdout: int | IO[str] | IO[bytes] = subprocess.DEVNULL,
+    stderr: int | IO[str] | IO[bytes] = subprocess.DEVNULL,
+    pass_fds: Sequence[int] = (),
+) -> subprocess.Popen[str]:
+    """Start a command in a session of its own and hand it to the caller, who must ``stop`` it.
+
+    Raises CommandError when it cannot be started.
+    """
+    try:
+        return subprocess.Popen(
+            list(argv),
+            env=environment(env),
+            cwd=cwd,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            pass_fds=tuple(pass_fds),
+        )
+    except FileNotFoundError as error:
+        missing = error.filename if cwd is not None and error.filename == str(cwd) else argv[0]
+        raise CommandError(f"{missing}: not found", hint="run `dibctl doctor` to see what is missing") from None
+    except OSError as error:
+        raise CommandError(f"{argv[0]}: cannot be started: {error.strerror}") from None
+
+
+def stop(process: subprocess.Popen[str], *, grace: float = KILL_GRACE) -> None:
+    """Stop a command and everything in its process group: SIGTERM, ``grace`` seconds, SIGKILL."""
+    if process.poll() is None:
+        _signal_group(process, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace)
+    # The leader may be gone while its children live on; a group stays killable until its last member ends.
+    _signal_group(process, signal.SIGKILL)
+    process.wait()
+
+
+def _signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+def _stream(
+    process: subprocess.Popen[str],
+    stdin: str | None,
+    timeout: float | None,
+    on_line: Callable[[str], None] | None,
+    log_file: Path | None,
+) -> str:
+    kept: list[str] = []
+    failures: list[BaseException] = []
+
+    def pump() -> None:
+        assert process.stdout is not None
+        try:
+            with log_file.open("a") if log_file else contextlib.nullcontext() as sink:
+                for line in process.stdout:
+                    if sink is not None:
+                        sink.write(line)
+                        sink.flush()
+                    else:
+                        kept.append(line)
+                    if on_line is not None:
+                        on_line(line.rstrip("\n"))
+        except BaseException as error:  # noqa: BLE001 -- raised again in the caller's thread
+            failures.append(error)
+
+    reader = threading.Thread(target=pump, name=f"output of {process.args!r:.40}", daemon=True)
+    reader.start()
+    if stdin is not None and process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(stdin)
+            process.stdin.close()
+    process.wait(timeout)
+    # A daemon that inherited stdout keeps the pipe open; its silence must not hang the caller.
+    reader.join(5)
+    if failures:
+        raise failures[0]
+    return "".join(kept)
+
+
+def interpreter() -> str:
+    """Return the Python that runs this, for child processes that must see the same packages."""
+    return sys.executable
