@@ -1,0 +1,3 @@
+"""For this repository's own tests: pytester, which only the rootdir's conftest may ask for."""
+
+pytest_plugins = ["pytester"]

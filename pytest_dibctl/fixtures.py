@@ -1,0 +1,267 @@
+"""The ladder ``image -> artifact -> cloud_image -> keypair -> instance -> ssh_access -> host``, and dibctl's fixtures.
+
+Each step is a session-scoped fixture of a few lines over a context manager of ``lifecycle``, so a
+conftest can override any of them. All are parametrized through ``image``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from pytest_dibctl import active, host, lifecycle, process, variables
+from pytest_dibctl.artifact import Artifact
+from pytest_dibctl.clouds import Cloud, CloudImage, Flavor, Instance
+from pytest_dibctl.config import merge
+from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.models import Image
+from pytest_dibctl.ssh import SshAccess, SshKey
+
+# -- the ladder ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def image(request: pytest.FixtureRequest) -> Entry[Image]:
+    """The image under test: ``image.label`` and ``image.settings``, its entry in images.yaml."""
+    return request.config.stash[active.KEY].journey(request.param).image
+
+
+@pytest.fixture(scope="session")
+def dib_journey(image: Entry[Image], request: pytest.FixtureRequest) -> lifecycle.Journey:
+    """What this run knows of the image so far: phase times, digest, environment, whether it failed."""
+    return request.config.stash[active.KEY].journey(image.label)
+
+
+@pytest.fixture(scope="session")
+def artifact(dib_journey: lifecycle.Journey) -> Artifact:
+    """The image's file, built now unless it is up to date."""
+    return lifecycle.artifact(dib_journey)
+
+
+@pytest.fixture(scope="session")
+def cloud(dib_journey: lifecycle.Journey) -> Iterator[Cloud]:
+    """The test environment, opened."""
+    with lifecycle.opened(dib_journey) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def cloud_image(dib_journey: lifecycle.Journey, cloud: Cloud, artifact: Artifact) -> Iterator[CloudImage]:
+    """The image as the cloud knows it, private to this run."""
+    with lifecycle.uploaded(dib_journey, cloud, artifact) as uploaded:
+        yield uploaded
+
+
+@pytest.fixture(scope="session")
+def keypair(dib_journey: lifecycle.Journey) -> Iterator[SshKey]:
+    """The ed25519 key that opens the instance."""
+    with lifecycle.keypair(dib_journey) as key:
+        yield key
+
+
+@pytest.fixture(scope="session")
+def instance(
+    dib_journey: lifecycle.Journey,
+    cloud: Cloud,
+    keypair: SshKey,
+    request: pytest.FixtureRequest,
+) -> Iterator[Instance]:
+    """The machine under test, running; it may not be ready for a login yet (``ssh_access`` waits)."""
+    existing = dib_journey.wishes.existing_instance is not None
+    uploaded = None if existing else request.getfixturevalue("cloud_image")
+    with lifecycle.booted(dib_journey, cloud, uploaded, keypair) as booted:
+        yield booted
+
+
+@pytest.fixture(scope="session")
+def ssh_access(
+    dib_journey: lifecycle.Journey,
+    instance: Instance,
+    keypair: SshKey,
+    request: pytest.FixtureRequest,
+) -> Iterator[SshAccess]:
+    """A way into the instance that works: key, pinned host keys, one multiplexed connection."""
+    with lifecycle.reachable(dib_journey, instance, keypair) as access:
+        yield access
+        request.config.stash[active.KEY].offer_shell(dib_journey, access)
+
+
+# -- operations ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reboot(
+    dib_journey: lifecycle.Journey,
+    instance: Instance,
+    ssh_access: SshAccess,
+) -> Callable[..., float]:
+    """``reboot(hard=False, timeout=None)``: reboot, wait for the next boot's login, return the seconds."""
+
+    def do_reboot(*, hard: bool = False, timeout: float | None = None) -> float:
+        return lifecycle.reboot(dib_journey, instance, ssh_access, hard=hard, timeout=timeout)
+
+    return do_reboot
+
+
+@pytest.fixture
+def wait_for_port(dib_journey: lifecycle.Journey, instance: Instance) -> Callable[..., float]:
+    """``wait_for_port(port, timeout=...)``: wait until the guest's port answers; return the seconds."""
+
+    def wait(port: int, timeout: float | None = None) -> float:
+        limit = dib_journey.deadlines.port if timeout is None else timeout
+        return lifecycle.wait_for_port(instance, port, timeout=limit)
+
+    return wait
+
+
+@pytest.fixture
+def console_output(instance: Instance) -> str:
+    """All of the instance's serial console up to now."""
+    return instance.console_output()
+
+
+# -- dibctl's facts --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def flavor(instance: Instance) -> Flavor:
+    """The instance's size: ``id``, ``name``, ``ram`` (MiB), ``vcpus``, ``disk`` (GiB), ``meta``."""
+    return instance.flavor
+
+
+@pytest.fixture(scope="session")
+def flavor_meta(flavor: Flavor) -> dict[str, str]:
+    """The flavor's extra specs."""
+    return dict(flavor.meta)
+
+
+@pytest.fixture(scope="session")
+def network(instance: Instance) -> list[dict[str, Any]]:
+    """The instance's interfaces, with MACs and fixed addresses, as plain data."""
+    return [variables.describe(interface) for interface in instance.interfaces]
+
+
+@pytest.fixture(scope="session")
+def ips(instance: Instance) -> list[str]:
+    """All fixed addresses of the instance."""
+    return variables.addresses(instance)
+
+
+@pytest.fixture(scope="session")
+def ips_v4(instance: Instance) -> list[str]:
+    """The fixed IPv4 addresses of the instance."""
+    return variables.addresses(instance, 4)
+
+
+@pytest.fixture(scope="session")
+def ips_v6(instance: Instance) -> list[str]:
+    """The fixed IPv6 addresses of the instance."""
+    return variables.addresses(instance, 6)
+
+
+@pytest.fixture(scope="session")
+def main_ip(instance: Instance) -> str:
+    """The address of the instance's main interface, as the guest sees it."""
+    return instance.main_ip
+
+
+@pytest.fixture(scope="session")
+def environment_variables(dib_journey: lifecycle.Journey) -> dict[str, str]:
+    """``environment_variables`` of the image and its test environment, merged."""
+    return dict(merge.test_variables(dib_journey.image, dib_journey.environment))
+
+
+@pytest.fixture(scope="session")
+def dib_variables(
+    instance: Instance,
+    ssh_access: SshAccess,
+    environment_variables: Mapping[str, str],
+) -> dict[str, str]:
+    """The ``DIBCTL_*`` variables of shell tests."""
+    return variables.for_tests(instance, ssh_access, environment_variables)
+
+
+@pytest.fixture(scope="session")
+def ssh(ssh_access: SshAccess) -> dict[str, Any]:
+    """How to log in, as dibctl's dict: ip, port, username, private_key_file, key_name, config, ..."""
+    return {
+        "ip": ssh_access.ip,
+        "port": ssh_access.port,
+        "username": ssh_access.username,
+        "private_key_file": str(ssh_access.key.private_key_file),
+        "key_name": ssh_access.key.name,
+        "config": str(ssh_access.config_file),
+        "command_line": process.command_line(ssh_access.command_line()),
+        "connector": f"ssh://{ssh_access.username}@{ssh_access.ip}:{ssh_access.port}",
+    }
+
+
+@pytest.fixture(scope="session")
+def port(dib_journey: lifecycle.Journey, instance: Instance, ssh_access: SshAccess) -> dict[str, Any]:
+    """The port that was waited for: ip, port, timeout, and delay, the seconds waited."""
+    wanted = dib_journey.image.settings.tests.wait_for_port or merge.login(dib_journey.image)[1]
+    endpoint = instance.endpoint(wanted)
+    return {
+        "ip": endpoint.ip,
+        "port": endpoint.port,
+        "timeout": dib_journey.deadlines.port,
+        "delay": dib_journey.phases.get("ready", 0.0),
+    }
+
+
+@pytest.fixture(scope="session")
+def image_config(image: Entry[Image]) -> dict[str, Any]:
+    """The image's entry in images.yaml as plain data."""
+    return image.settings.model_dump(mode="json", exclude_none=True)
+
+
+@pytest.fixture(scope="session")
+def image_info(cloud_image: CloudImage) -> dict[str, Any]:
+    """The image as the cloud knows it: id, name, disk_format, sha512, properties."""
+    return {
+        "id": cloud_image.id,
+        "name": cloud_image.name,
+        "disk_format": cloud_image.disk_format,
+        "sha512": cloud_image.sha512,
+        "properties": dict(cloud_image.properties),
+    }
+
+
+class CamelCase:
+    """A testinfra host that also answers to the CamelCase names of testinfra's first releases."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        """Return ``system_info`` for ``SystemInfo``, and anything else under its own name."""
+        return getattr(self._backend, re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
+
+
+@pytest.fixture(scope="session")
+def ssh_backend(ssh_access: SshAccess) -> CamelCase:
+    """testinfra over ssh, as dibctl's tests call it: ``ssh_backend.SystemInfo.hostname`` works."""
+    return CamelCase(host.connect(ssh_access))
+
+
+@pytest.fixture
+def ssh_client(ssh_access: SshAccess) -> Iterator[Any]:
+    """A connected paramiko ``SSHClient``, closed after the test."""
+    with ssh_access.client() as client:
+        yield client
+
+
+def _openstack_only(name: str) -> Callable[..., Any]:
+    @pytest.fixture(scope="session", name=name)
+    def client(dib_journey: lifecycle.Journey) -> Any:
+        pytest.skip(f"`{name}` needs an OpenStack environment; {dib_journey.environment.label} is a local QEMU one")
+
+    client.__doc__ = f"The {name} API client of an OpenStack environment; elsewhere the test is skipped."
+    return client
+
+
+nova = _openstack_only("nova")
+glance = _openstack_only("glance")

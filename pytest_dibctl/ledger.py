@@ -1,0 +1,204 @@
+"""A record on disk of everything a run makes, written before it is made.
+
+A run has a directory ``<base>/<run id>/`` that holds its records and the files of its instances. While
+anything of the run lives (pytest, its workers), it holds a shared flock on ``lock`` in there; the kernel
+releases it however the process ends, so "is this run dead?" needs no pid. A record is one JSON file,
+``<kind>.<name>.json``, removed when the thing is gone again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pytest_dibctl.errors import DibctlError
+
+RECORD_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """One thing a run made or was about to make.
+
+    ``kept`` is the reason why it was left on purpose, ``None`` if it was not. ``details`` is whatever
+    the cloud needs to find it again; never a secret.
+    """
+
+    path: Path
+    kind: str
+    name: str
+    created: float
+    kept: str | None = None
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def keep(self, reason: str) -> Record:
+        """Return this record, on disk too, marked as left on purpose."""
+        return _write(dataclasses.replace(self, kept=reason))
+
+    def update(self, **details: Any) -> Record:
+        """Return this record, on disk too, with more details."""
+        return _write(dataclasses.replace(self, details={**self.details, **details}))
+
+    def done(self) -> None:
+        """Forget the thing: it is gone."""
+        self.path.unlink(missing_ok=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """The records of one run. ``directory`` is the run's own: 0700, gone when nothing is left in it."""
+
+    directory: Path
+
+    @property
+    def run_id(self) -> str:
+        """The run's id: eight hexadecimal digits."""
+        return self.directory.name
+
+    def record(self, kind: str, name: str, **details: Any) -> Record:
+        """Write down that ``name`` is about to be made; raises DibctlError if that cannot be stored."""
+        path = self.directory / f"{kind}.{_safe(name)}.json"
+        return _write(Record(path=path, kind=kind, name=name, created=time.time(), details=details))
+
+    def records(self) -> tuple[Record, ...]:
+        """Return what is recorded now, oldest first; unreadable files are skipped."""
+        found = [record for path in self.directory.glob("*.json") if (record := _read(path))]
+        return tuple(sorted(found, key=lambda record: record.created))
+
+    def is_alive(self) -> bool:
+        """Whether a process of this run still holds its lock."""
+        try:
+            descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def remove_if_empty(self) -> None:
+        """Remove the run's directory unless a record, so a thing, is still there."""
+        if not self.records():
+            shutil.rmtree(self.directory, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self.directory.parent.rmdir()
+
+
+def base_directory() -> Path:
+    """Return where runs keep their directories: ``dibctl-<uid>`` in the temporary directory.
+
+    It holds unix sockets, whose paths may have 107 bytes, and root disks, which may be large: set TMPDIR
+    to move it. Raises DibctlError if somebody else owns it.
+    """
+    base = Path(tempfile.gettempdir()) / f"dibctl-{os.getuid()}"
+    try:
+        base.mkdir(mode=0o700, exist_ok=True)
+        info = base.lstat()
+    except OSError as error:
+        raise DibctlError(f"{base}: cannot be used for instance files: {error.strerror}", hint="set TMPDIR") from None
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
+        raise DibctlError(
+            f"{base}: not a directory that only this user can enter",
+            hint="remove it, or set TMPDIR to another directory",
+        )
+    return base
+
+
+def new_run_id() -> str:
+    """Return an id for a new run."""
+    return uuid.uuid4().hex[:8]
+
+
+@contextlib.contextmanager
+def opened(run_id: str, *, base: Path | None = None) -> Iterator[Ledger]:
+    """Hold a run's ledger; several processes of one run may hold it at the same time."""
+    directory = (base or base_directory()) / run_id
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DibctlError(f"{directory}: cannot keep a record of the run: {error.strerror}") from None
+    ledger = Ledger(directory=directory)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield ledger
+    finally:
+        os.close(descriptor)
+        if not ledger.is_alive():
+            ledger.remove_if_empty()
+
+
+def all_runs(base: Path | None = None) -> tuple[Ledger, ...]:
+    """Return every run that left a directory, the living ones too."""
+    base = base or base_directory()
+    return tuple(
+        Ledger(directory=path)
+        for path in sorted(base.glob("*"))
+        if path.is_dir() and re.fullmatch(r"[0-9a-f]{8}", path.name)
+    )
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
+
+
+def _write(record: Record) -> Record:
+    document = {
+        "version": RECORD_VERSION,
+        "kind": record.kind,
+        "name": record.name,
+        "created": record.created,
+        "kept": record.kept,
+        "details": record.details,
+    }
+    temporary = record.path.with_suffix(".tmp")
+    try:
+        with temporary.open("w", opener=_private) as file:
+            json.dump(document, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(record.path)
+        directory = os.open(record.path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise DibctlError(
+            f"{record.path}: cannot record {record.kind} {record.name}: {error.strerror}; nothing was made",
+        ) from None
+    return record
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _read(path: Path) -> Record | None:
+    try:
+        document = json.loads(path.read_text())
+        return Record(
+            path=path,
+            kind=document["kind"],
+            name=document["name"],
+            created=document["created"],
+            kept=document.get("kept"),
+            details=document.get("details") or {},
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,489 @@
+"""The way of one image through one environment: build, upload, boot, log in, and back to nothing.
+
+Context managers, each owning what it makes, meant to be nested; the pytest fixtures and the ``dibctl``
+commands are both thin over them. Leaving never raises for a removal that failed: the failure is noted in
+``Journey.leftovers`` with its ledger record still in place, so that the next removal is tried all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pytest_dibctl import builder, ledger, process
+from pytest_dibctl.artifact import Artifact
+from pytest_dibctl.clouds import BootRequest, Cloud, CloudImage, Instance, Progress
+from pytest_dibctl.config import merge
+from pytest_dibctl.config.catalog import Catalog, Entry
+from pytest_dibctl.config.models import Image, TestEnvironment
+from pytest_dibctl.errors import DibctlError, NotInConfigError, PortTimeoutError
+from pytest_dibctl.ssh import SshAccess, SshKey
+
+log = logging.getLogger(__name__)
+
+SHELL_KEEPS = 42
+"""Exit code of an interactive shell that asks for the instance to be kept."""
+
+BuildPolicy = Literal["auto", "always", "never"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What the person at the command line asked for; one value for a whole run."""
+
+    build: BuildPolicy = "auto"
+    input: Path | None = None
+    environment: str | None = None
+    keep_failed_image: bool = False
+    keep_failed_instance: bool = False
+    shell: bool = False
+    existing_instance: str | None = None
+    private_key_file: Path | None = None
+
+    @property
+    def may_keep_instance(self) -> bool:
+        """Whether an instance may have to outlive this process."""
+        return self.keep_failed_instance or self.shell
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A thing left on purpose: what, how to reach it and which command removes it."""
+
+    what: str
+    reason: str
+    reach: str | None
+    remove: str
+
+
+@dataclasses.dataclass(kw_only=True)
+class Journey:
+    """One image on its way; the only mutable state there is, and what reports are made of.
+
+    ``phases`` are seconds; ``failed`` becomes true once a step or a test of the image failed, and an
+    interruption is not a failure; ``keep`` is set by ``exit 42``.
+    """
+
+    image: Entry[Image]
+    environment: Entry[TestEnvironment]
+    wishes: Wishes
+    ledger: ledger.Ledger
+    catalog: Catalog
+    cwd: Path
+    progress: Progress
+    phases: dict[str, float] = dataclasses.field(default_factory=dict)
+    failed: bool = False
+    keep: bool = False
+    kept: list[Kept] = dataclasses.field(default_factory=list)
+    leftovers: list[str] = dataclasses.field(default_factory=list)
+    reused: str | None = None
+    digest: str | None = None
+    file: Path | None = None
+    instance: Instance | None = None
+    instance_id: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The image's label."""
+        return self.image.label
+
+    @property
+    def deadlines(self) -> merge.Deadlines:
+        """Seconds each step of this image may take in this environment."""
+        return merge.deadlines(self.image, self.environment)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Charge the time spent inside to ``name``, failures included."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - started
+
+    @contextlib.contextmanager
+    def removal(self, what: str, record: ledger.Record | None) -> Iterator[None]:
+        """Remove something inside: its record goes if that worked, a note stays if it did not."""
+        with self.phase("cleanup"):
+            try:
+                yield
+            except Exception as error:  # noqa: BLE001 -- one failed removal must never hide the next
+                log.debug("removal of %s failed", what, exc_info=True)
+                self.leftovers.append(f"{what}: {error}")
+            else:
+                if record is not None:
+                    record.done()
+
+
+def artifact(journey: Journey) -> Artifact:
+    """Return the image's file, built now if it must be; it stays when the run is over."""
+    wishes = journey.wishes
+    with journey.phase("build"):
+        outcome = builder.build(
+            journey.image,
+            policy="never" if wishes.input else wishes.build,
+            output=wishes.input,
+            cwd=journey.cwd,
+            progress=journey.progress,
+        )
+    journey.reused = None if outcome.built else outcome.reason
+    journey.digest = outcome.artifact.sha512
+    journey.file = outcome.artifact.path
+    return outcome.artifact
+
+
+@contextlib.contextmanager
+def opened(journey: Journey) -> Iterator[Cloud]:
+    """Open the journey's test environment."""
+    directory = journey.ledger.directory
+    if journey.wishes.existing_instance is not None and journey.environment.settings.qemu is not None:
+        directory = find_instance(journey.wishes.existing_instance)[0].directory
+    cloud = open_environment(journey.environment, directory=directory, cwd=journey.cwd)
+    with contextlib.closing(cloud):
+        yield cloud
+
+
+def open_environment(environment: Entry[TestEnvironment], *, directory: Path, cwd: Path) -> Cloud:
+    """Return the Cloud of an environment; files of its instances go to ``directory``."""
+    if environment.settings.qemu is not None:
+        from pytest_dibctl.clouds.qemu import QemuCloud  # costs nothing until a guest is wanted
+
+        return QemuCloud(environment, directory=directory, cwd=cwd)
+    raise DibctlError(
+        f"{environment.at('keystone')}: environment {environment.label} is an OpenStack one; this release boots "
+        "test instances only as local QEMU guests",
+        hint="name an environment with a qemu section, or `local`",
+    )
+
+
+@contextlib.contextmanager
+def uploaded(journey: Journey, cloud: Cloud, built: Artifact) -> Iterator[CloudImage]:
+    """Make the file known to the cloud as a test image, private to the run."""
+    cloud.check(built)
+    name = f"dibctl-{journey.ledger.run_id}-{_plain(journey.label)}"
+    record = journey.ledger.record("image", name, environment=journey.environment.label)
+    with journey.phase("upload"):
+        try:
+            image = cloud.upload(built, name=name, progress=journey.progress)
+        except BaseException:
+            record.done()  # upload removes what it began
+            raise
+    try:
+        yield image
+    finally:
+        if journey.failed and journey.wishes.keep_failed_image:
+            record.keep("the image failed")
+            journey.kept.append(
+                Kept(
+                    what=f"image {image.name} ({image.id})",
+                    reason="--dib-keep-failed-image",
+                    reach=None,
+                    remove=_cleanup_command(journey),
+                ),
+            )
+        else:
+            with journey.removal(f"image {image.name}", record):
+                cloud.delete_image(image)
+
+
+@contextlib.contextmanager
+def keypair(journey: Journey) -> Iterator[SshKey]:
+    """Make an ed25519 key for the run, or use the one that was named.
+
+    The files go when the block ends unless the instance they open was kept.
+    """
+    wishes = journey.wishes
+    if wishes.private_key_file is not None:
+        yield SshKey.from_file(wishes.private_key_file)
+        return
+    if wishes.existing_instance is not None:
+        _, kept = find_instance(wishes.existing_instance)
+        yield SshKey.from_file(Path(kept.details["key"]))
+        return
+    name = f"dibctl-{journey.ledger.run_id}-{_plain(journey.label)}-{uuid.uuid4().hex[:6]}"
+    directory = journey.ledger.directory / f"key-{name}"
+    record = journey.ledger.record("key", name, directory=str(directory))
+    try:
+        directory.mkdir(mode=0o700)
+        yield SshKey.generate(directory, comment=name)
+    finally:
+        if _keeps_instance(journey):
+            record.keep("its instance was kept")
+        else:
+            with journey.removal(f"key {name}", record):
+                _remove_tree(directory)
+
+
+@contextlib.contextmanager
+def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey) -> Iterator[Instance]:
+    """Boot an instance of ``image``; it runs when the block begins, and may not be ready yet.
+
+    Without ``image`` it is the instance that ``Wishes.existing_instance`` names, which is left alone.
+    """
+    if image is None:
+        assert journey.wishes.existing_instance is not None
+        instance = cloud.existing(journey.wishes.existing_instance)
+        journey.instance, journey.instance_id = instance, instance.id
+        yield instance
+        return
+    # A host name has at most 63 characters and no underscore; guests take theirs from here.
+    name = f"dibctl-{_plain(journey.label)[:40].strip('-')}-{uuid.uuid4().hex[:8]}"
+    record = journey.ledger.record(
+        "instance",
+        name,
+        environment=journey.environment.label,
+        key=str(key.private_key_file),
+    )
+    request = BootRequest(
+        name=name,
+        key=key,
+        key_name=key.name,
+        deadlines=journey.deadlines,
+        keepable=journey.wishes.may_keep_instance,
+    )
+    with journey.phase("boot"):
+        try:
+            instance = cloud.boot(image, request, progress=journey.progress)
+        except BaseException:
+            record.done()  # boot removes what it began
+            raise
+    record = record.update(id=instance.id)
+    journey.instance, journey.instance_id = instance, instance.id
+    try:
+        yield instance
+    finally:
+        journey.instance = None
+        if _keeps_instance(journey):
+            record.keep("exit 42" if journey.keep else "the image failed")
+        else:
+            with journey.removal(f"instance {name}", record):
+                instance.delete()
+
+
+@contextlib.contextmanager
+def reachable(journey: Journey, instance: Instance, key: SshKey) -> Iterator[SshAccess]:
+    """Wait until the instance lets us log in, and keep that way open."""
+    username, port = merge.login(journey.image)
+    endpoint = instance.endpoint(port)
+    access = SshAccess(
+        ip=endpoint.ip,
+        port=endpoint.port,
+        username=username,
+        key=key,
+        directory=journey.ledger.directory,
+        name=instance.name,
+        host_keys=instance.host_keys,
+    )
+    try:
+        with journey.phase("ready"):
+            _wait_ready(journey, instance, access)
+        yield access
+    finally:
+        if _keeps_instance(journey):
+            journey.kept.append(
+                Kept(
+                    what=f"instance {instance.name} ({instance.id})",
+                    reason="exit 42" if journey.keep else "--dib-keep-failed-instance",
+                    reach=process.command_line(access.command_line()),
+                    remove=_cleanup_command(journey),
+                ),
+            )
+            access.close(keep_files=True)
+        else:
+            access.close()
+
+
+def _wait_ready(journey: Journey, instance: Instance, access: SshAccess) -> None:
+    deadline = journey.deadlines.port
+    try:
+        access.wait_ready(timeout=deadline, check=instance.check, progress=journey.progress)
+        _wait_configured_port(journey, instance, deadline)
+    except PortTimeoutError as error:
+        tail = console_tail(instance)
+        raise PortTimeoutError(
+            f"{journey.label}: {error.message}" + (f"\nlast lines of the console:\n{tail}" if tail else ""),
+            hint=error.hint,
+        ) from None
+
+
+def _wait_configured_port(journey: Journey, instance: Instance, timeout: float) -> None:
+    wanted = journey.image.settings.tests.wait_for_port
+    _, ssh_port = merge.login(journey.image)
+    if wanted is not None and wanted != ssh_port:
+        wait_for_port(instance, wanted, timeout=timeout)
+
+
+def wait_for_port(instance: Instance, port: int, *, timeout: float) -> float:
+    """Wait until the guest's TCP ``port`` answers; return the seconds it took.
+
+    Raises InstanceError if the instance dies meanwhile, PortTimeoutError after ``timeout`` seconds.
+    """
+    from pytest_dibctl.ssh import port_answers
+
+    endpoint = instance.endpoint(port)
+    started = time.monotonic()
+    while True:
+        if port_answers(endpoint.ip, endpoint.port):
+            return time.monotonic() - started
+        instance.check()
+        if time.monotonic() - started > timeout:
+            raise PortTimeoutError(
+                f"port {port} of {instance.name} (reached as {endpoint.ip}:{endpoint.port}) gave no answer "
+                f"within {timeout:g} s",
+                hint="check that the service listens on all addresses, and the guest's firewall",
+            )
+        time.sleep(0.25)
+
+
+def reboot(
+    journey: Journey,
+    instance: Instance,
+    access: SshAccess,
+    *,
+    hard: bool = False,
+    timeout: float | None = None,
+) -> float:
+    """Reboot the instance and wait until its *next* boot lets us log in; return the seconds it took.
+
+    The kernel's boot id tells the old boot from the new one: a guest that is still shutting down answers
+    ssh perfectly well. Raises what ``SshAccess.wait_ready`` raises.
+    """
+    limit = journey.deadlines.port if timeout is None else timeout
+    before = _boot_id(access)
+    started = time.monotonic()
+    instance.reboot(hard=hard)
+    access.disconnect()
+    while True:
+        left = limit - (time.monotonic() - started)
+        if left <= 0:
+            raise PortTimeoutError(f"{instance.name} did not come back from its reboot within {limit:g} s")
+        access.wait_ready(timeout=left, check=instance.check, progress=journey.progress)
+        with contextlib.suppress(DibctlError):
+            if _boot_id(access) != before:
+                return time.monotonic() - started
+        access.disconnect()
+        time.sleep(0.5)
+
+
+def _boot_id(access: SshAccess) -> str:
+    return access.run("cat /proc/sys/kernel/random/boot_id", timeout=60, check=True).output.strip()
+
+
+def open_shell(journey: Journey, access: SshAccess) -> int:
+    """Give the terminal to a shell in the instance; ``exit 42`` in it keeps the instance."""
+    import subprocess
+
+    # The terminal is the point here: this one command keeps our session and process group.
+    code = subprocess.call(access.command_line(), env=process.environment())
+    journey.keep = journey.keep or code == SHELL_KEEPS
+    return code
+
+
+def find_instance(instance_id: str) -> tuple[ledger.Ledger, ledger.Record]:
+    """Return the run that made a local instance, and its record; raises NotInConfigError when no run here did."""
+    for run in ledger.all_runs():
+        for record in run.records():
+            if record.kind == "instance" and instance_id in {record.name, record.details.get("id")}:
+                return run, record
+    raise NotInConfigError(
+        f"no instance {instance_id} was kept on this machine",
+        hint="`dibctl cleanup --dry-run` lists what earlier runs left",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Swept:
+    """What became of one record of a dead run: ``outcome`` is removed, kept, would be removed, or an error."""
+
+    run_id: str
+    what: str
+    outcome: str
+
+
+def sweep(catalog: Catalog, *, cwd: Path, run_id: str | None = None, dry_run: bool = False) -> tuple[Swept, ...]:
+    """Remove what dead runs left on this machine; what was kept goes only when its run is named.
+
+    Living runs are never touched. Raises NotInConfigError for a ``run_id`` there is no trace of.
+    """
+    runs = [run for run in ledger.all_runs() if run_id in {None, run.run_id}]
+    if run_id is not None and not runs:
+        raise NotInConfigError(f"run {run_id} left nothing on this machine")
+    swept: list[Swept] = []
+    for run in runs:
+        if run.is_alive():
+            if run_id is not None:
+                raise DibctlError(f"run {run_id} is still going on; nothing was removed")
+            continue
+        # Instances first: keys and images are of no use without them, but not the other way round.
+        order = {"instance": 0, "image": 1, "key": 2}
+        for record in sorted(run.records(), key=lambda record: order.get(record.kind, 3)):
+            outcome = _sweep_record(catalog, run, record, cwd=cwd, named=run_id is not None, dry_run=dry_run)
+            swept.append(Swept(run_id=run.run_id, what=f"{record.kind} {record.name}", outcome=outcome))
+        if not dry_run:
+            run.remove_if_empty()
+    return tuple(swept)
+
+
+def _sweep_record(
+    catalog: Catalog,
+    run: ledger.Ledger,
+    record: ledger.Record,
+    *,
+    cwd: Path,
+    named: bool,
+    dry_run: bool,
+) -> str:
+    if record.kept is not None and not named:
+        return f"kept ({record.kept}); `dibctl cleanup --run {run.run_id}` removes it"
+    if dry_run:
+        return "would be removed"
+    try:
+        if record.kind == "instance":
+            environment = catalog.environment(record.details["environment"])
+            with contextlib.closing(open_environment(environment, directory=run.directory, cwd=cwd)) as cloud:
+                with contextlib.suppress(NotInConfigError):
+                    cloud.existing(record.name).delete()
+        elif record.kind == "key":
+            _remove_tree(Path(record.details["directory"]))
+        # A local test image is the built file itself: nothing was made for it.
+    except DibctlError as error:
+        return f"could not be removed: {error.message}"
+    record.done()
+    return "removed"
+
+
+def _keeps_instance(journey: Journey) -> bool:
+    if journey.wishes.existing_instance is not None:
+        return False
+    return journey.keep or (journey.failed and journey.wishes.keep_failed_instance)
+
+
+def _cleanup_command(journey: Journey) -> str:
+    return f"dibctl cleanup --run {journey.ledger.run_id}"
+
+
+def console_tail(instance: Instance, lines: int = 20) -> str:
+    """Return the last lines of the console, or nothing when there is none to be had."""
+    with contextlib.suppress(Exception):  # a report is being made: it must not fail for want of a console
+        return "\n".join(instance.console_output().splitlines()[-lines:])
+    return ""
+
+
+def _remove_tree(directory: Path) -> None:
+    import shutil
+
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(directory)
+
+
+def _plain(label: str) -> str:
+    """Return a label as it may stand in a host name or a Nova keypair name."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-").lower() or "image"
+

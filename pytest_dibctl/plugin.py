@@ -1,0 +1,96 @@
+"""The pytest plugin's options. Everything else is imported only when ``--dib-image`` is given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the ``--dib-*`` options."""
+    group = parser.getgroup("dibctl", "machine images (diskimage-builder, QEMU, OpenStack)")
+    add = group.addoption
+    add(
+        "--dib-image",
+        action="append",
+        metavar="LABELS",
+        help="build, boot and test these images of images.yaml: labels, comma lists, globs, or `all`; repeatable",
+    )
+    add("--dib-env", metavar="LABEL", help="test environment to use instead of the one each image names")
+    add("--dib-input", metavar="FILE", help="test this image file instead of building one")
+    add(
+        "--dib-build",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="build when something changed (auto, the default), always, or never",
+    )
+    add(
+        "--dib-keep-failed-image",
+        action="store_true",
+        help="do not remove the test image of an image that failed",
+    )
+    add(
+        "--dib-keep-failed-instance",
+        action="store_true",
+        help="do not remove the instance (and its ssh key) of an image that failed",
+    )
+    add(
+        "--dib-shell",
+        action="store_true",
+        help="open a shell in the instance of an image that failed, before it is removed; `exit 42` keeps it",
+    )
+    add(
+        "--dib-use-existing-instance",
+        metavar="ID",
+        help="test this running instance; it is neither made nor removed",
+    )
+    add(
+        "--dib-private-key-file",
+        metavar="FILE",
+        help="ssh key to log in with, instead of one made for the run",
+    )
+    add(
+        "--dib-stop-on-fail",
+        dest="dib_stop_on_fail",
+        action="store_true",
+        default=False,
+        help="skip the remaining tests_list entries of an image once one of them failed, as dibctl does",
+    )
+    add(
+        "--dib-continue-on-fail",
+        dest="dib_stop_on_fail",
+        action="store_false",
+        help="run all entries of tests_list whatever fails (the default under pytest)",
+    )
+    for kind in ("images", "test", "upload"):
+        add(
+            f"--dib-{kind}-config",
+            metavar="FILE",
+            help=f"read this file instead of searching for {kind}.yaml",
+        )
+    # How `dibctl test` learns which kind of error ended its pytest.
+    add("--dib-result-file", metavar="FILE", help="write dibctl's exit code and its reason there, as JSON")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
+    """Activate the plugin: read the configuration and put the images' tests on the command line."""
+    known = early_config.known_args_namespace
+    if not getattr(known, "dib_image", None) or known.help or known.version:
+        return
+    from pytest_dibctl import active
+
+    paths = active.activate(early_config, list(known.file_or_dir))
+    if paths is not None:
+        _replace_paths(args, list(known.file_or_dir), paths)
+        known.file_or_dir = [str(path) for path in paths]
+
+
+def _replace_paths(args: list[str], given: list[str], paths: list[Path | str]) -> None:
+    for path in given:
+        args.remove(path)
+    args.extend(str(path) for path in paths)

@@ -1,0 +1,71 @@
+"""The ``DIBCTL_*`` variables that shell tests see; names and meaning are dibctl's."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+from pytest_dibctl import process
+from pytest_dibctl.clouds import Instance, Interface
+from pytest_dibctl.ssh import SshAccess
+
+
+def for_tests(instance: Instance, access: SshAccess, extra: Mapping[str, str]) -> dict[str, str]:
+    """Return every variable a shell test gets on top of its caller's environment.
+
+    ``extra`` are the ``environment_variables`` of the image and its environment, merged, without prefix.
+    """
+    command = process.command_line(access.command_line())
+    flavor = instance.flavor
+    found = {
+        "INSTANCE_UUID": instance.id,
+        "INSTANCE_NAME": instance.name,
+        "FLAVOR_ID": flavor.id,
+        "FLAVOR_NAME": flavor.name,
+        "FLAVOR_RAM": str(flavor.ram),
+        "FLAVOR_VCPUS": str(flavor.vcpus),
+        "FLAVOR_DISK": str(flavor.disk),
+        "MAIN_IP": instance.main_ip,
+        "SSH_IP": access.ip,
+        "SSH_USERNAME": access.username,
+        "SSH_PORT": str(access.port),
+        "SSH_CONFIG": str(access.config_file),
+        "SSH_PRIVATE_KEY": str(access.key.private_key_file),
+        "SSH": command,
+    }
+    found |= {f"FLAVOR_META_{_name(key)}": value for key, value in flavor.meta.items()}
+    found |= {f"IP_{number}": ip for number, ip in enumerate(addresses(instance), start=1)}
+    found |= {
+        f"IFACE_{number}_INFO": json.dumps(describe(interface))
+        for number, interface in enumerate(instance.interfaces, start=1)
+    }
+    found |= extra
+    return {f"DIBCTL_{key}": value for key, value in found.items()} | {"ssh": command}
+
+
+def addresses(instance: Instance, version: int | None = None) -> list[str]:
+    """Return the fixed addresses of all interfaces, of one IP version or of both."""
+    return [
+        address.ip
+        for interface in instance.interfaces
+        for address in interface.addresses
+        if version in {None, address.version}
+    ]
+
+
+def describe(interface: Interface) -> dict[str, object]:
+    """Return an interface as plain data, for JSON and for tests written against dibctl."""
+    return {
+        "network": interface.network,
+        "mac_address": interface.mac,
+        "fixed_ips": [
+            {"ip_address": address.ip, "prefixlen": address.prefix, "gateway_ip": address.gateway}
+            for address in interface.addresses
+        ],
+        "dns_nameservers": list(interface.dns),
+    }
+
+
+def _name(key: str) -> str:
+    return re.sub(r"[^A-Z0-9]", "_", key.upper())
