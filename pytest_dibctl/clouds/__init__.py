@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from pytest_dibctl.artifact import Artifact
+from pytest_dibctl.config.merge import Deadlines
 from pytest_dibctl.ssh import HostKeyPolicy, SshKey
 
 Progress = Callable[[str], None]
@@ -73,18 +74,6 @@ class Endpoint:
 
     ip: str
     port: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Deadlines:
-    """Seconds each step may take; defaults are dibctl's."""
-
-    upload: float = 360
-    keypair: float = 10
-    create: float = 10
-    active: float = 360
-    port: float = 61
-    cleanup: float = 120
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -186,4 +175,3 @@ class Cloud(Protocol):
         ...
 
     def close(self) -> None: ...
-
