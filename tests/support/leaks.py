@@ -1,0 +1,69 @@
+"""What a test left behind on this machine: processes, mounts, loop devices, files.
+
+Other people's builds and guests may run at the same time, so things are told apart by where they come
+from: processes by a variable in their environment, the rest by the temporary directory of this session.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pytest_dibctl import process
+
+MARKER = "DIBCTL_TEST_SESSION"
+"""The environment variable that every process started by the session inherits."""
+
+
+def processes(marker: str) -> dict[int, str]:
+    """Return the command lines, by process id, of living processes that bear ``marker``, without this one.
+
+    A zombie is not alive; whoever should have waited for it may be process 1, which need not.
+    """
+    wanted = f"{MARKER}={marker}".encode()
+    found = {}
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            if wanted not in (directory / "environ").read_bytes().split(b"\0"):
+                continue
+            state = (directory / "stat").read_text().rpartition(")")[2].split()[0]
+            line = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            continue  # it ended while we looked
+        if state not in "ZX" and int(directory.name) != os.getpid():
+            found[int(directory.name)] = line
+    return found
+
+
+def mounts(under: Path) -> set[str]:
+    """Return the mount points in ``under``."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = {line.split()[4] for line in lines}
+    return {point for point in points if Path(point).is_relative_to(under)}
+
+
+def loop_devices(under: Path) -> set[str]:
+    """Return "device: file" for the loop devices on files in ``under``."""
+    listing = process.run(["losetup", "--json", "--list", "--output", "NAME,BACK-FILE"]).output
+    devices = json.loads(listing)["loopdevices"] if listing.strip() else []
+    return {
+        f"{device['name']}: {device['back-file']}"
+        for device in devices
+        if device["back-file"] and Path(device["back-file"]).is_relative_to(under)
+    }
+
+
+def files(under: Path) -> set[str]:
+    """Return what the project or diskimage-builder made directly in ``under``."""
+    return {str(path) for path in under.iterdir() if path.name.startswith(("dibctl", "dib_"))}
+
+
+def settled(look: Callable[[], set[str]], *, seconds: float = 2.0) -> set[str]:
+    """Return what ``look`` finds once it finds nothing, or at the end of ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while (found := look()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found

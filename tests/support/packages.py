@@ -1,0 +1,83 @@
+"""Which Debian packages the tests with real builds and real guests need, and which of them are missing.
+
+``python -m tests.support.packages`` names the missing ones, with ``--install`` it installs them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from pytest_dibctl import process
+from pytest_dibctl.errors import PreflightError
+
+TEST_PACKAGES: Mapping[str, str] = MappingProxyType(
+    {
+        # building: diskimage-builder itself, and what the micro element copies from this machine
+        "sudo": "sudo",
+        "unshare": "util-linux",
+        "ps": "procps",
+        "mkfs.ext4": "e2fsprogs",
+        "qemu-img": "qemu-utils",
+        "busybox": "busybox-static",
+        "dropbear": "dropbear-bin",
+        "resize2fs": "e2fsprogs",
+        # booting
+        "qemu-system-x86_64": "qemu-system-x86",
+        "genisoimage": "genisoimage",
+        "ssh": "openssh-client",
+        # whole disks
+        "sfdisk": "fdisk",
+        "mcopy": "mtools",
+        "syslinux": "syslinux",
+        "/usr/lib/syslinux/mbr/mbr.bin": "syslinux-common",
+    }
+)
+"""Debian packages by a program (or a file) of each."""
+
+
+def missing() -> tuple[str, ...]:
+    """Return the packages that this machine lacks."""
+    path = process.tool_path()
+    return tuple(sorted({package for tool, package in TEST_PACKAGES.items() if not _found(tool, path)}))
+
+
+def _found(tool: str, path: str) -> bool:
+    return Path(tool).exists() if tool.startswith("/") else shutil.which(tool, path=path) is not None
+
+
+def require() -> None:
+    """Raise PreflightError, with the line that helps, when this machine cannot run the real tests."""
+    lacking = missing()
+    if lacking:
+        raise PreflightError(
+            f"tests with real builds and guests need Debian packages that are missing: {', '.join(lacking)}",
+            hint=f"apt-get update && apt-get install -y {' '.join(lacking)}",
+        )
+    if os.geteuid() != 0:
+        raise PreflightError("tests with real builds need root: diskimage-builder mounts and uses chroot")
+
+
+def install(packages: Sequence[str]) -> None:
+    """Install packages; raises CommandError when apt cannot."""
+    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+    process.run(["apt-get", "update", "-q"], env=quiet)
+    process.run(["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages], env=quiet)
+
+
+def main() -> None:
+    """Report or install what is missing."""
+    lacking = missing()
+    if lacking and "--install" in sys.argv[1:]:
+        install(lacking)
+        lacking = missing()
+    if lacking:
+        raise SystemExit(f"missing: {' '.join(lacking)}")
+
+
+if __name__ == "__main__":
+    main()
