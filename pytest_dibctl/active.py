@@ -151,8 +151,11 @@ class ActiveRun:
 
         config.addinivalue_line("markers", "dib_entry(image, index): the tests_list entry a test belongs to")
         if config.getoption("hosts", None):
-            raise pytest.UsageError("--hosts and --dib-image exclude each other: `host` is the instance under test")
-        if self.wishes.shell and (config.getoption("numprocesses", None) or not sys.__stdin__ or not sys.__stdin__.isatty()):
+            raise pytest.UsageError(
+                "--hosts and --dib-image exclude each other: `host` is the instance under test"
+            )
+        at_terminal = sys.__stdin__ is not None and sys.__stdin__.isatty()
+        if self.wishes.shell and (config.getoption("numprocesses", None) or not at_terminal):
             raise pytest.UsageError("--dib-shell needs a terminal, and no -n")
         config.pluginmanager.register(fixtures, "dibctl-fixtures")
         # testinfra brings a fixture `host` too; of two plugins the one registered last wins.
@@ -190,7 +193,8 @@ class ActiveRun:
     def _header(self, image: configuration.Entry[Any]) -> str:
         environment = self.catalog.environment_for(image, override=self.wishes.environment)
         if self.wishes.existing_instance:
-            return f"dib-image {image.label}: instance {self.wishes.existing_instance}, environment {environment.label}"
+            instance = self.wishes.existing_instance
+            return f"dib-image {image.label}: instance {instance}, environment {environment.label}"
         try:
             forecast = builder.forecast(
                 image,
@@ -220,7 +224,12 @@ class ActiveRun:
     def pytest_pycollect_makeitem(self, collector: pytest.Collector, name: str, obj: object) -> None:
         """Refuse unittest classes, which pytest cannot parametrize."""
         unittest = sys.modules.get("unittest")
-        if unittest and inspect.isclass(obj) and issubclass(obj, unittest.TestCase) and obj.__module__ != "unittest.case":
+        if (
+            unittest
+            and inspect.isclass(obj)
+            and issubclass(obj, unittest.TestCase)
+            and obj.__module__ != "unittest.case"
+        ):
             raise collector.CollectError(
                 f"{name} is a unittest class, and pytest cannot run those once for each image; "
                 "make it a plain class, or functions, with fixtures",
@@ -341,7 +350,10 @@ class ActiveRun:
             self._failed_entries.setdefault(entry.image, entry)
             if call.when == "call" and self._left(entry) <= 0:
                 report.sections.append(
-                    ("dibctl", f"the tests of {entry.written} share {entry.timeout:g} s, which are spent now"),
+                    (
+                        "dibctl",
+                        f"the tests of {entry.written} share {entry.timeout:g} s, which are spent now",
+                    ),
                 )
         if isinstance(error, DibctlError):
             report.dib_exit_code = int(error.exit_code)  # type: ignore[attr-defined]
@@ -380,7 +392,9 @@ class ActiveRun:
             self.account(label).add(_account(journey))
         output = getattr(self.config, "workeroutput", None)
         if output is not None:
-            output["dibctl"] = {label: dataclasses.asdict(account) for label, account in self.accounts.items()}
+            output["dibctl"] = {
+                label: dataclasses.asdict(account) for label, account in self.accounts.items()
+            }
             return
         if any(account.leftovers for account in self.accounts.values()) and exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -432,13 +446,13 @@ class ActiveRun:
         return self.journeys.get(label) if label else None
 
     def say(self, line: str) -> None:
-        """Show one line of progress on stderr, past pytest's capturing, and past its own half-written line."""
+        """Show one line of progress on stderr, past pytest's capturing and its half-written line."""
         with self.uncaptured():
             reporter: TerminalReporter | None = self.config.pluginmanager.getplugin("terminalreporter")
             if reporter is not None:
                 reporter.ensure_newline()
                 reporter.flush()
-            print(line, file=sys.__stderr__, flush=True)  # noqa: T201 -- progress is what this is for
+            print(line, file=sys.__stderr__, flush=True)
 
     @contextlib.contextmanager
     def uncaptured(self, *, stdin: bool = False) -> Iterator[None]:
@@ -457,7 +471,9 @@ class ActiveRun:
         """Open ``--dib-shell``'s shell if the image failed."""
         if not (self.wishes.shell and journey.failed):
             return
-        self.say(f"{journey.label} failed: a shell in its instance; `exit {lifecycle.SHELL_KEEPS}` keeps the instance")
+        self.say(
+            f"{journey.label} failed; a shell in its instance (`exit {lifecycle.SHELL_KEEPS}` keeps it)"
+        )
         with self.uncaptured(stdin=True):
             lifecycle.open_shell(journey, access)
 
@@ -501,7 +517,9 @@ def phase_table(accounts: dict[str, Account]) -> list[str]:
     width = max(len("image"), *(len(label) for label in accounts))
     lines = [f"{'image':<{width}}  " + "  ".join(f"{name:>8}" for name in PHASES)]
     for label, account in accounts.items():
-        cells = [f"{account.phases[name]:>7.1f}s" if name in account.phases else f"{'-':>8}" for name in PHASES]
+        cells = [
+            f"{account.phases[name]:>7.1f}s" if name in account.phases else f"{'-':>8}" for name in PHASES
+        ]
         note = f"  ({account.reused})" if account.reused else ""
         lines.append(f"{label:<{width}}  " + "  ".join(cells) + note)
     return lines

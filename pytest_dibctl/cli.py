@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_common(common)
     parser = argparse.ArgumentParser(
         prog="dibctl",
-        description="Build, test and look after machine images. `pytest --dib-image=LABEL` is the other way in.",
+        description="Build, test and look after machine images (as `pytest --dib-image=LABEL` does).",
     )
     _add_common(parser)
     parser.set_defaults(
@@ -82,7 +82,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_build(command("build", run_build, "Build an image with diskimage-builder, unless it is up to date."))
     _add_test(command("test", run_test, "Boot an image and run the tests that images.yaml lists for it."))
     _add_shell(command("shell", run_shell, "Boot an image and open a shell in the instance."))
-    _add_validate(command("validate", run_validate, "Check the configuration and say what was read from where."))
+    _add_validate(
+        command("validate", run_validate, "Check the configuration and say what was read from where.")
+    )
     _add_schema(command("schema", run_schema, "Print the JSON Schema of a configuration file, for editors."))
     _add_doctor(command("doctor", run_doctor, "Check whether this machine can build and boot images."))
     _add_cleanup(command("cleanup", run_cleanup, "Remove what dead or named runs left on this machine."))
@@ -93,7 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show debug messages, and tracebacks of errors")
-    parser.add_argument("--images-config", type=Path, metavar="FILE", help="read this instead of searching images.yaml")
+    parser.add_argument(
+        "--images-config", type=Path, metavar="FILE", help="read this instead of searching images.yaml"
+    )
     parser.add_argument(
         "--test-config",
         "--test-environments-config",
@@ -101,34 +105,48 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="read this instead of searching test.yaml",
     )
-    parser.add_argument("--upload-config", type=Path, metavar="FILE", help="read this instead of searching upload.yaml")
+    parser.add_argument(
+        "--upload-config", type=Path, metavar="FILE", help="read this instead of searching upload.yaml"
+    )
 
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", help="label in images.yaml")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write this file instead of `filename`")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="write this file instead of `filename`"
+    )
     parser.add_argument("--force", action="store_true", help="build even if nothing changed")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _add_boot_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", help="label in images.yaml")
-    parser.add_argument("-i", "--input", type=Path, metavar="FILE", help="use this image file instead of `filename`")
+    parser.add_argument(
+        "-i", "--input", type=Path, metavar="FILE", help="use this image file instead of `filename`"
+    )
     parser.add_argument(
         "--environment",
         "--force-test-env",
         metavar="LABEL",
         help="test environment to use instead of the one the image names",
     )
-    parser.add_argument("--build", choices=("auto", "always", "never"), default="auto", help="when to build (auto)")
+    parser.add_argument(
+        "--build", choices=("auto", "always", "never"), default="auto", help="when to build (auto)"
+    )
 
 
 def _add_test(parser: argparse.ArgumentParser) -> None:
     _add_boot_options(parser)
-    parser.add_argument("--keep-failed-image", action="store_true", help="keep the test image if a test fails")
-    parser.add_argument("--keep-failed-instance", action="store_true", help="keep the instance if a test fails")
+    parser.add_argument(
+        "--keep-failed-image", action="store_true", help="keep the test image if a test fails"
+    )
+    parser.add_argument(
+        "--keep-failed-instance", action="store_true", help="keep the instance if a test fails"
+    )
     parser.add_argument("--shell", action="store_true", help="open a shell in the instance if a test fails")
-    parser.add_argument("--continue-on-fail", action="store_true", help="go on with the list after a failed entry")
+    parser.add_argument(
+        "--continue-on-fail", action="store_true", help="go on with the list after a failed entry"
+    )
     parser.add_argument("--use-existing-instance", metavar="ID", help="test this instance; it is left alone")
     parser.add_argument("--private-key-file", type=Path, metavar="FILE", help="ssh key of that instance")
     parser.add_argument("pytest_args", nargs="*", metavar="-- PYTEST_ARG", help="passed on to pytest")
@@ -147,7 +165,9 @@ def _add_schema(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--install", action="store_true", help="install the missing Debian packages (needs root)")
+    parser.add_argument(
+        "--install", action="store_true", help="install the missing Debian packages (needs root)"
+    )
     parser.add_argument("--json", action="store_true", help="print the checks as JSON")
 
 
@@ -201,7 +221,13 @@ def run_test(arguments: Arguments) -> int:
 
 def pytest_argv(arguments: Arguments, result_file: Path) -> list[str]:
     """Return the pytest command line that ``dibctl test`` stands for."""
-    argv = [process.interpreter(), "-m", "pytest", f"--dib-image={arguments.image}", f"--dib-result-file={result_file}"]
+    argv = [
+        process.interpreter(),
+        "-m",
+        "pytest",
+        f"--dib-image={arguments.image}",
+        f"--dib-result-file={result_file}",
+    ]
     values = {
         "input": arguments.input,
         "env": arguments.environment,
@@ -257,7 +283,11 @@ def run_shell(arguments: Arguments) -> int:
         journey = lifecycle.Journey(
             image=image,
             environment=catalog.environment_for(image, override=arguments.environment),
-            wishes=lifecycle.Wishes(build=arguments.build, input=arguments.input, shell=True),
+            wishes=lifecycle.Wishes(  # noqa: S604 -- `shell` is our option, no process is started here
+                build=arguments.build,
+                input=arguments.input,
+                shell=True,
+            ),
             ledger=book,
             catalog=catalog,
             cwd=Path.cwd(),
@@ -337,7 +367,9 @@ def run_cleanup(arguments: Arguments) -> int:
     """``dibctl cleanup``: exits 1 when something could not be removed."""
     from pytest_dibctl import lifecycle
 
-    swept = lifecycle.sweep(_load(arguments, need=()), cwd=Path.cwd(), run_id=arguments.run_id, dry_run=arguments.dry_run)
+    swept = lifecycle.sweep(
+        _load(arguments, need=()), cwd=Path.cwd(), run_id=arguments.run_id, dry_run=arguments.dry_run
+    )
     if not swept:
         print("nothing to remove")
     for item in swept:

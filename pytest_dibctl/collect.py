@@ -1,4 +1,4 @@
-"""From ``tests_list`` to pytest nodes: which file is tested for which images, and how scripts become items."""
+"""From ``tests_list`` to pytest nodes: which file is for which images, and how scripts become items."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Plan:
 
 
 def plan(images: Sequence[Entry[Image]], *, cwd: Path, paths_given: bool) -> Plan:
-    """Resolve the entries of all ``images``; raises ConfigError for files that are missing or not executable."""
+    """Resolve the entries of all ``images``; raises ConfigError for missing or unusable files."""
     planned = [
         PlannedEntry(
             image=image.label,
@@ -106,7 +106,7 @@ def plan(images: Sequence[Entry[Image]], *, cwd: Path, paths_given: bool) -> Pla
 
 
 def paths(the_plan: Plan) -> list[Path]:
-    """Return what pytest has to collect, in order, each once; a file inside a listed directory is left out."""
+    """Return what pytest has to collect, in order; a file inside a listed directory is left out."""
     wanted = dict.fromkeys(path for entry in the_plan.entries for path in entry.paths)
     return [path for path in wanted if not any(other in path.parents for other in wanted)]
 
@@ -160,7 +160,8 @@ def script_test(path: Path) -> types.FunctionType:
         )
         if result.returncode != 0:
             pytest.fail(
-                f"{path.name} {process.describe_exit(result.returncode)} after {result.seconds:.1f} s\n{result.output}",
+                f"{path.name} {process.describe_exit(result.returncode)} after {result.seconds:.1f} s\n"
+                f"{result.output}",
                 pytrace=False,
             )
 
@@ -176,5 +177,3 @@ def script_argv(path: Path) -> list[str]:
     with path.open("rb") as file:
         start = file.read(4)
     return [str(path)] if start.startswith((b"#!", b"\x7fELF")) else ["/bin/sh", str(path)]
-
-

@@ -1,4 +1,4 @@
-"""The ladder ``image -> artifact -> cloud_image -> keypair -> instance -> ssh_access -> host``, and dibctl's fixtures.
+"""The ladder image, artifact, cloud_image, keypair, instance, ssh_access, host, and dibctl's fixtures.
 
 Each step is a session-scoped fixture of a few lines over a context manager of ``lifecycle``, so a
 conftest can override any of them. All are parametrized through ``image``.
@@ -200,7 +200,7 @@ def ssh(ssh_access: SshAccess) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def port(dib_journey: lifecycle.Journey, instance: Instance, ssh_access: SshAccess) -> dict[str, Any]:
+def port(dib_journey: lifecycle.Journey, instance: Instance, ssh_access: SshAccess) -> dict[str, Any]:  # noqa: ARG001 -- it waits
     """The port that was waited for: ip, port, timeout, and delay, the seconds waited."""
     wanted = dib_journey.image.settings.tests.wait_for_port or merge.login(dib_journey.image)[1]
     endpoint = instance.endpoint(wanted)
@@ -257,7 +257,9 @@ def ssh_client(ssh_access: SshAccess) -> Iterator[Any]:
 def _openstack_only(name: str) -> Callable[..., Any]:
     @pytest.fixture(scope="session", name=name)
     def client(dib_journey: lifecycle.Journey) -> Any:
-        pytest.skip(f"`{name}` needs an OpenStack environment; {dib_journey.environment.label} is a local QEMU one")
+        pytest.skip(
+            f"`{name}` needs an OpenStack environment; {dib_journey.environment.label} is a local QEMU one"
+        )
 
     client.__doc__ = f"The {name} API client of an OpenStack environment; elsewhere the test is skipped."
     return client

@@ -110,7 +110,9 @@ def base_directory() -> Path:
         base.mkdir(mode=0o700, exist_ok=True)
         info = base.lstat()
     except OSError as error:
-        raise DibctlError(f"{base}: cannot be used for instance files: {error.strerror}", hint="set TMPDIR") from None
+        raise DibctlError(
+            f"{base}: cannot be used for instance files: {error.strerror}", hint="set TMPDIR"
+        ) from None
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
         raise DibctlError(
             f"{base}: not a directory that only this user can enter",

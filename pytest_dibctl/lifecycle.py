@@ -114,7 +114,7 @@ class Journey:
         with self.phase("cleanup"):
             try:
                 yield
-            except Exception as error:  # noqa: BLE001 -- one failed removal must never hide the next
+            except Exception as error:  # one failed removal must never hide the next
                 log.debug("removal of %s failed", what, exc_info=True)
                 self.leftovers.append(f"{what}: {error}")
             else:
@@ -157,8 +157,8 @@ def open_environment(environment: Entry[TestEnvironment], *, directory: Path, cw
 
         return QemuCloud(environment, directory=directory, cwd=cwd)
     raise DibctlError(
-        f"{environment.at('keystone')}: environment {environment.label} is an OpenStack one; this release boots "
-        "test instances only as local QEMU guests",
+        f"{environment.at('keystone')}: environment {environment.label} is an OpenStack one; "
+        "this release boots test instances only as local QEMU guests",
         hint="name an environment with a qemu section, or `local`",
     )
 
@@ -387,7 +387,7 @@ def open_shell(journey: Journey, access: SshAccess) -> int:
 
 
 def find_instance(instance_id: str) -> tuple[ledger.Ledger, ledger.Record]:
-    """Return the run that made a local instance, and its record; raises NotInConfigError when no run here did."""
+    """Return the run that made a local instance, with its record; raises NotInConfigError if none did."""
     for run in ledger.all_runs():
         for record in run.records():
             if record.kind == "instance" and instance_id in {record.name, record.details.get("id")}:
@@ -400,14 +400,16 @@ def find_instance(instance_id: str) -> tuple[ledger.Ledger, ledger.Record]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Swept:
-    """What became of one record of a dead run: ``outcome`` is removed, kept, would be removed, or an error."""
+    """What became of one record of a dead run: removed, kept, would be removed, or an error."""
 
     run_id: str
     what: str
     outcome: str
 
 
-def sweep(catalog: Catalog, *, cwd: Path, run_id: str | None = None, dry_run: bool = False) -> tuple[Swept, ...]:
+def sweep(
+    catalog: Catalog, *, cwd: Path, run_id: str | None = None, dry_run: bool = False
+) -> tuple[Swept, ...]:
     """Remove what dead runs left on this machine; what was kept goes only when its run is named.
 
     Living runs are never touched. Raises NotInConfigError for a ``run_id`` there is no trace of.
@@ -447,9 +449,9 @@ def _sweep_record(
     try:
         if record.kind == "instance":
             environment = catalog.environment(record.details["environment"])
-            with contextlib.closing(open_environment(environment, directory=run.directory, cwd=cwd)) as cloud:
-                with contextlib.suppress(NotInConfigError):
-                    cloud.existing(record.name).delete()
+            cloud = open_environment(environment, directory=run.directory, cwd=cwd)
+            with contextlib.closing(cloud), contextlib.suppress(NotInConfigError):
+                cloud.existing(record.name).delete()
         elif record.kind == "key":
             _remove_tree(Path(record.details["directory"]))
         # A local test image is the built file itself: nothing was made for it.
@@ -486,4 +488,3 @@ def _remove_tree(directory: Path) -> None:
 def _plain(label: str) -> str:
     """Return a label as it may stand in a host name or a Nova keypair name."""
     return re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-").lower() or "image"
-

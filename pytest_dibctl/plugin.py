@@ -18,7 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--dib-image",
         action="append",
         metavar="LABELS",
-        help="build, boot and test these images of images.yaml: labels, comma lists, globs, or `all`; repeatable",
+        help="build, boot and test these images: labels, comma lists, globs, or `all`; repeatable",
     )
     add("--dib-env", metavar="LABEL", help="test environment to use instead of the one each image names")
     add("--dib-input", metavar="FILE", help="test this image file instead of building one")
