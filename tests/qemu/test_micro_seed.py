@@ -41,7 +41,7 @@ def expected(value: Any, path: str = "") -> dict[str, str]:
     "document",
     [
         "instance-id: i-1\nlocal-hostname: one\npublic-keys:\n- ssh-ed25519 AAAA me@here\n- ssh-rsa BBBB==\n",
-        "#cloud-config\n# comment\nssh_keys:\n  ed25519_private: |\n    BEGIN\n    a b\n\n    END\n  other: x\n",
+        "#cloud-config\n# comment\nssh_keys:\n  private: |\n    BEGIN\n    a b\n\n    END\n  other: x\n",
         "a:\n    - b: 1\n      c: |-\n        two\n        lines\n    - d\nz: 'it''s'\n",
         'quoted: "a \\"word\\" and\\na line"\n"key": plain text\n',
         "---\nusers:\n  - default\n  - name: debian\n    groups: sudo\n",

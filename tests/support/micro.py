@@ -88,7 +88,11 @@ def cache_directory() -> Path:
 
 
 def build(
-    directory: Path, variables: Mapping[str, str] | None = None, *, cache: Path | None = None
+    directory: Path,
+    variables: Mapping[str, str] | None = None,
+    *,
+    cache: Path | None = None,
+    check: bool = True,
 ) -> process.Result:
     """Build micro.qcow2, micro.vmlinuz and micro.initrd in ``directory`` by a plain disk-image-create.
 
