@@ -1,0 +1,76 @@
+"""The clock is right and something keeps it right."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from testinfra.host import Host
+
+
+pytestmark = pytest.mark.usefixtures("instance")
+
+SYNCHRONISING_MAY_TAKE = 60
+"""Seconds until a service that was started at boot must be up."""
+
+SERVICES = "systemd-timesyncd chrony chronyd ntp ntpd ntpsec openntpd"
+PROCESSES = frozenset({"systemd-timesyn", "chronyd", "ntpd"})
+"""As the kernel calls them: at most 15 characters."""
+
+
+def test_clock_agrees_with_ours(host: Host, variable: Callable[..., str]) -> None:
+    """The guest's clock and the clock of the machine that runs the tests agree.
+
+    CLOCK_TOLERANCE in ``environment_variables`` is the allowed difference in seconds (60). If this fails,
+    compare both with a third clock first; then see whether the hardware clock is taken for local time.
+    """
+    tolerance = float(variable("CLOCK_TOLERANCE", "60"))
+    before = time.time()
+    guest = int(host.check_output("date -u +%s"))
+    after = time.time()
+    off = max(before - guest - 1, guest - after, 0.0)
+    assert off <= tolerance, (
+        f"the guest's clock is {off:.0f} s off: {guest} there, {after:.0f} here (seconds, UTC)"
+    )
+
+
+def synchronised(host: Host) -> bool:
+    """Say whether the kernel's clock is disciplined right now."""
+    said = host.run(
+        "timedatectl show -p NTPSynchronized --value 2>/dev/null || timedatectl 2>/dev/null"
+    ).stdout
+    return said.strip() == "yes" or "synchronized: yes" in said
+
+
+def test_time_source_runs(host: Host, settle: Callable[..., None]) -> None:
+    """The clock is synchronised, or a time service runs that would do it once its servers answer.
+
+    If this fails, put systemd-timesyncd or chrony into the image and see that it is enabled, not masked.
+    """
+
+    def problem() -> str:
+        running = host.run("cat /proc/[0-9]*/comm 2>/dev/null").stdout.split()
+        if synchronised(host) or PROCESSES.intersection(running):
+            return ""
+        return f"the clock is not synchronised and none of {', '.join(sorted(PROCESSES))} runs"
+
+    settle(problem, SYNCHRONISING_MAY_TAKE)
+
+
+@pytest.mark.usefixtures("systemd")
+def test_time_service_starts_at_boot(host: Host) -> None:
+    """A time service is enabled, so that it comes back with the next boot.
+
+    If this fails, somebody started it by hand: ``systemctl enable`` it in the image.
+    """
+    states = host.run(
+        f"for unit in {SERVICES}; do echo $unit $(systemctl is-enabled $unit 2>/dev/null); done"
+    ).stdout
+    enabled = [
+        line for line in states.splitlines() if line.endswith((" enabled", " enabled-runtime", " static"))
+    ]
+    assert enabled, f"no time service is enabled:\n{states}"

@@ -1,0 +1,140 @@
+"""The root filesystem has grown to the disk that the flavor gives.
+
+An image is built small and grows on its first boot: growpart enlarges the partition, resize2fs or
+xfs_growfs the filesystem. When that does not happen the guest works, until its few free megabytes are used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from testinfra.host import Host
+
+    from pytest_dibctl.clouds import Flavor, Instance
+
+pytestmark = pytest.mark.usefixtures("instance")
+
+MIB = 1024**2
+GIB = 1024**3
+SECTOR = 512
+
+LOST_TO_METADATA = 0.15
+"""Share of a device that journal and inode tables may take, as df counts; DIB's ext4 takes 6 % and 64 MiB."""
+
+GROWING_MAY_TAKE = 120
+"""Seconds; cloud-init may resize in the background."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RootDevice:
+    """The block device of the root filesystem and the disk it lies on; sizes in bytes."""
+
+    name: str
+    size: int
+    disk: str
+    disk_size: int
+    partitions: dict[str, int]
+
+
+def size_of(host: Host, sysfs: str) -> int:
+    return int(host.check_output("cat %s/size", sysfs)) * SECTOR
+
+
+@pytest.fixture
+def root_device(host: Host, instance: Instance) -> RootDevice:
+    mounts = [line.split() for line in host.check_output("cat /proc/self/mountinfo").splitlines()]
+    number, options = next((m[2], m[5]) for m in reversed(mounts) if m[4] == "/")
+    sysfs = host.run("readlink -f /sys/dev/block/%s", number).stdout.strip()
+    if number.startswith("0:") or not host.file(f"{sysfs}/size").exists:
+        pytest.skip(
+            f"the root filesystem of {instance.name} is not on a block device (device {number}, {options})"
+        )
+    if not host.file(f"{sysfs}/partition").exists:
+        name = sysfs.rpartition("/")[2]
+        if name.startswith(("dm-", "md")):
+            pytest.skip(
+                f"the root filesystem of {instance.name} is on {name}; only plain disks are understood"
+            )
+        return RootDevice(
+            name=name, size=size_of(host, sysfs), disk=name, disk_size=size_of(host, sysfs), partitions={}
+        )
+    disk = sysfs.rpartition("/")[0]
+    found = host.check_output("ls -d %s/*/partition", disk).split()
+    parts = {path.split("/")[-2]: size_of(host, path.rpartition("/")[0]) for path in found}
+    return RootDevice(
+        name=sysfs.rpartition("/")[2],
+        size=size_of(host, sysfs),
+        disk=disk.rpartition("/")[2],
+        disk_size=size_of(host, disk),
+        partitions=parts,
+    )
+
+
+def test_disk_has_the_size_of_the_flavor(root_device: RootDevice, flavor: Flavor) -> None:
+    """The guest sees a disk as large as the flavor promises.
+
+    If this fails, the cloud is at fault, not the image: the disk was made too small, or the instance boots
+    from a volume while the flavor has another size.
+    """
+    if flavor.disk == 0:
+        pytest.skip(f"flavor {flavor.name} promises no disk size (boot from volume)")
+    assert root_device.disk_size >= flavor.disk * GIB, (
+        f"/dev/{root_device.disk} has {root_device.disk_size / GIB:.2f} GiB, "
+        f"flavor {flavor.name} promises {flavor.disk} GiB"
+    )
+
+
+def test_partitions_take_the_whole_disk(root_device: RootDevice) -> None:
+    """No space is left outside the partitions (a root filesystem on the bare disk leaves none).
+
+    If this fails, growpart did not run: is ``cloud-guest-utils`` (``cloud-utils-growpart``) in the image,
+    is the root partition the last one on the disk? ``grep growpart /var/log/cloud-init.log`` tells.
+    """
+    used = sum(root_device.partitions.values()) if root_device.partitions else root_device.size
+    unused = root_device.disk_size - used
+    sizes = {name: f"{size // MIB} MiB" for name, size in root_device.partitions.items()}
+    assert unused <= max(64 * MIB, root_device.disk_size // 50), (
+        f"{unused // MIB} MiB of /dev/{root_device.disk} ({root_device.disk_size // MIB} MiB) belong to no "
+        f"partition; the partitions are {sizes}"
+    )
+
+
+def test_filesystem_takes_the_whole_device(
+    root_device: RootDevice, host: Host, settle: Callable[..., None]
+) -> None:
+    """The root filesystem is as large as the device it lies on.
+
+    If this fails, the filesystem was not resized: look for ``resizefs`` in /var/log/cloud-init.log; the tool
+    (resize2fs, xfs_growfs) may be missing, or ``resize_rootfs`` may be off.
+    """
+
+    def problem() -> str:
+        kib = int(host.check_output("df -P -k /").splitlines()[-1].split()[1])
+        if kib * 1024 >= root_device.size * (1 - LOST_TO_METADATA):
+            return ""
+        return (
+            f"the filesystem on / has {kib // 1024} MiB, "
+            f"its device /dev/{root_device.name} has {root_device.size // MIB} MiB"
+        )
+
+    settle(problem, GROWING_MAY_TAKE)
+
+
+def test_root_filesystem_is_writable(host: Host, instance: Instance) -> None:
+    """A file can be made on the root filesystem.
+
+    If this fails, it is mounted read-only (``dmesg`` tells of filesystem errors) or it is full.
+    """
+    command = (
+        'f=$(mktemp /var/tmp/dibctl.XXXXXX) && echo kept > "$f" && cat "$f"; code=$?; rm -f "$f"; exit $code'
+    )
+    result = host.run(command)
+    state = host.run("grep ' / ' /proc/mounts; df -k /; df -i /").stdout
+    assert result.stdout.strip() == "kept", (
+        f"cannot write to /var/tmp in {instance.name}: {result.stderr.strip()}\n{state}"
+    )
