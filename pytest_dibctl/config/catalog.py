@@ -16,6 +16,7 @@ from pytest_dibctl.config.merge import QEMU_PORT_WAIT
 from pytest_dibctl.config.messages import problems as translated
 from pytest_dibctl.config.messages import suggestion
 from pytest_dibctl.config.models import (
+    IDENTITY_V2,
     EnvironmentTests,
     Image,
     Qemu,
@@ -210,7 +211,7 @@ def load(
         raise source.config_error(problems)
     for kind in KINDS:
         if kind in need and not any(file.kind == kind for file in catalog.files):
-            raise _not_found(kind, Path.cwd() if cwd is None else cwd, system)
+            raise not_found(kind, Path.cwd() if cwd is None else cwd, system)
     return catalog
 
 
@@ -316,6 +317,9 @@ def deprecations(entry: Entry[Section]) -> Iterator[str]:
     if keystone is not None and keystone.api_version == 2:  # noqa: PLR2004 -- a version's name
         where = entry.at(f"keystone.{keystone.key('api_version')}")
         yield f"{where}: Keystone API v2 is gone; v3 is used instead"
+    if keystone is not None and keystone.auth_url and IDENTITY_V2.search(keystone.auth_url):
+        where = entry.at(f"keystone.{keystone.key('auth_url')}")
+        yield f"{where}: names Keystone API v2.0; /v3 is used instead"
     if getattr(settings, "neutron", None) is not None:
         yield f"{entry.at('neutron')}: nothing in this section is used"
 
@@ -361,7 +365,8 @@ def _at(place: Path, kind: Kind, cwd: Path, problems: list[Problem]) -> Iterator
         problems.append(Problem(shown=_shown(place, cwd), mark=None, key="", message=message))
 
 
-def _not_found(kind: Kind, cwd: Path, system: Path) -> ConfigError:
+def not_found(kind: Kind, cwd: Path, system: Path) -> ConfigError:
+    """Return the error for a kind of which no file exists."""
     places = [_shown(place / f"{kind}.yaml", cwd) for place in (system, *(cwd / name for name in PLACES))]
     return ConfigError(
         f"there is no {kind}.yaml; looked in {cwd} for {', '.join(places)} and {kind}.d/*.yaml beside each",

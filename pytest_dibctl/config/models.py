@@ -33,6 +33,8 @@ SCALARS = ["string", "number", "boolean"]
 """The JSON types that are read as text, the way they are written."""
 
 UUID = r"^[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}$"
+IDENTITY_V2 = re.compile(r"/v2\.0/?$")
+"""The end of many old files' ``auth_url``; Keystone has only v3 left."""
 VERSION = r"^\d+(\.\d+){0,2}$"
 
 

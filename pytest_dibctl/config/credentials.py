@@ -1,0 +1,252 @@
+"""Which credentials count when the file and the environment both have some.
+
+dibctl's rules. For tests the file wins, except that OS_PASSWORD wins over the file's password; for upload,
+obsolete and rotate the environment wins. With ``cloud: NAME`` (an entry of clouds.yaml) the environment is
+ignored. Nothing here talks to a cloud.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from pytest_dibctl.config.models import IDENTITY_V2, Keystone
+from pytest_dibctl.errors import ConfigError, CredentialsError
+
+Purpose = Literal["test", "publish"]
+Method = Literal["cloud", "password", "application_credential"]
+
+DEFAULT_DOMAIN = "default"
+"""The id of the domain that every Keystone starts with."""
+
+VARIABLES: Mapping[str, tuple[str, ...]] = {
+    "auth_url": ("OS_AUTH_URL",),
+    "username": ("OS_USERNAME",),
+    "password": ("OS_PASSWORD",),
+    "project_name": ("OS_PROJECT_NAME", "OS_TENANT_NAME", "OS_PROJECT"),
+    "project_id": ("OS_PROJECT_ID", "OS_TENANT_ID"),
+    "user_domain": ("OS_USER_DOMAIN",),
+    "user_domain_id": ("OS_USER_DOMAIN_ID",),
+    "user_domain_name": ("OS_USER_DOMAIN_NAME",),
+    "project_domain": ("OS_PROJECT_DOMAIN",),
+    "project_domain_id": ("OS_PROJECT_DOMAIN_ID",),
+    "project_domain_name": ("OS_PROJECT_DOMAIN_NAME",),
+    "region_name": ("OS_REGION_NAME",),
+    "application_credential_id": ("OS_APPLICATION_CREDENTIAL_ID",),
+    "application_credential_name": ("OS_APPLICATION_CREDENTIAL_NAME",),
+    "application_credential_secret": ("OS_APPLICATION_CREDENTIAL_SECRET",),
+}
+"""The environment variables of each value, the first that is set counting."""
+
+_GROUPS = (
+    ("auth_url",),
+    ("username",),
+    ("password",),
+    ("project_id", "project_name"),
+    ("user_domain_id", "user_domain_name", "user_domain"),
+    ("project_domain_id", "project_domain_name", "project_domain"),
+    ("region_name",),
+    ("application_credential_id", "application_credential_name"),
+    ("application_credential_secret",),
+)
+"""Values that answer one question: the source that has any of a group decides the whole group."""
+
+_SECRETS = frozenset({"password", "application_credential_secret"})
+_VERSION_SUFFIX = re.compile(r"/v\d+(\.\d+)?$")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Credentials:
+    """Enough to log in. ``sources`` says for each value where it came from, for messages.
+
+    With method "cloud" only ``cloud`` and ``region_name`` are set.
+    """
+
+    method: Method
+    cloud: str | None = None
+    auth_url: str | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+    project_name: str | None = None
+    project_id: str | None = None
+    user_domain_id: str | None = None
+    user_domain_name: str | None = None
+    project_domain_id: str | None = None
+    project_domain_name: str | None = None
+    region_name: str | None = None
+    application_credential_id: str | None = None
+    application_credential_name: str | None = None
+    application_credential_secret: SecretStr | None = None
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Found:
+    value: str
+    source: str
+
+
+_Values = dict[str, _Found]
+
+
+def resolve(
+    keystone: Keystone,
+    environ: Mapping[str, str],
+    purpose: Purpose,
+    *,
+    where: str,
+    fixed_cloud: bool = False,
+) -> Credentials:
+    """Return what to log in with.
+
+    ``where`` is the place of the section, for messages. With ``fixed_cloud`` an OS_AUTH_URL that leads to
+    another cloud than the file's is refused: for rotate, and whenever several environments are named.
+
+    Raises CredentialsError naming everything that is missing and where it was looked for, ConfigError for
+    an OS_AUTH_URL that is refused.
+    """
+    if keystone.cloud is not None:
+        return Credentials(
+            method="cloud",
+            cloud=keystone.cloud,
+            region_name=keystone.region_name,
+            sources={"cloud": where},
+        )
+    file, environment = _from_file(keystone, where), _from_environment(environ)
+    if fixed_cloud and purpose == "publish":
+        _refuse_other_cloud(file.get("auth_url"), environment.get("auth_url"), where)
+    values = _merged(file, environment, purpose)
+    method = _method(file, environment, purpose)
+    _refuse_incomplete(values, method, keystone, where)
+    return _credentials(values, method)
+
+
+def _from_file(keystone: Keystone, where: str) -> _Values:
+    found: _Values = {}
+    for name in VARIABLES:
+        value = getattr(keystone, name)
+        if value is not None:
+            plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+            found[name] = _Found(value=plain, source=f"{where}: {keystone.key(name)}")
+    return found
+
+
+def _from_environment(environ: Mapping[str, str]) -> _Values:
+    """Return what is set; an empty variable counts as unset, as openrc files leave them."""
+    found: _Values = {}
+    for name, variables in VARIABLES.items():
+        variable = next((variable for variable in variables if environ.get(variable)), None)
+        if variable:
+            found[name] = _Found(value=environ[variable], source=variable)
+    return found
+
+
+def _merged(file: _Values, environment: _Values, purpose: Purpose) -> _Values:
+    merged: _Values = {}
+    for group in _GROUPS:
+        environment_first = purpose == "publish" or group == ("password",)
+        for values in (environment, file) if environment_first else (file, environment):
+            if chosen := {name: values[name] for name in group if name in values}:
+                merged |= chosen
+                break
+    return merged
+
+
+def _method(file: _Values, environment: _Values, purpose: Purpose) -> Method:
+    """Return how to log in: the source of higher priority that says so decides."""
+    for values in (environment, file) if purpose == "publish" else (file, environment):
+        if "application_credential_secret" in values:
+            return "application_credential"
+        if "username" in values:
+            return "password"
+    return "password"
+
+
+def _refuse_other_cloud(file: _Found | None, environment: _Found | None, where: str) -> None:
+    if file and environment and _same_url(file.value) != _same_url(environment.value):
+        raise ConfigError(
+            f"{where}: OS_AUTH_URL is {environment.value}, the file says {file.value}; "
+            "it would send this to another cloud",
+            hint="unset OS_AUTH_URL, or make the two agree",
+        )
+
+
+def _same_url(url: str) -> tuple[str, str, str]:
+    """Return what two URLs of one Keystone have in common, whatever version they name."""
+    try:
+        parts = urlsplit(url.strip())
+    except ValueError:  # not a URL at all; then only the same text is the same
+        return ("", "", url)
+    return (parts.scheme.lower(), parts.netloc.lower(), _VERSION_SUFFIX.sub("", parts.path.rstrip("/")))
+
+
+def _refuse_incomplete(values: _Values, method: Method, keystone: Keystone, where: str) -> None:
+    missing = [names[0] for names in _needed(method, values) if not any(name in values for name in names)]
+    if not missing:
+        return
+    looked = "; ".join(
+        f"{name} (looked for the key {keystone.key(name)} and the variable {' or '.join(VARIABLES[name])})"
+        for name in missing
+    )
+    raise CredentialsError(
+        f"{where}: not enough credentials, missing {looked}",
+        hint="set the variables (source an openrc file) or write the keys into the section",
+    )
+
+
+def _needed(method: Method, values: _Values) -> Iterator[tuple[str, ...]]:
+    """Yield what must be there, each as names of which one is enough."""
+    yield ("auth_url",)
+    if method == "application_credential":
+        yield ("application_credential_id", "application_credential_name")
+        yield ("application_credential_secret",)
+        if "application_credential_id" not in values:
+            yield ("username",)
+        return
+    yield ("username",)
+    yield ("password",)
+    yield ("project_name", "project_id")
+
+
+def _credentials(values: _Values, method: Method) -> Credentials:
+    used = {name: found for name, found in values.items() if name in _used_by(method, values)}
+    plain = {name: found.value for name, found in used.items()}
+    plain["auth_url"] = IDENTITY_V2.sub("/v3", plain["auth_url"])
+    if "username" in plain:
+        plain |= _domain("user", plain)
+    if method == "password":
+        plain |= _domain("project", plain)
+    arguments: dict[str, Any] = {
+        name: SecretStr(value) if name in _SECRETS else value
+        for name, value in plain.items()
+        if name not in {"user_domain", "project_domain"}
+    }
+    sources = {name: found.source for name, found in used.items()}
+    return Credentials(method=method, **arguments, sources=sources)
+
+
+def _used_by(method: Method, values: _Values) -> set[str]:
+    """Return the values that ``method`` logs in with; others would make Keystone refuse."""
+    user = {"username", "user_domain", "user_domain_id", "user_domain_name"}
+    common = {"auth_url", "region_name"}
+    if method == "password":
+        return set(VARIABLES) - {name for name in VARIABLES if name.startswith("application_")}
+    if "application_credential_id" in values:
+        return common | {"application_credential_id", "application_credential_secret"}
+    return common | user | {"application_credential_name", "application_credential_secret"}
+
+
+def _domain(owner: str, plain: Mapping[str, str]) -> dict[str, str]:
+    """Return the domain of the user or project where only dibctl's bare key, or nothing, names it.
+
+    A bare "default" is the id that every Keystone has; any other bare value is a name.
+    """
+    if f"{owner}_domain_id" in plain or f"{owner}_domain_name" in plain:
+        return {}
+    bare = plain.get(f"{owner}_domain", DEFAULT_DOMAIN)
+    return {f"{owner}_domain_id" if bare == DEFAULT_DOMAIN else f"{owner}_domain_name": bare}

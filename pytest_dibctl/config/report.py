@@ -1,0 +1,166 @@
+"""What ``dibctl validate`` finds: files, labels, what replaces what, and everything that is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pytest_dibctl.config import catalog as configuration
+from pytest_dibctl.config import entries
+from pytest_dibctl.config.catalog import NOUNS, SYSTEM, Catalog, Entry, Override, SourceFile, resolve_input
+from pytest_dibctl.config.models import Image, Nova, Qemu, Section
+from pytest_dibctl.errors import DibctlError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageReport:
+    """One image: where it is defined, where it is tested, and what would stop that.
+
+    ``environment`` is the label, ``environment_at`` the place of its definition, None if there is none.
+    ``tests`` are the files that its entries name.
+    """
+
+    label: str
+    at: str
+    filename: str
+    environment: str
+    environment_at: str | None
+    tests: tuple[str, ...]
+    errors: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that is known of a configuration without using it. Holds no secret.
+
+    ``errors`` are those of the files themselves; each image adds its own.
+    """
+
+    files: tuple[SourceFile, ...]
+    overrides: tuple[Override, ...]
+    warnings: tuple[str, ...]
+    images: tuple[ImageReport, ...]
+    environments: tuple[str, ...]
+    uploads: tuple[str, ...]
+    errors: tuple[str, ...]
+
+    @property
+    def all_errors(self) -> tuple[str, ...]:
+        """Everything that is wrong, in files first, then image by image."""
+        return (*self.errors, *(error for image in self.images for error in image.errors))
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong; warnings do not count."""
+        return not self.all_errors
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as JSON can hold it."""
+        return {
+            "ok": self.ok,
+            "files": [
+                {"kind": file.kind, "path": str(file.path), "labels": list(file.labels)}
+                for file in self.files
+            ],
+            "overrides": [dataclasses.asdict(override) for override in self.overrides],
+            "warnings": list(self.warnings),
+            "images": [dataclasses.asdict(image) for image in self.images],
+            "environments": list(self.environments),
+            "uploads": list(self.uploads),
+            "errors": list(self.all_errors),
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Yield the report as a person reads it."""
+        yield from self._files()
+        for image in self.images:
+            where = image.environment_at or "not defined"
+            yield f"image {image.label}: {image.at}, tested in {image.environment} ({where})"
+            yield from (f"    {test}" for test in image.tests)
+        yield from (f"warning: {warning}" for warning in self.warnings)
+        yield from (f"error: {error}" for error in self.all_errors)
+        count = len(self.all_errors)
+        yield f"{count} error{'' if count == 1 else 's'}" if count else "the configuration is valid"
+
+    def _files(self) -> Iterator[str]:
+        if not self.files:
+            yield "no configuration file was found"
+        for file in self.files:
+            noun = NOUNS[file.kind] + ("" if len(file.labels) == 1 else "s")
+            yield f"read {file.shown}: {len(file.labels)} {noun}: {', '.join(file.labels) or '-'}"
+
+
+def validate(
+    *,
+    cwd: Path | None = None,
+    images: Path | None = None,
+    test: Path | None = None,
+    upload: Path | None = None,
+    system: Path = SYSTEM,
+) -> Report:
+    """Check the configuration of a run in ``cwd``; arguments as of ``catalog.load``. Never raises."""
+    here = Path.cwd() if cwd is None else cwd
+    catalog, problems = configuration.read(
+        cwd=here,
+        explicit={"images": images, "test": test, "upload": upload},
+        system=system,
+    )
+    errors = [str(problem) for problem in problems]
+    if not problems and not any(file.kind == "images" for file in catalog.files):
+        errors.append(configuration.not_found("images", here, system).message)
+    errors += _environment_errors(catalog, here)
+    return Report(
+        files=catalog.files,
+        overrides=catalog.overrides,
+        warnings=catalog.warnings,
+        images=tuple(_image(catalog, image, here) for image in catalog.images.values()),
+        environments=tuple(catalog.environments),
+        uploads=tuple(catalog.uploads),
+        errors=tuple(errors),
+    )
+
+
+def _image(catalog: Catalog, image: Entry[Image], cwd: Path) -> ImageReport:
+    errors: list[str] = []
+    environment = None
+    try:
+        environment = catalog.environment_for(image)
+    except DibctlError as error:
+        errors.append(_one_line(error))
+    tests: list[str] = []
+    for index, entry in enumerate(image.settings.tests.tests_list):
+        try:
+            paths = entries.expand(entry, image, cwd, index=index)
+        except DibctlError as error:
+            errors.append(_one_line(error))
+        else:
+            tests += [f"{entry.kind}: {path}" for path in paths]
+    return ImageReport(
+        label=image.label,
+        at=image.at(),
+        filename=image.settings.filename,
+        environment=image.settings.tests.environment_name or configuration.LOCAL,
+        environment_at=environment.at() if environment else None,
+        tests=tuple(tests),
+        errors=tuple(errors),
+    )
+
+
+def _environment_errors(catalog: Catalog, cwd: Path) -> Iterator[str]:
+    """Yield user-data files of test environments that do not exist."""
+    for entry in catalog.environments.values():
+        for key, section in (("nova", entry.settings.nova), ("qemu", entry.settings.qemu)):
+            if section is not None and (error := _user_data_error(entry, key, section, cwd)):
+                yield error
+
+
+def _user_data_error(entry: Entry[Section], key: str, section: Nova | Qemu, cwd: Path) -> str | None:
+    if section.userdata_file is None or resolve_input(section.userdata_file, entry, cwd).is_file():
+        return None
+    return f"{entry.at(f'{key}.userdata_file')}: there is no file {section.userdata_file}"
+
+
+def _one_line(error: DibctlError) -> str:
+    return f"{error.message} ({error.hint})" if error.hint else error.message

@@ -1,0 +1,30 @@
+"""JSON Schema of the three files, for editors; generated from the models, so that it cannot lag behind."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pytest_dibctl.config.catalog import KINDS, NOUNS, Kind
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def schema(kind: Kind) -> dict[str, Any]:
+    """Return the JSON Schema of ``images.yaml``, ``test.yaml`` or ``upload.yaml``."""
+    model = KINDS[kind].model_json_schema(ref_template="#/$defs/{model}")
+    definitions = model.pop("$defs", {})
+    definitions[KINDS[kind].__name__] = model
+    return {
+        "$schema": DIALECT,
+        "title": f"{kind}.yaml of dibctl",
+        "description": f"Labels, each with one {NOUNS[kind]} below it.",
+        "type": ["object", "null"],
+        "additionalProperties": {"$ref": f"#/$defs/{KINDS[kind].__name__}"},
+        "$defs": dict(sorted(definitions.items())),
+    }
+
+
+def render(kind: Kind) -> str:
+    """Return the schema as the text of a file."""
+    return json.dumps(schema(kind), indent=2) + "\n"
