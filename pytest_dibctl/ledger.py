@@ -170,7 +170,7 @@ def _write(record: Record) -> Record:
     }
     temporary = record.path.with_suffix(".tmp")
     try:
-        with temporary.open("w", opener=_private) as file:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(document, file)
             file.flush()
             os.fsync(file.fileno())
@@ -185,10 +185,6 @@ def _write(record: Record) -> Record:
             f"{record.path}: cannot record {record.kind} {record.name}: {error.strerror}; nothing was made",
         ) from None
     return record
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _read(path: Path) -> Record | None:

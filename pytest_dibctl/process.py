@@ -59,8 +59,13 @@ def command_line(argv: Sequence[str]) -> str:
 
 
 def with_parent(argv: Sequence[str]) -> list[str]:
-    """Return ``argv`` so that the kernel kills the command when the thread that started it dies."""
-    return ["setpriv", "--pdeathsig", "KILL", "--", *argv]
+    """Return ``argv`` so that the kernel kills the command when the thread that starts it dies.
+
+    To be started by this process, not by another one.
+    """
+    # A parent that died before the signal was asked for sends none: hence the look at who it is now.
+    orphan_check = 'if [ "$PPID" = "$0" ]; then exec "$@"; else exit 143; fi'
+    return ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", orphan_check, str(os.getpid()), *argv]
 
 
 def run(
@@ -119,7 +124,8 @@ def run(
     if check and returncode != 0:
         said = (errors or output).strip().splitlines()[-10:]
         raise CommandError(
-            f"{argv[0]} {describe_exit(returncode)}: {command_line(argv)}" + "".join(f"\n  {line}" for line in said),
+            f"{argv[0]} {describe_exit(returncode)}: {command_line(argv)}"
+            + "".join(f"\n  {line}" for line in said),
         )
     return result
 
@@ -189,7 +195,9 @@ def start(
         )
     except FileNotFoundError as error:
         missing = error.filename if cwd is not None and error.filename == str(cwd) else argv[0]
-        raise CommandError(f"{missing}: not found", hint="run `dibctl doctor` to see what is missing") from None
+        raise CommandError(
+            f"{missing}: not found", hint="run `dibctl doctor` to see what is missing"
+        ) from None
     except OSError as error:
         raise CommandError(f"{argv[0]}: cannot be started: {error.strerror}") from None
 
@@ -220,11 +228,15 @@ def _stream(
     kept: list[str] = []
     failures: list[BaseException] = []
 
+    pipe = process.stdout
+    assert pipe is not None
+    # From here on the reader owns the pipe: closing it under a thread that reads it would block.
+    process.stdout = None
+
     def pump() -> None:
-        assert process.stdout is not None
         try:
-            with log_file.open("a") if log_file else contextlib.nullcontext() as sink:
-                for line in process.stdout:
+            with pipe, log_file.open("a") if log_file else contextlib.nullcontext() as sink:
+                for line in pipe:
                     if sink is not None:
                         sink.write(line)
                         sink.flush()

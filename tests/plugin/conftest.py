@@ -1,0 +1,90 @@
+"""A project for pytester: images that are small qcow2 files, and the in-memory cloud under the ladder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Project:
+    """A directory with images.yaml and tests, in which pytest is run."""
+
+    pytester: pytest.Pytester
+    log_file: Path
+    monkeypatch: pytest.MonkeyPatch
+
+    @property
+    def path(self) -> Path:
+        """The project's directory."""
+        return self.pytester.path
+
+    def write(self, name: str, text: str, *, executable: bool = False) -> Path:
+        """Write a file, indentation taken off."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text).lstrip("\n"))
+        if executable:
+            path.chmod(0o755)
+        return path
+
+    def images(self, images: Mapping[str, Any]) -> None:
+        """Write images.yaml: each image is given by its ``tests_list``, or by its whole entry."""
+        document = {}
+        for label, entry in images.items():
+            whole = dict(entry) if isinstance(entry, Mapping) else {"tests": {"tests_list": entry}}
+            whole.setdefault("filename", f"{label}.qcow2")
+            whole.setdefault("tests", {}).setdefault("ssh", {"username": "debian"})
+            document[label] = whole
+            path = self.path / whole["filename"]
+            if not path.exists():
+                subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "1M"], check=True)
+        (self.path / "images.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+
+    def faults(self, **faults: Any) -> None:
+        """Make steps of the in-memory cloud fail."""
+        self.monkeypatch.setenv("MEMORY_CLOUD_FAULTS", json.dumps(faults))
+
+    def run(self, *arguments: str, images: str | None = "all") -> pytest.RunResult:
+        """Run pytest in a process of its own."""
+        selection = (f"--dib-image={images}",) if images else ()
+        return self.pytester.runpytest_subprocess("-p", "no:cacheprovider", *selection, *arguments)
+
+    def operations(self) -> list[dict[str, Any]]:
+        """Return what the in-memory cloud was asked to do, in order."""
+        if not self.log_file.exists():
+            return []
+        return [json.loads(line) for line in self.log_file.read_text().splitlines()]
+
+    def counts(self) -> dict[str, int]:
+        """Return how often each operation was asked for."""
+        counts: dict[str, int] = {}
+        for operation in self.operations():
+            counts[operation["operation"]] = counts.get(operation["operation"], 0) + 1
+        return counts
+
+
+@pytest.fixture
+def project(
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Project:
+    """An empty project on the in-memory cloud; what runs leave in the temporary directory is checked."""
+    temporary = tmp_path_factory.mktemp("t")
+    log_file = temporary / "operations.jsonl"
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setenv("MEMORY_CLOUD_LOG", str(log_file))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makeconftest("from tests.support.memory import *")
+    return Project(pytester=pytester, log_file=log_file, monkeypatch=monkeypatch)

@@ -1,0 +1,99 @@
+"""What a person reads when something they wrote is wrong; nothing is made."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.plugin.conftest import Project
+
+
+@pytest.fixture
+def listed(project: Project) -> Project:
+    """A project with one image, debian, and one passing test."""
+    project.write("test_it.py", "def test_it(): pass")
+    project.images({"debian": [{"pytest": "test_it.py"}]})
+    return project
+
+
+def refused(project: Project, result: pytest.RunResult, *lines: str) -> None:
+    """Check that the run was refused with these lines, without a traceback, before anything was made."""
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(lines)
+    assert "Traceback" not in result.stderr.str() + result.stdout.str()
+    assert project.operations() == []
+    assert not list(project.log_file.parent.glob("dibctl-*"))
+
+
+def test_unknown_image_is_refused_with_near_labels(listed: Project) -> None:
+    refused(listed, listed.run(images="debain"), "ERROR:*debain*", "*debian*")
+
+
+def test_no_images_yaml(project: Project) -> None:
+    refused(project, project.run(images="debian"), "ERROR:*images.yaml*")
+
+
+def test_yaml_syntax_error_has_its_place(listed: Project) -> None:
+    listed.write("images.yaml", "debian:\n  filename: [x\n")
+    refused(listed, listed.run(), "ERROR:*images.yaml:*")
+
+
+def test_unknown_key_is_refused_with_place_and_suggestion(listed: Project) -> None:
+    listed.write("images.yaml", "debian:\n  filename: x.qcow2\n  test: {}\n")
+    refused(listed, listed.run(), "*images.yaml:3:3*debian.test*", "*tests*")
+
+
+def test_wrong_type_is_refused_with_its_place(listed: Project) -> None:
+    listed.write("images.yaml", "debian:\n  filename: x.qcow2\n  tests: {wait_for_port: ssh}\n")
+    refused(listed, listed.run(), "*images.yaml:3:*debian.tests.wait_for_port*")
+
+
+def test_missing_test_file_is_refused(listed: Project) -> None:
+    listed.images({"debian": [{"pytest": "test_absent.py"}]})
+    refused(listed, listed.run(), "ERROR:*images.yaml:*test_absent.py*")
+
+
+def test_script_without_execute_permission_is_refused(listed: Project) -> None:
+    listed.write("check.sh", "exit 0")
+    listed.images({"debian": [{"shell": "check.sh"}]})
+    refused(listed, listed.run(), "ERROR:*check.sh*", "*chmod*")
+
+
+def test_unknown_environment_is_refused(listed: Project) -> None:
+    refused(listed, listed.run("--dib-env=nowhere"), "ERROR:*nowhere*")
+
+
+def test_unknown_shipped_test_is_refused(listed: Project) -> None:
+    listed.images({"debian": [{"pytest": "generic:logon"}]})
+    refused(listed, listed.run(), "ERROR:*generic:logon*", "*login*")
+
+
+def test_hosts_of_testinfra_is_refused(listed: Project) -> None:
+    refused(listed, listed.run("--hosts=local://"), "ERROR:*--hosts*--dib-image*")
+
+
+def test_shell_without_terminal_is_refused(listed: Project) -> None:
+    refused(listed, listed.run("--dib-shell"), "ERROR:*--dib-shell needs a terminal*")
+
+
+def test_input_for_several_images_is_refused(listed: Project) -> None:
+    listed.images({"debian": [], "ubuntu": []})
+    refused(listed, listed.run("--dib-input=x.qcow2"), "ERROR:*--dib-input is for one image*debian, ubuntu*")
+
+
+def test_missing_image_file_is_an_error_of_its_tests(listed: Project) -> None:
+    (listed.path / "debian.qcow2").unlink()
+    listed.write("test_it.py", "def test_it(instance): pass\ndef test_that(instance): pass")
+    result = listed.run()
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(["*debian.qcow2*"])
+    result.stdout.fnmatch_lines(["*the same error as in test_it.py::test_it?debian?*"])
+    assert "upload" not in listed.counts()
+
+
+def test_truncated_image_file_is_an_error_of_its_tests(listed: Project) -> None:
+    with (listed.path / "debian.qcow2").open("r+b") as file:
+        file.truncate(100)
+    listed.write("test_it.py", "def test_it(instance): pass")
+    result = listed.run()
+    result.assert_outcomes(errors=1)
+    assert "upload" not in listed.counts()

@@ -1,0 +1,209 @@
+"""What is removed, what is kept, and what is said about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.plugin.conftest import Project
+
+
+@pytest.fixture
+def booting(project: Project) -> Project:
+    """A project whose one test boots an instance and fails."""
+    project.write("test_it.py", "def test_it(ssh_access): assert 0, 'broken image'")
+    project.images({"debian": [{"pytest": "test_it.py"}]})
+    return project
+
+
+def runs_left(project: Project) -> list[Path]:
+    """Return the directories of runs that still hold something."""
+    return list(project.log_file.parent.glob("dibctl-*/*"))
+
+
+def test_everything_goes_after_a_failure(booting: Project) -> None:
+    booting.run().assert_outcomes(failed=1)
+    assert booting.counts() == {
+        "upload": 1,
+        "boot": 1,
+        "ready": 1,
+        "delete_instance": 1,
+        "delete_image": 1,
+        "close": 1,
+    }
+    assert runs_left(booting) == []
+
+
+def test_the_failed_test_shows_the_end_of_the_console(booting: Project) -> None:
+    booting.run().stdout.fnmatch_lines(["*Last lines of the console of debian*", "dibctl-debian-* login:"])
+
+
+def test_a_failed_boot_is_told_once_and_others_point_to_it(project: Project) -> None:
+    project.write("test_it.py", "def test_a(instance): pass\ndef test_b(host): pass\ndef test_c(image): pass")
+    project.images({"debian": [{"pytest": "test_it.py"}]})
+    project.faults(boot=True)
+    result = project.run()
+    result.assert_outcomes(errors=2, passed=1)
+    output = result.stdout.str()
+    assert output.count("hint: use a smaller flavor") == 1
+    result.stdout.fnmatch_lines(
+        ["*went to ERROR: no valid host*", "*(the same error as in test_it.py::test_a?debian?)*"]
+    )
+    assert "Traceback" not in output
+    assert project.counts()["boot"] == 1
+    assert "delete_instance" not in project.counts()
+    assert runs_left(project) == []
+
+
+def test_a_port_that_never_answers_removes_the_instance(project: Project) -> None:
+    project.write("test_it.py", "def test_a(ssh): pass")
+    project.images({"debian": [{"pytest": "test_it.py"}]})
+    project.faults(port=True)
+    project.run().assert_outcomes(errors=1)
+    assert project.counts()["delete_instance"] == 1
+
+
+def test_keep_failed_instance_keeps_it_and_its_key_and_says_how_to_go_on(booting: Project) -> None:
+    result = booting.run("--dib-keep-failed-instance")
+    assert "delete_instance" not in booting.counts()
+    assert booting.counts()["delete_image"] == 1
+    [run] = runs_left(booting)
+    records = sorted(json.loads(path.read_text())["kind"] for path in run.glob("*.json"))
+    assert records == ["instance", "key"]
+    assert len(list(run.glob("key-*/*"))) == 2
+    result.stdout.fnmatch_lines(
+        ["debian: kept instance dibctl-debian-*", f"*remove:  dibctl cleanup --run {run.name}"]
+    )
+
+
+def test_keep_options_keep_nothing_of_an_image_that_passed(project: Project) -> None:
+    project.write("test_it.py", "def test_it(ssh_access): pass")
+    project.images({"debian": [{"pytest": "test_it.py"}]})
+    project.run("--dib-keep-failed-instance", "--dib-keep-failed-image").assert_outcomes(passed=1)
+    assert project.counts()["delete_instance"] == project.counts()["delete_image"] == 1
+
+
+def test_only_the_failed_image_s_instance_is_kept(project: Project) -> None:
+    project.write("test_it.py", "def test_it(ssh_access, image): assert image.label != 'alpha'")
+    project.images({"alpha": [{"pytest": "test_it.py"}], "beta": [{"pytest": "test_it.py"}]})
+    project.run("--dib-keep-failed-instance").assert_outcomes(passed=1, failed=1)
+    deleted = [item["name"] for item in project.operations() if item["operation"] == "delete_instance"]
+    assert len(deleted) == 1
+    assert "beta" in deleted[0]
+
+
+def test_keep_failed_image_keeps_the_image(booting: Project) -> None:
+    result = booting.run("--dib-keep-failed-image")
+    assert "delete_image" not in booting.counts()
+    assert booting.counts()["delete_instance"] == 1
+    result.stdout.fnmatch_lines(["debian: kept image dibctl-*"])
+
+
+def test_a_removal_that_fails_is_loud_and_hides_no_other(project: Project) -> None:
+    project.write("test_it.py", "def test_it(ssh_access): pass")
+    project.images({"alpha": [{"pytest": "test_it.py"}], "beta": [{"pytest": "test_it.py"}]})
+    project.faults(delete_instance=True)
+    result = project.run()
+    result.assert_outcomes(passed=2)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        [
+            "alpha: NOT REMOVED: instance dibctl-alpha-*: the hypervisor does not answer",
+            "beta: NOT REMOVED:*",
+        ],
+    )
+    assert project.counts()["delete_image"] == 2
+    [run] = runs_left(project)
+    assert [json.loads(path.read_text())["kind"] for path in run.glob("*.json")] == ["instance"] * 2
+
+
+def test_an_existing_instance_is_neither_made_nor_removed(project: Project, tmp_path: Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True)
+    project.write("test_it.py", "def test_it(instance, ssh): assert instance.id == 'mine'")
+    project.images({"debian": [{"pytest": "test_it.py"}]})
+    project.write(
+        "test.yaml",
+        "elsewhere:\n  keystone: {auth_url: http://cloud.example:5000}\n  nova: {flavor: m1.small}\n",
+    )
+    result = project.run(
+        "--dib-use-existing-instance=mine",
+        f"--dib-private-key-file={tmp_path / 'key'}",
+        "--dib-env=elsewhere",
+    )
+    result.assert_outcomes(passed=1)
+    assert set(project.counts()) == {"ready", "close"}
+    assert (tmp_path / "key").exists()
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name
+)
+@pytest.mark.parametrize("moment", ["test", "boot"])
+def test_a_signal_removes_everything(project: Project, number: signal.Signals, moment: str) -> None:
+    project.write("test_it.py", "import time\ndef test_it(ssh_access): time.sleep(60)")
+    project.images({"debian": [{"pytest": "test_it.py"}]})
+    if moment == "boot":
+        project.faults(boot_seconds=60)
+    awaited = "ready" if moment == "test" else "boot"
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "--dib-image=debian",
+            "--dib-keep-failed-instance",
+        ],
+        cwd=project.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ},
+    ) as process:
+        deadline = time.monotonic() + 30
+        while awaited not in project.counts() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(0.3)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == pytest.ExitCode.INTERRUPTED, output
+    expected = {"upload", "boot", "delete_image", "close"}
+    assert set(project.counts()) == (
+        expected | {"ready", "delete_instance"} if moment == "test" else expected
+    )
+    assert runs_left(project) == []
+
+
+def test_ctrl_c_again_does_not_abandon_the_removal(project: Project) -> None:
+    project.write(
+        "conftest.py",
+        (project.path / "conftest.py").read_text()
+        + """
+import os, signal, time
+from tests.support.memory import MemoryInstance, log
+
+def delete(self):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.2)
+    log("delete_instance", name=self.name)
+
+MemoryInstance.delete = delete
+""",
+    )
+    project.write(
+        "test_it.py",
+        "import os, signal\ndef test_it(ssh_access): os.kill(os.getpid(), signal.SIGINT)",
+    )
+    project.images({"debian": [{"pytest": "test_it.py"}]})
+    result = project.run()
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert project.counts()["delete_instance"] == project.counts()["delete_image"] == 1
+    assert "still removing" in result.stderr.str()

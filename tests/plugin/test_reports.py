@@ -1,0 +1,122 @@
+"""What header, summary, JUnit XML and dibctl's exit codes say."""
+
+from __future__ import annotations
+
+import hashlib
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from pytest_dibctl import cli
+from tests.plugin.conftest import Project
+
+
+@pytest.fixture
+def two(project: Project) -> Project:
+    """Two images that boot and pass."""
+    project.write("test_it.py", "def test_it(ssh_access): pass\ndef test_more(image): pass")
+    project.images({"alpha": [{"pytest": "test_it.py"}], "beta": [{"pytest": "test_it.py"}]})
+    return project
+
+
+def properties(project: Project) -> dict[str, dict[str, str]]:
+    """Return each test case's properties in junit.xml, by the case's name."""
+    return {
+        case.get("name", ""): {
+            found.get("name", ""): found.get("value", "") for found in case.iterfind("properties/property")
+        }
+        for case in ET.parse(project.path / "junit.xml").iter("testcase")
+    }
+
+
+def check_junit(project: Project) -> None:
+    """Check the facts that JUnit must carry for every item."""
+    found = properties(project)
+    assert set(found) == {"test_it[alpha]", "test_it[beta]", "test_more[alpha]", "test_more[beta]"}
+    digest = hashlib.sha512((project.path / "alpha.qcow2").read_bytes()).hexdigest()
+    for name, facts in found.items():
+        assert facts["dib_image"] == name.split("[")[1].rstrip("]")
+        assert facts["dib_environment"] == "local"
+        assert facts["dib_digest"] == f"sha512:{digest}"
+        assert facts["dib_instance"].startswith(f"id-dibctl-{facts['dib_image']}-")
+        assert {"dib_seconds_build", "dib_seconds_boot", "dib_seconds_ready"} <= set(facts)
+
+
+def test_junit_carries_the_image_s_facts(two: Project) -> None:
+    two.run("--junit-xml=junit.xml").assert_outcomes(passed=4)
+    check_junit(two)
+
+
+def test_junit_is_complete_under_xdist(two: Project) -> None:
+    two.run("--junit-xml=junit.xml", "-n2", "--dist=loadfile").assert_outcomes(passed=4)
+    check_junit(two)
+
+
+def test_header_names_file_digest_and_environment(two: Project) -> None:
+    digest = hashlib.sha512((two.path / "alpha.qcow2").read_bytes()).hexdigest()
+    two.run().stdout.fnmatch_lines([f"dib-image alpha: *alpha.qcow2*{digest[:12]}*environment local"])
+
+
+def test_summary_has_a_line_of_phases_per_image(two: Project) -> None:
+    result = two.run()
+    result.stdout.fnmatch_lines(
+        ["*= images =*", "image*build*upload*boot*ready*tests*cleanup", "alpha * 0.?s *", "beta * 0.?s *"],
+    )
+
+
+def test_summary_adds_up_what_xdist_workers_did(two: Project) -> None:
+    result = two.run("-n2", "--dist=loadfile")
+    result.stdout.fnmatch_lines(["*= images =*", "image*build*cleanup", "alpha *s *"])
+
+
+def test_progress_goes_to_stderr(two: Project) -> None:
+    result = two.run()
+    assert "alpha: booting" in result.stderr.str()
+    assert "alpha: booting" not in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    ("test", "faults", "code"),
+    [
+        ("def test_it(ssh_access): pass", {}, 0),
+        ("def test_it(ssh_access): assert 0", {}, 80),
+        ("def test_it(ssh_access): pass", {"boot": True}, 70),
+        ("def test_it(ssh_access): pass", {"port": True}, 71),
+        ("import nothing_of_that_name", {}, 80),
+    ],
+)
+def test_dibctl_test_exits_with_dibctl_s_codes(
+    project: Project, test: str, faults: dict[str, object], code: int
+) -> None:
+    project.write("test_it.py", test)
+    project.images({"debian": [{"pytest": "test_it.py"}]})
+    project.faults(**faults)
+    project.monkeypatch.chdir(project.path)
+    assert cli.main(["test", "debian"]) == code
+
+
+def test_dibctl_test_exits_11_for_an_unknown_image_and_10_for_a_broken_file(project: Project) -> None:
+    project.images({"debian": []})
+    project.monkeypatch.chdir(project.path)
+    assert cli.main(["test", "debain"]) == 11
+    project.write("images.yaml", "debian: [")
+    assert cli.main(["test", "debian"]) == 10
+
+
+def test_dibctl_test_stops_at_the_first_failed_entry_unless_told_otherwise(project: Project) -> None:
+    project.write("test_bad.py", "def test_bad(): assert 0")
+    project.write("test_good.py", "def test_it(): open('ran', 'w').close()")
+    project.images({"debian": [{"pytest": "test_bad.py"}, {"pytest": "test_good.py"}]})
+    project.monkeypatch.chdir(project.path)
+    assert cli.main(["test", "debian"]) == 80
+    assert not (project.path / "ran").exists()
+    assert cli.main(["test", "debian", "--continue-on-fail"]) == 80
+    assert (project.path / "ran").exists()
+
+
+def test_dibctl_test_passes_what_follows_the_dashes_to_pytest(project: Project) -> None:
+    project.write("test_it.py", "def test_a(): pass\ndef test_b(): assert 0")
+    project.images({"debian": [{"pytest": "test_it.py"}]})
+    project.monkeypatch.chdir(project.path)
+    assert cli.main(["test", "debian", "--", "-k", "test_a", "--junit-xml=junit.xml"]) == 0
+    assert set(properties(project)) == {"test_a[debian]"}

@@ -1,0 +1,194 @@
+"""An in-memory cloud behind the Protocol, for tests of the plugin that must be quick.
+
+``from tests.support.memory import *`` in a conftest puts it under the fixture ladder. Every operation is
+appended to the JSON-lines file that $MEMORY_CLOUD_LOG names, so that a test can count what several
+processes did together. ``$MEMORY_CLOUD_FAULTS`` (a JSON object) makes steps fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_dibctl import lifecycle, process
+from pytest_dibctl.artifact import Artifact
+from pytest_dibctl.clouds import (
+    Address,
+    BootRequest,
+    CloudImage,
+    Endpoint,
+    Flavor,
+    Instance,
+    Interface,
+    Progress,
+)
+from pytest_dibctl.errors import InstanceError, NotInConfigError, PortTimeoutError
+from pytest_dibctl.ssh import HostKeyPolicy, SshKey
+
+__all__ = ["cloud", "ssh_access"]
+
+
+def log(operation: str, **details: Any) -> None:
+    """Append one operation to the log; one write, so lines of several processes never mix."""
+    line = json.dumps({"operation": operation, "pid": os.getpid(), **details}) + "\n"
+    descriptor = os.open(os.environ["MEMORY_CLOUD_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+def faults() -> dict[str, Any]:
+    """Return which steps shall fail, and how."""
+    found: dict[str, Any] = json.loads(os.environ.get("MEMORY_CLOUD_FAULTS", "{}"))
+    return found
+
+
+FLAVOR = Flavor(id="42", name="m1.memory", ram=512, vcpus=2, disk=5, meta={"hw:numa": "1"})
+
+
+@dataclasses.dataclass(kw_only=True)
+class MemoryInstance:
+    """An instance that exists only in the log."""
+
+    id: str
+    name: str
+    flavor: Flavor = FLAVOR
+    interfaces: tuple[Interface, ...] = (
+        Interface(
+            network="inside",
+            mac="52:54:00:00:00:01",
+            addresses=(
+                Address(ip="192.0.2.10", prefix=24, gateway="192.0.2.1"),
+                Address(ip="2001:db8::10", prefix=64),
+            ),
+            dns=("192.0.2.1",),
+        ),
+    )
+    main_ip: str = "192.0.2.10"
+    host_keys: HostKeyPolicy = dataclasses.field(
+        default_factory=lambda: HostKeyPolicy(known=(), first_seen=True),
+    )
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def endpoint(self, port: int) -> Endpoint:
+        return Endpoint(ip="127.0.0.1", port=port)
+
+    def check(self) -> None:
+        if "dies" in faults():
+            raise InstanceError(f"{self.name} died: kernel panic")
+
+    def console_output(self) -> str:
+        return f"{self.name} login:\n"
+
+    def reboot(self, *, hard: bool = False) -> None:
+        log("reboot", name=self.name, hard=hard)
+
+    def stop(self) -> None:
+        log("stop", name=self.name)
+
+    def start(self) -> None:
+        log("start", name=self.name)
+
+    def delete(self) -> None:
+        log("delete_instance", name=self.name)
+        if "delete_instance" in faults():
+            raise InstanceError("the hypervisor does not answer")
+
+    def removal_hint(self) -> str:
+        return f"forget {self.name}"
+
+
+@dataclasses.dataclass(kw_only=True)
+class MemoryCloud:
+    """A cloud that boots at once."""
+
+    name: str
+
+    def check(self, artifact: Artifact) -> None:
+        del artifact
+
+    def upload(self, artifact: Artifact, *, name: str, progress: Progress) -> CloudImage:
+        progress("uploaded")
+        log("upload", name=name)
+        return CloudImage(
+            id=f"id-{name}",
+            name=name,
+            disk_format=artifact.disk_format,
+            sha512=artifact.sha512,
+            artifact=artifact,
+        )
+
+    def delete_image(self, image: CloudImage) -> None:
+        log("delete_image", name=image.name)
+
+    def boot(self, image: CloudImage, request: BootRequest, *, progress: Progress) -> Instance:
+        log("boot", name=request.name, image=image.name)
+        progress("booting")
+        time.sleep(faults().get("boot_seconds", 0))
+        if "boot" in faults():
+            raise InstanceError(f"{request.name} went to ERROR: no valid host", hint="use a smaller flavor")
+        return MemoryInstance(id=f"id-{request.name}", name=request.name)
+
+    def existing(self, instance_id: str) -> Instance:
+        if instance_id.startswith("nothing"):
+            raise NotInConfigError(f"no instance {instance_id}")
+        return MemoryInstance(id=instance_id, name=instance_id)
+
+    def close(self) -> None:
+        log("close")
+
+
+@dataclasses.dataclass(kw_only=True)
+class LocalAccess:
+    """Looks like SshAccess and runs commands here."""
+
+    ip: str
+    port: int
+    username: str
+    key: SshKey
+    name: str
+    config_file: Path
+    known_hosts: Path = Path("/dev/null")
+
+    def command_line(self) -> list[str]:
+        return ["env", f"GUEST={self.name}", "sh", "-c"]
+
+    def run(self, command: str, *, timeout: float | None = None, check: bool = False) -> process.Result:
+        return process.run(["sh", "-c", command], timeout=timeout, check=check)
+
+
+@pytest.fixture(scope="session")
+def cloud(dib_journey: lifecycle.Journey) -> Iterator[MemoryCloud]:
+    """The in-memory cloud instead of the configured one."""
+    with contextlib.closing(MemoryCloud(name=dib_journey.environment.label)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def ssh_access(
+    dib_journey: lifecycle.Journey,
+    instance: Instance,
+    keypair: SshKey,
+) -> LocalAccess:
+    """An access that needs no guest."""
+    with dib_journey.phase("ready"):
+        if "port" in faults():
+            raise PortTimeoutError("port 22 gave no ssh banner within 1 s")
+        log("ready", name=instance.name)
+    return LocalAccess(
+        ip="127.0.0.1",
+        port=22,
+        username="debian",
+        key=keypair,
+        name=instance.name,
+        config_file=Path("/dev/null"),
+    )
