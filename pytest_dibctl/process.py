@@ -64,7 +64,8 @@ def with_parent(argv: Sequence[str]) -> list[str]:
     To be started by this process, not by another one.
     """
     # A parent that died before the signal was asked for sends none: hence the look at who it is now.
-    orphan_check = 'if [ "$PPID" = "$0" ]; then exec "$@"; else exit 143; fi'
+    # 0 is what a parent outside a new pid namespace looks like from inside.
+    orphan_check = 'case "$PPID" in 0 | "$0") exec "$@" ;; *) exit 143 ;; esac'
     return ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", orphan_check, str(os.getpid()), *argv]
 
 
