@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -104,14 +104,3 @@ def variable(environment_variables: Mapping[str, str]) -> Callable[..., str]:
         return environment_variables.get(name, default)
 
     return look_up
-
-
-@pytest.fixture
-def words(host: Host) -> Callable[..., Any]:
-    """Return what a command prints in the guest, split at white space; fail when the command fails."""
-
-    def read(command: str, *arguments: str) -> list[str]:
-        __tracebackhide__ = True
-        return str(host.check_output(command, *arguments)).split()
-
-    return read

@@ -33,7 +33,8 @@ PACKAGE_SOURCES = "/etc/apt/sources.list /etc/apt/sources.list.d /etc/yum.repos.
 
 
 def servers(host: Host) -> list[str]:
-    return str(host.run(SERVERS).stdout).split()
+    text: str = host.run(SERVERS).stdout
+    return text.split()
 
 
 @pytest.fixture

@@ -49,21 +49,36 @@ def failed(host: Host) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def before(host: Host, instance: Instance, reboot: Callable[..., object]) -> Before:
-    """Reboot the instance, once for all tests of this file, and return what it was like."""
+def memory(instance: Instance) -> dict[str, Before | None]:
+    """What was noted of this instance; another instance gets another memory."""
     del instance
+    return {}
+
+
+@pytest.fixture
+def before(host: Host, reboot: Callable[..., object], memory: dict[str, Before | None]) -> Before:
+    """Reboot the instance, once for all tests of this file, and return what it was like."""
+    if "before" not in memory:
+        memory["before"] = None
+        state = note(host)
+        reboot(hard=False)
+        memory["before"] = state
+    if (noted := memory["before"]) is None:
+        pytest.fail("the reboot failed, see the first of these tests", pytrace=False)
+    return noted
+
+
+def note(host: Host) -> Before:
     mark = uuid.uuid4().hex
     # No sync: an orderly shutdown writes everything, and only that is a survived reboot.
     host.check_output("rm -f %s && echo %s > %s", MARK, mark, MARK)
-    state = Before(
+    return Before(
         boot_id=host.check_output("cat %s", BOOT_ID),
         mark=mark,
         hostname=host.check_output("cat /proc/sys/kernel/hostname"),
         addresses=addresses(host),
         failed=failed(host),
     )
-    reboot(hard=False)
-    return state
 
 
 def test_it_comes_back_from_a_reboot(host: Host, before: Before) -> None:
