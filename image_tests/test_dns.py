@@ -33,8 +33,8 @@ PACKAGE_SOURCES = "/etc/apt/sources.list /etc/apt/sources.list.d /etc/yum.repos.
 
 
 def servers(host: Host) -> list[str]:
-    text: str = host.run(SERVERS).stdout
-    return text.split()
+    found: list[str] = host.run(SERVERS).stdout.split()
+    return found
 
 
 @pytest.fixture
