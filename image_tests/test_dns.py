@@ -51,7 +51,7 @@ def name_to_ask(host: Host, variable: Callable[..., str]) -> str:
         pytest.skip(
             "no name to ask for: set DNS_NAME in environment_variables of the image or the environment"
         )
-    return named[0]
+    return str(named[0])
 
 
 def test_resolver_is_configured(host: Host, settle: Callable[..., None]) -> None:
