@@ -41,7 +41,6 @@ def activate(config: pytest.Config, given: list[str]) -> list[Path | str] | None
             images=_path(options.dib_images_config),
             test=_path(options.dib_test_config),
             upload=_path(options.dib_upload_config),
-            need=("images",),
         )
         images = catalog.select_images(options.dib_image)
         plan = collect.plan(images, cwd=cwd, paths_given=bool(given))

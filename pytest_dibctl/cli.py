@@ -88,8 +88,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_schema(command("schema", run_schema, "Print the JSON Schema of a configuration file, for editors."))
     _add_doctor(command("doctor", run_doctor, "Check whether this machine can build and boot images."))
     _add_cleanup(command("cleanup", run_cleanup, "Remove what dead or named runs left on this machine."))
-    helper = command("help", lambda _: (parser.print_help(), 0)[1], "Show this help.")
-    helper.set_defaults(debug=False)
+
+    def run_help(_arguments: Arguments) -> int:
+        parser.print_help()
+        return ExitCode.OK
+
+    command("help", run_help, "Show this help.")
     return parser
 
 
@@ -368,7 +372,10 @@ def run_cleanup(arguments: Arguments) -> int:
     from pytest_dibctl import lifecycle
 
     swept = lifecycle.sweep(
-        _load(arguments, need=()), cwd=Path.cwd(), run_id=arguments.run_id, dry_run=arguments.dry_run
+        _load(arguments, need_images=False),
+        cwd=Path.cwd(),
+        run_id=arguments.run_id,
+        dry_run=arguments.dry_run,
     )
     if not swept:
         print("nothing to remove")
@@ -377,7 +384,7 @@ def run_cleanup(arguments: Arguments) -> int:
     return ExitCode.UNSPECIFIED if any("could not" in item.outcome for item in swept) else ExitCode.OK
 
 
-def _load(arguments: Arguments, need: Sequence[str] = ("images",)) -> Any:
+def _load(arguments: Arguments, *, need_images: bool = True) -> Any:
     from pytest_dibctl.config import catalog
 
     loaded = catalog.load(
@@ -385,7 +392,7 @@ def _load(arguments: Arguments, need: Sequence[str] = ("images",)) -> Any:
         images=arguments.images_config,
         test=arguments.test_config,
         upload=arguments.upload_config,
-        need=tuple(need),
+        need=catalog.NEEDED if need_images else (),
     )
     for warning in loaded.warnings:
         say(f"dibctl: warning: {warning}")

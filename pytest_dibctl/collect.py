@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ class ScriptFile(ImageModule):
         return isinstance(obj, types.FunctionType) and name == self.path.name
 
 
-def script_test(path: Path) -> types.FunctionType:
+def script_test(path: Path) -> Callable[..., None]:
     """Return a test function that runs ``path`` and fails with its output."""
 
     def script(dib_variables: Mapping[str, str], request: pytest.FixtureRequest) -> None:

@@ -17,13 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from pytest_dibctl import builder, ledger, process
+from pytest_dibctl import builder, process
 from pytest_dibctl.artifact import Artifact
 from pytest_dibctl.clouds import BootRequest, Cloud, CloudImage, Instance, Progress
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.catalog import Catalog, Entry
 from pytest_dibctl.config.models import Image, TestEnvironment
 from pytest_dibctl.errors import DibctlError, NotInConfigError, PortTimeoutError
+from pytest_dibctl.ledger import Ledger, Record, all_runs
 from pytest_dibctl.ssh import SshAccess, SshKey
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class Journey:
     image: Entry[Image]
     environment: Entry[TestEnvironment]
     wishes: Wishes
-    ledger: ledger.Ledger
+    ledger: Ledger
     catalog: Catalog
     cwd: Path
     progress: Progress
@@ -109,7 +110,7 @@ class Journey:
             self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - started
 
     @contextlib.contextmanager
-    def removal(self, what: str, record: ledger.Record | None) -> Iterator[None]:
+    def removal(self, what: str, record: Record | None) -> Iterator[None]:
         """Remove something inside: its record goes if that worked, a note stays if it did not."""
         with self.phase("cleanup"):
             try:
@@ -386,9 +387,9 @@ def open_shell(journey: Journey, access: SshAccess) -> int:
     return code
 
 
-def find_instance(instance_id: str) -> tuple[ledger.Ledger, ledger.Record]:
+def find_instance(instance_id: str) -> tuple[Ledger, Record]:
     """Return the run that made a local instance, with its record; raises NotInConfigError if none did."""
-    for run in ledger.all_runs():
+    for run in all_runs():
         for record in run.records():
             if record.kind == "instance" and instance_id in {record.name, record.details.get("id")}:
                 return run, record
@@ -414,7 +415,7 @@ def sweep(
 
     Living runs are never touched. Raises NotInConfigError for a ``run_id`` there is no trace of.
     """
-    runs = [run for run in ledger.all_runs() if run_id in {None, run.run_id}]
+    runs = [run for run in all_runs() if run_id in {None, run.run_id}]
     if run_id is not None and not runs:
         raise NotInConfigError(f"run {run_id} left nothing on this machine")
     swept: list[Swept] = []
@@ -435,8 +436,8 @@ def sweep(
 
 def _sweep_record(
     catalog: Catalog,
-    run: ledger.Ledger,
-    record: ledger.Record,
+    run: Ledger,
+    record: Record,
     *,
     cwd: Path,
     named: bool,
