@@ -27,6 +27,9 @@ _MAGICS = ((1080, b"\x53\xef"), (0, b"XFSB"), (0, b"hsqs"), (65600, b"_BHRfS_M")
 
 _SUFFIXES = (".qcow2", ".raw", ".img")
 
+COMPANIONS = (".vmlinuz", ".initrd")
+"""Suffixes of the files that are booted together with a filesystem image."""
+
 _RECORD = ".dibctl.json"
 
 
@@ -89,6 +92,32 @@ def inspect(path: Path) -> Artifact:
     """
     path = path.absolute()
     identity = _identity(path)
+    found = verify(path)
+    kernel, initrd = (companion(path, suffix) for suffix in COMPANIONS)
+    return Artifact(
+        path=path,
+        disk_format=found.disk_format,
+        size=identity.size,
+        virtual_size=found.virtual_size,
+        sha512=digest(path, identity),
+        kernel=kernel if kernel.is_file() else None,
+        initrd=initrd if initrd.is_file() else None,
+        layout=found.layout,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verified:
+    """What a file is, without its digest; ``virtual_size`` is bytes."""
+
+    disk_format: str
+    virtual_size: int
+    layout: Layout
+
+
+def verify(path: Path) -> Verified:
+    """Return what ``path`` is; raises ArtifactError unless it is a whole image."""
+    _identity(path)
     found = _image_info(path)
     disk_format, virtual_size = str(found["format"]), int(found["virtual-size"])
     if disk_format == "raw" and path.suffix == ".qcow2":
@@ -99,17 +128,7 @@ def inspect(path: Path) -> Artifact:
     _check_whole(path, disk_format)
     head = _head(path, disk_format, virtual_size)
     _check_filesystem_fits(path, head, virtual_size)
-    kernel, initrd = companion(path, ".vmlinuz"), companion(path, ".initrd")
-    return Artifact(
-        path=path,
-        disk_format=disk_format,
-        size=identity.size,
-        virtual_size=virtual_size,
-        sha512=digest(path, identity),
-        kernel=kernel if kernel.is_file() else None,
-        initrd=initrd if initrd.is_file() else None,
-        layout=layout(head),
-    )
+    return Verified(disk_format=disk_format, virtual_size=virtual_size, layout=layout(head))
 
 
 def _identity(path: Path) -> Identity:
@@ -201,14 +220,24 @@ def _check_filesystem_fits(path: Path, head: bytes, virtual_size: int) -> None:
         )
 
 
+def known_digest(path: Path, identity: Identity) -> str | None:
+    """Return the SHA-512 of the file if it was computed before, for this ``identity``."""
+    return recorded_digest(record_file(path), identity) or recorded_digest(_cache_file(path), identity)
+
+
+def compute_digest(path: Path) -> str:
+    """Return the SHA-512 of the file in hex; raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha512").hexdigest()
+
+
 def digest(path: Path, identity: Identity) -> str:
     """Return the SHA-512 of the file, known for this ``identity`` or computed now; raises ArtifactError."""
-    known = recorded_digest(record_file(path), identity) or recorded_digest(_cache_file(path), identity)
+    known = known_digest(path, identity)
     if known:
         return known
     try:
-        with path.open("rb") as file:
-            computed = hashlib.file_digest(file, "sha512").hexdigest()
+        computed = compute_digest(path)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from None
     # A cache that cannot be written costs time at the next run, and nothing else.
@@ -246,6 +275,7 @@ def write_atomically(path: Path, text: str) -> None:
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
+        temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -43,6 +43,9 @@ LOOPS = "loops.json"
 TMP = "tmp"
 """Name of disk-image-create's own temporary directory in the building directory."""
 
+STEP = "dibctl step: "
+"""What a line of the log begins with when a step begins."""
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _CLONE_NEWPID = 0x20000000
 
@@ -63,63 +66,96 @@ class Loop:
     inode: int
 
 
-def command(argv: Sequence[str], *, building: Path, isolate: bool, grace: float = GRACE) -> list[str]:
-    """Return ``argv`` so that it runs under a guard; ``isolate`` gives it namespaces and needs root."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """One command of a build; ``name`` is what the log calls it."""
+
+    name: str
+    argv: tuple[str, ...]
+
+
+def command(steps: Sequence[Step], *, building: Path, isolate: bool, grace: float = GRACE) -> list[str]:
+    """Return the argv that runs ``steps`` in their order under one guard, up to the first that fails.
+
+    ``isolate`` gives each its own namespaces and needs root.
+    """
     package = Path(__file__).resolve().parent.parent
     guard = [process.interpreter(), "-I", "-c", BOOTSTRAP, str(package)]
     options = [f"--building={building}", f"--grace={grace:g}", *(["--isolate"] if isolate else [])]
     private = ["unshare", "--mount", "--"] if isolate else []
-    return [*private, *guard, *options, "--", *argv]
+    return [*private, *guard, *options, "--", *(json.dumps(dataclasses.asdict(step)) for step in steps)]
 
 
 def main() -> NoReturn:
-    """Run a command under guard and exit as it does; 128 + n after signal n."""
+    """Run steps under guard and exit as the last that ran does; 128 + n after signal n."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--building", type=Path, required=True)
     parser.add_argument("--grace", type=float, required=True)
     parser.add_argument("--isolate", action="store_true")
-    parser.add_argument("argv", nargs="+")
+    parser.add_argument("steps", nargs="+", type=lambda text: Step(**json.loads(text)))
     options = parser.parse_args()
-    sys.exit(_guard(options.argv, building=options.building, isolate=options.isolate, grace=options.grace))
+    guard = _Guard(options.building, isolate=options.isolate, grace=options.grace)
+    sys.exit(guard.run(options.steps))
 
 
-def _guard(argv: Sequence[str], *, building: Path, isolate: bool, grace: float) -> int:
-    # The build mounts a /proc of its own over this one: what is asked of the real one goes through this.
-    proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
-    for number in _SIGNALS:
-        signal.signal(number, _stop)
-    stopped = False
-    child: subprocess.Popen[str] | None = None
-    try:
-        child = (
-            _isolated(argv, proc) if isolate else process.start(process.with_parent(argv), stdout=1, stderr=2)
-        )
-        _wait(child, building)
-    except CommandError as error:
-        print(error, file=sys.stderr)  # noqa: T201 -- goes to the build's log
-        return 127
-    except _Stop:
-        stopped = True
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    if child is not None and stopped:
-        _terminate(child, proc, grace=grace)
-    if child is not None:
+class _Guard:
+    def __init__(self, building: Path, *, isolate: bool, grace: float) -> None:
+        self.building = building
+        self.isolate = isolate
+        self.grace = grace
+        # A step mounts a /proc of its own over this one: the real one is asked through this.
+        self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+
+    def run(self, steps: Sequence[Step]) -> int:
+        """Run ``steps``; a signal or the end of the tool ends them, and removes what they made."""
+        for number in _SIGNALS:
+            signal.signal(number, _stop)
+        child: subprocess.Popen[str] | None = None
+        code = 0
+        try:
+            for step in steps:
+                _say(f"{STEP}{step.name}")
+                child = self._start(step.argv)
+                _wait(child, self.building)
+                code = self._end(child)
+                if code != 0:
+                    break
+        except CommandError as error:
+            _say(str(error))
+            return 127
+        except _Stop:
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+            code = self._interrupt(child)
+        return code
+
+    def _start(self, argv: Sequence[str]) -> subprocess.Popen[str]:
+        if self.isolate:
+            return _start_isolated(argv, self.proc)
+        return process.start(process.with_parent(argv), stdout=1, stderr=2)
+
+    def _interrupt(self, child: subprocess.Popen[str] | None) -> int:
+        code = 128 + signal.SIGTERM
+        if child is not None:
+            _terminate(child, self.proc, grace=self.grace)
+            code = self._end(child) or code
+        if not _below(self.building, self.proc):
+            remove(self.building)
+        return code
+
+    def _end(self, child: subprocess.Popen[str]) -> int:
+        """Kill what is left of a step, release what it left mounted or attached, return its exit code."""
         process.stop(child, grace=0)
-    if isolate:
-        _release(building, proc)
-    if stopped and not _below(building, proc):
-        remove(building)
-    if child is None:
-        return 128 + signal.SIGTERM
-    return child.returncode if child.returncode >= 0 else 128 - child.returncode
+        if self.isolate:
+            _release(self.building, self.proc)
+        return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
     raise _Stop
 
 
-def _isolated(argv: Sequence[str], proc: int) -> subprocess.Popen[str]:
+def _start_isolated(argv: Sequence[str], proc: int) -> subprocess.Popen[str]:
     """Start ``argv`` as the first process of a namespace of process ids, so that nothing outlives it.
 
     Mounts it shares with the guard, which can so release what a killed build left. ``unshare --fork``
@@ -142,6 +178,13 @@ def _isolated(argv: Sequence[str], proc: int) -> subprocess.Popen[str]:
 def _wait(child: subprocess.Popen[str], building: Path) -> None:
     seen: dict[str, Loop] = {}
     ended = os.pidfd_open(child.pid)
+    try:
+        _wait_for(ended, building, seen)
+    finally:
+        os.close(ended)
+
+
+def _wait_for(ended: int, building: Path, seen: dict[str, Loop]) -> None:
     while True:
         ready, _, _ = select.select([0, ended], [], [], POLL)
         if ended in ready:
@@ -151,7 +194,15 @@ def _wait(child: subprocess.Popen[str], building: Path) -> None:
         new = {loop.name: loop for loop in loops(building)}
         if not new.keys() <= seen.keys():
             seen |= new
-            (building / LOOPS).write_text(json.dumps([dataclasses.asdict(loop) for loop in seen.values()]))
+            with contextlib.suppress(OSError):  # a full disk; only needed should this process be killed
+                text = json.dumps([dataclasses.asdict(loop) for loop in seen.values()])
+                (building / LOOPS).write_text(text)
+
+
+def _say(text: str) -> None:
+    """Write a line to the build's log, which may lie on a full disk."""
+    with contextlib.suppress(OSError):
+        os.write(1, f"{text}\n".encode(errors="replace"))
 
 
 def _terminate(child: subprocess.Popen[str], proc: int, *, grace: float) -> None:
@@ -211,13 +262,23 @@ def _below(directory: Path, proc: int) -> list[str]:
 
 def _release(building: Path, proc: int) -> None:
     with contextlib.suppress(CommandError):
-        process.run(["umount", "--lazy", "/proc"], check=False)
+        if _is_dead("/proc"):
+            process.run(["umount", "--lazy", "/proc"], check=False)
     attached = list(loops(building))
     for point in _below(building, proc):
         with contextlib.suppress(CommandError):
             process.run(["umount", "--lazy", point], check=False)
     for loop in attached:
         detach(loop.name)
+
+
+def _is_dead(proc: str) -> bool:
+    """Tell whether ``proc`` is that of a namespace that is gone: nobody has a self there."""
+    try:
+        Path(proc, "self").readlink()
+    except OSError:
+        return True
+    return False
 
 
 def loops(directory: Path) -> Iterator[Loop]:

@@ -1,0 +1,216 @@
+"""What an image was made from, as digests: equal fingerprints mean that a build would change nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_dibctl import artifact
+from pytest_dibctl.artifact import Identity
+from pytest_dibctl.config.models import Command
+from pytest_dibctl.dib import DISTRIBUTION, Recipe
+
+VERSION = 1
+"""Of the record's form; a record of another one means a build."""
+
+INHERITED = frozenset(
+    {
+        "ARCH",
+        "FS_TYPE",
+        "ROOT_LABEL",
+        "MAX_ONLINE_RESIZE",
+        "QEMU_IMG_OPTIONS",
+        "RAMDISK_ELEMENT",
+        "SKIP_BASE",
+    },
+)
+"""Variables without the DIB_ prefix that disk-image-create or its elements read from the caller."""
+
+IRRELEVANT = frozenset(
+    {
+        "DIB_DEBUG_TRACE",
+        "DIB_IMAGE_CACHE",
+        "DIB_LOCKFILES",
+        "DIB_MIN_TMPFS",
+        "DIB_NO_TIMESTAMP",
+        "DIB_NO_TMPFS",
+        "DIB_PYTHON_EXEC",
+        "DIB_QUIET",
+        "DIB_SHOW_IMAGE_USAGE",
+        "DIB_SHOW_IMAGE_USAGE_FULL",
+        "ELEMENTS_PATH",
+    },
+)
+"""Variables that say how to build, not what; the elements that a path leads to count, not the path."""
+
+_SHOWN = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """How the image beside it was built; ``seconds`` and ``phases`` are what that took.
+
+    ``components`` are digests by "kind:name". Values of environment variables may be secrets: theirs are
+    salted.
+    """
+
+    salt: str
+    components: Mapping[str, str]
+    file: Identity
+    sha512: str
+    companions: Mapping[str, Identity]
+    seconds: float = 0.0
+    phases: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+def new_salt() -> str:
+    """Return a salt for a new record."""
+    return secrets.token_hex(16)
+
+
+def components(
+    recipe: Recipe | None, external: Sequence[Command], *, salt: str, target: str
+) -> dict[str, str]:
+    """Return the fingerprint of a build: ``recipe``, then ``external``, giving a file named ``target``."""
+    parts = {"external_build": _digest([command.cmdline for command in external]) if external else ""}
+    if recipe is not None:
+        parts |= {
+            DISTRIBUTION: recipe.version,
+            "arch": recipe.arch,
+            "filename": target,
+            "cli_options": _digest(list(recipe.argv_options)),
+            "elements": _digest(list(recipe.named)),
+        }
+        parts |= {f"element:{element.name}": tree_digest(element.path) for element in recipe.elements}
+        parts |= {
+            f"environment:{name}": _digest([salt, name, value])
+            for name, value in relevant_environment(recipe.environment).items()
+        }
+    return {name: value for name, value in parts.items() if value}
+
+
+def relevant_environment(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that decide what is built: ``given``, and what the build inherits."""
+    inherited = {
+        name: value for name, value in os.environ.items() if name.startswith("DIB_") or name in INHERITED
+    }
+    return {name: value for name, value in sorted({**inherited, **given}.items()) if name not in IRRELEVANT}
+
+
+def changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    """Say in a few words what differs between two fingerprints; empty when nothing does."""
+    said = [
+        _change(name, old.get(name), new.get(name))
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
+    if len(said) > _SHOWN:
+        said = [*said[:_SHOWN], f"and {len(said) - _SHOWN} more"]
+    return ", ".join(said)
+
+
+def _change(name: str, old: str | None, new: str | None) -> str:
+    what = name.replace(":", " ", 1)
+    if old is None:
+        return f"{what} added"
+    if new is None:
+        return f"{what} removed"
+    if name in (DISTRIBUTION, "arch", "filename"):
+        return f"{what} {old} -> {new}"
+    return f"{what} changed"
+
+
+def tree_digest(root: Path) -> str:
+    """Return a digest of all names, modes, link targets and contents below ``root``."""
+    whole = hashlib.sha256()
+    for path in _walk(root):
+        mode = path.lstat().st_mode
+        kind = "l" if stat.S_ISLNK(mode) else "d" if stat.S_ISDIR(mode) else "f"
+        whole.update(
+            f"{kind} {stat.S_IMODE(mode) & 0o777:o} {path.relative_to(root)}\0".encode(
+                errors="surrogateescape"
+            )
+        )
+        if kind == "l":
+            whole.update(os.fsencode(path.readlink()) + b"\0")
+        # A link's file too: elements are copied with what their links lead to.
+        with contextlib.suppress(OSError):
+            if path.is_file():
+                with path.open("rb") as file:
+                    whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for directory, names, files in os.walk(root):
+        names[:] = sorted(name for name in names if name != "__pycache__")
+        for name in sorted([*names, *files]):
+            if not name.endswith(".pyc"):
+                yield Path(directory) / name
+
+
+def _digest(value: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def load(target: Path) -> Record | None:
+    """Return the record of the image ``target``, or None when there is none that can be used."""
+    try:
+        data = json.loads(artifact.record_file(target).read_text())
+        if data["version"] != VERSION:
+            return None
+        file = dict(data["file"])
+        sha512 = str(file.pop("sha512"))
+        return Record(
+            salt=str(data["salt"]),
+            components=dict(data["components"]),
+            file=Identity(**file),
+            sha512=sha512,
+            companions={suffix: Identity(**entry) for suffix, entry in data["companions"].items()},
+            seconds=float(data["seconds"]),
+            phases=dict(data["phases"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def save(target: Path, record: Record) -> None:
+    """Write the record of the image ``target``; raises OSError."""
+    data: dict[str, Any] = {
+        "version": VERSION,
+        **artifact.file_entry(record.file, record.sha512),
+        "companions": {suffix: dataclasses.asdict(entry) for suffix, entry in record.companions.items()},
+        "salt": record.salt,
+        "components": dict(record.components),
+        "seconds": round(record.seconds, 1),
+        "phases": {name: round(seconds, 1) for name, seconds in record.phases.items()},
+    }
+    artifact.write_atomically(artifact.record_file(target), json.dumps(data, indent=1) + "\n")
+
+
+def outdated(target: Path, record: Record | None, new: Mapping[str, str]) -> str | None:
+    """Say why the image ``target`` must be built; None when it need not be."""
+    try:
+        present = Identity.of(target)
+    except OSError:
+        return "no image yet"
+    if record is None:
+        return "no build record"
+    if present != record.file or any(not _is(target, *entry) for entry in record.companions.items()):
+        return "file changed since it was built"
+    return changes(record.components, new) or None
+
+
+def _is(target: Path, suffix: str, identity: Identity) -> bool:
+    try:
+        return Identity.of(artifact.companion(target, suffix)) == identity
+    except OSError:
+        return False
