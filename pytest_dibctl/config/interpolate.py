@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from pytest_dibctl.config.messages import suggestion
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from pytest_dibctl.config.models import Preprocessing
 
 _PLACEHOLDER = re.compile(r"%(?:(?P<percent>%)|\((?P<name>[^()]*)\)(?P<suffix>s)?|)")
-_QUOTED = re.compile(r"'[^']*'|\\.", re.DOTALL)
-_DOUBLE_QUOTED = re.compile(r'"[^"]*"', re.DOTALL)
-_SHELL_OPERATOR = re.compile(r"[|&;<>`]")
-_SHELL_EXPANSION = re.compile(r"\$[A-Za-z_{(]|`")
+_SHELL = re.compile(
+    r"""'[^']*' | \\. | "(?P<double>(?:\\.|[^"\\])*)" | (?P<operator>[|&;<>`]|\$[A-Za-z_{(])""",
+    re.DOTALL | re.VERBOSE,
+)
+"""What a shell sees in a command line: quoted parts, which hide operators, and operators."""
+_EXPANSION = re.compile(r"\\.|(?P<operator>`|\$[A-Za-z_{(])", re.DOTALL)
+"""What a shell sees even between double quotes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,11 +103,19 @@ def _known(name: str, names: Mapping[str, str]) -> str:
 
 def _refuse_shell(cmdline: str, where: str) -> None:
     """Raise for pipes, redirections and variables: passed on as plain text, they would mislead."""
-    unquoted = _QUOTED.sub("", cmdline)
-    found = _SHELL_OPERATOR.search(_DOUBLE_QUOTED.sub("", unquoted)) or _SHELL_EXPANSION.search(unquoted)
-    if found:
+    for operator in _shell_operators(cmdline):
         raise ConfigError(
-            f"{where}: {found.group()!r} needs a shell, and commands run without one",
+            f"{where}: {operator!r} needs a shell, and commands run without one",
             hint="quote it if it is meant literally, or start a shell and hand it the names as arguments: "
             'sh -c \'gzip -c "$1" > "$2"\' - %(input_filename)s %(output_filename)s',
         )
+
+
+def _shell_operators(cmdline: str) -> Iterator[str]:
+    for found in _SHELL.finditer(cmdline):
+        if found["double"] is not None:
+            yield from (
+                inner["operator"] for inner in _EXPANSION.finditer(found["double"]) if inner["operator"]
+            )
+        elif found["operator"]:
+            yield found["operator"]

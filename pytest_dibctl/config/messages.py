@@ -109,7 +109,11 @@ def _kind(what: str) -> _Say:
 
 
 def _limit(words: str, bound: str) -> _Say:
-    return lambda found: f"must be {words} {found['ctx'][bound]}, got {describe(found['input'])}"
+    def say(found: _Found) -> str:
+        limit = str(found["ctx"][bound]).removesuffix(".0")
+        return f"must be {words} {limit}, got {describe(found['input'])}"
+
+    return say
 
 
 _A_MAPPING = _kind("a mapping (indented `key: value` lines)")

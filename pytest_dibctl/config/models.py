@@ -69,7 +69,10 @@ Duration = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False, descripti
 Port = Annotated[Whole, Field(ge=1, le=65535)]
 Text = Annotated[str, BeforeValidator(as_text), WithJsonSchema({"type": SCALARS})]
 NonEmpty = Annotated[
-    str, BeforeValidator(as_text), Field(min_length=1), WithJsonSchema({"type": SCALARS, "minLength": 1})
+    str,
+    Field(min_length=1),
+    BeforeValidator(as_text),
+    WithJsonSchema({"type": SCALARS, "minLength": 1}),
 ]
 Secret = Annotated[SecretStr, BeforeValidator(as_text), WithJsonSchema({"type": SCALARS, "writeOnly": True})]
 Uuid = Annotated[NonEmpty, _matching(UUID, "a uuid"), WithJsonSchema({"type": "string", "pattern": UUID})]
@@ -78,9 +81,8 @@ Version = Annotated[
     _matching(VERSION, "a version such as 3.30.0"),
     WithJsonSchema({"type": ["string", "number"], "pattern": VERSION}),
 ]
-UniqueTexts = Annotated[
-    tuple[NonEmpty, ...], AfterValidator(_unique), Field(json_schema_extra={"uniqueItems": True})
-]
+Unique = AfterValidator(_unique)
+UNIQUE_ITEMS: dict[str, Any] = {"uniqueItems": True}
 Variables = dict[NonEmpty, Text]
 """Environment variables: what stands in the file is what the variable holds, ``yes`` and ``010`` included."""
 
@@ -172,11 +174,11 @@ class Command(Section):
 class Dib(Section):
     """How disk-image-create builds the image."""
 
-    elements: Annotated[UniqueTexts, Field(min_length=1)]
+    elements: Annotated[tuple[NonEmpty, ...], Field(min_length=1, json_schema_extra=UNIQUE_ITEMS), Unique]
     min_version: Version | None = None
     max_version: Version | None = None
     environment_variables: Variables = Field(default_factory=dict)
-    cli_options: UniqueTexts = ()
+    cli_options: Annotated[tuple[NonEmpty, ...], Field(json_schema_extra=UNIQUE_ITEMS), Unique] = ()
 
 
 class Glance(Section):

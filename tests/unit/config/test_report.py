@@ -1,0 +1,97 @@
+"""What ``dibctl validate`` finds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pytest_dibctl.config import report
+from tests.unit.config.support import CLOUD, Place
+
+EXAMPLES = Path(__file__).parents[2] / "data" / "dibctl-examples"
+
+
+def validate(place: Place, **options: Any) -> report.Report:
+    return report.validate(cwd=place.cwd, system=place.system, **options)
+
+
+def test_a_good_configuration(place: Place) -> None:
+    script = place.write("t.sh", "#!/bin/sh\n")
+    script.chmod(0o755)
+    place.write("configs/images.yaml", "a: {filename: old.qcow2}")
+    place.write(
+        "images.yaml",
+        "a: {filename: x.qcow2, tests: {environment_name: c, tests_list: [{shell: t.sh}]}}\nb: {filename: y}",
+    )
+    place.write("test.yaml", f"c:\n  {CLOUD}")
+    found = validate(place)
+    assert found.ok
+    assert list(found.lines()) == [
+        "read configs/images.yaml: 1 image: a",
+        "read images.yaml: 2 images: a, b",
+        "read test.yaml: 1 test environment: c",
+        "image a: images.yaml:1:1 (a), tested in c (test.yaml:1:1 (c))",
+        f"    shell: {script}",
+        "image b: images.yaml:2:1 (b), tested in local (built-in (local))",
+        "warning: image 'a': images.yaml:1:1 replaces configs/images.yaml:1:1",
+        "the configuration is valid",
+    ]
+
+
+def test_everything_that_is_wrong_is_found(place: Place) -> None:
+    place.write("t.sh", "")
+    place.write(
+        "images.yaml",
+        """\
+        a: {filename: x, tests: {environment_name: d, tests_list: [{shell: t.sh}, {pytest: gone.py}]}}
+        b: {}
+        """,
+    )
+    place.write("test.yaml", f"c:\n  {CLOUD}\n  qemu: {{}}\ndd: {{qemu: {{userdata_file: gone.yaml}}}}\n")
+    found = validate(place)
+    assert not found.ok
+    assert [error.partition(" ")[0] for error in found.errors] == [
+        "images.yaml:2:1:",
+        "test.yaml:4:3:",
+        "test.yaml:5:13",
+    ]
+    (image,) = found.images
+    assert [error.partition("): ")[2].replace(str(place.cwd), "") for error in image.errors] == [
+        "there is no test environment 'd' (did you mean 'dd'?)",
+        "/t.sh is not executable (chmod +x /t.sh)",
+        "there is no /gone.py",
+    ]
+    assert image.environment_at is None
+    assert list(found.lines())[-1] == "6 errors"
+
+
+def test_without_any_file(place: Place) -> None:
+    found = validate(place)
+    assert not found.ok
+    assert next(found.lines()) == "no configuration file was found"
+    assert "there is no images.yaml" in found.errors[0]
+
+
+def test_a_broken_file_does_not_hide_the_others(place: Place) -> None:
+    place.write("images.yaml", "a: [\n")
+    place.write("images.d/b.yaml", "b: {filename: x}\n")
+    found = validate(place)
+    assert [image.label for image in found.images] == ["b"]
+    assert len(found.errors) == 1
+
+
+def test_the_report_is_json_and_holds_no_secret(place: Place) -> None:
+    found = validate(
+        place,
+        images=EXAMPLES / "images.yaml",
+        test=EXAMPLES / "test.yaml",
+        upload=EXAMPLES / "upload.yaml",
+    )
+    text = json.dumps(found.as_dict()) + "\n".join(found.lines())
+    assert "not a real one" not in text
+    assert json.loads(json.dumps(found.as_dict()))["uploads"] == [
+        "region_one",
+        "region_two",
+        "by_other_means",
+    ]
