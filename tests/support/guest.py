@@ -95,7 +95,7 @@ class Guest:
     def wait_for_banner(self, *, timeout: float = 60) -> float:
         """Return the seconds since power-on once sshd says its name."""
         deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and "Kernel panic" not in self.console:
             # QEMU accepts for a guest that does not listen yet, then hangs up or says nothing.
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as probe:
                 if probe.recv(4) == b"SSH-":

@@ -57,8 +57,8 @@ def loop_devices(under: Path) -> set[str]:
 
 
 def files(under: Path) -> set[str]:
-    """Return what the project or diskimage-builder made directly in ``under``."""
-    return {str(path) for path in under.iterdir() if path.name.startswith(("dibctl", "dib_"))}
+    """Return what is directly in ``under``, the session's temporary directory."""
+    return {str(path) for path in under.iterdir()}
 
 
 def settled(look: Callable[[], set[str]], *, seconds: float = 2.0) -> set[str]:

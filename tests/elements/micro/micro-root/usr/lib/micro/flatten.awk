@@ -92,6 +92,7 @@ function yaml_value(value, indent) {
         block = path_of[depth]
         block_parent = indent
         block_indent = -1
+        block_chomp = value ~ /-/
         block_text = ""
     } else if (value ~ /^"/) print path_of[depth] "=" unquote(value)
     else if (value ~ /^'/) {
@@ -119,7 +120,7 @@ function block_line(line, indent) {
 
 function block_end() {
     if (block != "") {
-        sub(/\n+$/, "\n", block_text)
+        sub(/\n+$/, block_chomp ? "" : "\n", block_text)
         print block "=" escape(block_text)
     }
     block = ""
