@@ -1,0 +1,260 @@
+"""The local cloud: guests under QEMU on this machine, reached through ports on loopback.
+
+Needs no root, no bridge and no daemon. Every file of an instance is in one directory of mode 0700 named
+after it; unless it may be kept, its QEMU dies with the thread that booted it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from pytest_dibctl import process
+from pytest_dibctl.artifact import Artifact, companion
+from pytest_dibctl.clouds import BootRequest, CloudImage, Progress
+from pytest_dibctl.clouds.qemu import accel, guest, machine, seed
+from pytest_dibctl.clouds.qemu.instance import QemuInstance, State, open_log, read_state
+from pytest_dibctl.config.catalog import Entry, resolve_input
+from pytest_dibctl.config.models import Qemu, TestEnvironment
+from pytest_dibctl.errors import ArtifactError, ConfigError, InstanceError, NotInConfigError, PreflightError
+from pytest_dibctl.ssh import make_key
+
+__all__ = ["QemuCloud", "QemuInstance"]
+
+GIB = 1 << 30
+
+
+class QemuCloud:
+    """A test environment with a ``qemu`` section. Instances get a directory each below ``directory``."""
+
+    def __init__(self, environment: Entry[TestEnvironment], *, directory: Path, cwd: Path) -> None:
+        if environment.settings.qemu is None:
+            raise ConfigError(f"{environment.at()}: this test environment has no qemu section")
+        self._environment = environment
+        self._settings: Qemu = environment.settings.qemu
+        self._directory = directory.absolute()
+        self._cwd = cwd
+        self._arch: machine.Arch = self._settings.arch or machine.native_arch()
+
+    @property
+    def name(self) -> str:
+        """The label of the test environment."""
+        return self._environment.label
+
+    def check(self, artifact: Artifact) -> None:
+        """Raise PreflightError or ConfigError if ``artifact`` cannot be booted here."""
+        machine.require_tools(self._arch)
+        if artifact.disk_format not in {*machine.FORMATS, *machine.FORMATS.values()}:
+            raise PreflightError(
+                f"{artifact.path}: QEMU boots {', '.join(machine.FORMATS)}; this is {artifact.disk_format}",
+            )
+        self._check_bootable(artifact)
+        self._user_data()
+        if self._settings.accelerator == "kvm":
+            accel.choose("kvm", self._arch)
+
+    def upload(self, artifact: Artifact, *, name: str, progress: Progress) -> CloudImage:  # noqa: ARG002
+        """Return the image; nothing is copied, instances read the file itself."""
+        return CloudImage(
+            id=str(artifact.path),
+            name=name,
+            disk_format=artifact.disk_format,
+            sha512=artifact.sha512,
+            artifact=artifact,
+        )
+
+    def delete_image(self, image: CloudImage) -> None:
+        """Do nothing: the image is the built file, which stays."""
+
+    def boot(self, image: CloudImage, request: BootRequest, *, progress: Progress) -> QemuInstance:
+        """Start a guest and return once it runs.
+
+        Raises ArtifactError when the file is no longer what was inspected, PreflightError when QEMU is
+        missing, InstanceError when it does not start. Nothing is left behind then.
+        """
+        artifact = _unchanged(image)
+        machine.require_tools(self._arch)
+        state, host_key = self._state(artifact, request)
+        directory = self._directory / request.name
+        try:
+            directory.mkdir(mode=0o700, parents=True)
+        except OSError as error:
+            raise InstanceError(f"{directory}: cannot be made: {error.strerror}") from None
+        with _removed_on_failure(directory):
+            state.write(directory)
+            self._make_disk(artifact, directory, state, progress)
+            seed.write(
+                directory / machine.SEED, self._settings.seed, self._identity(state, request, host_key)
+            )
+            return self._start(artifact, directory, state, request, progress)
+
+    def existing(self, instance_id: str) -> QemuInstance:
+        """Return an instance of an earlier run by its id or name; its QEMU may have ended since.
+
+        Raises NotInConfigError when there is none.
+        """
+        for directory in sorted(path for path in self._directory.glob("*") if path.is_dir()):
+            with contextlib.suppress(NotInConfigError):
+                state = read_state(directory)
+                if instance_id in {state.id, state.name}:
+                    return QemuInstance(state, directory, guest.find(state.id, state.pid))
+        raise NotInConfigError(f"there is no instance {instance_id} below {self._directory}")
+
+    def close(self) -> None:
+        """Do nothing: instances belong to whoever booted them."""
+
+    def _check_bootable(self, artifact: Artifact) -> None:
+        if artifact.kernel is not None:
+            return
+        wanted = " and ".join(companion(artifact.path, suffix).name for suffix in (".vmlinuz", ".initrd"))
+        put = f"put {wanted} beside it (DIB's baremetal element writes both)"
+        if artifact.layout == "filesystem":
+            raise PreflightError(
+                f"{artifact.path}: this is a filesystem, not a whole disk, and no kernel lies beside it",
+                hint=f"{put}, or build a whole disk (DIB's vm element)",
+            )
+        if not machine.PLATFORMS[self._arch].firmware:
+            raise PreflightError(
+                f"{artifact.path}: {self._arch} guests boot by their kernel, and none lies beside the image",
+                hint=put,
+            )
+
+    def _user_data(self) -> str:
+        """Return the operator's user data; raises ConfigError when its file cannot be read."""
+        if self._settings.userdata_file is None:
+            return self._settings.userdata or ""
+        path = resolve_input(self._settings.userdata_file, self._environment, self._cwd)
+        try:
+            return path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            said = error.strerror if isinstance(error, OSError) else "not a text file"
+            raise ConfigError(f"{self._environment.at('qemu.userdata_file')}: {path}: {said}") from None
+
+    def _state(self, artifact: Artifact, request: BootRequest) -> tuple[State, seed.HostKey | None]:
+        settings = self._settings
+        identity = str(uuid.uuid4())
+        choice = accel.choose(settings.accelerator, self._arch)
+        host_key = None
+        if settings.ssh_host_key == "injected":
+            private, public = make_key(request.name)
+            host_key = seed.HostKey(private=private, public=public)
+        state = State(
+            id=identity,
+            name=request.name,
+            environment=self.name,
+            arch=self._arch,
+            accelerator=choice.accelerator,
+            reason=choice.reason,
+            memory=settings.memory,
+            vcpus=settings.vcpus,
+            disk=max(settings.disk, math.ceil(artifact.virtual_size / GIB)),
+            mac=machine.mac_address(identity),
+            image=str(artifact.path),
+            private_key_file=str(request.key.private_key_file),
+            host_keys=(host_key.public,) if host_key else (),
+            first_seen=host_key is None,
+        )
+        return state, host_key
+
+    def _identity(self, state: State, request: BootRequest, host_key: seed.HostKey | None) -> seed.Identity:
+        return seed.Identity(
+            uuid=state.id,
+            name=state.name,
+            mac=state.mac,
+            key_name=request.key_name,
+            public_key=request.key.public_key,
+            host_key=host_key,
+            user_data=self._user_data(),
+        )
+
+    def _make_disk(self, artifact: Artifact, directory: Path, state: State, progress: Progress) -> None:
+        if state.disk > self._settings.disk:
+            progress(
+                f"the disk has {state.disk} GiB, since the image needs more than {self._settings.disk} GiB"
+            )
+        backing = machine.FORMATS.get(artifact.disk_format, artifact.disk_format)
+        process.run(
+            [
+                *(
+                    "qemu-img",
+                    "create",
+                    "-q",
+                    "-f",
+                    "qcow2",
+                    "-F",
+                    backing,
+                    "-b",
+                    str(artifact.path.absolute()),
+                ),
+                *(machine.DISK, str(state.disk * GIB)),
+            ],
+            cwd=directory,
+            timeout=60,
+        )
+
+    def _start(
+        self,
+        artifact: Artifact,
+        directory: Path,
+        state: State,
+        request: BootRequest,
+        progress: Progress,
+    ) -> QemuInstance:
+        spec = machine.Machine(
+            uuid=state.id,
+            name=state.name,
+            arch=state.arch,
+            accelerator=state.accelerator,
+            memory=state.memory,
+            vcpus=state.vcpus,
+            mac=state.mac,
+            forwards=tuple(
+                machine.Forward(guest=forward.guest, host=forward.host or 0)
+                for forward in self._settings.forward_ports
+            ),
+            kernel=artifact.kernel,
+            initrd=artifact.initrd,
+            cmdline=machine.kernel_cmdline(self._settings.kernel_cmdline, state.arch),
+        )
+        argv = spec.argv() if request.keepable else process.with_parent(spec.argv())
+        with os.fdopen(open_log(directory), "w") as log:
+            child = guest.Child(process.start(argv, cwd=directory, stdout=log, stderr=log))
+        instance = QemuInstance(state, directory, child)
+        try:
+            State(**{**vars(state), "pid": child.pid}).write(directory)
+            progress(f"QEMU runs (process {child.pid}, {state.accelerator}: {state.reason})")
+            instance.wait_started(request.deadlines.active)
+        except BaseException:
+            instance.delete()
+            raise
+        return instance
+
+
+def _unchanged(image: CloudImage) -> Artifact:
+    artifact = image.artifact
+    if artifact is None:
+        raise InstanceError(f"image {image.name} was not made by this environment's upload")
+    try:
+        size = artifact.path.stat().st_size
+    except OSError as error:
+        raise ArtifactError(f"{artifact.path}: {error.strerror}") from None
+    if size != artifact.size:
+        raise ArtifactError(
+            f"{artifact.path}: the file has {size} bytes now, and had {artifact.size} when it was inspected",
+            hint="something writes to it while it is tested: another build, a copy that has not ended?",
+        )
+    return artifact
+
+
+@contextlib.contextmanager
+def _removed_on_failure(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise

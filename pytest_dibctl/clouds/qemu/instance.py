@@ -1,0 +1,321 @@
+"""A local QEMU guest as an Instance."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shlex
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from pytest_dibctl.clouds import Endpoint, Flavor, Interface
+from pytest_dibctl.clouds.qemu import guest, machine, qmp
+from pytest_dibctl.clouds.qemu.console import Console
+from pytest_dibctl.errors import InstanceError, NotInConfigError
+from pytest_dibctl.ssh import HostKeyPolicy
+
+STATE = "instance.json"
+STATE_VERSION = 1
+
+SOFT_OFF: Mapping[str, float] = {"kvm": 60.0, "tcg": 120.0}
+"""Seconds a guest has to obey its power button before it is switched off, by accelerator; Nova's is 60."""
+PRESS_AGAIN = 10.0
+"""Seconds between two presses of the power button: a guest that is still booting does not hear the first."""
+STATUS_INTERVAL = 2.0
+"""Seconds between two questions to QEMU whether the guest still runs; the console is looked at each time."""
+QUIT_PATIENCE = 3.0
+SETTLE = 0.3
+"""Seconds to let a dying guest finish its last words."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class State:
+    """What is known of an instance on disk, so that another process can take it over; nothing secret.
+
+    ``memory`` in MiB, ``disk`` in GiB. ``pid`` is None until QEMU was started.
+    """
+
+    id: str
+    name: str
+    environment: str
+    arch: machine.Arch
+    accelerator: machine.Accelerator
+    reason: str
+    memory: int
+    vcpus: int
+    disk: int
+    mac: str
+    image: str
+    private_key_file: str
+    host_keys: tuple[str, ...]
+    first_seen: bool
+    pid: int | None = None
+
+    def write(self, directory: Path) -> None:
+        """Write the state into the instance's directory; readers see the old or the new one."""
+        temporary = directory / f"{STATE}.new"
+        temporary.write_text(
+            json.dumps({"version": STATE_VERSION, **dataclasses.asdict(self)}, indent=1) + "\n"
+        )
+        temporary.replace(directory / STATE)
+
+
+def read_state(directory: Path) -> State:
+    """Return the state in an instance's directory.
+
+    Raises NotInConfigError when there is none, or another version of this package wrote it.
+    """
+    path = directory / STATE
+    try:
+        document = json.loads(path.read_text())
+        version, keys = document.pop("version"), tuple(document.pop("host_keys"))
+        if version == STATE_VERSION:
+            return State(host_keys=keys, **document)
+    except FileNotFoundError:
+        raise NotInConfigError(f"{directory}: no instance is recorded there") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise NotInConfigError(
+        f"{path}: not the record of an instance that this version of pytest-dibctl can use",
+        hint=f"remove {directory} once no QEMU uses it any more",
+    )
+
+
+class QemuInstance:
+    """A guest: its QEMU process, and the directory that holds all its files."""
+
+    def __init__(self, state: State, directory: Path, process: guest.Guest | None) -> None:
+        self.directory = directory
+        self._state = state
+        self._process = process
+        self._console = Console(directory / machine.CONSOLE)
+        self._control = directory / machine.CONTROL
+        self._forwards: dict[int, int] = {}
+        self._stopped = False
+        self._status_due = 0.0
+
+    @property
+    def id(self) -> str:
+        """The uuid; the guest sees it as its instance-id and system uuid."""
+        return self._state.id
+
+    @property
+    def name(self) -> str:
+        """The name; also the guest's hostname and the name of the directory."""
+        return self._state.name
+
+    @property
+    def flavor(self) -> Flavor:
+        """The machine's size, under the label of the environment."""
+        state = self._state
+        return Flavor(
+            id=state.environment,
+            name=state.environment,
+            ram=state.memory,
+            vcpus=state.vcpus,
+            disk=state.disk,
+        )
+
+    @property
+    def interfaces(self) -> tuple[Interface, ...]:
+        """The one interface in QEMU's user-mode network."""
+        return (machine.interface(self._state.mac),)
+
+    @property
+    def main_ip(self) -> str:
+        """The guest's address in its own network; it is reached through ``endpoint`` only."""
+        return machine.GUEST_IP
+
+    @property
+    def host_keys(self) -> HostKeyPolicy:
+        """The key that was injected, or first-seen."""
+        return HostKeyPolicy(known=self._state.host_keys, first_seen=self._state.first_seen)
+
+    @property
+    def private_key_file(self) -> Path:
+        """The ssh key that the guest was booted for."""
+        return Path(self._state.private_key_file)
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What a report says of the instance."""
+        return {
+            "accelerator": f"{self._state.accelerator} ({self._state.reason})",
+            "arch": self._state.arch,
+            "process": str(self._process.pid) if self._process else "gone",
+            "directory": str(self.directory),
+            "console": str(self._console.path),
+        }
+
+    def endpoint(self, port: int) -> Endpoint:
+        """Return where the guest's TCP port is reached on loopback; QEMU picks a free one if none is set.
+
+        Raises InstanceError when QEMU cannot open one.
+        """
+        if port not in self._forwards:
+            self._forwards = self._read_forwards()
+        if port not in self._forwards:
+            said = qmp.monitor(
+                self._control, f"hostfwd_add net0 {machine.Forward(guest=port).rule()}"
+            ).strip()
+            self._forwards = self._read_forwards()
+            if port not in self._forwards:
+                raise InstanceError(
+                    f"{self.name}: port {port} could not be forwarded: {said or 'no reason given'}"
+                )
+        return Endpoint(ip="127.0.0.1", port=self._forwards[port])
+
+    def check(self) -> None:
+        """Raise InstanceError if the guest will never be ready: QEMU ended, it is off, its console tells."""
+        ended = self._process.ended() if self._process else "is gone"
+        if ended:
+            raise self._failure(f"its QEMU process {ended}", self._log_hint())
+        if cause := self._console.trouble():
+            time.sleep(SETTLE)
+            raise self._failure(cause.text, cause.hint)
+        if time.monotonic() >= self._status_due:
+            self._check_status()
+            self._status_due = time.monotonic() + STATUS_INTERVAL
+
+    def console_output(self) -> str:
+        """Return all of the serial console so far, without escape sequences."""
+        return self._console.text()
+
+    def reboot(self, *, hard: bool = False) -> None:
+        """Reboot: by the power button, or after a deadline (at once if ``hard``) by the reset button."""
+        if not hard:
+            self._press_power_button()
+        self._power_on()
+
+    def stop(self) -> None:
+        """Switch the guest off: by the power button, after a deadline by force. Its disk stays."""
+        self._stopped = True
+        if not self._press_power_button():
+            qmp.execute(self._control, "stop")
+
+    def start(self) -> None:
+        """Switch the guest on again."""
+        self._power_on()
+
+    def delete(self) -> None:
+        """End QEMU and remove the directory; harmless when both are gone already.
+
+        Raises InstanceError when something of it cannot be removed.
+        """
+        if self._process is not None and not self._process.ended():
+            with contextlib.suppress(InstanceError):
+                qmp.execute(self._control, "quit")
+                self._process.wait(QUIT_PATIENCE)
+        if self._process is not None:
+            self._process.kill()
+        try:
+            shutil.rmtree(self.directory)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise InstanceError(f"{self.name}: {self.directory} cannot be removed: {error}") from None
+
+    def removal_hint(self) -> str:
+        """Return a shell command that removes a kept instance."""
+        end = f"kill {self._process.pid}; " if self._process is not None and not self._process.ended() else ""
+        return f"{end}rm -r {shlex.quote(str(self.directory))}"
+
+    def wait_started(self, timeout: float) -> None:
+        """Wait until QEMU runs the guest; raises InstanceError if it ends, or is late (``timeout`` s)."""
+        deadline = time.monotonic() + timeout
+        while True:
+            ended = self._process.ended() if self._process else "was not started"
+            if ended:
+                raise InstanceError(
+                    f"{self.name}: QEMU {ended} before the guest was started{_indented(self.log())}",
+                    hint=self._log_hint(),
+                )
+            with contextlib.suppress(InstanceError):
+                if self._status() == "running":
+                    return
+            if time.monotonic() > deadline:
+                raise InstanceError(f"{self.name}: QEMU did not start the guest within {timeout:g} s")
+            time.sleep(0.05)
+
+    def log(self) -> str:
+        """Return the last lines QEMU itself wrote."""
+        try:
+            text = (self.directory / machine.LOG).read_text(errors="replace")
+        except OSError:
+            return ""
+        # Every CPU flag that emulation lacks is a line of its own.
+        return "\n".join([line for line in text.splitlines() if "TCG doesn't support" not in line][-10:])
+
+    def _log_hint(self) -> str:
+        said = self.log()
+        if "host forwarding rule" in said:
+            return "another program has a port of this machine that qemu.forward_ports wants: leave out host"
+        if "Cannot allocate memory" in said or "cannot set up guest memory" in said:
+            return "this machine has not enough memory: lower qemu.memory of the test environment"
+        if "lock" in said:
+            return "another program is writing to the image file"
+        return f"QEMU's own messages are in {self.directory / machine.LOG} while the instance is kept"
+
+    def _press_power_button(self) -> bool:
+        """Ask the guest to power off; return whether it did within the deadline."""
+        deadline = time.monotonic() + SOFT_OFF[self._state.accelerator]
+        press = 0.0
+        while time.monotonic() < deadline:
+            if self._status() == "shutdown":
+                return True
+            if time.monotonic() >= press:
+                qmp.execute(self._control, "system_powerdown")
+                press = time.monotonic() + PRESS_AGAIN
+            time.sleep(0.25)
+        return False
+
+    def _power_on(self) -> None:
+        self._console.forget()
+        self._stopped = False
+        qmp.execute(self._control, "system_reset")
+        qmp.execute(self._control, "cont")
+
+    def _status(self) -> str:
+        answer = qmp.execute(self._control, "query-status")
+        return str(answer["status"]) if isinstance(answer, dict) else ""
+
+    def _check_status(self) -> None:
+        status = self._status()
+        if status == "shutdown" or (status == "paused" and self._stopped):
+            what = "it is switched off" if self._stopped else "the guest powered itself off"
+            raise self._failure(what, "the console's last lines may say why")
+        if status == "io-error":
+            raise self._failure(
+                f"the guest was halted because its disk cannot be written to{_indented(self.log())}",
+                f"make room on the filesystem of {self.directory}, or set TMPDIR to a larger one",
+            )
+        if status in {"internal-error", "guest-panicked"}:
+            raise self._failure(f"QEMU halted the guest ({status}){_indented(self.log())}", self._log_hint())
+
+    def _failure(self, cause: str, hint: str) -> InstanceError:
+        said = self._console.excerpt()
+        tail = f"\nlast lines of the console:{_indented(said)}" if said else "\nthe console is empty"
+        return InstanceError(f"{self.name}: {cause}{tail}", hint=hint)
+
+    def _read_forwards(self) -> dict[int, int]:
+        return forwards(qmp.monitor(self._control, "info usernet"))
+
+
+def forwards(usernet: str) -> dict[int, int]:
+    """Return the loopback port of each forwarded guest port, from the monitor's ``info usernet``."""
+    rows = re.findall(r"TCP\[HOST_FORWARD\]\s+\S+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+(\d+)", usernet)
+    return {int(inside): int(outside) for outside, inside in rows}
+
+
+def open_log(directory: Path) -> int:
+    """Return a descriptor for what QEMU itself writes."""
+    return os.open(directory / machine.LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+
+def _indented(text: str) -> str:
+    return "".join(f"\n  {line}" for line in text.splitlines())

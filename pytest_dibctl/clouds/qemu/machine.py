@@ -1,0 +1,186 @@
+"""The machine a guest sees, as QEMU's command line. Files are named relative to the instance's directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pytest_dibctl import process
+from pytest_dibctl.clouds import Address, Interface
+from pytest_dibctl.errors import PreflightError
+
+Arch = Literal["x86_64", "aarch64"]
+Accelerator = Literal["kvm", "tcg"]
+
+DISK, SEED, CONSOLE, CONTROL, LOG = "disk.qcow2", "seed.iso", "console.log", "qmp.sock", "qemu.log"
+
+NETWORK, GUEST_IP, GATEWAY, DNS = "10.0.2.0/24", "10.0.2.15", "10.0.2.2", "10.0.2.3"
+
+FORMATS: Mapping[str, str] = {
+    "qcow2": "qcow2",
+    "raw": "raw",
+    "vmdk": "vmdk",
+    "vdi": "vdi",
+    "vhd": "vpc",
+    "vhdx": "vhdx",
+}
+"""Disk formats that can be booted, by Glance's name; the values are QEMU's."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Platform:
+    """How QEMU emulates an architecture; ``firmware`` says that whole disks boot by themselves."""
+
+    program: str
+    package: str
+    machine: str
+    cpus: Mapping[Accelerator, str]
+    serial: str
+    firmware: bool
+
+
+PLATFORMS: Mapping[Arch, Platform] = {
+    "x86_64": Platform(
+        program="qemu-system-x86_64",
+        package="qemu-system-x86",
+        # Without graphics the firmware writes to the serial port: "No bootable device" is on the console.
+        machine="q35,graphics=off",
+        cpus={"kvm": "host", "tcg": "max"},
+        serial="ttyS0",
+        firmware=True,
+    ),
+    "aarch64": Platform(
+        program="qemu-system-aarch64",
+        package="qemu-system-arm",
+        machine="virt,gic-version=max",
+        cpus={"kvm": "host", "tcg": "max,pauth-impdef=on"},
+        serial="ttyAMA0",
+        firmware=False,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Forward:
+    """A TCP port of the guest reachable on loopback; host port 0 lets QEMU take any free one."""
+
+    guest: int
+    host: int = 0
+
+    def rule(self) -> str:
+        """Return the rule as QEMU's network options and its monitor spell it."""
+        return f"tcp:127.0.0.1:{self.host}-:{self.guest}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Everything QEMU is told; ``memory`` in MiB. Without ``kernel`` the firmware boots the disk."""
+
+    uuid: str
+    name: str
+    arch: Arch
+    accelerator: Accelerator
+    memory: int
+    vcpus: int
+    mac: str
+    forwards: tuple[Forward, ...] = ()
+    kernel: Path | None = None
+    initrd: Path | None = None
+    cmdline: str = ""
+
+    def argv(self) -> list[str]:
+        """Return the command line; it must run in the instance's directory."""
+        platform_ = PLATFORMS[self.arch]
+        accel = "tcg,thread=multi" if self.accelerator == "tcg" else "kvm"
+        return [
+            platform_.program,
+            *("-name", f"guest={self.name}", "-uuid", self.uuid),
+            *("-no-user-config", "-nodefaults", "-display", "none", "-vga", "none"),
+            *("-machine", platform_.machine, "-accel", accel, "-cpu", platform_.cpus[self.accelerator]),
+            *("-smp", str(self.vcpus), "-m", str(self.memory), "-rtc", "base=utc"),
+            *("-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0"),
+            *_disks(),
+            *self._network(),
+            *("-chardev", f"file,id=console,path={CONSOLE}", "-serial", "chardev:console"),
+            *("-qmp", f"unix:{CONTROL},server=on,wait=off"),
+            # The process outlives a guest that powers off, so that it can be started again.
+            "-no-shutdown",
+            *self._kernel(),
+        ]
+
+    def _network(self) -> list[str]:
+        # Addresses are QEMU's own, spelt out because tests compare them. Without a router for IPv6 a guest
+        # that has got an address would try it first.
+        user = f"user,id=net0,ipv6=off,net={NETWORK},host={GATEWAY},dhcpstart={GUEST_IP},dns={DNS}"
+        rules = "".join(f",hostfwd={forward.rule()}" for forward in self.forwards)
+        return [
+            *("-netdev", user + rules),
+            # An empty romfile: no network boot, which would delay "No bootable device" by a minute.
+            *("-device", f"virtio-net-pci,netdev=net0,mac={self.mac},romfile="),
+        ]
+
+    def _kernel(self) -> list[str]:
+        if self.kernel is None:
+            return []
+        initrd = ["-initrd", str(self.initrd)] if self.initrd is not None else []
+        return ["-kernel", str(self.kernel), *initrd, "-append", self.cmdline]
+
+
+def _disks() -> list[str]:
+    # no-flush: the overlay is thrown away, so nothing in it need survive a crash of this machine.
+    disk = {
+        "driver": "qcow2",
+        "node-name": "disk",
+        "discard": "unmap",
+        "cache": {"direct": False, "no-flush": True},
+        "file": {"driver": "file", "filename": DISK, "cache": {"direct": False, "no-flush": True}},
+    }
+    # Read-only by every means: a writable seed would keep QEMU from making snapshots.
+    seed = {
+        "driver": "raw",
+        "node-name": "seed",
+        "read-only": True,
+        "file": {"driver": "file", "filename": SEED, "read-only": True},
+    }
+    return [
+        *("-blockdev", json.dumps(disk), "-device", "virtio-blk-pci,drive=disk,bootindex=1,serial=root"),
+        *("-blockdev", json.dumps(seed), "-device", "virtio-blk-pci,drive=seed,serial=seed"),
+    ]
+
+
+def native_arch() -> Arch:
+    """Return the architecture of this machine; x86_64 for one that QEMU has no section for here."""
+    return "aarch64" if platform.machine() in {"aarch64", "arm64"} else "x86_64"
+
+
+def require_tools(arch: Arch) -> None:
+    """Raise PreflightError when QEMU's programs for ``arch`` are not installed."""
+    wanted = {PLATFORMS[arch].program: PLATFORMS[arch].package, "qemu-img": "qemu-utils"}
+    missing = [program for program in wanted if shutil.which(program, path=process.tool_path()) is None]
+    if missing:
+        packages = " ".join(wanted[program] for program in missing)
+        raise PreflightError(
+            f"{' and '.join(missing)} not found: a local guest cannot be booted",
+            hint=f"apt-get install {packages}",
+        )
+
+
+def mac_address(uuid: str) -> str:
+    """Return a MAC of QEMU's range, the same for the same instance."""
+    return ":".join(["52", "54", "00", *(uuid.replace("-", "")[at : at + 2] for at in (0, 2, 4))])
+
+
+def interface(mac: str) -> Interface:
+    """Return the guest's one interface as the network behind it is configured."""
+    address = Address(ip=GUEST_IP, prefix=int(NETWORK.split("/")[1]), gateway=GATEWAY)
+    return Interface(network="user", mac=mac, addresses=(address,), dns=(DNS,))
+
+
+def kernel_cmdline(text: str, arch: Arch) -> str:
+    """Return the kernel's command line with the serial console of ``arch`` in place of a PC's."""
+    return text.replace("console=ttyS0", f"console={PLATFORMS[arch].serial}")

@@ -1,0 +1,134 @@
+"""The seed drive that tells a guest who it is: a NoCloud seed or an OpenStack config drive, as an ISO image.
+
+The operator's user data goes in untouched. What this project needs of its own, the ssh host key, goes in as
+vendor data, which user data overrides. Every document is JSON, which is YAML as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+SeedKind = Literal["nocloud", "configdrive"]
+
+LABELS: Mapping[SeedKind, str] = {"nocloud": "cidata", "configdrive": "config-2"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HostKey:
+    """An ssh host key to give to a guest: OpenSSH private file text, and its public line."""
+
+    private: str
+    public: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What a guest is told. ``mac`` is its interface's; ``host_key`` None leaves it to make its own."""
+
+    uuid: str
+    name: str
+    mac: str
+    key_name: str
+    public_key: str
+    host_key: HostKey | None = None
+    user_data: str = ""
+
+
+def documents(kind: SeedKind, identity: Identity) -> dict[str, str]:
+    """Return the files of a seed, by their path in it."""
+    return _nocloud(identity) if kind == "nocloud" else _config_drive(identity)
+
+
+def write(path: Path, kind: SeedKind, identity: Identity) -> None:
+    """Write the seed's ISO image to a new file of mode 0600: it holds a private key."""
+    image = iso(LABELS[kind], documents(kind, identity))
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(image)
+
+
+def iso(label: str, files: Mapping[str, str]) -> bytes:
+    """Return an ISO 9660 image with Rock Ridge and Joliet names that holds ``files``."""
+    import pycdlib  # only where a guest is really booted
+
+    image = pycdlib.PyCdlib()
+    image.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=label)
+    try:
+        made: dict[Path, str] = {Path("/"): ""}
+        for number, (name, text) in enumerate(sorted(files.items())):
+            path = Path("/") / name
+            for parent in reversed(path.parents):
+                if parent not in made:
+                    made[parent] = f"{made[parent.parent]}/D{len(made)}"
+                    image.add_directory(made[parent], rr_name=parent.name, joliet_path=str(parent))
+            data = text.encode()
+            image.add_fp(
+                io.BytesIO(data),
+                len(data),
+                # The bare ISO 9660 name allows neither lower case nor dashes; every guest reads the others.
+                f"{made[path.parent]}/F{number}.;1",
+                rr_name=path.name,
+                joliet_path=str(path),
+            )
+        sink = io.BytesIO()
+        image.write_fp(sink)
+    finally:
+        image.close()
+    return sink.getvalue()
+
+
+def vendor_config(identity: Identity) -> str:
+    """Return this project's own cloud-config."""
+    settings: dict[str, object] = {}
+    if identity.host_key is not None:
+        settings["ssh_deletekeys"] = True
+        settings["ssh_keys"] = {
+            "ed25519_private": identity.host_key.private,
+            # With its line end: cloud-init prints the file to the console as it is.
+            "ed25519_public": f"{identity.host_key.public}\n",
+        }
+    return f"#cloud-config\n{_json(settings)}"
+
+
+def _nocloud(identity: Identity) -> dict[str, str]:
+    # No network-config: the one interface gets DHCP by cloud-init's own fallback, as in a plain cloud.
+    meta = {
+        "instance-id": identity.uuid,
+        "local-hostname": identity.name,
+        "public-keys": [identity.public_key],
+    }
+    return {"meta-data": _json(meta), "user-data": identity.user_data, "vendor-data": vendor_config(identity)}
+
+
+def _config_drive(identity: Identity) -> dict[str, str]:
+    meta = {
+        "uuid": identity.uuid,
+        "name": identity.name,
+        "hostname": identity.name,
+        "launch_index": 0,
+        "availability_zone": "local",
+        "public_keys": {identity.key_name: identity.public_key},
+        "keys": [{"name": identity.key_name, "type": "ssh", "data": identity.public_key}],
+    }
+    network = {
+        "links": [{"id": "net0", "type": "phy", "ethernet_mac_address": identity.mac, "mtu": 1500}],
+        "networks": [{"id": "network0", "link": "net0", "network_id": "user", "type": "ipv4_dhcp"}],
+        "services": [],
+    }
+    files = {
+        "meta_data.json": _json(meta),
+        "network_data.json": _json(network),
+        "vendor_data.json": _json({"cloud-init": vendor_config(identity)}),
+    }
+    if identity.user_data:
+        files["user_data"] = identity.user_data
+    return {f"openstack/latest/{name}": text for name, text in files.items()}
+
+
+def _json(document: object) -> str:
+    return json.dumps(document, indent=1) + "\n"
