@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
+import logging
 import os
 import shutil
 import tempfile
@@ -17,7 +18,10 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from pytest_dibctl import process
+from pytest_dibctl import builder, process
+from pytest_dibctl.config import catalog
+
+log = logging.getLogger(__name__)
 
 ELEMENTS = Path(__file__).resolve().parent.parent / "elements"
 """For ELEMENTS_PATH."""
@@ -125,13 +129,24 @@ def cached(variant: str = "plain") -> Path:
             _remove_unused(cache)
             work = Path(tempfile.mkdtemp(prefix="building-", dir=cache))
             try:
-                build(work, variables, cache=cache)
-                work.chmod(0o755)
-                work.rename(entry)
+                _build_in(work, {"DIB_IMAGE_CACHE": str(cache / "dib"), **variables})
+                (work / "image").rename(entry)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
         os.utime(entry)
     return entry
+
+
+def _build_in(directory: Path, variables: Mapping[str, str]) -> None:
+    """Build in the project's own way, which cleans up after a build that is interrupted."""
+    configuration = directory / "images.yaml"
+    configuration.write_text(images_yaml(filename="built/micro.qcow2", variables=variables))
+    image = catalog.load(cwd=directory, images=configuration, system=directory / "none").image("micro")
+    (directory / "built").mkdir()
+    builder.build(image, policy="always", cwd=directory, progress=log.info)
+    (directory / "image").mkdir()
+    for suffix in ("qcow2", "vmlinuz", "initrd"):
+        (directory / "built" / f"micro.{suffix}").rename(directory / "image" / f"micro.{suffix}")
 
 
 def _digest(variables: Mapping[str, str]) -> str:
