@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -211,7 +213,7 @@ def load(
         raise source.config_error(problems)
     for kind in KINDS:
         if kind in need and not any(file.kind == kind for file in catalog.files):
-            raise not_found(kind, Path.cwd() if cwd is None else cwd, system)
+            raise not_found(kind, working_directory(cwd), system)
     return catalog
 
 
@@ -222,7 +224,7 @@ def read(
     system: Path = SYSTEM,
 ) -> tuple[Catalog, tuple[Problem, ...]]:
     """Like ``load``, but return what can be used together with all that is wrong."""
-    here = Path.cwd() if cwd is None else cwd
+    here = working_directory(cwd)
     reader = _Reader(here)
     for kind in KINDS:
         given = (explicit or {}).get(kind)
@@ -239,7 +241,24 @@ def resolve_input(path: str | Path, entry: Entry[Section], cwd: Path) -> Path:
     """
     first = cwd / path
     beside = entry.path.parent / path
-    return beside if not first.exists() and beside.exists() else first
+    return beside if not exists(first) and exists(beside) else first
+
+
+def exists(path: Path) -> bool:
+    """Return whether ``path`` is there; a name too long, or a folder closed to us, is not an error here."""
+    with contextlib.suppress(OSError):
+        return path.exists()
+    return False
+
+
+def working_directory(cwd: Path | None) -> Path:
+    """Return ``cwd``, or the current directory, as an absolute path; raises ConfigError if it was removed."""
+    try:
+        return Path.cwd() if cwd is None else cwd.absolute()
+    except FileNotFoundError:
+        raise ConfigError(
+            "the current directory does not exist any more", hint="change to another one"
+        ) from None
 
 
 class _Reader:
@@ -248,7 +267,6 @@ class _Reader:
     def __init__(self, cwd: Path) -> None:
         self.cwd = cwd
         self.problems: list[Problem] = []
-        self.warnings: list[str] = []
         self.files: list[SourceFile] = []
         self.overrides: list[Override] = []
         self.entries: dict[Kind, dict[str, Entry[Any]]] = {kind: {} for kind in KINDS}
@@ -280,22 +298,27 @@ class _Reader:
         self._note_override(kind, entry)
         self.entries[kind].pop(label, None)
         self.entries[kind][label] = entry
-        self.warnings += deprecations(entry)
 
     def _note_override(self, kind: Kind, entry: Entry[Section]) -> None:
         older = self.entries[kind].get(entry.label)
         if older is not None:
-            override = Override(kind=kind, label=entry.label, winner=_place(entry), loser=_place(older))
-            self.overrides.append(override)
-            self.warnings.append(str(override))
+            self.overrides.append(
+                Override(kind=kind, label=entry.label, winner=_place(entry), loser=_place(older)),
+            )
 
     def catalog(self) -> Catalog:
         environments = {LOCAL: built_in_environment(), **self.entries["test"]}
+        old = [
+            warning
+            for kind in KINDS
+            for entry in self.entries[kind].values()
+            for warning in deprecations(entry)
+        ]
         return Catalog(
             images=MappingProxyType(self.entries["images"]),
             environments=MappingProxyType(environments),
             uploads=MappingProxyType(self.entries["upload"]),
-            warnings=tuple(self.warnings),
+            warnings=(*map(str, self.overrides), *old),
             files=tuple(self.files),
             overrides=tuple(self.overrides),
         )
@@ -341,10 +364,10 @@ def _shown(path: Path, cwd: Path) -> str:
 
 def _candidates(kind: Kind, cwd: Path, system: Path, problems: list[Problem]) -> list[Path]:
     """Return the existing files of ``kind``, least priority first, each once (places may coincide)."""
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     for place in (system, *(cwd / name for name in PLACES)):
         for path in _at(place, kind, cwd, problems):
-            real = path.resolve()
+            real = os.path.realpath(path)  # Path.resolve raises for a link that leads to itself
             found.pop(real, None)
             found[real] = path
     return list(found.values())
@@ -367,8 +390,11 @@ def _at(place: Path, kind: Kind, cwd: Path, problems: list[Problem]) -> Iterator
 
 def not_found(kind: Kind, cwd: Path, system: Path) -> ConfigError:
     """Return the error for a kind of which no file exists."""
-    places = [_shown(place / f"{kind}.yaml", cwd) for place in (system, *(cwd / name for name in PLACES))]
+    folders = (system, *(cwd / name for name in PLACES))
+    places = [_shown(folder / f"{kind}.yaml", cwd) for folder in folders]
+    misnamed = [_shown(folder / f"{kind}.yml", cwd) for folder in folders if exists(folder / f"{kind}.yml")]
+    hint = f"change to the directory that has it, or give its path with {OPTIONS[kind]}"
     return ConfigError(
         f"there is no {kind}.yaml; looked in {cwd} for {', '.join(places)} and {kind}.d/*.yaml beside each",
-        hint=f"change to the directory that has it, or give its path with {OPTIONS[kind]}",
+        hint=f"rename {misnamed[0]} to {kind}.yaml" if misnamed else hint,
     )

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pytest_dibctl
-from pytest_dibctl.config.catalog import resolve_input
+from pytest_dibctl.config.catalog import exists, resolve_input
 from pytest_dibctl.config.messages import suggestion
 from pytest_dibctl.errors import ConfigError, NotInConfigError
 
@@ -92,7 +92,7 @@ def _where(entry: TestEntry, image: Entry[Image], index: int | None) -> str:
 
 def _existing(entry: TestEntry, image: Entry[Image], cwd: Path, where: str) -> Path:
     path = resolve_input(entry.path, image, cwd)
-    if path.exists():
+    if exists(path):
         return path
     beside = image.path.parent / entry.path
     looked = str(path) if beside == path or not beside.is_absolute() else f"{path} or {beside}"

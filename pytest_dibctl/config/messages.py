@@ -58,15 +58,10 @@ def _message(found: _Found, model: type[Section], path: list[str | int]) -> str:
 def _section(model: type[Section], path: Iterable[str | int]) -> type[Section]:
     """Return the model of the section that ``path`` leads to."""
     for part in path:
-        if isinstance(part, int):
-            continue
-        name = part if part in model.model_fields else _field(model, part)
-        model = next(_sections(model.model_fields[name].annotation), model)
+        field = model.model_fields.get(str(part))
+        if field is not None:
+            model = next(_sections(field.annotation), model)
     return model
-
-
-def _field(model: type[Section], key: str) -> str:
-    return next(name for name in model.model_fields if name.lower() == key.lower())
 
 
 def _sections(annotation: Any) -> Iterator[type[Section]]:

@@ -49,7 +49,7 @@ def _unique(values: tuple[str, ...]) -> tuple[str, ...]:
 
 def _matching(pattern: str, what: str) -> AfterValidator:
     def check(value: str) -> str:
-        if not re.match(pattern, value):
+        if not re.fullmatch(pattern, value):
             raise PydanticCustomError(
                 "choice", "expected {what}, got {value}", {"what": what, "value": repr(value)}
             )
@@ -83,7 +83,10 @@ Version = Annotated[
 ]
 Unique = AfterValidator(_unique)
 UNIQUE_ITEMS: dict[str, Any] = {"uniqueItems": True}
-Variables = dict[NonEmpty, Text]
+VariableName = Annotated[
+    NonEmpty, _matching(r"[^=]+", "a variable's name, which has no ="), WithJsonSchema({"type": "string"})
+]
+Variables = dict[VariableName, Text]
 """Environment variables: what stands in the file is what the variable holds, ``yes`` and ``010`` included."""
 
 Rule = tuple[str, str]

@@ -9,7 +9,16 @@ from typing import Any
 
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.config import entries
-from pytest_dibctl.config.catalog import NOUNS, SYSTEM, Catalog, Entry, Override, SourceFile, resolve_input
+from pytest_dibctl.config.catalog import (
+    NOUNS,
+    SYSTEM,
+    Catalog,
+    Entry,
+    Override,
+    SourceFile,
+    exists,
+    resolve_input,
+)
 from pytest_dibctl.config.models import Image, Nova, Qemu, Section
 from pytest_dibctl.errors import DibctlError
 
@@ -100,8 +109,11 @@ def validate(
     upload: Path | None = None,
     system: Path = SYSTEM,
 ) -> Report:
-    """Check the configuration of a run in ``cwd``; arguments as of ``catalog.load``. Never raises."""
-    here = Path.cwd() if cwd is None else cwd
+    """Check the configuration of a run in ``cwd``; arguments as of ``catalog.load``.
+
+    Whatever is wrong is in the result; raises ConfigError only when the current directory is gone.
+    """
+    here = configuration.working_directory(cwd)
     catalog, problems = configuration.read(
         cwd=here,
         explicit={"images": images, "test": test, "upload": upload},
@@ -157,7 +169,7 @@ def _environment_errors(catalog: Catalog, cwd: Path) -> Iterator[str]:
 
 
 def _user_data_error(entry: Entry[Section], key: str, section: Nova | Qemu, cwd: Path) -> str | None:
-    if section.userdata_file is None or resolve_input(section.userdata_file, entry, cwd).is_file():
+    if section.userdata_file is None or exists(resolve_input(section.userdata_file, entry, cwd)):
         return None
     return f"{entry.at(f'{key}.userdata_file')}: there is no file {section.userdata_file}"
 

@@ -95,6 +95,12 @@ class TestSearchPath:
             assert name in caught.value.message
         assert "--images-config" in str(caught.value.hint)
 
+    def test_a_file_with_the_wrong_suffix_is_pointed_out(self, place: Place) -> None:
+        place.write("configs/images.yml", "a: {filename: x}")
+        with pytest.raises(ConfigError) as caught:
+            place.load()
+        assert caught.value.hint == "rename configs/images.yml to images.yaml"
+
     def test_what_is_not_needed_may_be_absent(self, place: Place) -> None:
         assert place.load(need=()).images == {}
         place.write("images.yaml", "a: {filename: x}")
@@ -116,6 +122,22 @@ class TestSearchPath:
     def test_a_dangling_link_is_reported_and_not_skipped(self, place: Place) -> None:
         (place.cwd / "images.yaml").symlink_to("gone.yaml")
         assert place.errors() == ["images.yaml: there is no such file"]
+
+    def test_a_link_to_itself_is_reported(self, place: Place) -> None:
+        (place.cwd / "images.yaml").symlink_to("images.yaml")
+        (error,) = place.errors()
+        assert error.startswith("images.yaml: cannot be read: ")
+
+    def test_a_removed_working_directory(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(place.cwd)
+        place.cwd.rmdir()
+        with pytest.raises(ConfigError, match="the current directory does not exist any more"):
+            configuration.load(system=place.system)
+
+    def test_only_what_counts_in_the_end_is_warned_of(self, place: Place) -> None:
+        place.write("configs/images.yaml", "a: {filename: x, glance: {api_version: 1}}")
+        place.write("images.yaml", "a: {filename: x, glance: {api_version: 2}}")
+        assert place.load().warnings == ("image 'a': images.yaml:1:1 replaces configs/images.yaml:1:1",)
 
     def test_the_working_directory_is_the_default(
         self, place: Place, monkeypatch: pytest.MonkeyPatch
@@ -330,6 +352,14 @@ ERRORS: list[tuple[Kind, str, list[str]]] = [
     ),
     (
         "images",
+        "a: {filename: x, tests: {environment_variables: {B=C: 1, '': 2}}}",
+        [
+            "1:50: a.tests.environment_variables.B=C: expected a variable's name, which has no =, got 'B=C'",
+            "1:58: a.tests.environment_variables.: must not be empty",
+        ],
+    ),
+    (
+        "images",
         "a: {filename: x, tests: {tests_list: [{shell: a, pytest: b}, {timeout: 5}, c]}}",
         [
             f"1:39: a.tests.tests_list[0]: {ONE_KIND}; this one names shell and pytest",
@@ -541,6 +571,7 @@ class TestInputPaths:
         entry = place.load().image("a")
         assert resolve_input(tmp_path / "gone", entry, place.cwd) == tmp_path / "gone"
         assert resolve_input("gone", entry, place.cwd) == place.cwd / "gone"
+        assert resolve_input("x" * 5000, entry, place.cwd) == place.cwd / ("x" * 5000)
 
 
 class TestDibctlFiles:
