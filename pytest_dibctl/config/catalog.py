@@ -231,7 +231,8 @@ def read(
         reader.read(
             kind, [here / given] if given is not None else _candidates(kind, here, system, reader.problems)
         )
-    return reader.catalog(), tuple(reader.problems)
+    # A folder that cannot be read is met once for each kind.
+    return reader.catalog(), tuple(dict.fromkeys(reader.problems))
 
 
 def resolve_input(path: str | Path, entry: Entry[Section], cwd: Path) -> Path:

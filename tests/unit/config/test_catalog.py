@@ -128,6 +128,12 @@ class TestSearchPath:
         (error,) = place.errors()
         assert error.startswith("images.yaml: cannot be read: ")
 
+    def test_a_place_that_cannot_be_looked_at_is_reported(self, place: Place) -> None:
+        place.write("images.yaml", "a: {filename: x}")
+        with pytest.raises(ConfigError) as caught:
+            configuration.load(cwd=place.cwd, system=Path("/" + "x" * 5000))
+        assert caught.value.message.count("xxx: cannot be read: File name too long") == 1
+
     def test_a_removed_working_directory(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(place.cwd)
         place.cwd.rmdir()

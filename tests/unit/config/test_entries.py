@@ -95,6 +95,20 @@ class TestGeneric:
             assert path == REPOSITORY / "image_tests" / f"test_{name}.py"
             assert path.is_file()
 
+    def test_in_an_installed_package_they_lie_inside_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        package = tmp_path / "site-packages" / "pytest_dibctl"
+        for folder in (package / "image_tests", package.parent / "image_tests"):
+            folder.mkdir(parents=True)
+            (folder / "test_one.py").touch()
+        monkeypatch.setattr(pytest_dibctl, "__file__", str(package / "__init__.py"))
+        entries.generic_tests.cache_clear()
+        try:
+            assert entries.generic_tests() == {"one": package / "image_tests" / "test_one.py"}
+        finally:
+            entries.generic_tests.cache_clear()
+
     def test_one_and_all(self, place: Place) -> None:
         name, path = next(iter(entries.generic_tests().items()))
         assert expand(place, f"pytest: generic:{name}") == (path,)

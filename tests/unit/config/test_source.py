@@ -76,6 +76,13 @@ def test_numbers_and_flags_keep_their_spelling() -> None:
     ]
 
 
+@both_parsers
+def test_half_a_surrogate_pair_is_refused() -> None:
+    # libyaml takes it for a syntax error; the pure Python parser would hand it on.
+    (problem,) = problems('a: "\\ud800"\n')
+    assert problem.startswith("f.yaml:1:")
+
+
 def test_a_number_too_long_for_python_is_text() -> None:
     digits = "9" * 10_000
     assert parse(f"a: {digits}").data["a"] == digits
