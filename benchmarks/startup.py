@@ -19,7 +19,9 @@ def main() -> None:
         base = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider"]
 
         def collect(*extra: str) -> None:
-            subprocess.run([*base, *extra, "test_empty.py"], cwd=directory, stdout=subprocess.DEVNULL, check=False)
+            subprocess.run(
+                [*base, *extra, "test_empty.py"], cwd=directory, stdout=subprocess.DEVNULL, check=False
+            )
 
         pair = paired.measure(collect, lambda: collect("-p", "no:dibctl"), rounds=ROUNDS)
     paired.report("start-up", pair, ours="with the plugin", theirs="without")

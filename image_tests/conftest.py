@@ -28,13 +28,6 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None if config.getoption("dib_image", default=None) else True
 
 
-@pytest.fixture(autouse=True)
-def _never_this_machine(host: Host) -> None:
-    """Stop when ``host`` is not the instance: testinfra has a fixture of that name for the local machine."""
-    if host.backend.get_connection_type() == "local":
-        pytest.exit("the fixture `host` is this machine, not the instance under test", returncode=1)
-
-
 @pytest.fixture
 def settle() -> Callable[..., None]:
     """Wait until a guest has settled: ``settle(problem, timeout)``.

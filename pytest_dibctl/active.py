@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import pytest_timeout
+from _pytest import runner
 
 from pytest_dibctl import builder, collect, ledger, lifecycle, signals
 from pytest_dibctl.config import catalog as configuration
@@ -138,8 +139,7 @@ class ActiveRun:
         self._spent: dict[tuple[str, int], float] = {}
         self._failed_entries: dict[str, collect.PlannedEntry] = {}
         self._told: dict[int, str] = {}
-        self._item: pytest.Item | None = None
-        self._interrupted_line = False
+        self._line_broken = False
 
     # -- session ---------------------------------------------------------------------------------
 
@@ -211,13 +211,33 @@ class ActiveRun:
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         """Collect shell tests; Python files come through ``pytest_pycollect_makemodule``."""
         if file_path.suffix != ".py" and self.plan.is_script(file_path):
-            return collect.ScriptFile.from_parent(parent, path=file_path)
+            return collect.ScriptFile.from_parent(
+                parent,
+                path=file_path,
+                **collect.node_id(file_path, self.config.rootpath),
+            )
         return None
 
     def pytest_pycollect_makemodule(self, module_path: Path, parent: pytest.Collector) -> pytest.Module:
         """Make every module one whose tests run for images."""
         kind = collect.ScriptFile if self.plan.is_script(module_path) else collect.ImageModule
-        return kind.from_parent(parent, path=module_path)
+        return kind.from_parent(
+            parent, path=module_path, **collect.node_id(module_path, self.config.rootpath)
+        )
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_make_collect_report(self, collector: pytest.Collector) -> pytest.CollectReport | None:
+        """Collect modules with ids of our own even under --lf, which looks for files by their node id."""
+        if isinstance(collector, collect.ImageModule) and collect.node_id(
+            collector.path, self.config.rootpath
+        ):
+            return runner.pytest_make_collect_report(collector)
+        return None
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Count a module that cannot be imported as a failed test."""
+        if report.failed and self.exit_code == ExitCode.OK:
+            self.exit_code, self.reason = ExitCode.TESTS_FAILED, f"{report.nodeid} could not be collected"
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_pycollect_makeitem(self, collector: pytest.Collector, name: str, obj: object) -> None:
@@ -278,14 +298,17 @@ class ActiveRun:
     # -- running ---------------------------------------------------------------------------------
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Remember which item runs, for progress lines."""
-        self._item = item
-        return (yield)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Skip what is not to be run any more; begin the item's line again if progress broke it."""
+        self._skip_what_is_over(item)
+        self._line_broken = False
+        result = yield
+        reporter: TerminalReporter | None = self.config.pluginmanager.getplugin("terminalreporter")
+        if self._line_broken and reporter is not None:
+            reporter.pytest_runtest_logstart(item.nodeid, item.location)
+        return result
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Skip what dibctl's rules say is not run any more."""
+    def _skip_what_is_over(self, item: pytest.Item) -> None:
         entry = item.stash.get(ENTRY, None)
         if entry is None:
             return
@@ -451,6 +474,7 @@ class ActiveRun:
             if reporter is not None:
                 reporter.ensure_newline()
                 reporter.flush()
+                self._line_broken = True
             print(line, file=sys.__stderr__, flush=True)
 
     @contextlib.contextmanager
@@ -470,9 +494,7 @@ class ActiveRun:
         """Open ``--dib-shell``'s shell if the image failed."""
         if not (self.wishes.shell and journey.failed):
             return
-        self.say(
-            f"{journey.label} failed; a shell in its instance (`exit {lifecycle.SHELL_KEEPS}` keeps it)"
-        )
+        self.say(f"{journey.label} failed; a shell in its instance (`exit {lifecycle.SHELL_KEEPS}` keeps it)")
         with self.uncaptured(stdin=True):
             lifecycle.open_shell(journey, access)
 

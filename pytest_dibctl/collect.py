@@ -125,6 +125,17 @@ def _translate(argument: str) -> Iterator[Path | str]:
         yield f"{path}{separator}{rest}"
 
 
+def node_id(path: Path, rootdir: Path) -> dict[str, str]:
+    """Return a ``nodeid`` argument for files that pytest would name badly, or nothing.
+
+    Shipped tests read the same wherever they are installed; other files outside of ``rootdir`` would be
+    nameless without it.
+    """
+    if path in entries.generic_tests().values():
+        return {"nodeid": f"image_tests/{path.name}"}
+    return {} if path.is_relative_to(rootdir) else {"nodeid": str(path)}
+
+
 class ImageModule(pytest.Module):
     """A test module whose every test is run for an image, even one that asks for no fixture."""
 
@@ -139,12 +150,17 @@ class ScriptFile(ImageModule):
     def _getobj(self) -> types.ModuleType:
         module = types.ModuleType(self.path.stem)
         module.__file__ = str(self.path)
-        setattr(module, self.path.name, script_test(self.path))
+        setattr(module, function_name(self.path), script_test(self.path))
         return module
 
     def istestfunction(self, obj: object, name: str) -> bool:
         """Whatever the script is called, it is the test here."""
-        return isinstance(obj, types.FunctionType) and name == self.path.name
+        return isinstance(obj, types.FunctionType) and name == function_name(self.path)
+
+
+def function_name(path: Path) -> str:
+    """Return what a script's test is called: its name without suffix; pytest gives dots another meaning."""
+    return path.stem.replace(".", "_")
 
 
 def script_test(path: Path) -> Callable[..., None]:
@@ -167,7 +183,7 @@ def script_test(path: Path) -> Callable[..., None]:
 
     # Reports take file and line from the code object: they should name the script, not this module.
     script.__code__ = script.__code__.replace(co_filename=str(path), co_firstlineno=1)
-    script.__name__ = script.__qualname__ = path.name
+    script.__name__ = script.__qualname__ = function_name(path)
     script.__doc__ = f"Shell test {path.name}."
     return script
 

@@ -49,9 +49,17 @@ def cloud(dib_journey: lifecycle.Journey) -> Iterator[Cloud]:
 
 
 @pytest.fixture(scope="session")
-def cloud_image(dib_journey: lifecycle.Journey, cloud: Cloud, artifact: Artifact) -> Iterator[CloudImage]:
-    """The image as the cloud knows it, private to this run."""
-    with lifecycle.uploaded(dib_journey, cloud, artifact) as uploaded:
+def cloud_image(
+    dib_journey: lifecycle.Journey,
+    cloud: Cloud,
+    request: pytest.FixtureRequest,
+) -> Iterator[CloudImage | None]:
+    """The image as the cloud knows it, private to this run; None with --dib-use-existing-instance."""
+    if dib_journey.wishes.existing_instance is not None:
+        yield None
+        return
+    # Asked for only here: an instance that exists needs no build.
+    with lifecycle.uploaded(dib_journey, cloud, request.getfixturevalue("artifact")) as uploaded:
         yield uploaded
 
 
@@ -66,13 +74,11 @@ def keypair(dib_journey: lifecycle.Journey) -> Iterator[SshKey]:
 def instance(
     dib_journey: lifecycle.Journey,
     cloud: Cloud,
+    cloud_image: CloudImage | None,
     keypair: SshKey,
-    request: pytest.FixtureRequest,
 ) -> Iterator[Instance]:
     """The machine under test, running; it may not be ready for a login yet (``ssh_access`` waits)."""
-    existing = dib_journey.wishes.existing_instance is not None
-    uploaded = None if existing else request.getfixturevalue("cloud_image")
-    with lifecycle.booted(dib_journey, cloud, uploaded, keypair) as booted:
+    with lifecycle.booted(dib_journey, cloud, cloud_image, keypair) as booted:
         yield booted
 
 
@@ -219,8 +225,10 @@ def image_config(image: Entry[Image]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def image_info(cloud_image: CloudImage) -> dict[str, Any]:
+def image_info(cloud_image: CloudImage | None) -> dict[str, Any]:
     """The image as the cloud knows it: id, name, disk_format, sha512, properties."""
+    if cloud_image is None:
+        pytest.skip("--dib-use-existing-instance: what image the instance was made from is not known")
     return {
         "id": cloud_image.id,
         "name": cloud_image.name,

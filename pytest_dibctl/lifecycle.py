@@ -89,6 +89,7 @@ class Journey:
     file: Path | None = None
     instance: Instance | None = None
     instance_id: str | None = None
+    reach: str | None = None
 
     @property
     def label(self) -> str:
@@ -262,7 +263,16 @@ def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey
     finally:
         journey.instance = None
         if _keeps_instance(journey):
-            record.keep("exit 42" if journey.keep else "the image failed")
+            reason = "exit 42" if journey.keep else "--dib-keep-failed-instance"
+            record.keep(reason)
+            journey.kept.append(
+                Kept(
+                    what=f"instance {instance.name} ({instance.id})",
+                    reason=reason,
+                    reach=journey.reach,
+                    remove=_cleanup_command(journey),
+                ),
+            )
         else:
             with journey.removal(f"instance {name}", record):
                 instance.delete()
@@ -282,23 +292,13 @@ def reachable(journey: Journey, instance: Instance, key: SshKey) -> Iterator[Ssh
         name=instance.name,
         host_keys=instance.host_keys,
     )
+    journey.reach = process.command_line(access.command_line())
     try:
         with journey.phase("ready"):
             _wait_ready(journey, instance, access)
         yield access
     finally:
-        if _keeps_instance(journey):
-            journey.kept.append(
-                Kept(
-                    what=f"instance {instance.name} ({instance.id})",
-                    reason="exit 42" if journey.keep else "--dib-keep-failed-instance",
-                    reach=process.command_line(access.command_line()),
-                    remove=_cleanup_command(journey),
-                ),
-            )
-            access.close(keep_files=True)
-        else:
-            access.close()
+        access.close(keep_files=_keeps_instance(journey))
 
 
 def _wait_ready(journey: Journey, instance: Instance, access: SshAccess) -> None:

@@ -87,7 +87,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
     paths = active.activate(early_config, list(known.file_or_dir))
     if paths is not None:
         _replace_paths(args, list(known.file_or_dir), paths)
-        known.file_or_dir = [str(path) for path in paths]
+        # Shipped tests lie elsewhere; the conftest.py that stands here must count for them all the same.
+        known.file_or_dir = [str(early_config.invocation_params.dir), *map(str, paths)]
 
 
 def _replace_paths(args: list[str], given: list[str], paths: list[Path | str]) -> None:

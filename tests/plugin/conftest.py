@@ -15,6 +15,15 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 
+CONFTEST = """
+def pytest_configure(config):
+    if config.getoption("dib_image"):
+        from tests.support import memory
+
+        # Later than the plugin's own fixtures, so that these win, for tests outside of this folder too.
+        config.pluginmanager.register(memory, "memory-cloud")
+"""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Project:
@@ -58,7 +67,7 @@ class Project:
     def run(self, *arguments: str, images: str | None = "all") -> pytest.RunResult:
         """Run pytest in a process of its own."""
         selection = (f"--dib-image={images}",) if images else ()
-        return self.pytester.runpytest_subprocess("-p", "no:cacheprovider", *selection, *arguments)
+        return self.pytester.runpytest_subprocess("-p", "no:hypothesispytest", *selection, *arguments)
 
     def operations(self) -> list[dict[str, Any]]:
         """Return what the in-memory cloud was asked to do, in order."""
@@ -86,5 +95,5 @@ def project(
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setenv("MEMORY_CLOUD_LOG", str(log_file))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    pytester.makeconftest("from tests.support.memory import *")
+    pytester.makeconftest(CONFTEST)
     return Project(pytester=pytester, log_file=log_file, monkeypatch=monkeypatch)

@@ -74,4 +74,3 @@ def test_every_fixture_of_dibctl(project: Project) -> None:
     result.assert_outcomes(passed=10, skipped=2)
     result.stdout.fnmatch_lines(["SKIPPED*`nova` needs an OpenStack environment; local is a local QEMU one"])
     assert project.counts()["boot"] == 1
-

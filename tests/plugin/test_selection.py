@@ -112,7 +112,7 @@ def test_shipped_tests_have_names_instead_of_paths(project: Project) -> None:
     project.images({"alpha": [{"pytest": "generic:login"}]})
     result = project.run("-v")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["*test_login.py::test_login_works?alpha? PASSED*"])
+    result.stdout.fnmatch_lines(["image_tests/test_login.py::test_login_works?alpha? PASSED*"])
 
 
 def test_a_shipped_test_s_name_is_a_path_argument_too(project: Project) -> None:
@@ -219,3 +219,35 @@ def keypair(keypair):
         """,
     )
     project.run().assert_outcomes(passed=1)
+
+
+def test_last_failed_runs_failed_tests_again_shipped_ones_too(project: Project) -> None:
+    project.write("test_it.py", "def test_good(image): pass\ndef test_bad(image): assert 0")
+    project.images({"alpha": [{"pytest": "generic:login"}, {"pytest": "test_it.py"}]})
+    project.faults(boot=True)
+    project.run().assert_outcomes(errors=1, failed=1, passed=1)
+    project.faults(none=True)
+    result = project.run("-v", "--lf")
+    assert passed(result) == ["image_tests/test_login.py::test_login_works[alpha]"]
+    result.assert_outcomes(passed=1, failed=1, deselected=1)
+    assert "test_good" not in result.stdout.str()
+
+
+def test_the_conftest_here_counts_for_shipped_tests_too(project: Project) -> None:
+    conftest = (project.path / "conftest.py").read_text()
+    project.write(
+        "conftest.py",
+        conftest
+        + """
+import pytest
+
+@pytest.fixture(scope="session")
+def keypair(keypair):
+    print("the user's keypair")
+    return keypair
+""",
+    )
+    project.images({"alpha": [{"pytest": "generic:login"}]})
+    result = project.run("-s")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*the user's keypair"])

@@ -11,7 +11,7 @@ def test_a_script_is_an_item_that_passes_by_exit_code(project: Project) -> None:
     project.images({"debian": [{"shell": "checks/good.sh"}, {"shell": "checks/bad.sh"}]})
     result = project.run("-v")
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["checks/good.sh::good.sh?debian? PASSED*"])
+    result.stdout.fnmatch_lines(["checks/good.sh::good?debian? PASSED*"])
     result.stdout.fnmatch_lines(["*bad.sh exited with 3 after * s*", "*it is broken*"])
     assert "Traceback" not in result.stdout.str()
 

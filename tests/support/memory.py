@@ -1,6 +1,6 @@
 """An in-memory cloud behind the Protocol, for tests of the plugin that must be quick.
 
-``from tests.support.memory import *`` in a conftest puts it under the fixture ladder. Every operation is
+Registered as a plugin after pytest-dibctl's own, it stands under the fixture ladder. Every operation is
 appended to the JSON-lines file that $MEMORY_CLOUD_LOG names, so that a test can count what several
 processes did together. ``$MEMORY_CLOUD_FAULTS`` (a JSON object) makes steps fail.
 """
@@ -32,8 +32,6 @@ from pytest_dibctl.clouds import (
 )
 from pytest_dibctl.errors import InstanceError, NotInConfigError, PortTimeoutError
 from pytest_dibctl.ssh import HostKeyPolicy, SshKey
-
-__all__ = ["cloud", "ssh_access"]
 
 
 def log(operation: str, **details: Any) -> None:
