@@ -68,20 +68,26 @@ class Loop:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
-    """One command of a build; ``name`` is what the log calls it."""
+    """One command of a build; ``name`` is what the log calls it.
+
+    ``isolate`` gives it a namespace of process ids: nothing that it starts outlives it, and as the first
+    process there it is deaf to most signals. It needs root.
+    """
 
     name: str
     argv: tuple[str, ...]
+    isolate: bool = False
 
 
-def command(steps: Sequence[Step], *, building: Path, isolate: bool, grace: float = GRACE) -> list[str]:
+def command(steps: Sequence[Step], *, building: Path, grace: float = GRACE) -> list[str]:
     """Return the argv that runs ``steps`` in their order under one guard, up to the first that fails.
 
-    ``isolate`` gives each its own namespaces and needs root.
+    With a step to isolate, the mounts of all are apart from everybody else's.
     """
+    isolate = any(step.isolate for step in steps)
     package = Path(__file__).resolve().parent.parent
     guard = [process.interpreter(), "-I", "-c", BOOTSTRAP, str(package)]
-    options = [f"--building={building}", f"--grace={grace:g}", *(["--isolate"] if isolate else [])]
+    options = [f"--building={building}", f"--grace={grace:g}", *(["--apart"] if isolate else [])]
     private = ["unshare", "--mount", "--"] if isolate else []
     return [*private, *guard, *options, "--", *(json.dumps(dataclasses.asdict(step)) for step in steps)]
 
@@ -91,17 +97,17 @@ def main() -> NoReturn:
     parser = argparse.ArgumentParser()
     parser.add_argument("--building", type=Path, required=True)
     parser.add_argument("--grace", type=float, required=True)
-    parser.add_argument("--isolate", action="store_true")
+    parser.add_argument("--apart", action="store_true")
     parser.add_argument("steps", nargs="+", type=lambda text: Step(**json.loads(text)))
     options = parser.parse_args()
-    guard = _Guard(options.building, isolate=options.isolate, grace=options.grace)
+    guard = _Guard(options.building, apart=options.apart, grace=options.grace)
     sys.exit(guard.run(options.steps))
 
 
 class _Guard:
-    def __init__(self, building: Path, *, isolate: bool, grace: float) -> None:
+    def __init__(self, building: Path, *, apart: bool, grace: float) -> None:
         self.building = building
-        self.isolate = isolate
+        self.apart = apart
         self.grace = grace
         # A step mounts a /proc of its own over this one: the real one is asked through this.
         self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
@@ -115,7 +121,7 @@ class _Guard:
         try:
             for step in steps:
                 _say(f"{STEP}{step.name}")
-                child = self._start(step.argv)
+                child = self._start(step)
                 _wait(child, self.building)
                 code = self._end(child)
                 if code != 0:
@@ -129,10 +135,10 @@ class _Guard:
             code = self._interrupt(child)
         return code
 
-    def _start(self, argv: Sequence[str]) -> subprocess.Popen[str]:
-        if self.isolate:
-            return _start_isolated(argv, self.proc)
-        return process.start(process.with_parent(argv), stdout=1, stderr=2)
+    def _start(self, step: Step) -> subprocess.Popen[str]:
+        if step.isolate:
+            return _start_isolated(step.argv, self.proc)
+        return process.start(process.with_parent(step.argv), stdout=1, stderr=2)
 
     def _interrupt(self, child: subprocess.Popen[str] | None) -> int:
         code = 128 + signal.SIGTERM
@@ -146,7 +152,7 @@ class _Guard:
     def _end(self, child: subprocess.Popen[str]) -> int:
         """Kill what is left of a step, release what it left mounted or attached, return its exit code."""
         process.stop(child, grace=0)
-        if self.isolate:
+        if self.apart:
             _release(self.building, self.proc)
         return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
@@ -206,12 +212,18 @@ def _say(text: str) -> None:
 
 
 def _terminate(child: subprocess.Popen[str], proc: int, *, grace: float) -> None:
-    """End a build so that it can clean up after itself.
+    """End a step so that it can clean up after itself.
 
-    Its shell gets SIGTERM, which runs its exit trap; what the shell had started by then gets it too, or
-    the trap would wait for it in vain. The process that filters the log is spared: without it the trap's
-    first ``echo`` fails, and the trap with it.
+    disk-image-create's shell gets SIGTERM, which runs its exit trap; what the shell had started by then
+    gets it too, or the trap would wait for it in vain. The process that filters the log is spared:
+    without it the trap's first ``echo`` fails, and the trap with it.
     """
+    if not _apart(child.pid, proc):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(grace)
+        return
     helpers = [pid for pid in _members(child.pid, proc) if "outfilter" not in _read(f"{pid}/cmdline", proc)]
     _send(signal.SIGTERM, [child.pid, *helpers])
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -227,11 +239,14 @@ def _send(number: signal.Signals, pids: Sequence[int]) -> None:
             os.kill(pid, number)
 
 
+def _apart(pid: int, proc: int) -> bool:
+    """Tell whether ``pid`` lives in another namespace of process ids than the guard."""
+    return _link(f"{pid}/ns/pid", proc) not in ("", _link("self/ns/pid", proc))
+
+
 def _members(leader: int, proc: int) -> list[int]:
-    """Return the other processes of ``leader``'s process id namespace; none if it is the guard's own."""
+    """Return the other processes of ``leader``'s namespace."""
     space = _link(f"{leader}/ns/pid", proc)
-    if not space or space == _link("self/ns/pid", proc):
-        return []
     pids = [int(name) for name in os.listdir(proc) if name.isdigit()]
     return [pid for pid in pids if pid != leader and _link(f"{pid}/ns/pid", proc) == space]
 

@@ -87,12 +87,8 @@ class Watcher:
 
     @property
     def phases(self) -> dict[str, float]:
-        """Seconds of each phase: by the build's own profiling where it gives any, else as seen from here."""
-        profiled: dict[str, float] = {}
-        for name, seconds in self.scripts.items():
-            phase = name.partition("/")[0]
-            profiled[phase] = profiled.get(phase, 0.0) + seconds
-        return {name: profiled.get(name, seconds) for name, seconds in self._elapsed.items() if name != START}
+        """Seconds of each phase that is over, as seen from here, in the order of the phases."""
+        return {name: seconds for name, seconds in self._elapsed.items() if name != START}
 
     def expensive(self, count: int = 5) -> dict[str, float]:
         """Return the scripts that took longest, with their seconds, the longest first."""

@@ -38,7 +38,7 @@ POLL: Final = 0.2
 STOP_GRACE: Final = build_guard.GRACE + 10.0
 """Seconds that the guard has to end a build and to clean up after it."""
 
-BUILD_STEP: Final = dib.TOOL
+BUILD_STEP: Final = "prepare"
 COMPRESS_STEP: Final = "compress"
 EXTERNAL_STEP: Final = "external_build"
 
@@ -147,15 +147,18 @@ def forecast(
     output: Path | None = None,
     cwd: Path | None = None,
 ) -> Forecast:
-    """Say what ``build`` would do, without doing it or reading the image.
+    """Say what ``build`` would do, without doing it.
+
+    An image that is not built here is read, if it was never read before, to tell its digest.
 
     Raises what ``build`` raises before it starts.
     """
     cwd = Path.cwd() if cwd is None else cwd
     target = target_file(image, output, cwd)
     if policy == "never" or not _is_built_here(image.settings):
-        present = "used as it is" if target.exists() else "does not exist"
-        return Forecast(path=target, text=_with_digest(target, present))
+        if not target.exists():
+            return Forecast(path=target, text="does not exist")
+        return Forecast(path=target, text=f"used as it is, sha512 {artifact.inspect(target).sha512[:12]}")
     plan = _plan(image, target, cwd)
     reason = "asked to" if policy == "always" else plan.outdated()
     if reason is not None:
@@ -359,7 +362,7 @@ def _dib_steps(plan: _Plan, recipe: dib.Recipe, out: Path) -> list[Step]:
     kind = suffix if suffix in options.types else options.types[0]
     compress = options.compress and kind == "qcow2" and not options.checksum
     argv = [dib.TOOL, *recipe.argv_options, *(["-u"] if compress else []), "-o", str(stem), *recipe.named]
-    steps = [Step(name=BUILD_STEP, argv=tuple(argv))]
+    steps = [Step(name=BUILD_STEP, argv=tuple(argv), isolate=True)]
     made, wanted = f"{stem}.{_SUFFIXES.get(kind, kind)}", str(out / plan.target.name)
     if compress:
         plain = str(plan.building / f"uncompressed.{kind}")
@@ -394,8 +397,7 @@ def _fresh_log(plan: _Plan) -> Iterator[int]:
 
 def _guarded(plan: _Plan, steps: Sequence[Step], *, sink: int, lock: int, watcher: Watcher) -> int:
     """Run the steps, following their log; return the exit code, 128 + n after signal n."""
-    isolate = os.geteuid() == 0
-    argv = build_guard.command(steps, building=plan.building, isolate=isolate)
+    argv = build_guard.command(steps, building=plan.building, grace=build_guard.GRACE)
     with plan.log_file.open(errors="replace") as reading:
         reading.seek(0, os.SEEK_END)
         try:

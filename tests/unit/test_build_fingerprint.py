@@ -1,0 +1,196 @@
+"""When an image has to be built again, and what is said about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_dibctl import artifact, dib, fingerprint
+from pytest_dibctl.artifact import Identity
+from pytest_dibctl.config.models import Command
+from tests.support import building
+
+
+@pytest.fixture
+def elements(tmp_path: Path) -> Path:
+    building.element(tmp_path / "elements")
+    return tmp_path / "elements"
+
+
+def parts(
+    elements: Path, *, salt: str = "s", external: tuple[Command, ...] = (), **settings: object
+) -> dict[str, str]:
+    image = building.entry(elements.parent, dib=building.dib(elements, **settings))
+    assert image.settings.dib is not None
+    recipe = dib.recipe(image, image.settings.dib, elements.parent)
+    return fingerprint.components(recipe, external, salt=salt, target="tiny.qcow2")
+
+
+def test_nothing_changed_means_no_change(elements: Path) -> None:
+    assert fingerprint.changes(parts(elements), parts(elements)) == ""
+
+
+EDITS: dict[str, Callable[[Path], object]] = {
+    "content": lambda root: (root / "root.d" / "10-tiny").write_text("#!/bin/bash\n"),
+    "mode": lambda root: (root / "root.d" / "10-tiny").chmod(0o644),
+    "new file": lambda root: (root / "root.d" / "11-new").write_text(""),
+    "new name": lambda root: (root / "root.d" / "10-tiny").rename(root / "root.d" / "11-tiny"),
+    "new link": lambda root: (root / "link").symlink_to("elsewhere"),
+    "new directory": lambda root: (root / "static").mkdir(),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_every_kind_of_edit_of_an_element_counts(elements: Path, edit: Callable[[Path], object]) -> None:
+    before = parts(elements)
+    edit(elements / "tiny")
+    assert fingerprint.changes(before, parts(elements)) == "element tiny changed"
+
+
+def test_bytecode_and_times_of_an_element_do_not_count(elements: Path) -> None:
+    before = parts(elements)
+    (elements / "tiny" / "__pycache__").mkdir()
+    (elements / "tiny" / "x.pyc").write_bytes(b"x")
+    os.utime(elements / "tiny" / "root.d" / "10-tiny", (1, 1))
+    assert parts(elements) == before
+
+
+def test_the_file_behind_a_link_counts(elements: Path) -> None:
+    shared = elements.parent / "shared"
+    shared.write_text("one")
+    (elements / "tiny" / "link").symlink_to(shared)
+    before = parts(elements)
+    shared.write_text("two")
+    assert fingerprint.changes(before, parts(elements)) == "element tiny changed"
+
+
+def test_an_element_that_only_a_dependency_names_counts(elements: Path) -> None:
+    building.hook(elements / "helper", "install.d", "10-x", "#!/bin/sh\n")
+    (elements / "tiny" / "element-deps").write_text("helper\n")
+    before = parts(elements)
+    building.hook(elements / "helper", "install.d", "10-x", "#!/bin/sh\nexit\n")
+    assert fingerprint.changes(before, parts(elements)) == "element helper changed"
+
+
+def test_where_the_elements_lie_does_not_count(elements: Path) -> None:
+    before = parts(elements)
+    assert parts(elements.rename(elements.with_name("moved"))) == before
+
+
+def test_variables_and_options_are_named(elements: Path) -> None:
+    before = parts(elements)
+    after = parts(elements, environment_variables={"DIB_RELEASE": "trixie"}, cli_options=["-n", "-x"])
+    assert fingerprint.changes(before, after) == "cli_options changed, environment DIB_RELEASE added"
+    assert fingerprint.changes(after, before) == "cli_options changed, environment DIB_RELEASE removed"
+
+
+def test_what_the_caller_exports_counts(elements: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = parts(elements)
+    monkeypatch.setenv("DIB_RELEASE", "trixie")
+    monkeypatch.setenv("DIB_QUIET", "1")
+    monkeypatch.setenv("EDITOR", "ed")
+    assert fingerprint.changes(before, parts(elements)) == "environment DIB_RELEASE added"
+
+
+def test_a_new_diskimage_builder_is_named_with_both_versions(
+    elements: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dib, "installed_version", lambda: "3.43.0")
+    before = parts(elements)
+    monkeypatch.setattr(dib, "installed_version", lambda: "3.44.0")
+    assert fingerprint.changes(before, parts(elements)) == "diskimage-builder 3.43.0 -> 3.44.0"
+
+
+def test_external_commands_count(elements: Path) -> None:
+    before = parts(elements)
+    after = parts(elements, external=(Command(cmdline="true"),))
+    assert fingerprint.changes(before, after) == "external_build added"
+
+
+def test_many_changes_are_counted() -> None:
+    new = {f"environment:V{number}": "x" for number in range(5)}
+    said = "environment V0 added, environment V1 added, environment V2 added, and 2 more"
+    assert fingerprint.changes({}, new) == said
+
+
+def test_values_of_variables_are_salted(elements: Path) -> None:
+    variables = {"DIB_PASSWORD": "hunter2"}
+    one = parts(elements, salt="one", environment_variables=variables)
+    two = parts(elements, salt="two", environment_variables=variables)
+    assert one["environment:DIB_PASSWORD"] != two["environment:DIB_PASSWORD"]
+    assert "hunter2" not in json.dumps(one)
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> tuple[Path, fingerprint.Record]:
+    target = tmp_path / "x.qcow2"
+    target.write_bytes(b"image")
+    (tmp_path / "x.vmlinuz").write_bytes(b"kernel")
+    record = fingerprint.Record(
+        salt="s",
+        components={"arch": "amd64"},
+        file=Identity.of(target),
+        sha512="ab" * 64,
+        companions={".vmlinuz": Identity.of(tmp_path / "x.vmlinuz")},
+        seconds=1.5,
+        phases={"root.d": 1.0},
+    )
+    fingerprint.save(target, record)
+    return target, record
+
+
+def test_a_record_comes_back_as_it_was_written(recorded: tuple[Path, fingerprint.Record]) -> None:
+    target, record = recorded
+    assert fingerprint.load(target) == record
+    assert fingerprint.outdated(target, record, {"arch": "amd64"}) is None
+    assert artifact.known_digest(target, record.file) == record.sha512
+
+
+def test_an_image_that_is_gone_is_built(recorded: tuple[Path, fingerprint.Record]) -> None:
+    target, record = recorded
+    target.unlink()
+    assert fingerprint.outdated(target, record, record.components) == "no image yet"
+
+
+@pytest.mark.parametrize("name", ["x.qcow2", "x.vmlinuz"])
+def test_a_file_that_was_touched_is_built(recorded: tuple[Path, fingerprint.Record], name: str) -> None:
+    target, record = recorded
+    os.utime(target.with_name(name), (1, 1))
+    assert fingerprint.outdated(target, record, record.components) == "file changed since it was built"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"version": 1}', '{"version": 99}', "\x00"])
+def test_a_record_that_cannot_be_read_means_a_build(
+    recorded: tuple[Path, fingerprint.Record], text: str
+) -> None:
+    target, record = recorded
+    artifact.record_file(target).write_text(text)
+    assert fingerprint.load(target) is None
+    assert fingerprint.outdated(target, None, record.components) == "no build record"
+
+
+def test_a_record_of_another_form_is_not_used(recorded: tuple[Path, fingerprint.Record]) -> None:
+    target, _ = recorded
+    file = artifact.record_file(target)
+    file.write_text(json.dumps({**json.loads(file.read_text()), "version": fingerprint.VERSION + 1}))
+    assert fingerprint.load(target) is None
+
+
+def test_a_record_can_be_read_by_others_than_root(recorded: tuple[Path, fingerprint.Record]) -> None:
+    assert artifact.record_file(recorded[0]).stat().st_mode & 0o777 == 0o644
+
+
+def test_identity_notices_a_replaced_file_of_the_same_size_and_time(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for path in (one, two):
+        path.write_bytes(b"same")
+        os.utime(path, (5, 5))
+    before = Identity.of(one)
+    two.replace(one)
+    assert dataclasses.replace(Identity.of(one), inode=before.inode) == before
+    assert Identity.of(one) != before

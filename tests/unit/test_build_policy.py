@@ -1,0 +1,351 @@
+"""When an image is built, and what a build leaves; the images here are made by external commands."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_dibctl import artifact, build_guard, builder, fingerprint
+from pytest_dibctl.builder import BuildOutcome
+from pytest_dibctl.errors import ArtifactError, BuildError, ConfigError, DibctlError, PreflightError
+from tests.support import building
+
+CREATE = "qemu-img create -q -f qcow2 %(output_filename)s 4M"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def build(directory: Path, *commands: str, told: list[str] | None = None, **options: Any) -> BuildOutcome:
+    image = building.entry(
+        directory, external_build=[{"cmdline": command} for command in commands or (CREATE,)]
+    )
+    return builder.build(image, cwd=directory, progress=silent if told is None else told.append, **options)
+
+
+def silent(_line: str) -> None:
+    """Take progress for nobody."""
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+LEFT = {"tiny.qcow2", "tiny.qcow2.build.log", "tiny.qcow2.dibctl.json", ".tiny.qcow2.lock"}
+
+
+def test_an_image_is_built_once(tmp_path: Path) -> None:
+    told: list[str] = []
+    first = build(tmp_path, told=told)
+    assert (first.built, first.reason) == (True, "no image yet")
+    assert told == ["building tiny.qcow2: no image yet", "external_build 1"]
+    assert first.artifact.virtual_size == 4 * 1024**2
+    assert names(tmp_path) == LEFT
+    second = build(tmp_path)
+    assert (second.built, second.reason) == (False, "unchanged since it was built")
+    assert second.artifact == first.artifact
+    assert second.seconds < 1
+    assert second.log_file == tmp_path / "tiny.qcow2.build.log"
+
+
+def test_a_changed_command_builds_again_and_says_so(tmp_path: Path) -> None:
+    build(tmp_path)
+    again = build(tmp_path, CREATE.replace("4M", "8M"))
+    assert (again.built, again.reason) == (True, "external_build changed")
+    assert again.artifact.virtual_size == 8 * 1024**2
+
+
+def test_always_builds_what_is_unchanged(tmp_path: Path) -> None:
+    build(tmp_path)
+    assert build(tmp_path, policy="always").reason == "asked to (--dib-build=always)"
+
+
+def test_never_uses_what_is_there(tmp_path: Path) -> None:
+    build(tmp_path)
+    outcome = build(tmp_path, "false", policy="never")
+    assert (outcome.built, outcome.reason) == (False, "not to be built (--dib-build=never)")
+
+
+def test_never_without_a_file_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"images.yaml \(tiny.filename\): .*no such image file") as caught:
+        build(tmp_path, policy="never")
+    assert caught.value.hint == "`dibctl build tiny` builds it"
+
+
+def test_an_image_built_elsewhere_must_exist(tmp_path: Path) -> None:
+    image = building.entry(tmp_path)
+    with pytest.raises(ArtifactError) as caught:
+        builder.build(image, cwd=tmp_path, progress=silent)
+    assert "neither dib nor external_build" in str(caught.value.hint)
+    build(tmp_path)
+    assert builder.build(image, cwd=tmp_path, progress=silent).reason == "built elsewhere"
+
+
+def test_an_overwritten_image_is_built_again(tmp_path: Path) -> None:
+    build(tmp_path)
+    (tmp_path / "tiny.qcow2").write_bytes(b"damage")
+    assert build(tmp_path).reason == "file changed since it was built"
+    artifact.record_file(tmp_path / "tiny.qcow2").unlink()
+    assert build(tmp_path).reason == "no build record"
+
+
+def test_another_output_leaves_the_configured_file_alone(tmp_path: Path) -> None:
+    outcome = build(tmp_path, output=Path("sub/../other/x.qcow2"))
+    assert outcome.artifact.path == tmp_path / "other" / "x.qcow2"
+    assert not (tmp_path / "tiny.qcow2").exists()
+
+
+def test_the_forecast_tells_what_build_would_do(tmp_path: Path) -> None:
+    image = building.entry(tmp_path, external_build=[{"cmdline": CREATE}])
+    assert builder.forecast(image, cwd=tmp_path).text == "to be built: no image yet"
+    assert builder.forecast(image, cwd=tmp_path, policy="never").text == "does not exist"
+    assert not (tmp_path / ".tiny.qcow2.lock").exists()
+    outcome = build(tmp_path)
+    digest = outcome.artifact.sha512[:12]
+    assert builder.forecast(image, cwd=tmp_path).text == f"unchanged, sha512 {digest}"
+    assert builder.forecast(image, cwd=tmp_path, policy="never").text == f"used as it is, sha512 {digest}"
+    assert builder.forecast(image, cwd=tmp_path, policy="always").text == "to be built: asked to"
+
+
+def test_commands_run_in_their_order_and_see_the_same_file(tmp_path: Path) -> None:
+    outcome = build(tmp_path, CREATE, "qemu-img resize -q %(input_filename)s 16M", "test -s %(filename)s")
+    assert outcome.artifact.virtual_size == 16 * 1024**2
+    assert list(outcome.phases) == ["external_build 1", "external_build 2", "external_build 3"]
+
+
+def test_commands_run_in_the_working_directory(tmp_path: Path) -> None:
+    build(tmp_path)
+    (tmp_path / "seed.qcow2").write_bytes((tmp_path / "tiny.qcow2").read_bytes())
+    assert build(tmp_path, "cp seed.qcow2 %(output_filename)s").built
+
+
+def test_a_command_may_write_to_the_place_itself(tmp_path: Path) -> None:
+    outcome = build(tmp_path, f"qemu-img create -q -f qcow2 {tmp_path}/tiny.qcow2 4M")
+    assert outcome.built
+    assert not build(tmp_path, f"qemu-img create -q -f qcow2 {tmp_path}/tiny.qcow2 4M").built
+
+
+def test_a_failing_command_gives_its_code_and_words_and_keeps_the_old_image(tmp_path: Path) -> None:
+    old = build(tmp_path).artifact
+    with pytest.raises(BuildError) as caught:
+        build(tmp_path, CREATE, "sh -c 'echo about to fail; echo error: no luck >&2; exit 7'", "touch never")
+    assert caught.value.exit_code == 7
+    assert "images.yaml (tiny): the build exited with 7 in external_build 2 after " in caught.value.message
+    assert "\n  error: no luck\n" in caught.value.message
+    assert caught.value.message.endswith(f"log: {tmp_path}/tiny.qcow2.build.log")
+    assert "about to fail" in (tmp_path / "tiny.qcow2.build.log").read_text()
+    assert names(tmp_path) == LEFT
+    assert artifact.inspect(tmp_path / "tiny.qcow2") == old
+    assert not build(tmp_path).built
+
+
+def test_a_command_killed_by_a_signal_gives_128_and_its_number(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="was killed by SIGKILL in external_build 1") as caught:
+        build(tmp_path, "sh -c 'kill -9 $$'")
+    assert caught.value.exit_code == 137
+    assert names(tmp_path) == LEFT - {"tiny.qcow2", "tiny.qcow2.dibctl.json"}
+
+
+def test_a_missing_command_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="no-such-program: not found") as caught:
+        build(tmp_path, "no-such-program %(filename)s")
+    assert caught.value.exit_code == 127
+
+
+def test_a_command_that_makes_nothing_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"made no tiny.qcow2; it made: nothing") as caught:
+        build(tmp_path, "true")
+    assert "%(output_filename)s" in str(caught.value.hint)
+
+
+def test_a_command_that_makes_no_image_is_told_and_the_old_image_stays(tmp_path: Path) -> None:
+    old = build(tmp_path).artifact
+    with pytest.raises(BuildError, match=r"made a file that is no image: .*not a qcow2 image"):
+        build(tmp_path, "cp /etc/passwd %(output_filename)s")
+    assert artifact.inspect(tmp_path / "tiny.qcow2") == old
+
+
+def test_a_broken_interpolation_is_told_with_its_place_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tiny.external_build.1.cmdline.*%\(file_name\)s"):
+        build(tmp_path, "touch ran", "cp x %(file_name)s")
+    assert not (tmp_path / "ran").exists()
+    assert ".tiny.qcow2.building" not in names(tmp_path)
+
+
+def test_companions_travel_with_the_image_and_go_with_it(tmp_path: Path) -> None:
+    kernel = 'sh -c \'cp /etc/passwd "${1%%.qcow2}.vmlinuz"; mkdir "${1%%.qcow2}.d"\' - %(filename)s'
+    assert build(tmp_path, CREATE, kernel).artifact.kernel == tmp_path / "tiny.vmlinuz"
+    assert build(tmp_path, CREATE, kernel, policy="always").artifact.kernel is not None
+    assert (tmp_path / "tiny.d").is_dir()
+    (tmp_path / "tiny.vmlinuz").write_bytes(b"other")
+    assert build(tmp_path, CREATE, kernel).reason == "file changed since it was built"
+    assert build(tmp_path, CREATE).artifact.kernel is None
+    assert not (tmp_path / "tiny.vmlinuz").exists()
+
+
+def test_the_directory_of_the_output_is_made(tmp_path: Path) -> None:
+    image = building.entry(tmp_path, filename="new/dir/x.qcow2", external_build=[{"cmdline": CREATE}])
+    assert builder.build(image, cwd=tmp_path, progress=silent).artifact.path == tmp_path / "new/dir/x.qcow2"
+
+
+def test_a_file_in_the_place_of_the_output_directory_is_told(tmp_path: Path) -> None:
+    (tmp_path / "images").write_text("")
+    with pytest.raises(PreflightError, match=r"output directory: .*images is no directory"):
+        build(tmp_path, output=Path("images/x.qcow2"))
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    left = tmp_path / ".tiny.qcow2.building" / "tmp" / "dib_build.x"
+    left.mkdir(parents=True)
+    (left.parent.parent / build_guard.LOOPS).write_text('[{"name": "loop0", "odd": 1}]')
+    build(tmp_path)
+    assert names(tmp_path) == LEFT
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from pytest_dibctl import builder, signals
+from tests.support import building
+directory, command = Path(sys.argv[2]), sys.argv[3]
+image = building.entry(directory, external_build=[{"cmdline": command}])
+with signals.as_keyboard_interrupt():
+    print(builder.build(image, cwd=directory, progress=lambda line: print(line, flush=True)).reason)
+"""
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def tool(directory: Path, command: str) -> subprocess.Popen[str]:
+    """A run of the tool in a process of its own, started and past its preparations."""
+    argv = [sys.executable, "-c", SCRIPT, str(REPOSITORY), str(directory), command]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def slow(directory: Path, body: str = "") -> str:
+    """A command that tells its process id in the file ``pid`` and then does not end."""
+    script = f"{body} touch {directory}/started; exec sleep 4321"
+    return f"sh -c {shlex.quote(script)}"
+
+
+def wait_for(path: Path, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def sleepers(directory: Path) -> list[int]:
+    """The processes that work in ``directory`` and sleep."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"4321" in (process / "cmdline").read_bytes() and (process / "cwd").readlink() == directory:
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def settle(directory: Path, seconds: float = 20) -> None:
+    """Wait until a guard has ended everything and removed the building directory."""
+    deadline = time.monotonic() + seconds
+    while sleepers(directory) or ".tiny.qcow2.building" in names(directory):
+        assert time.monotonic() < deadline, f"left: {names(directory)}, processes {sleepers(directory)}"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_however_a_run_is_ended_it_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    running = tool(tmp_path, slow(tmp_path))
+    wait_for(tmp_path / "started")
+    assert sleepers(tmp_path)
+    running.send_signal(number)
+    running.communicate(timeout=30)
+    assert running.returncode != 0
+    settle(tmp_path)
+    assert names(tmp_path) == {"started", "tiny.qcow2.build.log", ".tiny.qcow2.lock"}
+    assert build(tmp_path).built
+
+
+def test_a_command_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_guard, "GRACE", 1.0)
+    command = slow(tmp_path, "trap : TERM;").replace("exec sleep", "while :; do sleep")[:-1] + "; done'"
+    stop = threading.Event()
+
+    def interrupt() -> None:
+        wait_for(tmp_path / "started")
+        os.kill(os.getpid(), signal.SIGINT)
+        stop.set()
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path, command)
+    assert stop.is_set()
+    settle(tmp_path)
+
+
+def test_the_second_of_two_runs_waits_and_finds_the_image_built(tmp_path: Path) -> None:
+    create = CREATE % {"output_filename": '"$1"'}
+    script = f"touch {tmp_path}/started; while ! test -e {tmp_path}/go; do sleep 0.05; done; exec {create}"
+    command = f"sh -c {shlex.quote(script)} - %(output_filename)s"
+    first = tool(tmp_path, command)
+    wait_for(tmp_path / "started")
+    second = tool(tmp_path, command)
+    assert second.stdout is not None
+    waiting = second.stdout.readline()
+    assert waiting.startswith(f"waiting for process {first.pid} on ")
+    assert waiting.endswith(", which builds tiny.qcow2\n")
+    (tmp_path / "go").touch()
+    said, errors = first.communicate(timeout=30)
+    assert said.endswith("no image yet\n"), errors
+    said, errors = second.communicate(timeout=30)
+    assert said == "another run has just built it\n", errors
+
+
+def test_a_run_waits_until_the_guard_of_a_dead_one_has_cleaned_up(tmp_path: Path) -> None:
+    # The trap takes its time, as disk-image-create's does.
+    script = f"trap 'sleep 1; exit 1' TERM; touch {tmp_path}/started; while :; do sleep 0.1; done; : 4321"
+    running = tool(tmp_path, f"sh -c {shlex.quote(script)}")
+    wait_for(tmp_path / "started")
+    running.kill()
+    running.communicate()
+    told: list[str] = []
+    assert build(tmp_path, told=told).built
+    assert "an earlier build was interrupted and is being cleaned up" in told
+    assert names(tmp_path) == LEFT | {"started"}
+
+
+def test_a_build_goes_on_when_the_log_is_removed(tmp_path: Path) -> None:
+    assert build(tmp_path, f"rm {tmp_path}/tiny.qcow2.build.log", CREATE).built
+
+
+def test_output_that_is_no_text_does_not_disturb(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="exited with 1"):
+        build(tmp_path, "sh -c 'head -c 20000 /dev/urandom; printf \"\\\\377\\\\0error no newline\"; exit 1'")
+
+
+def test_every_outcome_is_an_error_in_words(tmp_path: Path) -> None:
+    image = building.entry(tmp_path, dib={"elements": ["tinny"]})
+    with pytest.raises(DibctlError) as caught:
+        builder.forecast(image, cwd=tmp_path)
+    assert "there is no element 'tinny'" in caught.value.message
+
+
+def test_the_record_keeps_what_the_build_took(tmp_path: Path) -> None:
+    outcome = build(tmp_path)
+    record = fingerprint.load(tmp_path / "tiny.qcow2")
+    assert record is not None
+    assert list(record.phases) == list(outcome.phases)
+    assert record.sha512 == outcome.artifact.sha512

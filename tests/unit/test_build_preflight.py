@@ -1,0 +1,334 @@
+"""What is missing on this machine is said at once and all together."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_dibctl import build_causes, dib, preflight, process
+from pytest_dibctl.errors import PreflightError
+from tests.support import building
+
+
+def recipe(*names: str, **options: Any) -> dib.Recipe:
+    return dib.Recipe(
+        argv_options=(),
+        options=dib.Options(**options),
+        named=names,
+        elements=tuple(dib.Element(name=name, path=Path("/e") / name) for name in names),
+        environment={},
+        arch="amd64",
+        version="3.43.0",
+    )
+
+
+def programs(directory: Path, *names: str) -> str:
+    """A PATH with just these programs on it."""
+    for name in names:
+        file = directory / name
+        file.write_text("#!/bin/sh\n")
+        file.chmod(0o755)
+    return str(directory)
+
+
+@pytest.fixture
+def only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Leave only the named programs to be found."""
+
+    def leave(*names: str) -> None:
+        (tmp_path / "bin").mkdir()
+        path = programs(tmp_path / "bin", *names)
+        monkeypatch.setattr(process, "tool_path", lambda: path)
+
+    return leave
+
+
+ALL = ("disk-image-create", "mkfs.ext4", "debootstrap", *preflight.GUARD_TOOLS, *preflight.BUILD_TOOLS)
+
+
+@pytest.fixture(autouse=True)
+def _root_with_loop_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_root", "_loop_devices"):
+        fine = preflight.Check(name=name, ok=True, detail="")
+        monkeypatch.setattr(preflight, name, lambda fine=fine: fine)
+
+
+def test_a_machine_with_everything_may_build(tmp_path: Path, only: Callable[..., None]) -> None:
+    only(*ALL)
+    preflight.for_build(building.entry(tmp_path), recipe("debootstrap"), tmp_path / "x.qcow2")
+
+
+def test_everything_missing_is_named_with_one_apt_line(tmp_path: Path, only: Callable[..., None]) -> None:
+    only(*(name for name in ALL if name not in {"debootstrap", "qemu-img", "losetup", "mount"}))
+    with pytest.raises(PreflightError) as caught:
+        preflight.for_build(building.entry(tmp_path), recipe("debootstrap"), tmp_path / "x.qcow2")
+    assert caught.value.message.splitlines() == [
+        "images.yaml (tiny): this machine cannot build the image:",
+        "  mount: not found",
+        "  losetup: not found",
+        "  qemu-img: not found",
+        "  debootstrap: not found",
+    ]
+    assert caught.value.hint == "apt-get install --no-install-recommends debootstrap mount qemu-utils"
+
+
+def test_a_missing_disk_image_create_comes_from_pip(tmp_path: Path, only: Callable[..., None]) -> None:
+    only(*(name for name in ALL if name != "disk-image-create"))
+    with pytest.raises(PreflightError, match="disk-image-create: not found") as caught:
+        preflight.for_build(building.entry(tmp_path), recipe("tiny"), tmp_path / "x.qcow2")
+    assert caught.value.hint == "pip install diskimage-builder"
+
+
+@pytest.mark.parametrize(
+    ("names", "tools", "absent"),
+    [
+        (("tiny",), set(), {"debootstrap", "kpartx"}),
+        (("debootstrap",), {"debootstrap"}, {"kpartx"}),
+        (("vm", "block-device-mbr"), {"kpartx", "sfdisk"}, {"mkfs.vfat"}),
+        (("block-device-gpt",), {"kpartx", "sgdisk"}, set()),
+        (("vm", "block-device-efi"), {"kpartx", "sgdisk", "mkfs.vfat"}, {"pvcreate"}),
+        (("block-device-efi-lvm",), {"pvcreate"}, set()),
+        (("source-repositories", "cache-url"), {"git", "curl"}, set()),
+    ],
+    ids=lambda value: "-".join(sorted(value)) or "none",
+)
+def test_tools_depend_on_the_elements(
+    names: tuple[str, ...], tools: set[str], absent: set[str], only: Callable[..., None]
+) -> None:
+    only()
+    wanted = set(preflight.build_tools(recipe(*names)))
+    assert tools <= wanted
+    assert not absent & wanted
+    assert {"sudo", "unshare", "mkfs.ext4"} <= wanted
+
+
+def test_mmdebstrap_stands_in_for_debootstrap(only: Callable[..., None]) -> None:
+    only("mmdebstrap")
+    assert "debootstrap" not in preflight.build_tools(recipe("debootstrap"))
+
+
+def test_every_tool_that_is_asked_for_has_a_package() -> None:
+    asked = {
+        *preflight.GUARD_TOOLS,
+        *preflight.BUILD_TOOLS,
+        *preflight.PARTITION_TOOLS,
+        *preflight.EFI_TOOLS,
+        *preflight.GUEST_TOOLS,
+        *preflight.build_tools(
+            recipe("debootstrap", "block-device-efi-lvm", "source-repositories", "cache-url")
+        ),
+    }
+    assert asked <= preflight.PACKAGES.keys()
+
+
+def missing(name: str) -> preflight.Check:
+    return preflight.Check(name=name, ok=False, detail="none", required=False)
+
+
+def test_partitions_without_device_mapper_are_refused(
+    tmp_path: Path, only: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(*ALL, *preflight.PARTITION_TOOLS)
+    monkeypatch.setattr(preflight, "_device_mapper", lambda: missing("device-mapper"))
+    target = tmp_path / "x.qcow2"
+    preflight.for_build(building.entry(tmp_path), recipe("tiny"), target)
+    with pytest.raises(PreflightError, match="device-mapper: none"):
+        preflight.for_build(building.entry(tmp_path), recipe("vm", "block-device-mbr"), target)
+
+
+def test_an_efi_partition_without_vfat_is_refused(
+    tmp_path: Path, only: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(*ALL, *preflight.PARTITION_TOOLS, *preflight.EFI_TOOLS)
+    fine = dataclasses.replace(missing("device-mapper"), ok=True)
+    monkeypatch.setattr(preflight, "_device_mapper", lambda: fine)
+    monkeypatch.setattr(preflight, "_filesystem", missing)
+    with pytest.raises(PreflightError, match="vfat: none"):
+        preflight.for_build(building.entry(tmp_path), recipe("block-device-efi"), tmp_path / "x.qcow2")
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (recipe("tiny", image_size=10.0), 10 * preflight.GIB),
+        (recipe("tiny", image_size=10.0, tmpfs=False), 30 * preflight.GIB),
+        (recipe("tiny"), preflight.MINIMAL_SPACE),
+        (recipe("debian-minimal", "debootstrap"), 4 * preflight.GIB),
+    ],
+    ids=["sized", "sized on disk", "small", "distribution"],
+)
+def test_space_is_the_configured_size_or_a_guess(
+    found: dib.Recipe, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "_memory", lambda: 8 * preflight.GIB)
+    assert preflight.needed_space(found) == expected
+
+
+def test_too_little_space_is_said_with_both_amounts(tmp_path: Path, only: Callable[..., None]) -> None:
+    only(*ALL)
+    with pytest.raises(
+        PreflightError, match=r"free space: [\d.]+ GiB free in .*, about 1000000\.0 GiB needed"
+    ):
+        preflight.for_build(building.entry(tmp_path), recipe("tiny", image_size=1e6), tmp_path / "x.qcow2")
+
+
+@pytest.mark.parametrize("name", ["with blank.qcow2", "star*.qcow2", "quote'.qcow2", "dollar$.qcow2"])
+def test_a_path_that_disk_image_create_cannot_quote_is_refused(
+    tmp_path: Path, only: Callable[..., None], name: str
+) -> None:
+    only(*ALL)
+    with pytest.raises(PreflightError, match="disk-image-create cannot work with"):
+        preflight.for_build(building.entry(tmp_path), recipe("tiny"), tmp_path / name)
+
+
+def test_external_commands_need_little_and_may_have_any_path(
+    tmp_path: Path, only: Callable[..., None]
+) -> None:
+    only("setpriv", "qemu-img")
+    preflight.for_build(building.entry(tmp_path), None, tmp_path / "with blank.qcow2")
+
+
+@pytest.mark.usefixtures("tmp_path")
+def test_without_root_the_build_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    check = preflight._root()
+    assert (check.ok, check.fix) == (False, "run it as root, for example with sudo")
+
+
+def test_root_of_an_unprivileged_container_is_no_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(preflight, "_capable", lambda bit: bit != 21)
+    check = preflight._root()
+    assert not check.ok
+    assert "sys_admin" in check.detail
+
+
+def test_a_working_kernel_is_not_complained_about() -> None:
+    assert preflight._filesystem("proc").ok
+    assert not preflight._filesystem("no-such-filesystem").ok
+    assert preflight._capable(0) == (os.geteuid() == 0)
+
+
+def test_the_doctor_looks_at_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(preflight, "_kvm", lambda: missing("KVM"))
+    checks = {check.name: check for check in preflight.doctor(tmp_path)}
+    assert {
+        "disk-image-create",
+        "debootstrap",
+        "ssh",
+        "kpartx",
+        "free space",
+        "device-mapper",
+        "KVM",
+    } <= checks.keys()
+    assert not checks["kpartx"].required
+    assert checks["debootstrap"].required
+    assert checks["ssh"].as_dict()["package"] == "openssh-client"
+
+
+def test_missing_packages_are_listed_once_and_sorted(only: Callable[..., None]) -> None:
+    only("losetup")
+    checks = [preflight._tool(name) for name in ("sgdisk", "mount", "losetup", "lsattr", "mkfs.ext4")]
+    assert preflight.missing_packages(checks) == ["e2fsprogs", "gdisk", "mount"]
+
+
+def apt(directory: Path, body: str) -> str:
+    script = directory / "apt-get"
+    script.write_text(f"#!/bin/sh\n{body}\n")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    return f"{directory}:/usr/bin:/bin"
+
+
+@pytest.fixture
+def as_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+
+@pytest.mark.usefixtures("as_root")
+def test_packages_are_installed_after_an_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = f'echo "$DEBIAN_FRONTEND $*" >> {tmp_path}/calls; echo "Setting up x"; echo other'
+    path = apt(tmp_path, body)
+    monkeypatch.setattr(process, "tool_path", lambda: path)
+    monkeypatch.setenv("PATH", path)
+    told: list[str] = []
+    preflight.install(["gdisk", "kpartx"], progress=told.append)
+    assert (tmp_path / "calls").read_text().splitlines() == [
+        "noninteractive -o DPkg::Lock::Timeout=120 update",
+        "noninteractive -o DPkg::Lock::Timeout=120 install --yes --no-install-recommends gdisk kpartx",
+    ]
+    assert told == ["installing gdisk kpartx", "Setting up x", "Setting up x"]
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_failing_apt_is_told_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = apt(tmp_path, "echo reading; echo 'E: Unable to fetch' >&2; exit 100")
+    monkeypatch.setattr(process, "tool_path", lambda: path)
+    monkeypatch.setenv("PATH", path)
+    with pytest.raises(
+        PreflightError, match=r"apt-get update exited with 100\n  E: Unable to fetch\nhint"
+    ) as caught:
+        preflight.install(["gdisk"], progress=lambda _line: None)
+    assert caught.value.hint
+
+
+def test_packages_need_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = apt(tmp_path, "exit 1")
+    monkeypatch.setattr(process, "tool_path", lambda: path)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(PreflightError, match="needs root") as caught:
+        preflight.install(["gdisk"], progress=lambda _line: None)
+    assert caught.value.hint == "as root: apt-get install gdisk"
+
+
+def test_packages_need_apt(only: Callable[..., None]) -> None:
+    only()
+    with pytest.raises(PreflightError, match="no apt-get here to install gdisk"):
+        preflight.install(["gdisk"], progress=lambda _line: None)
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        (
+            "E: Failed to fetch http://m.test/x Temporary failure resolving 'm.test'",
+            "mirror cannot be reached",
+        ),
+        ("E: Failed getting release file http://m.test/dists/x/Release", "DIB_DISTRIBUTION_MIRROR"),
+        ("/x/08-debootstrap: line 1: debootstrap: command not found", "apt-get install debootstrap"),
+        ("sudo: sgdisk: command not found", "apt-get install gdisk"),
+        ("FileNotFoundError: [Errno 2] No such file or directory: 'kpartx'", "apt-get install kpartx"),
+        ("device-mapper: reload ioctl failed: No such file", "baremetal"),
+        ("/dev/mapper/control: open failed", "leave out the vm"),
+        ("losetup: cannot find an unused loop device", "losetup --list"),
+        ("Total journal size too big for filesystem.", "DIB_JOURNAL_SIZE"),
+        ("> E: Unable to locate package nonesuch", "no package nonesuch"),
+        ("cp: error writing '/m/x': No space left on device", "DIB_IMAGE_SIZE"),
+        ("E: Release signed by unknown key (key id 1)", "keyring"),
+    ],
+)
+def test_frequent_causes_have_a_hint(said: str, hint: str, tmp_path: Path) -> None:
+    assert hint in str(
+        build_causes.hint(f"noise\n{said}", directory=tmp_path, recipe=recipe("debian-minimal"))
+    )
+
+
+def test_an_unknown_cause_has_no_hint(tmp_path: Path) -> None:
+    assert build_causes.hint("it did not work", directory=tmp_path, recipe=None) is None
+
+
+def test_a_full_output_directory_is_the_cause_whatever_was_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = dataclasses.make_dataclass("Usage", ["free"])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(free=1024**2))
+    said = build_causes.hint("terminated oddly", directory=tmp_path, recipe=None)
+    assert said == f"{tmp_path} is full (1 MiB left): free some, or build elsewhere with --output"
