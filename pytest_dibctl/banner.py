@@ -7,10 +7,9 @@ listens), stays silent (no guest network yet, or a firewall that drops), or carr
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
-import selectors
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -19,18 +18,17 @@ from typing import Self
 INTERVAL = 0.25
 """Seconds between two attempts, at least."""
 
-HASTY, PATIENT = 1.0, 20.0
-"""Seconds an attempt waits for the banner, at least.
+PATIENCE, PATIENCE_SHARE = 1.0, 0.1
+"""Seconds a silent connection is kept, at least, and the same as a share of the time waited so far.
 
-As long as nothing has come back, nobody knows whether the guest is there. Then hasty attempts notice
-one that has just come up, since each sends a fresh SYN, beside a patient one for a slow guest.
-Once the guest's own network has answered, by refusing, a silent connection means that the server is busy with
-it: there is one attempt at a time then. Every connection costs the guest a process, and a slow guest
-that is asked too often never gets to answer at all.
+While nothing has ever come back, nobody knows whether the guest is there: a fresh attempt sends a fresh SYN
+and notices a guest that has just come up. But QEMU keeps the attempts that were given up, too, and
+delivers them all once there is a guest, each of which costs it a process: a slow guest that was asked too
+often never gets to answer. So the pace follows the guest's, at the price of a tenth of its boot time.
 """
-HASTY_SHARE, PATIENT_SHARE = 0.05, 0.25
-"""The same as a share of the time waited so far: slow guests are given more, and lose no more than this."""
-HASTY_AT_ONCE = 2
+ENGAGED, ENGAGED_SHARE = 20.0, 0.25
+"""The same once the guest itself has refused: silence now means that the server is busy with us."""
+
 BANNER_LIMIT = 8192
 
 
@@ -56,9 +54,14 @@ CLOSED = Sight(
 )
 SILENT = Sight(
     answers=False,
-    text="connections are accepted but no ssh banner follows: the guest's network is not up, a firewall "
-    "drops packets, or something else listens there",
+    text="connections are accepted but nothing follows: the guest's network is not up, a firewall drops "
+    "packets, or its ssh server is too slow to speak",
     hint="look for the network on the console; a slow guest may need a longer port_wait_timeout",
+)
+OTHER = Sight(
+    answers=False,
+    text="something answers, but not with an ssh banner",
+    hint="check tests.ssh.port: another service listens there",
 )
 UNREACHABLE = Sight(
     answers=False,
@@ -68,26 +71,19 @@ UNREACHABLE = Sight(
 BANNER = Sight(answers=True, text="the ssh server answers", hint="")
 
 
-@dataclasses.dataclass(kw_only=True, eq=False)
-class _Attempt:
-    socket: socket.socket
-    ends: float
-    hasty: bool
-    received: bytes = b""
-
-
 class BannerWatch:
-    """Attempts at a port, several at a time; ``seen`` says what they showed. Close it after use."""
+    """Attempts at a port, one at a time; ``seen`` says what they showed so far. Close it after use."""
 
     def __init__(self, ip: str, port: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.seen = UNTRIED
         self._family = socket.AF_INET6 if ":" in ip else socket.AF_INET
         self._address = (ip, port)
         self._clock = clock
-        self._selector = selectors.DefaultSelector()
-        self._attempts: list[_Attempt] = []
-        self._started = self._next = clock()
-        self._guest_is_there = False
+        self._started = clock()
+        self._socket: socket.socket | None = None
+        self._received = b""
+        self._gives_up = self._next = self._started
+        self._engaged = False
 
     def __enter__(self) -> Self:
         return self
@@ -96,99 +92,79 @@ class BannerWatch:
         self.close()
 
     def close(self) -> None:
-        """Close every connection that is still open."""
-        for attempt in list(self._attempts):
-            self._end(attempt)
-        self._selector.close()
+        """Close the connection if one is open."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def poll(self, seconds: float = INTERVAL) -> bool:
         """Try for up to ``seconds``; return whether a banner was read."""
         until = self._clock() + seconds
-        while True:
-            now = self._clock()
-            self._retire(now)
-            self._begin_due(now)
-            due = [attempt.ends for attempt in self._attempts] + [until]
-            if self._next > now:
-                due.append(self._next)
-            for key, _ in self._selector.select(max(0.001, min(due) - now)):
-                if key.data in self._attempts:  # unless it was ended for what another one showed
-                    self._read(key.data)
-            if self.seen.answers or self._clock() >= until:
-                return self.seen.answers
+        while (now := self._clock()) < until and not self.seen.answers:
+            if self._socket is None:
+                if now >= self._next:
+                    self._connect(now)
+                else:
+                    time.sleep(min(self._next, until) - now)
+            elif now >= self._gives_up:
+                # Still connecting, or connected to nobody: only what comes back would tell.
+                self._end(SILENT if self._is_connected() else UNREACHABLE, pause=0.0)
+            elif _readable(self._socket, min(self._gives_up, until) - now):
+                self._read()
+        return self.seen.answers
 
-    def _begin_due(self, now: float) -> None:
-        if now < self._next:
-            return
+    def _connect(self, now: float) -> None:
         waited = now - self._started
-        hasty = sum(attempt.hasty for attempt in self._attempts)
-        if hasty == len(self._attempts):
-            self._begin(now + max(PATIENT, PATIENT_SHARE * waited), hasty=False)
-            self._next = now + INTERVAL
-        elif hasty < HASTY_AT_ONCE and not self._guest_is_there:
-            patience = max(HASTY, HASTY_SHARE * waited)
-            self._begin(now + patience, hasty=True)
-            self._next = now + max(INTERVAL, patience / HASTY_AT_ONCE)
-
-    def _begin(self, ends: float, *, hasty: bool) -> None:
-        connection = socket.socket(self._family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        connection.setblocking(False)
-        code = connection.connect_ex(self._address)
+        least, share = (ENGAGED, ENGAGED_SHARE) if self._engaged else (PATIENCE, PATIENCE_SHARE)
+        self._gives_up = now + max(least, share * waited)
+        self._received = b""
+        self._socket = socket.socket(self._family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._socket.setblocking(False)
+        code = self._socket.connect_ex(self._address)
         if code not in {0, errno.EINPROGRESS}:
-            connection.close()
-            self.seen = REFUSED if code == errno.ECONNREFUSED else UNREACHABLE
-            self._guest_is_there = self.seen is REFUSED
-            return
-        attempt = _Attempt(socket=connection, ends=ends, hasty=hasty)
-        self._attempts.append(attempt)
-        self._selector.register(connection, selectors.EVENT_READ, attempt)
+            self._end(REFUSED if code == errno.ECONNREFUSED else UNREACHABLE)
 
-    def _retire(self, now: float) -> None:
-        for attempt in [one for one in self._attempts if now > one.ends]:
-            self.seen = SILENT if _is_connected(attempt.socket) else UNREACHABLE
-            self._end(attempt)
-
-    def _read(self, attempt: _Attempt) -> None:
+    def _read(self) -> None:
+        assert self._socket is not None
         try:
-            data = attempt.socket.recv(BANNER_LIMIT)
+            data = self._socket.recv(BANNER_LIMIT)
         except BlockingIOError:
             return
         except ConnectionRefusedError:
-            self._fail(attempt, REFUSED)
+            self._end(REFUSED)
         except ConnectionResetError:
-            self._fail(attempt, CLOSED)
+            self._end(CLOSED)
         except OSError:
-            self._fail(attempt, UNREACHABLE)
+            self._end(UNREACHABLE)
         else:
-            attempt.received += data
+            self._received += data
             # A server may send other lines before the one that counts.
-            if any(line.startswith(b"SSH-") for line in attempt.received.split(b"\n")[:-1]):
-                self.seen = BANNER
+            if any(line.startswith(b"SSH-") for line in self._received.split(b"\n")[:-1]):
+                self._end(BANNER)
             elif not data:
-                self._fail(attempt, CLOSED)
-            elif len(attempt.received) > BANNER_LIMIT:
-                self._fail(attempt, SILENT)
+                self._end(OTHER if self._received else CLOSED)
+            elif len(self._received) > BANNER_LIMIT:
+                self._end(OTHER)
 
-    def _fail(self, attempt: _Attempt, seen: Sight) -> None:
-        self.seen = seen
-        self._end(attempt)
-        self._next = self._clock() + INTERVAL
-        if seen in {CLOSED, REFUSED} and not self._guest_is_there:
-            self._guest_is_there = True
-            for other in list(self._attempts):
-                self._end(other)
+    def _end(self, seen: Sight, *, pause: float = INTERVAL) -> None:
+        self.seen = OTHER if seen is SILENT and self._received else seen
+        self._engaged = self._engaged or seen in {REFUSED, CLOSED}
+        self._next = self._clock() + pause
+        self.close()
 
-    def _end(self, attempt: _Attempt) -> None:
-        self._attempts.remove(attempt)
-        self._selector.unregister(attempt.socket)
-        attempt.socket.close()
-
-
-def _is_connected(connection: socket.socket) -> bool:
-    with contextlib.suppress(OSError):
-        connection.getpeername()
+    def _is_connected(self) -> bool:
+        assert self._socket is not None
+        try:
+            self._socket.getpeername()
+        except OSError:
+            return False
         return True
-    return False
+
+
+def _readable(connection: socket.socket, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(max(1.0, seconds * 1000)))
 
 
 def port_answers(ip: str, port: int, *, patience: float = 0.5, timeout: float = 3.0) -> bool:

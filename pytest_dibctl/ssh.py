@@ -309,10 +309,17 @@ class SshAccess:
             result = self.run("true", timeout=timeout)
         except CommandError as error:
             return _Login.BROKEN, error.message
-        said = " ".join(f"{result.errors} {result.output}".split())
+        lines = f"{result.errors}\n{result.output}".splitlines()
+        said = " ".join(" ".join(line for line in lines if not _NOISE.match(line)).split())
         if result.returncode == 0:
             return _Login.DONE, ""
         return _judge_login(result.returncode, said), said or process.describe_exit(result.returncode)
+
+
+_NOISE = re.compile(
+    r"@|IT IS POSSIBLE|Someone could|It is also|Please contact|Add correct| +remove with| +ssh-keygen"
+)
+"""ssh's large warning about a changed host key; what counts comes before and after it."""
 
 
 def _judge_login(returncode: int, said: str) -> _Login:

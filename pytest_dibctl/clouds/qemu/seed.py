@@ -16,6 +16,9 @@ from typing import Literal
 
 SeedKind = Literal["nocloud", "configdrive"]
 
+PADDED_SIZE = 512 * 1024
+"""Bytes a seed has at least."""
+
 LABELS: Mapping[SeedKind, str] = {"nocloud": "cidata", "configdrive": "config-2"}
 
 
@@ -53,11 +56,11 @@ def write(path: Path, kind: SeedKind, identity: Identity) -> None:
 
 
 def iso(label: str, files: Mapping[str, str]) -> bytes:
-    """Return an ISO 9660 image with Rock Ridge and Joliet names that holds ``files``."""
+    """Return an ISO 9660 image that holds ``files``; names are Rock Ridge's, which Linux guests read."""
     import pycdlib  # only where a guest is really booted
 
     image = pycdlib.PyCdlib()
-    image.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=label)
+    image.new(interchange_level=3, rock_ridge="1.09", vol_ident=label)
     try:
         made: dict[Path, str] = {Path("/"): ""}
         for number, (name, text) in enumerate(sorted(files.items())):
@@ -65,21 +68,21 @@ def iso(label: str, files: Mapping[str, str]) -> bytes:
             for parent in reversed(path.parents):
                 if parent not in made:
                     made[parent] = f"{made[parent.parent]}/D{len(made)}"
-                    image.add_directory(made[parent], rr_name=parent.name, joliet_path=str(parent))
+                    image.add_directory(made[parent], rr_name=parent.name)
             data = text.encode()
             image.add_fp(
                 io.BytesIO(data),
                 len(data),
-                # The bare ISO 9660 name allows neither lower case nor dashes; every guest reads the others.
+                # The bare ISO 9660 name allows neither lower case nor dashes; every guest reads the other one.
                 f"{made[path.parent]}/F{number}.;1",
                 rr_name=path.name,
-                joliet_path=str(path),
             )
         sink = io.BytesIO()
         image.write_fp(sink)
     finally:
         image.close()
-    return sink.getvalue()
+    # Probes for other filesystems read beyond so small an image, and some, busybox's, stop at that error.
+    return sink.getvalue().ljust(PADDED_SIZE, b"\0")
 
 
 def vendor_config(identity: Identity) -> str:
