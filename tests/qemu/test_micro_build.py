@@ -49,8 +49,10 @@ def test_build_gives_image_kernel_and_initramfs(micro_files: Path, tmp_path: Pat
 
 def test_second_build_needs_no_network(micro_files: Path, tmp_path: Path) -> None:
     (tmp_path / "apt").mkdir()
-    built = micro.build(tmp_path, {"MICRO_MARK": "hand-made 100%", **no_apt(tmp_path / "apt")})
+    variables = {"MICRO_MARK": "hand-made 100%", "MICRO_SLEEP": "0.5", **no_apt(tmp_path / "apt")}
+    built = micro.build(tmp_path, variables)
     assert (tmp_path / "micro.qcow2").stat().st_size > 10 * micro.MIB
+    assert "micro: sleeping 0.5 s because MICRO_SLEEP asks for it" in built.output
     assert "Build completed successfully" in built.output
     assert read(tmp_path / "micro.qcow2", "/etc/micro-mark", tmp_path) == "hand-made 100%\n"
 

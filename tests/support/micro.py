@@ -128,11 +128,10 @@ def cached(variant: str = "plain") -> Path:
         if not entry.exists():
             _remove_unused(cache)
             work = Path(tempfile.mkdtemp(prefix="building-", dir=cache))
-            try:
-                _build_in(work, {"DIB_IMAGE_CACHE": str(cache / "dib"), **variables})
-                (work / "image").rename(entry)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
+            # A failed build's directory stays for a while: its log is there.
+            _build_in(work, {"DIB_IMAGE_CACHE": str(cache / "dib"), **variables})
+            (work / "image").rename(entry)
+            shutil.rmtree(work)
         os.utime(entry)
     return entry
 
