@@ -12,11 +12,11 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_dibctl.ssh import SshAccess
     from testinfra.host import Host
 
     from pytest_dibctl.clouds import Instance
     from pytest_dibctl.process import Result
+    from pytest_dibctl.ssh import SshAccess
 
 PAUSE = 3.0
 """Seconds between two looks at a guest that is not settled yet."""

@@ -1,4 +1,4 @@
-"""The least that can be asked of an image: it boots and lets us in. Run when an image lists no tests."""
+"""The instance boots and lets us in. An image that lists no tests gets this one."""
 
 from __future__ import annotations
 
@@ -7,15 +7,28 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_dibctl.clouds import Instance
     from pytest_dibctl.ssh import SshAccess
 
-pytestmark = pytest.mark.usefixtures("instance")
 
+def test_login_works(instance: Instance, ssh_access: SshAccess) -> None:
+    """The user that images.yaml names logs in with the instance's key and runs a command.
 
-def test_login_works(ssh_access: SshAccess) -> None:
-    """A command run over ssh gives its output and exit code.
-
-    If this fails in the setup, the message there says what was missing: boot, ssh service, key or user.
+    If this fails, ssh answered before and does not any more: the console's last lines may tell why.
     """
-    result = ssh_access.run("echo hello; exit 7", timeout=60)
-    assert (result.output.strip(), result.returncode) == ("hello", 7), result.errors
+    result = ssh_access.run("id -un", timeout=60)
+    assert result.output.strip() == ssh_access.username, (
+        f"{ssh_access.username} cannot work in {instance.name}: {result.output}{result.errors}"
+    )
+
+
+def test_login_user_may_become_root(ssh_access: SshAccess, instance: Instance) -> None:
+    """The login user is root, or uses sudo without a password, as in any cloud image.
+
+    If this fails, cloud-init's ``default_user`` has no ``sudo`` rule, or sudo is not installed.
+    """
+    del instance
+    if ssh_access.username == "root":
+        pytest.skip("the login user is root")
+    result = ssh_access.run("sudo -n id -u", timeout=60)
+    assert result.output.strip() == "0", f"sudo says: {result.output}{result.errors}"
