@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pytest_dibctl import dib, preflight
 
@@ -49,8 +50,9 @@ def _network(said: str, _directory: Path, recipe: dib.Recipe | None) -> str | No
         return None
     environment = recipe.environment if recipe is not None else {}
     names = (dib.MAIN_MIRROR, dib.SECURITY_MIRROR)
-    used = [f"{name}={environment[name]}" for name in names if name in environment]
-    mirrors = ", ".join(used) or f"set {names[0]}"
+    # The host only: an address may hold a password.
+    used = [f"{name} is at {urlsplit(environment[name]).hostname}" for name in names if name in environment]
+    mirrors = ", ".join(used) or f"{names[0]} sets another"
     return f"a package mirror cannot be reached; {mirrors}; proxies come from http_proxy"
 
 

@@ -118,9 +118,7 @@ def build(
     cwd = Path.cwd() if cwd is None else cwd
     target = target_file(image, output, cwd)
     if policy == "never" or not _is_built_here(image.settings):
-        reason = (
-            "not to be built (--dib-build=never)" if _is_built_here(image.settings) else "built elsewhere"
-        )
+        reason = "used as it is" if _is_built_here(image.settings) else "built elsewhere"
         return BuildOutcome(
             artifact=_existing(target, image), built=False, reason=reason, seconds=time.monotonic() - started
         )

@@ -317,7 +317,7 @@ def host_mirrors(apt: Path = Path("/etc/apt")) -> dict[str, str]:
 
 
 def apt_sources(apt: Path) -> Iterator[AptSource]:
-    """Yield the binary package sources that are enabled below ``apt``, http and https ones only."""
+    """Yield the binary package sources that are enabled below ``apt``: http and https, without passwords."""
     files = [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))]
     for file in files:
         try:
@@ -355,4 +355,5 @@ def _one_line(text: str) -> Iterator[AptSource]:
 
 
 def _is_http(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
+    # One with a password in it would end up in the image and in the log.
+    return uri.startswith(("http://", "https://")) and "@" not in urlsplit(uri).netloc

@@ -211,6 +211,7 @@ def test_a_disk_that_fills_up_is_told_and_left_clean(elements: Path, small: Path
     with pytest.raises(BuildError) as caught:
         build(small, elements, environment_variables={"DIB_IMAGE_SIZE": "0.04"})
     assert "No space left on device" in caught.value.message
+    assert f"{small} is full" in str(caught.value.hint)
     assert names(small) == {"tiny.qcow2.build.log", ".tiny.qcow2.lock"}
 
 

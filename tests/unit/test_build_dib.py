@@ -223,6 +223,7 @@ deb-src http://sources.test/debian bookworm main
 deb [arch=amd64 signed-by=/usr/share/keyrings/x.gpg] http://mirror.test/debian bookworm main # trailing
 deb http://mirror.test/debian-security bookworm-security main
 """
+SECRET = "deb http://user:secret@private.test/debian bookworm main\n"
 
 
 def apt(directory: Path, **files: str) -> Path:
@@ -246,6 +247,10 @@ def test_mirrors_are_read_from_one_line_sources(tmp_path: Path) -> None:
     assert dib.host_mirrors(apt(tmp_path, debian_list=ONE_LINE)) == MIRRORS
     (tmp_path / "sources.list.d" / "debian.list").rename(tmp_path / "sources.list")
     assert dib.host_mirrors(tmp_path) == MIRRORS
+
+
+def test_a_mirror_with_a_password_in_its_address_is_not_put_into_the_image(tmp_path: Path) -> None:
+    assert dib.host_mirrors(apt(tmp_path, a_list=SECRET, debian_list=ONE_LINE)) == MIRRORS
 
 
 def test_repositories_of_others_are_not_taken_for_mirrors(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_always_builds_what_is_unchanged(tmp_path: Path) -> None:
 def test_never_uses_what_is_there(tmp_path: Path) -> None:
     build(tmp_path)
     outcome = build(tmp_path, "false", policy="never")
-    assert (outcome.built, outcome.reason) == (False, "not to be built (--dib-build=never)")
+    assert (outcome.built, outcome.reason) == (False, "used as it is")
 
 
 def test_never_without_a_file_says_how_to_get_one(tmp_path: Path) -> None:

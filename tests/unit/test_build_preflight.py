@@ -321,6 +321,14 @@ def test_frequent_causes_have_a_hint(said: str, hint: str, tmp_path: Path) -> No
     )
 
 
+def test_the_hint_for_an_unreachable_mirror_names_its_host_only(tmp_path: Path) -> None:
+    mirror = {dib.MAIN_MIRROR: "http://user:secret@m.test/debian"}
+    found = dataclasses.replace(recipe("debian-minimal"), environment=mirror)
+    said = build_causes.hint("Could not resolve 'm.test'", directory=tmp_path, recipe=found)
+    assert said is not None
+    assert "DIB_DISTRIBUTION_MIRROR is at m.test;" in said
+
+
 def test_an_unknown_cause_has_no_hint(tmp_path: Path) -> None:
     assert build_causes.hint("it did not work", directory=tmp_path, recipe=None) is None
 
