@@ -131,8 +131,7 @@ def run_payload(arch: Arch, accelerator: Accelerator, *, deadline: float = PROBE
             )
         except CommandError as error:
             if "did not end" in error.message:
-                text = f"a test payload did not get through within {deadline:g} s: KVM is not hardware's here"
-                return Verdict(usable=False, reason=text)
+                return Verdict(usable=False, reason=f"a test payload did not get through in {deadline:g} s")
             return Verdict(usable=False, reason=error.message)
         serial = directory / "serial"
         if serial.exists() and serial.read_bytes().endswith(b"K"):

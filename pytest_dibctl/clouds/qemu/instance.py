@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import re
 import shlex
@@ -18,6 +19,8 @@ from pytest_dibctl.clouds.qemu import guest, machine, qmp
 from pytest_dibctl.clouds.qemu.console import Console
 from pytest_dibctl.errors import InstanceError, NotInConfigError
 from pytest_dibctl.ssh import HostKeyPolicy
+
+log = logging.getLogger(__name__)
 
 STATE = "instance.json"
 STATE_VERSION = 1
@@ -172,15 +175,18 @@ class QemuInstance:
 
     def check(self) -> None:
         """Raise InstanceError if the guest will never be ready: QEMU ended, it is off, its console tells."""
-        ended = self._process.ended() if self._process else "is gone"
-        if ended:
-            raise self._failure(f"its QEMU process {ended}", self._log_hint())
+        self._check_process()
         if cause := self._console.trouble():
             time.sleep(SETTLE)
             raise self._failure(cause.text, cause.hint)
-        if time.monotonic() >= self._status_due:
-            self._check_status()
-            self._status_due = time.monotonic() + STATUS_INTERVAL
+        if time.monotonic() < self._status_due:
+            return
+        try:
+            self._check_status(self._status())
+        except qmp.QmpError as error:
+            log.debug("%s: %s", self.name, error)  # too busy to answer, or just ending
+            self._check_process()
+        self._status_due = time.monotonic() + STATUS_INTERVAL
 
     def console_output(self) -> str:
         """Return all of the serial console so far, without escape sequences."""
@@ -284,8 +290,12 @@ class QemuInstance:
         answer = qmp.execute(self._control, "query-status")
         return str(answer["status"]) if isinstance(answer, dict) else ""
 
-    def _check_status(self) -> None:
-        status = self._status()
+    def _check_process(self) -> None:
+        ended = self._process.ended() if self._process else "is gone"
+        if ended:
+            raise self._failure(f"its QEMU process {ended}{_indented(self.log())}", self._log_hint())
+
+    def _check_status(self, status: str) -> None:
         if status == "shutdown" or (status == "paused" and self._stopped):
             what = "it is switched off" if self._stopped else "the guest powered itself off"
             raise self._failure(what, "the console's last lines may say why")

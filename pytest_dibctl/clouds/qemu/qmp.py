@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -39,6 +40,7 @@ def monitor(path: Path, line: str) -> str:
 
 async def _execute(path: Path, command: str, arguments: Mapping[str, object] | None) -> object:
     client = QMPClient("dibctl")
+    client.logger.setLevel(logging.CRITICAL)  # what goes wrong is raised, and often expected
     try:
         with _connected(path) as connection:
             async with asyncio.timeout(TIMEOUT):

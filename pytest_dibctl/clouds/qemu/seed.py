@@ -56,7 +56,7 @@ def write(path: Path, kind: SeedKind, identity: Identity) -> None:
 
 
 def iso(label: str, files: Mapping[str, str]) -> bytes:
-    """Return an ISO 9660 image that holds ``files``; names are Rock Ridge's, which Linux guests read."""
+    """Return an ISO 9660 image that holds ``files``, under Rock Ridge names: Linux guests read those."""
     import pycdlib  # only where a guest is really booted
 
     image = pycdlib.PyCdlib()
@@ -73,7 +73,7 @@ def iso(label: str, files: Mapping[str, str]) -> bytes:
             image.add_fp(
                 io.BytesIO(data),
                 len(data),
-                # The bare ISO 9660 name allows neither lower case nor dashes; every guest reads the other one.
+                # The bare ISO 9660 name allows neither lower case nor dashes; guests read the other one.
                 f"{made[path.parent]}/F{number}.;1",
                 rr_name=path.name,
             )
