@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import json
+import os
 import sys
 import time
 from collections.abc import Generator, Iterator
@@ -153,8 +154,7 @@ class ActiveRun:
             raise pytest.UsageError(
                 "--hosts and --dib-image exclude each other: `host` is the instance under test"
             )
-        at_terminal = sys.__stdin__ is not None and sys.__stdin__.isatty()
-        if self.wishes.shell and (config.getoption("numprocesses", None) or not at_terminal):
+        if self.wishes.shell and (config.getoption("numprocesses", None) or not self._at_terminal()):
             raise pytest.UsageError("--dib-shell needs a terminal, and no -n")
         config.pluginmanager.register(fixtures, "dibctl-fixtures")
         # testinfra brings a fixture `host` too; of two plugins the one registered last wins.
@@ -164,6 +164,11 @@ class ActiveRun:
         except DibctlError as error:
             _usage_error(config.getoption("dib_result_file"), error)
         self._resources.enter_context(signals.as_keyboard_interrupt())
+
+    def _at_terminal(self) -> bool:
+        # While pytest captures, descriptor 0 is something else.
+        with self.uncaptured(stdin=True):
+            return os.isatty(0)
 
     def _run_id(self) -> str:
         given = getattr(self.config, "workerinput", {}).get("dibctl_run")

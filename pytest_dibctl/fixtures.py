@@ -244,8 +244,16 @@ class CamelCase:
     def __init__(self, backend: Any) -> None:
         self._backend = backend
 
+    @property
+    def SystemInfo(self) -> Any:  # noqa: N802 -- its name then
+        """What ``system_info`` is today, with the ``hostname`` that it had."""
+        info = self._backend.system_info
+        if not hasattr(info, "hostname"):
+            info.hostname = self._backend.check_output("hostname")
+        return info
+
     def __getattr__(self, name: str) -> Any:
-        """Return ``system_info`` for ``SystemInfo``, and anything else under its own name."""
+        """Return ``package`` for ``Package``, and anything else under its own name."""
         return getattr(self._backend, re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
 
 

@@ -1,0 +1,204 @@
+"""The README is run: its files are written down and used, its commands called, its tables compared."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_dibctl import cli, fixtures, host, plugin
+from pytest_dibctl.config import catalog, entries
+from pytest_dibctl.errors import ExitCode
+from tests.plugin.conftest import ROOT, Project
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+FILES = {
+    match.group(1): text
+    for language, text in BLOCKS
+    if language in {"yaml", "python", "sh"}
+    for match in [re.search(r"^# (\S+\.(?:yaml|py|sh))$", text, re.MULTILINE)]
+    if match
+}
+COMMANDS = [line for language, text in BLOCKS[1:] if language == "console" for line in text.splitlines()]
+
+
+def table(heading: str) -> dict[str, str]:
+    """Return the first table below a heading: its first column, without backticks, to its second."""
+    below = README.split(f"\n{heading}\n", 1)[1]
+    rows = re.search(r"\n\|.*\n\|[-|]+\n((?:\|.*\n)+)", below)
+    assert rows, heading
+    cells = [row.strip("|").split("|", 1) for row in rows.group(1).splitlines()]
+    return {name.strip().strip("`"): value.strip() for name, value in cells}
+
+
+@pytest.fixture
+def written(project: Project) -> Project:
+    """The README's files, and an image that lies where the example's is built."""
+    for name, text in FILES.items():
+        project.write(name, text, executable=name.endswith(".sh"))
+    project.pytester.run("qemu-img", "create", "-q", "-f", "qcow2", "images.qcow2", "1M")
+    (project.path / "images").mkdir()
+    (project.path / "images.qcow2").rename(project.path / "images/web.qcow2")
+    project.write("reboots.py", REBOOTS)
+    return project
+
+
+REBOOTS = """
+    import pytest
+
+    # The in-memory guest is this machine: it keeps its name, and is not rebooted.
+    @pytest.fixture
+    def reboot():
+        return lambda: None
+
+    @pytest.fixture(scope="session")
+    def host(instance):
+        class Host:
+            def check_output(self, command):
+                return instance.name
+        return Host()
+"""
+
+
+def test_the_first_block_holds_exactly_the_two_lines() -> None:
+    language, text = BLOCKS[0]
+    assert language == "console"
+    first, second = text.splitlines()
+    assert first.endswith("pytest --dib-image=debian --junit-xml=junit.xml")
+    assert second.endswith("tox")
+
+
+def test_every_example_file_is_named() -> None:
+    files = [text for language, text in BLOCKS if language in {"yaml", "python", "sh"}]
+    assert len(files) == len(FILES) == 5
+
+
+def test_the_example_configuration_is_valid(written: Project) -> None:
+    loaded = catalog.load(cwd=written.path, system=written.path / "none")
+    assert list(loaded.images) == ["web"]
+    assert "roomy" in loaded.environments
+    assert list(loaded.uploads) == ["public-cloud"]
+    assert loaded.warnings == ()
+
+
+def test_the_example_tests_pass(written: Project) -> None:
+    text = (written.path / "conftest.py").read_text()
+    written.write("conftest.py", text + "\n        import reboots; config.pluginmanager.register(reboots)\n")
+    result = written.run("--dib-build=never", "tests/test_web.py", images="web")
+    result.assert_outcomes(passed=3)
+
+
+def test_the_example_script_is_run(written: Project) -> None:
+    result = written.run("--dib-build=never", "-s", "tests/uptime.sh", images="web")
+    result.stdout.fnmatch_lines(["*dibctl-web-* has 512 MiB"])
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("pytest")])
+def test_the_pytest_commands_select_what_they_say(written: Project, line: str) -> None:
+    _, *arguments = shlex.split(line)
+    result = written.run("--collect-only", "-q", *arguments, images=None)
+    assert result.ret == pytest.ExitCode.OK
+    wanted = {"-k hostname": 1, "::test_hostname": 1}
+    if any(part in line for part in wanted):
+        assert "hostname" in result.stdout.str()
+        assert "greeting" not in result.stdout.str()
+    else:
+        result.stdout.fnmatch_lines(
+            [
+                "image_tests/test_hostname.py::*web?",
+                "tests/test_web.py::test_hostname?web?",
+                "tests/uptime.sh::*",
+            ],
+        )
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("dibctl")])
+def test_the_dibctl_commands_are_understood(line: str) -> None:
+    _, *arguments = shlex.split(line)
+    assert callable(cli.build_parser().parse_args(arguments).run)
+
+
+@pytest.mark.parametrize(
+    ("command", "code"), [("validate", 0), ("cleanup --dry-run", 0), ("schema images", 0)]
+)
+def test_the_harmless_commands_work(
+    written: Project, command: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"dibctl {command}" in COMMANDS
+    written.monkeypatch.chdir(written.path)
+    assert cli.main(shlex.split(command)) == code
+    assert capsys.readouterr().out
+
+
+def test_every_option_is_in_the_table(pytestconfig: pytest.Config) -> None:
+    documented = {name.split("=")[0].split(" ")[0] for name in table("## Running")}
+    parser = pytest.Parser(_ispytest=True)
+    plugin.pytest_addoption(parser)
+    group = parser.getgroup("dibctl", "")
+    options = {name for option in group.options for name in option.names()}
+    internal = {"--dib-result-file"}
+    assert documented == options - internal
+    del pytestconfig
+
+
+def defined_fixtures() -> dict[str, Any]:
+    """Return every fixture of the plugin: its name to its definition."""
+    found: dict[str, Any] = {}
+    for module in (fixtures, host):
+        for name, value in vars(module).items():
+            if type(
+                value
+            ).__name__ == "FixtureFunctionDefinition" and value._get_wrapped_function().__module__ == (
+                module.__name__
+            ):
+                found[value.name or name] = value
+    return found
+
+
+def test_every_fixture_is_in_the_table_with_its_scope() -> None:
+    documented = table("## Fixtures")
+    found = defined_fixtures()
+    assert set(documented) == set(found)
+    for name, definition in found.items():
+        per_test = definition._fixture_function_marker.scope == "function"
+        assert documented[name].endswith("*per test*") == per_test, name
+
+
+def test_every_shipped_test_is_in_the_table() -> None:
+    below = README.split("A `generic:NAME` entry", 1)[1]
+    documented = set(re.findall(r"^\| `(\w+)` \|", below.split("\n\nAn entry's", 1)[0], re.MULTILINE))
+    assert documented == {*entries.generic_tests(), "all"}
+
+
+def test_every_exit_code_is_in_the_table() -> None:
+    documented = {int(code) for code in table("## Exit codes") if code.isdigit()}
+    assert documented == {int(code) for code in ExitCode}
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(((?!https?:|#)[^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_every_configuration_key_is_documented() -> None:
+    text = (ROOT / "docs/configuration.md").read_text()
+    from pytest_dibctl.config import models
+
+    keys = {
+        name
+        for model in vars(models).values()
+        if isinstance(model, type) and issubclass(model, models.Section) and model is not models.Section
+        for name in model.model_fields
+    }
+    missing = {key for key in keys if not re.search(rf"\b{key}\b", text)}
+    timeouts = {"create_timeout", "active_timeout", "keypair_timeout", "cleanup_timeout"}
+    assert missing - timeouts == set()
+
+
+def test_the_terminal_picture_is_there() -> None:
+    picture = Path(ROOT / "docs/demo.svg").read_text()
+    assert "passed" in picture

@@ -1,0 +1,438 @@
+"""The plugin and ``dibctl`` as a user runs them, on images really built and guests really booted."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import leaks, micro
+
+pytestmark = pytest.mark.real
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 240
+"""Seconds any of the runs here may take, on a machine that does other things as well."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finished:
+    """How a command ended."""
+
+    code: int
+    output: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Operator:
+    """Somebody with a directory of configuration who types commands."""
+
+    path: Path
+
+    def write(self, name: str, text: str, *, executable: bool = False) -> None:
+        """Write a file."""
+        (self.path / name).write_text(text)
+        if executable:
+            (self.path / name).chmod(0o755)
+
+    def has(self, files: Path, **settings: Any) -> None:
+        """Have an image ``micro`` that was built before; ``settings`` are those of ``images_yaml``."""
+        for name in ("micro.qcow2", "micro.vmlinuz", "micro.initrd"):
+            shutil.copy(files / name, self.path / name)
+        self.write("images.yaml", micro.images_yaml(filename="micro.qcow2", **settings))
+
+    def start(self, argv: Sequence[str], **popen: Any) -> subprocess.Popen[str]:
+        """Start a command in the directory."""
+        return subprocess.Popen(
+            [sys.executable, "-m", *argv],
+            cwd=self.path,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "DIB_IMAGE_CACHE": str(micro.cache_directory() / "dib"),
+            },
+            text=True,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL, **popen},
+        )
+
+    def run(self, *argv: str) -> Finished:
+        """Run a command to its end."""
+        with self.start(argv) as child:
+            output, _ = child.communicate(timeout=PATIENCE)
+        assert "Traceback (most recent call last)" not in output, output
+        return Finished(code=child.returncode, output=output)
+
+    def pytest(self, *arguments: str) -> Finished:
+        """Run pytest on the image; unless told otherwise on the file as it is."""
+        return self.run("pytest", "-v", "--dib-image=micro", "--dib-build=never", *arguments)
+
+    def dibctl(self, *arguments: str) -> Finished:
+        """Run dibctl."""
+        return self.run("pytest_dibctl.cli", *arguments)
+
+    def junit(self) -> dict[str, dict[str, str]]:
+        """Return the properties of every test case in junit.xml."""
+        return {
+            case.get("name", ""): {
+                found.get("name", ""): found.get("value", "")
+                for found in case.iterfind("properties/property")
+            }
+            for case in ET.parse(self.path / "junit.xml").iter("testcase")
+        }
+
+
+@pytest.fixture
+def operator(tmp_path: Path) -> Operator:
+    """An operator with an empty directory."""
+    return Operator(path=tmp_path)
+
+
+def environment(**qemu: object) -> str:
+    """Return a test.yaml with an environment ``quick`` that gives up early."""
+    return json.dumps({"quick": {"qemu": {"memory": 256, **qemu}, "tests": {"port_wait_timeout": 25}}})
+
+
+GUEST_TESTS = """
+def test_name(host, instance):
+    assert host.check_output("hostname") == instance.name
+
+def test_user(ssh_access):
+    assert ssh_access.run("id -un").output.strip() == "debian"
+
+def test_old_names(ssh_backend, instance):
+    assert ssh_backend.SystemInfo.hostname == instance.name
+    assert ssh_backend.File("/etc/os-release").is_file
+
+def test_paramiko(ssh_client):
+    _, out, _ = ssh_client.exec_command("echo hello")
+    assert out.read() == b"hello\\n"
+
+def test_console(console_output):
+    assert "ready" in console_output
+
+def test_forwarded_port(wait_for_port, instance, host):
+    host.run("(while true; do echo hello | nc -l -p 8080; done) >/dev/null 2>&1 </dev/null &")
+    assert wait_for_port(8080, 60) < 60
+
+def test_reboot(reboot, ssh_access):
+    before = ssh_access.run("cat /proc/sys/kernel/random/boot_id").output
+    assert reboot(hard=True, timeout=200) > 0
+    assert ssh_access.run("cat /proc/sys/kernel/random/boot_id").output != before
+"""
+
+
+def test_the_whole_way_from_elements_to_junit_and_back_to_nothing(operator: Operator) -> None:
+    operator.write("test_guest.py", GUEST_TESTS)
+    operator.write(
+        "up.sh", '#!/bin/sh\ntest "$($DIBCTL_SSH hostname)" = "$DIBCTL_INSTANCE_NAME"\n', executable=True
+    )
+    tests = [{"pytest": "generic:login"}, {"pytest": "test_guest.py"}, {"shell": "up.sh"}]
+    operator.write(
+        "images.yaml", micro.images_yaml(filename="out/micro.qcow2", tests=tests, username="debian")
+    )
+
+    first = operator.run("pytest", "-v", "--dib-image=micro", "--junit-xml=junit.xml")
+    assert first.code == 0, first.output
+    assert "to be built: no build record" in first.output
+    assert "9 passed" in first.output
+    for name, facts in operator.junit().items():
+        assert facts["dib_image"] == "micro", name
+        assert re.fullmatch(r"sha512:[0-9a-f]{128}", facts["dib_digest"])
+        assert float(facts["dib_seconds_build"]) > 1
+        assert float(facts["dib_seconds_ready"]) > 1
+
+    second = operator.run("pytest", "-q", "--dib-image=micro", "generic:login")
+    assert second.code == 0, second.output
+    assert "unchanged" in second.output
+    assert "building" not in second.output
+    assert {path.name for path in (operator.path / "out").iterdir() if not path.name.startswith(".")} == {
+        "micro.qcow2",
+        "micro.qcow2.build.log",
+        "micro.qcow2.dibctl.json",
+        "micro.vmlinuz",
+        "micro.initrd",
+    }
+
+
+def test_a_build_that_fails_is_told_once_and_dibctl_build_exits_with_its_code(operator: Operator) -> None:
+    operator.write("test_it.py", "def test_a(instance): pass\ndef test_b(instance): pass\n")
+    text = micro.images_yaml(
+        filename="micro.qcow2",
+        variables={"MICRO_FAIL": "1"},
+        tests=[{"pytest": "test_it.py"}],
+    )
+    operator.write("images.yaml", text)
+    failed = operator.run("pytest", "--dib-image=micro")
+    assert failed.code == 1
+    assert "2 errors" in failed.output
+    assert failed.output.count("micro.qcow2.build.log") == 1
+    assert "the same error as in test_it.py::test_a[micro]" in failed.output
+    assert operator.dibctl("build", "micro").code == 3
+    assert operator.dibctl("test", "micro").code == 3
+
+
+BAD_GUESTS: Mapping[str, tuple[str, dict[str, Any], str, int]] = {
+    "panic": ("panic", {}, "panic", 70),
+    "no sshd": ("no-sshd", {}, "ssh", 71),
+    "wrong user": ("plain", {"username": "nobody-there"}, "nobody-there", 71),
+}
+
+
+@pytest.mark.parametrize("guest", BAD_GUESTS)
+def test_a_bad_guest_is_named_and_removed(
+    operator: Operator,
+    micro_variant: Callable[[str], Path],
+    guest: str,
+) -> None:
+    variant, settings, words, code = BAD_GUESTS[guest]
+    operator.has(micro_variant(variant), **settings)
+    operator.write("test.yaml", environment())
+    finished = operator.dibctl("test", "micro", "--environment=quick", "--build=never")
+    assert finished.code == code, finished.output
+    assert words in finished.output
+    assert "console" in finished.output
+
+
+def test_a_port_that_never_opens_is_named(operator: Operator, micro_files: Path) -> None:
+    operator.has(micro_files)
+    text = (operator.path / "images.yaml").read_text().replace("wait_for_port: 22", "wait_for_port: 8123")
+    operator.write("images.yaml", text)
+    operator.write("test.yaml", environment())
+    finished = operator.dibctl("test", "micro", "--environment=quick", "--build=never")
+    assert finished.code == 71, finished.output
+    assert "port 8123" in finished.output
+
+
+def test_a_missing_qemu_is_named_with_its_package(
+    operator: Operator,
+    micro_files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    operator.has(micro_files)
+    # A machine without QEMU: everything else of /usr/bin, by links.
+    tools = tmp_path_factory.mktemp("bin")
+    for tool in (*Path("/usr/bin").iterdir(), *Path("/usr/sbin").iterdir()):
+        if not tool.name.startswith("qemu-system") and not (tools / tool.name).exists():
+            (tools / tool.name).symlink_to(tool)
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.setattr("os.defpath", str(tools))
+    operator.write(
+        "conftest.py",
+        "import os\nfrom pytest_dibctl import process\nprocess.tool_path = lambda: os.environ['PATH']\n",
+    )
+    finished = operator.pytest()
+    assert finished.code == 1
+    assert "qemu-system-x86" in finished.output
+    assert "apt" in finished.output or "doctor" in finished.output
+
+
+MOMENTS = {
+    "build": ("pre-finalise.d", {"MICRO_SLEEP": "60"}, "auto"),
+    "boot": ("QEMU runs", {}, "never"),
+    "test": ("the test sleeps", {}, "never"),
+}
+
+
+SLEEPING_TEST = """
+import os, time
+
+def test_it(ssh_access):
+    os.write(9, b"the test sleeps\\n")
+    time.sleep(200)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_an_interrupted_run_leaves_nothing(
+    operator: Operator,
+    micro_files: Path,
+    moment: str,
+    number: signal.Signals,
+) -> None:
+    awaited, variables, policy = MOMENTS[moment]
+    operator.write("test_it.py", SLEEPING_TEST)
+    operator.has(micro_files, variables=variables, tests=[{"pytest": "test_it.py"}])
+    if policy == "auto":
+        (operator.path / "micro.qcow2").unlink()
+    read, write = os.pipe()
+    argv = ["sh", "-c", 'exec 9>&1; exec "$@"', "sh", sys.executable, "-m", "pytest"]
+    with subprocess.Popen(
+        [*argv, "--dib-image=micro", f"--dib-build={policy}"],
+        cwd=operator.path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DIB_IMAGE_CACHE": str(micro.cache_directory() / "dib")},
+        stdout=write,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+    ) as child:
+        os.close(write)
+        output = _read_until(read, awaited)
+        time.sleep(1)
+        child.send_signal(number)
+        output += _read_until(read, None)
+        assert child.wait(timeout=60) == pytest.ExitCode.INTERRUPTED, output
+    os.close(read)
+    assert "Traceback (most recent call last)" not in output
+    assert not [path for path in operator.path.iterdir() if path.name.endswith(".building")]
+    if policy == "auto":
+        assert not (operator.path / "micro.qcow2").exists()
+
+
+def _read_until(descriptor: int, awaited: str | None) -> str:
+    """Return what comes until the words, or the end."""
+    seen = ""
+    deadline = time.monotonic() + PATIENCE
+    while (awaited is None or awaited not in seen) and time.monotonic() < deadline:
+        data = os.read(descriptor, 65536)
+        if not data:
+            break
+        seen += data.decode(errors="replace")
+    assert awaited is None or awaited in seen, seen
+    return seen
+
+
+def test_a_kept_instance_is_reached_tested_again_and_removed(operator: Operator, micro_files: Path) -> None:
+    operator.write(
+        "test_it.py", "def test_it(ssh_access): assert ssh_access.run('test -e /tmp/fixed').returncode == 0\n"
+    )
+    operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
+    failed = operator.pytest("--dib-keep-failed-instance")
+    try:
+        assert failed.code == 1, failed.output
+        command = re.search(r"log in: +(.*)", failed.output)
+        name = re.search(r"kept instance (\S+)", failed.output)
+        assert command, failed.output
+        assert name, failed.output
+        reached = subprocess.run(
+            ["sh", "-c", f"{command.group(1)} touch /tmp/fixed"], timeout=60, check=False
+        )
+        assert reached.returncode == 0
+
+        kept = operator.dibctl("cleanup")
+        assert f"instance {name.group(1)}: kept" in kept.output
+        again = operator.pytest(f"--dib-use-existing-instance={name.group(1)}")
+        assert again.code == 0, again.output
+        assert "QEMU runs" not in again.output
+    finally:
+        removal = re.search(r"remove: +dibctl (.*)", failed.output)
+        assert removal, failed.output
+        removed = operator.dibctl(*removal.group(1).split())
+    assert removed.code == 0, removed.output
+    assert "removed" in removed.output
+
+
+def test_what_a_killed_run_left_is_removed_by_cleanup(
+    operator: Operator,
+    micro_files: Path,
+) -> None:
+    operator.write(
+        "test_it.py", "import os, signal\ndef test_it(ssh_access): os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
+    with operator.start(["pytest", "--dib-image=micro", "--dib-build=never"]) as child:
+        child.communicate(timeout=PATIENCE)
+    assert child.returncode == -signal.SIGKILL
+    planned = operator.dibctl("cleanup", "--dry-run")
+    assert "would be removed" in planned.output
+    assert leaks.files(Path(tempfile.gettempdir()))
+    done = operator.dibctl("cleanup")
+    assert done.code == 0, done.output
+    assert "would" not in done.output
+
+
+def test_two_images_with_a_worker_each(operator: Operator, micro_variant: Callable[[str], Path]) -> None:
+    for label, variant in {"one": "plain", "two": "mark"}.items():
+        folder = operator.path / label
+        folder.mkdir()
+        for path in micro_variant(variant).glob("micro.*"):
+            shutil.copy(path, folder / path.name)
+    tests = [{"pytest": "generic:login"}, {"pytest": "generic:hostname"}]
+    operator.write(
+        "images.yaml",
+        micro.images_yaml(label="one", filename="one/micro.qcow2", tests=tests)
+        + micro.images_yaml(label="two", filename="two/micro.qcow2", tests=tests),
+    )
+    finished = operator.run("pytest", "--dib-image=all", "--dib-build=never", "-n2", "--basetemp=base")
+    assert finished.code == 0, finished.output
+    assert re.search(r"^one +", finished.output, re.MULTILINE)
+    assert re.search(r"^two +", finished.output, re.MULTILINE)
+
+
+@contextlib.contextmanager
+def terminal(operator: Operator, *argv: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """Run a command at a terminal of its own; gives the other end of it."""
+    ours, theirs = pty.openpty()
+    try:
+        with operator.start(
+            argv, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+        ) as child:
+            os.close(theirs)
+            try:
+                yield ours, child
+            finally:
+                if child.poll() is None:
+                    child.terminate()
+                    child.wait(timeout=60)
+    finally:
+        os.close(ours)
+
+
+def _read_terminal(descriptor: int, awaited: str | None) -> str:
+    """Return what the terminal shows until the words, or until it is closed."""
+    with contextlib.suppress(OSError):
+        return _read_until(descriptor, awaited)
+    return ""
+
+
+def test_dibctl_shell_and_exit_42(operator: Operator, micro_files: Path) -> None:
+    operator.has(micro_files)
+    with terminal(operator, "pytest_dibctl.cli", "shell", "micro", "--build=never") as (screen, child):
+        _read_terminal(screen, "is ready")
+        _read_terminal(screen, "#")
+        os.write(screen, b"hostname; exit 42\n")
+        shown = ""
+        with contextlib.suppress(OSError):
+            while data := os.read(screen, 65536):
+                shown += data.decode(errors="replace")
+        assert child.wait(timeout=60) == 0, shown
+    assert "kept instance dibctl-micro-" in shown
+    removal = re.search(r"remove: +dibctl (.*?)\r?\n", shown)
+    assert removal, shown
+    assert operator.dibctl(*removal.group(1).split()).code == 0
+
+
+def test_dib_shell_opens_once_after_a_failure_and_the_instance_goes(
+    operator: Operator, micro_files: Path
+) -> None:
+    operator.write("test_it.py", "def test_it(ssh_access): assert 0\ndef test_too(ssh_access): assert 0\n")
+    operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
+    argv = ("pytest", "--dib-image=micro", "--dib-build=never", "--dib-shell")
+    with terminal(operator, *argv) as (screen, child):
+        _read_terminal(screen, "a shell in its instance")
+        _read_terminal(screen, "#")
+        os.write(screen, b"echo I-was-in-$((40 + 2)); exit\n")
+        shown = ""
+        with contextlib.suppress(OSError):
+            while data := os.read(screen, 65536):
+                shown += data.decode(errors="replace")
+        assert child.wait(timeout=60) == 1, shown
+    assert "I-was-in-42" in shown
+    assert "a shell in its instance" not in shown
+    assert "2 failed" in shown
+    assert "kept" not in shown
