@@ -148,7 +148,7 @@ def test_the_whole_way_from_elements_to_junit_and_back_to_nothing(operator: Oper
 
     first = operator.run("pytest", "-v", "--dib-image=micro", "--junit-xml=junit.xml")
     assert first.code == 0, first.output
-    assert "to be built: no build record" in first.output
+    assert "to be built: no image yet" in first.output
     assert "9 passed" in first.output
     for name, facts in operator.junit().items():
         assert facts["dib_image"] == "micro", name
