@@ -1,0 +1,172 @@
+"""``dibctl``'s commands, where neither a build nor a guest is needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_dibctl import cli, ledger
+from pytest_dibctl.errors import ExitCode
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, with a temporary directory of its own."""
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    return tmp_path / "work"
+
+
+def test_no_configuration_is_exit_10(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["build", "debian"]) == ExitCode.CONFIG
+    assert "images.yaml" in capsys.readouterr().err
+    assert not list(here.iterdir())
+
+
+def test_an_unknown_image_is_exit_11_with_a_suggestion(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "images.yaml").write_text("debian: {filename: x}\n")
+    assert cli.main(["build", "debain"]) == ExitCode.NOT_IN_CONFIG
+    assert "debian" in capsys.readouterr().err
+
+
+def test_build_of_an_image_built_elsewhere_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "x.qcow2", "1M"], check=True)
+    (here / "images.yaml").write_text("debian: {filename: x.qcow2}\n")
+    assert cli.main(["build", "debian"]) == ExitCode.OK
+    assert capsys.readouterr().out == f"{here / 'x.qcow2'}: up to date (built elsewhere)\n"
+    assert cli.main(["build", "debian", "--json"]) == ExitCode.OK
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["built"] is False
+    assert len(answer["sha512"]) == 128
+
+
+def test_options_are_accepted_before_and_after_the_command(here: Path) -> None:
+    (here / "mine.yaml").write_text("debian: {filename: missing.qcow2}\n")
+    parser = cli.build_parser()
+    before = parser.parse_args(["--images-config", "mine.yaml", "--debug", "validate"])
+    after = parser.parse_args(["validate", "--images-config", "mine.yaml", "--debug"])
+    assert before.images_config == after.images_config == Path("mine.yaml")
+    assert before.debug
+    assert after.debug
+    assert not parser.parse_args(["validate"]).debug
+
+
+def test_dibctl_s_other_spellings_are_accepted() -> None:
+    arguments = cli.build_parser().parse_args(
+        ["test", "debian", "--force-test-env", "here", "--test-environments-config", "t.yaml", "-i", "x.img"],
+    )
+    assert arguments.environment == "here"
+    assert arguments.test_config == Path("t.yaml")
+    assert arguments.input == Path("x.img")
+
+
+def test_validate_prints_what_was_read_and_exits_10_when_something_is_wrong(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "images.yaml").write_text("debian:\n  filename: x\n  tests:\n    environment_name: nowhere\n")
+    assert cli.main(["validate"]) == ExitCode.CONFIG
+    shown = capsys.readouterr().out
+    assert "images.yaml" in shown
+    assert "nowhere" in shown
+    (here / "images.yaml").write_text("debian: {filename: x}\n")
+    assert cli.main(["validate", "--json"]) == ExitCode.OK
+    assert json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("kind", ["images", "test", "upload"])
+def test_schema_is_json(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["schema", kind]) == ExitCode.OK
+    assert "$defs" in json.loads(capsys.readouterr().out)
+
+
+def test_doctor_lists_checks(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["doctor"])
+    assert "qemu-img" in capsys.readouterr().out
+    cli.main(["doctor", "--json"])
+    checks = json.loads(capsys.readouterr().out)
+    assert {"name", "ok", "required", "detail", "fix"} <= set(checks[0])
+
+
+def test_cleanup_with_nothing_to_do_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    del here
+    assert cli.main(["cleanup"]) == ExitCode.OK
+    assert capsys.readouterr().out == "nothing to remove\n"
+    assert cli.main(["cleanup", "--run", "01234567"]) == ExitCode.NOT_IN_CONFIG
+
+
+def test_cleanup_never_touches_a_living_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    del here
+    with ledger.opened("01234567") as book:
+        keys = book.directory / "key-x"
+        keys.mkdir()
+        record = book.record("key", "x", directory=str(keys))
+        assert cli.main(["cleanup"]) == ExitCode.OK
+        assert cli.main(["cleanup", "--run", "01234567"]) == ExitCode.UNSPECIFIED
+        assert "still going on" in capsys.readouterr().err
+        assert keys.exists()
+        record.keep("for the test")
+    assert cli.main(["cleanup"]) == ExitCode.OK
+    assert "kept (for the test)" in capsys.readouterr().out
+    assert keys.exists()
+    assert cli.main(["cleanup", "--run", "01234567", "--dry-run"]) == ExitCode.OK
+    assert keys.exists()
+    assert cli.main(["cleanup", "--run", "01234567"]) == ExitCode.OK
+    assert not book.directory.exists()
+
+
+def test_debug_shows_the_traceback(here: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest_dibctl.cli", "--debug", "build", "debian"],
+        cwd=here,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" in result.stderr
+
+
+def test_a_closed_pipe_is_no_error(here: Path) -> None:
+    (here / "images.yaml").write_text("debian: {filename: x}\n")
+    result = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {sys.executable} -m pytest_dibctl.cli schema images | head -1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("pytest_code", "written", "code"),
+    [
+        (0, 0, 0),
+        (1, 80, 80),
+        (1, 70, 70),
+        (4, 10, 10),
+        (1, None, 80),
+        (2, 0, 1),
+        (3, None, 1),
+        (5, None, 80),
+        (-9, None, 1),
+    ],
+)
+def test_exit_codes_of_dibctl_test(tmp_path: Path, pytest_code: int, written: int | None, code: int) -> None:
+    file = tmp_path / "result.json"
+    if written is not None:
+        file.write_text(json.dumps({"exit_code": written, "reason": ""}))
+    assert cli.exit_code_of(pytest_code, file) == code
+
+
+def test_every_command_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("build", "test", "shell", "validate", "schema", "doctor", "cleanup"):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        assert len(capsys.readouterr().out.splitlines()) > 3
