@@ -216,19 +216,19 @@ class ActiveRun:
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         """Collect shell tests; Python files come through ``pytest_pycollect_makemodule``."""
         if file_path.suffix != ".py" and self.plan.is_script(file_path):
-            return collect.ScriptFile.from_parent(
-                parent,
-                path=file_path,
-                **collect.node_id(file_path, self.config.rootpath),
-            )
+            return self._module(parent, file_path)
         return None
 
     def pytest_pycollect_makemodule(self, module_path: Path, parent: pytest.Collector) -> pytest.Module:
         """Make every module one whose tests run for images."""
-        kind = collect.ScriptFile if self.plan.is_script(module_path) else collect.ImageModule
-        return kind.from_parent(
-            parent, path=module_path, **collect.node_id(module_path, self.config.rootpath)
-        )
+        return self._module(parent, module_path)
+
+    def _module(self, parent: pytest.Collector, path: Path) -> collect.ImageModule:
+        kind = collect.ScriptFile if self.plan.is_script(path) else collect.ImageModule
+        arguments: dict[str, Any] = {"path": path}
+        if (nodeid := collect.node_id(path, self.config.rootpath)) is not None:
+            arguments["nodeid"] = nodeid
+        return kind.from_parent(parent, **arguments)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_make_collect_report(self, collector: pytest.Collector) -> pytest.CollectReport | None:

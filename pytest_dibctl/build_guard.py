@@ -87,7 +87,8 @@ def command(steps: Sequence[Step], *, building: Path, grace: float = GRACE) -> l
     isolate = any(step.isolate for step in steps)
     package = Path(__file__).resolve().parent.parent
     guard = [process.interpreter(), "-I", "-c", BOOTSTRAP, str(package)]
-    options = [f"--building={building}", f"--grace={grace:g}", *(["--apart"] if isolate else [])]
+    options = [f"--building={building}", f"--grace={grace:g}"]
+    options += [f"--apart-from={_mount_namespace()}"] if isolate else []
     private = ["unshare", "--mount", "--"] if isolate else []
     return [*private, *guard, *options, "--", *(json.dumps(dataclasses.asdict(step)) for step in steps)]
 
@@ -97,11 +98,19 @@ def main() -> NoReturn:
     parser = argparse.ArgumentParser()
     parser.add_argument("--building", type=Path, required=True)
     parser.add_argument("--grace", type=float, required=True)
-    parser.add_argument("--apart", action="store_true")
+    parser.add_argument("--apart-from")
     parser.add_argument("steps", nargs="+", type=lambda text: Step(**json.loads(text)))
     options = parser.parse_args()
-    guard = _Guard(options.building, apart=options.apart, grace=options.grace)
+    if options.apart_from == _mount_namespace():
+        # A step would mount its /proc over that of the whole machine.
+        _say("the guard has no mount namespace of its own; nothing was started")
+        sys.exit(127)
+    guard = _Guard(options.building, apart=options.apart_from is not None, grace=options.grace)
     sys.exit(guard.run(options.steps))
+
+
+def _mount_namespace() -> str:
+    return os.readlink("/proc/self/ns/mnt")
 
 
 class _Guard:

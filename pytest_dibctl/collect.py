@@ -125,15 +125,15 @@ def _translate(argument: str) -> Iterator[Path | str]:
         yield f"{path}{separator}{rest}"
 
 
-def node_id(path: Path, rootdir: Path) -> dict[str, str]:
-    """Return a ``nodeid`` argument for files that pytest would name badly, or nothing.
+def node_id(path: Path, rootdir: Path) -> str | None:
+    """Return a node id for a file that pytest would name badly.
 
     Shipped tests read the same wherever they are installed; other files outside of ``rootdir`` would be
     nameless without it.
     """
     if path in entries.generic_tests().values():
-        return {"nodeid": f"image_tests/{path.name}"}
-    return {} if path.is_relative_to(rootdir) else {"nodeid": str(path)}
+        return f"image_tests/{path.name}"
+    return None if path.is_relative_to(rootdir) else str(path)
 
 
 class ImageModule(pytest.Module):

@@ -51,11 +51,13 @@ class Project:
         """Write images.yaml: each image is given by its ``tests_list``, or by its whole entry."""
         document = {}
         for label, entry in images.items():
-            whole = dict(entry) if isinstance(entry, Mapping) else {"tests": {"tests_list": entry}}
+            whole: dict[str, Any] = (
+                dict(entry) if isinstance(entry, Mapping) else {"tests": {"tests_list": entry}}
+            )
             whole.setdefault("filename", f"{label}.qcow2")
             whole.setdefault("tests", {}).setdefault("ssh", {"username": "debian"})
             document[label] = whole
-            path = self.path / whole["filename"]
+            path = self.path / str(whole["filename"])
             if not path.exists():
                 subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "1M"], check=True)
         (self.path / "images.yaml").write_text(yaml.safe_dump(document, sort_keys=False))

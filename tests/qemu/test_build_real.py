@@ -396,3 +396,15 @@ def test_two_runs_build_the_same_file_once(elements: Path, out: Path) -> None:
     assert first.communicate(timeout=120)[0].endswith("no image yet\n")
     assert second.communicate(timeout=120)[0] == "another run has just built it\n"
     assert artifact.inspect(out / "tiny.qcow2").disk_format == "qcow2"
+
+
+def test_a_guard_without_a_mount_namespace_of_its_own_starts_nothing(tmp_path: Path) -> None:
+    building = tmp_path / "building"
+    building.mkdir()
+    step = build_guard.Step(name="mount", argv=("touch", str(tmp_path / "started")), isolate=True)
+    argv = build_guard.command([step], building=building)
+    assert argv[:3] == ["unshare", "--mount", "--"]
+    refused = process.run(argv[3:], check=False)
+    assert refused.returncode == 127
+    assert "no mount namespace of its own" in refused.output
+    assert not (tmp_path / "started").exists()

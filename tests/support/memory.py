@@ -161,7 +161,10 @@ class LocalAccess:
         return ["env", f"GUEST={self.name}", "sh", "-c"]
 
     def run(self, command: str, *, timeout: float | None = None, check: bool = False) -> process.Result:
-        return process.run(["sh", "-c", command], timeout=timeout, check=check)
+        # The guest's own user, not ours.
+        return process.run(
+            ["sh", "-c", f"id() {{ echo {self.username}; }}; {command}"], timeout=timeout, check=check
+        )
 
 
 @pytest.fixture(scope="session")
