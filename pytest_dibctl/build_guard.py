@@ -110,7 +110,7 @@ def main() -> NoReturn:
 
 
 def _mount_namespace() -> str:
-    return os.readlink("/proc/self/ns/mnt")
+    return str(Path("/proc/self/ns/mnt").readlink())
 
 
 class _Guard:
