@@ -5,13 +5,12 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from testinfra.host import Host
 
     from pytest_dibctl.clouds import Instance
@@ -22,10 +21,27 @@ PAUSE = 3.0
 """Seconds between two looks at a guest that is not settled yet."""
 
 
+HERE = Path(__file__).parent
+
+
+def an_image_is_named(config: pytest.Config) -> bool:
+    return bool(config.getoption("dib_image", default=None))
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave these tests alone unless an image is named: they must never meet the operator's own machine."""
     del collection_path
-    return None if config.getoption("dib_image", default=None) else True
+    return None if an_image_is_named(config) else True
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Drop them as well when a file of this folder is named outright, which pytest never ignores."""
+    if an_image_is_named(config):
+        return
+    ours = [item for item in items if HERE in item.path.parents]
+    if ours:
+        items[:] = [item for item in items if HERE not in item.path.parents]
+        config.hook.pytest_deselected(items=ours)
 
 
 @pytest.fixture

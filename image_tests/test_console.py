@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from pytest_dibctl.clouds import Instance
 
+pytestmark = pytest.mark.usefixtures("instance")
+
 SERIAL = re.compile(r"tty(S|AMA|USB|LP|mxc)\d+|hvc\d+|sclp\d*|ttysclp\d+")
 
 BOOT_MESSAGES = re.compile(r"Linux version |\[ *\d+\.\d+\] |systemd\[1\]: |Starting .*\.\.\.|Welcome to ")
