@@ -462,7 +462,6 @@ class ActiveRun:
                 environment=self.catalog.environment_for(image, override=self.wishes.environment),
                 wishes=self.wishes,
                 ledger=self._ledger,
-                catalog=self.catalog,
                 cwd=self.config.invocation_params.dir,
                 progress=lambda line: self.say(f"{label}: {line}"),
             )
@@ -521,6 +520,7 @@ def _stamp(item: pytest.Item, journey: lifecycle.Journey) -> None:
         "environment": journey.environment.label,
         "digest": f"sha512:{journey.digest}" if journey.digest else None,
         "instance": journey.instance_id,
+        **journey.facts,
         **{f"seconds_{name}": f"{seconds:.1f}" for name, seconds in journey.phases.items()},
     }
     item.user_properties = [

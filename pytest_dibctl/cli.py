@@ -293,7 +293,6 @@ def run_shell(arguments: Arguments) -> int:
                 shell=True,
             ),
             ledger=book,
-            catalog=catalog,
             cwd=Path.cwd(),
             progress=lambda line: say(f"{image.label}: {line}"),
         )

@@ -76,7 +76,6 @@ class Journey:
     environment: Entry[TestEnvironment]
     wishes: Wishes
     ledger: Ledger
-    catalog: Catalog
     cwd: Path
     progress: Progress
     phases: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -89,6 +88,7 @@ class Journey:
     file: Path | None = None
     instance: Instance | None = None
     instance_id: str | None = None
+    facts: dict[str, str] = dataclasses.field(default_factory=dict)
     reach: str | None = None
 
     @property
@@ -232,7 +232,7 @@ def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey
     if image is None:
         assert journey.wishes.existing_instance is not None
         instance = cloud.existing(journey.wishes.existing_instance)
-        journey.instance, journey.instance_id = instance, instance.id
+        _note(journey, instance)
         yield instance
         return
     # A host name has at most 63 characters and no underscore; guests take theirs from here.
@@ -257,7 +257,7 @@ def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey
             record.done()  # boot removes what it began
             raise
     record = record.update(id=instance.id)
-    journey.instance, journey.instance_id = instance, instance.id
+    _note(journey, instance)
     try:
         yield instance
     finally:
@@ -276,6 +276,10 @@ def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey
         else:
             with journey.removal(f"instance {name}", record):
                 instance.delete()
+
+
+def _note(journey: Journey, instance: Instance) -> None:
+    journey.instance, journey.instance_id, journey.facts = instance, instance.id, dict(instance.facts)
 
 
 @contextlib.contextmanager
