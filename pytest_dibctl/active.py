@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 KEY: pytest.StashKey[ActiveRun] = pytest.StashKey()
 ENTRY: pytest.StashKey[collect.PlannedEntry | None] = pytest.StashKey()
 PREFIX = "dib_"
-PHASES = ("build", "upload", "boot", "ready", "tests", "cleanup")
+STEPS = ("build", "upload", "boot", "ready")
+PHASES = (*STEPS, "tests", "cleanup")
 
 
 def activate(config: pytest.Config, given: list[str]) -> list[Path | str] | None:
@@ -307,7 +308,8 @@ class ActiveRun:
         """Skip what is not to be run any more; begin the item's line again if progress broke it."""
         self._skip_what_is_over(item)
         self._line_broken = False
-        result = yield
+        with self._charged(item):
+            result = yield
         reporter: TerminalReporter | None = self.config.pluginmanager.getplugin("terminalreporter")
         if self._line_broken and reporter is not None:
             reporter.pytest_runtest_logstart(item.nodeid, item.location)
@@ -328,11 +330,30 @@ class ActiveRun:
         """Charge the test's time to its entry's budget."""
         started = time.monotonic()
         try:
-            return (yield)
+            with self._charged(item):
+                return (yield)
         finally:
             entry = item.stash.get(ENTRY, None)
             if entry is not None:
                 self._spent[entry.key] = self._spent.get(entry.key, 0.0) + time.monotonic() - started
+
+    @contextlib.contextmanager
+    def _charged(self, item: pytest.Item) -> Iterator[None]:
+        """Charge the time inside to the image's tests, less what steps took (a boot, a removal)."""
+        label = image_of(item)
+        if label is None:
+            yield
+            return
+        started, steps = time.monotonic(), self._seconds_of_steps()
+        try:
+            yield
+        finally:
+            own = time.monotonic() - started - (self._seconds_of_steps() - steps)
+            phases = self.journey(label).phases
+            phases["tests"] = phases.get("tests", 0.0) + own
+
+    def _seconds_of_steps(self) -> float:
+        return sum(sum(journey.phases.values()) for journey in self.journeys.values())
 
     def _left(self, entry: collect.PlannedEntry) -> float:
         if not entry.timeout:
@@ -399,13 +420,8 @@ class ActiveRun:
         return f"{error.message.splitlines()[0]}\n(the same error as in {told})"
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Add up the seconds of tests, and remember what the exit code shall be."""
-        label = dict(report.user_properties).get(PREFIX + "image")
-        if label is None:
-            return
-        if report.when == "call" and not hasattr(self.config, "workerinput"):
-            self.account(str(label)).add(Account(phases={"tests": report.duration}))
-        if report.failed:
+        """Remember what the exit code shall be."""
+        if report.failed and PREFIX + "image" in dict(report.user_properties):
             code = getattr(report, "dib_exit_code", ExitCode.TESTS_FAILED)
             if self.exit_code in {ExitCode.OK, ExitCode.TESTS_FAILED}:
                 self.exit_code, self.reason = code, f"{report.nodeid} failed"
@@ -521,7 +537,7 @@ def _stamp(item: pytest.Item, journey: lifecycle.Journey) -> None:
         "digest": f"sha512:{journey.digest}" if journey.digest else None,
         "instance": journey.instance_id,
         **journey.facts,
-        **{f"seconds_{name}": f"{seconds:.1f}" for name, seconds in journey.phases.items()},
+        **{f"seconds_{name}": f"{journey.phases[name]:.1f}" for name in STEPS if name in journey.phases},
     }
     item.user_properties = [
         (name, value) for name, value in item.user_properties if not name.startswith(PREFIX)

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from pytest_dibctl import cli
+from pytest_dibctl.active import PHASES
 from tests.plugin.conftest import Project
 
 
@@ -120,3 +121,27 @@ def test_dibctl_test_passes_what_follows_the_dashes_to_pytest(project: Project) 
     project.monkeypatch.chdir(project.path)
     assert cli.main(["test", "debian", "--", "-k", "test_a", "--junit-xml=junit.xml"]) == 0
     assert set(properties(project)) == {"test_a[debian]"}
+
+
+def test_time_of_tests_is_theirs_alone(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        """
+        import time
+        import pytest
+
+        @pytest.fixture
+        def slow():
+            time.sleep(0.6)
+
+        def test_it(ssh_access, slow):
+            time.sleep(0.6)
+        """,
+    )
+    project.images({"alpha": [{"pytest": "test_it.py"}]})
+    project.faults(boot_seconds=3)
+    result = project.run()
+    [line] = [line for line in result.outlines if line.startswith("alpha ")]
+    seconds = dict(zip(PHASES, [cell.rstrip("s") for cell in line.split()[1:7]], strict=True))
+    assert 3 <= float(seconds["boot"]) < 4
+    assert 1.2 <= float(seconds["tests"]) < 2.5
