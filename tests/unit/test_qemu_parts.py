@@ -150,9 +150,9 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("arch", "accelerator", "accel_", "cpu"),
         [
-            ("x86_64", "tcg", "tcg,thread=multi", "max"),
+            ("x86_64", "tcg", "tcg,thread=multi,tb-size=128", "max"),
             ("x86_64", "kvm", "kvm", "host"),
-            ("aarch64", "tcg", "tcg,thread=multi", "max,pauth-impdef=on"),
+            ("aarch64", "tcg", "tcg,thread=multi,tb-size=128", "max,pauth-impdef=on"),
         ],
     )
     def test_accelerator_and_cpu(self, arch: str, accelerator: str, accel_: str, cpu: str) -> None:

@@ -85,7 +85,7 @@ class QemuCloud:
             directory.mkdir(mode=0o700, parents=True)
         except OSError as error:
             raise InstanceError(f"{directory}: cannot be made: {error.strerror}") from None
-        with _removed_on_failure(directory):
+        with _removed_on_failure(directory, state.id):
             state.write(directory)
             self._make_disk(artifact, directory, state, progress)
             seed.write(
@@ -252,9 +252,12 @@ def _unchanged(image: CloudImage) -> Artifact:
 
 
 @contextlib.contextmanager
-def _removed_on_failure(directory: Path) -> Iterator[None]:
+def _removed_on_failure(directory: Path, identity: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        # An interruption may have come between QEMU's start and the moment that somebody knew of it.
+        if stray := guest.find(identity, None):
+            stray.kill()
         shutil.rmtree(directory, ignore_errors=True)
         raise
