@@ -140,10 +140,6 @@ class Instance(Protocol):
         """Remove the instance and everything ``boot`` made for it. Repeating it is harmless."""
         ...
 
-    def removal_hint(self) -> str:
-        """Return the command a user runs to remove this instance after it was kept."""
-        ...
-
 
 class Cloud(Protocol):
     """A place where test images are booted."""

@@ -101,9 +101,6 @@ class MemoryInstance:
         if "delete_instance" in faults():
             raise InstanceError("the hypervisor does not answer")
 
-    def removal_hint(self) -> str:
-        return f"forget {self.name}"
-
 
 @dataclasses.dataclass(kw_only=True)
 class MemoryCloud:

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import re
-import shlex
 import shutil
 import time
 from collections.abc import Mapping
@@ -225,11 +224,6 @@ class QemuInstance:
             return
         except OSError as error:
             raise InstanceError(f"{self.name}: {self.directory} cannot be removed: {error}") from None
-
-    def removal_hint(self) -> str:
-        """Return a shell command that removes a kept instance."""
-        end = f"kill {self._process.pid}; " if self._process is not None and not self._process.ended() else ""
-        return f"{end}rm -r {shlex.quote(str(self.directory))}"
 
     def wait_started(self, timeout: float) -> None:
         """Wait until QEMU runs the guest; raises InstanceError if it ends, or is late (``timeout`` s)."""
