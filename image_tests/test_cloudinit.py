@@ -30,27 +30,28 @@ def cloud_init(tool: Callable[..., str]) -> str:
     return tool("cloud-init")
 
 
+def unfinished(host: Host, cloud_init: str) -> str:
+    if host.file(RESULT).exists:
+        return ""
+    return f"cloud-init has not finished: {host.run('%s status --long 2>&1', cloud_init).stdout.strip()}"
+
+
 @pytest.fixture
 def result(host: Host, cloud_init: str, settle: Callable[..., None]) -> dict[str, Any]:
     """What cloud-init says at its end; waits for it."""
-
-    def problem() -> str:
-        if host.file(RESULT).exists:
-            return ""
-        return f"cloud-init has not finished: {host.run('%s status --long 2>&1', cloud_init).stdout.strip()}"
-
-    settle(problem, FINISHING_MAY_TAKE)
+    settle(lambda: unfinished(host, cloud_init), FINISHING_MAY_TAKE)
     found: dict[str, Any] = json.loads(host.file(RESULT).content_string)["v1"]
     return found
 
 
-def test_it_finishes(host: Host, cloud_init: str, result: dict[str, Any]) -> None:
+def test_it_finishes(host: Host, cloud_init: str, settle: Callable[..., None]) -> None:
     """cloud-init comes to its end, and says that it is done.
 
     If this fails, a module hangs (often: waiting for the network, or apt), or cloud-init is disabled.
     """
-    said = host.run("%s status 2>&1", cloud_init).stdout
-    assert "status: done" in said, f"result: {result}; `cloud-init status` says: {said}"
+    settle(lambda: unfinished(host, cloud_init), FINISHING_MAY_TAKE)
+    said = host.run("%s status --long 2>&1", cloud_init).stdout
+    assert "status: done" in said, f"`cloud-init status` says: {said}"
 
 
 def test_it_reports_no_errors(result: dict[str, Any]) -> None:

@@ -83,18 +83,32 @@ def manager(tool: Callable[..., str]) -> Manager:
     return next(manager for manager in MANAGERS if program.rpartition("/")[2] == manager.program)
 
 
-@pytest.fixture
-def within_reach(variable: Callable[..., str], instance: Instance) -> Callable[[Result], Result]:
-    """Pass a result on, or skip the test when it shows that the guest has no way to its mirror."""
+@pytest.fixture(scope="module")
+def memory(instance: Instance) -> dict[str, Result]:
+    """What was done in this instance; another instance gets another memory."""
+    del instance
+    return {}
 
-    def check(result: Result) -> Result:
+
+@pytest.fixture
+def update(manager: Manager, as_root: Callable[..., Result], memory: dict[str, Result]) -> Result:
+    """Read the package index, once for all tests of this file: images come with an empty one."""
+    if "update" not in memory:
+        memory["update"] = as_root(manager.update, timeout=UPDATE_MAY_TAKE)
+    return memory["update"]
+
+
+@pytest.fixture
+def within_reach(variable: Callable[..., str], instance: Instance) -> Callable[[Result], None]:
+    """Skip the test when a result shows that the guest has no way to its mirror."""
+
+    def check(result: Result) -> None:
         __tracebackhide__ = True
         said = result.output + result.errors
-        required = variable("PACKAGES_REQUIRED").lower() in ("yes", "true", "1")
+        required = variable("PACKAGES_REQUIRED").lower() in {"yes", "true", "1"}
         if result.returncode != 0 and not required and (why := NO_WAY.search(said)):
             line = next(line.strip() for line in said.splitlines() if why.group() in line)
             pytest.skip(f"{instance.name} has no way to its package mirror: {line}")
-        return result
 
     return check
 
@@ -104,24 +118,29 @@ def failure(what: str, result: Result) -> str:
 
 
 def test_package_index_can_be_read(
-    manager: Manager, as_root: Callable[..., Result], within_reach: Callable[[Result], Result]
+    manager: Manager, update: Result, within_reach: Callable[[Result], None]
 ) -> None:
     """The package manager reads the index of every source it is configured with.
 
     If this fails, a source in the image is wrong: a mirror only the build machine knows, a missing key.
     """
-    result = within_reach(as_root(manager.update, timeout=UPDATE_MAY_TAKE))
-    assert result.returncode == 0, failure(manager.update, result)
+    within_reach(update)
+    assert update.returncode == 0, failure(manager.update, update)
 
 
 def test_nginx_installs(
-    manager: Manager, as_root: Callable[..., Result], within_reach: Callable[[Result], Result]
+    manager: Manager,
+    update: Result,
+    as_root: Callable[..., Result],
+    within_reach: Callable[[Result], None],
 ) -> None:
     """nginx and all it needs is fetched, unpacked and configured.
 
     If this fails, read what the package manager said: held packages, a full disk, a broken script.
     """
-    result = within_reach(as_root(manager.install, timeout=INSTALL_MAY_TAKE))
+    within_reach(update)
+    result = as_root(manager.install, timeout=INSTALL_MAY_TAKE)
+    within_reach(result)
     assert result.returncode == 0, failure(manager.install, result)
     started = as_root(manager.start, timeout=PORT_MAY_TAKE)
     assert started.returncode == 0, failure(manager.start, started)
