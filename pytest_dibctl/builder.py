@@ -490,12 +490,17 @@ def _install(plan: _Plan, made: Path, *, seconds: float, phases: Mapping[str, fl
         _remove_stale_companions(plan, {path.name for path in moved})
         if made != plan.target:
             _replace(made, plan.target)
+        companions = _companions(plan.target)
         record = fingerprint.Record(
             salt=plan.salt,
             components=plan.components,
             file=Identity.of(plan.target),
             sha512=sha512,
-            companions=_companions(plan.target),
+            companions=companions,
+            companion_sha512={
+                suffix: artifact.compute_digest(artifact.companion(plan.target, suffix))
+                for suffix in companions
+            },
             seconds=seconds,
             phases=phases,
         )

@@ -17,6 +17,7 @@ from pytest_dibctl import artifact
 from pytest_dibctl.artifact import Identity
 from pytest_dibctl.config.models import Command
 from pytest_dibctl.dib import DISTRIBUTION, Recipe
+from pytest_dibctl.errors import ArtifactError
 
 VERSION = 1
 """Of the record's form; a record of another one means a build."""
@@ -59,7 +60,7 @@ class Record:
     """How the image beside it was built; ``seconds`` and ``phases`` are what that took.
 
     ``components`` are digests by "kind:name". Values of environment variables may be secrets: theirs are
-    salted.
+    salted. ``companion_sha512`` lacks the companions of records that were written before it was kept.
     """
 
     salt: str
@@ -67,6 +68,7 @@ class Record:
     file: Identity
     sha512: str
     companions: Mapping[str, Identity]
+    companion_sha512: Mapping[str, str] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
     phases: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -175,6 +177,7 @@ def load(target: Path) -> Record | None:
             file=Identity(**file),
             sha512=sha512,
             companions={suffix: Identity(**entry) for suffix, entry in data["companions"].items()},
+            companion_sha512=dict(data.get("companion_sha512", {})),
             seconds=float(data["seconds"]),
             phases=dict(data["phases"]),
         )
@@ -188,6 +191,7 @@ def save(target: Path, record: Record) -> None:
         "version": VERSION,
         **artifact.file_entry(record.file, record.sha512),
         "companions": {suffix: dataclasses.asdict(entry) for suffix, entry in record.companions.items()},
+        "companion_sha512": dict(record.companion_sha512),
         "salt": record.salt,
         "components": dict(record.components),
         "seconds": round(record.seconds, 1),
@@ -197,20 +201,46 @@ def save(target: Path, record: Record) -> None:
 
 
 def outdated(target: Path, record: Record | None, new: Mapping[str, str]) -> str | None:
-    """Say why the image ``target`` must be built; None when it need not be."""
-    try:
-        present = Identity.of(target)
-    except OSError:
+    """Say why the image ``target`` must be built; None when it need not be.
+
+    Files that were copied or restored are read once, and the record is then made to fit them.
+    """
+    if not target.exists():
         return "no image yet"
     if record is None:
         return "no build record"
-    if present != record.file or any(not _is(target, *entry) for entry in record.companions.items()):
+    if not _is_same(target, record):
         return "file changed since it was built"
     return changes(record.components, new) or None
 
 
-def _is(target: Path, suffix: str, identity: Identity) -> bool:
-    try:
-        return Identity.of(artifact.companion(target, suffix)) == identity
-    except OSError:
+def _is_same(target: Path, record: Record) -> bool:
+    """Tell whether the image and its companions hold the bytes that were built."""
+    file = _same(target, record.file, record.sha512)
+    companions = {
+        suffix: _same(artifact.companion(target, suffix), identity, record.companion_sha512.get(suffix))
+        for suffix, identity in record.companions.items()
+    }
+    present = {suffix: identity for suffix, identity in companions.items() if identity is not None}
+    if file is None or len(present) < len(companions):
         return False
+    moved = dataclasses.replace(record, file=file, companions=present)
+    # Another run may have built meanwhile: its record stays. Without a new one, the digest comes from the
+    # user's cache next time.
+    if moved != record and load(target) == record:
+        with contextlib.suppress(OSError):
+            save(target, moved)
+    return True
+
+
+def _same(path: Path, recorded: Identity, sha512: str | None) -> Identity | None:
+    """Return the identity of ``path`` if it holds what was recorded."""
+    try:
+        present = Identity.of(path)
+        if present == recorded:
+            return present
+        if present.size != recorded.size or artifact.digest(path, present) != sha512:
+            return None
+    except (OSError, ArtifactError):
+        return None
+    return present

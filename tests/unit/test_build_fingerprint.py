@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -126,6 +127,11 @@ def test_values_of_variables_are_salted(elements: Path) -> None:
     assert "hunter2" not in json.dumps(one)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def recorded(tmp_path: Path) -> tuple[Path, fingerprint.Record]:
     target = tmp_path / "x.qcow2"
@@ -135,8 +141,9 @@ def recorded(tmp_path: Path) -> tuple[Path, fingerprint.Record]:
         salt="s",
         components={"arch": "amd64"},
         file=Identity.of(target),
-        sha512="ab" * 64,
+        sha512=hashlib.sha512(b"image").hexdigest(),
         companions={".vmlinuz": Identity.of(tmp_path / "x.vmlinuz")},
+        companion_sha512={".vmlinuz": hashlib.sha512(b"kernel").hexdigest()},
         seconds=1.5,
         phases={"root.d": 1.0},
     )
@@ -158,10 +165,66 @@ def test_an_image_that_is_gone_is_built(recorded: tuple[Path, fingerprint.Record
 
 
 @pytest.mark.parametrize("name", ["x.qcow2", "x.vmlinuz"])
-def test_a_file_that_was_touched_is_built(recorded: tuple[Path, fingerprint.Record], name: str) -> None:
+def test_a_file_that_holds_something_else_is_built(
+    recorded: tuple[Path, fingerprint.Record], name: str
+) -> None:
     target, record = recorded
-    os.utime(target.with_name(name), (1, 1))
+    file = target.with_name(name)
+    file.write_bytes(file.read_bytes().upper())
     assert fingerprint.outdated(target, record, record.components) == "file changed since it was built"
+    assert fingerprint.load(target) == record
+
+
+@pytest.mark.parametrize("name", ["x.qcow2", "x.vmlinuz"])
+def test_a_file_that_was_copied_is_not_built_and_read_only_once(
+    recorded: tuple[Path, fingerprint.Record], name: str
+) -> None:
+    target, record = recorded
+    restore(target.with_name(name))
+    assert fingerprint.outdated(target, record, record.components) is None
+    refreshed = fingerprint.load(target)
+    assert refreshed is not None
+    assert artifact.known_digest(target, Identity.of(target)) == record.sha512
+    assert refreshed.companions == {".vmlinuz": Identity.of(target.with_name("x.vmlinuz"))}
+    assert refreshed.components == record.components
+
+
+def test_a_copied_file_whose_record_cannot_be_written_is_not_built(
+    recorded: tuple[Path, fingerprint.Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, record = recorded
+    restore(target)
+    write = artifact.write_atomically
+
+    def refuse(path: Path, text: str) -> None:
+        if path.parent == target.parent:
+            raise PermissionError(13, "Read-only file system")
+        write(path, text)
+
+    monkeypatch.setattr(artifact, "write_atomically", refuse)
+    assert fingerprint.outdated(target, record, record.components) is None
+    assert fingerprint.load(target) == record
+
+
+def test_a_copied_companion_of_an_old_record_is_built(recorded: tuple[Path, fingerprint.Record]) -> None:
+    target, record = recorded
+    file = artifact.record_file(target)
+    data = json.loads(file.read_text())
+    del data["companion_sha512"]
+    file.write_text(json.dumps(data))
+    old = fingerprint.load(target)
+    assert old == dataclasses.replace(record, companion_sha512={})
+    assert fingerprint.outdated(target, old, record.components) is None
+    restore(target.with_name("x.vmlinuz"))
+    assert fingerprint.outdated(target, old, record.components) == "file changed since it was built"
+
+
+def restore(path: Path) -> None:
+    """Put a copy in the place of ``path``: the same bytes, another inode and another time."""
+    copy = path.with_name("copy")
+    copy.write_bytes(path.read_bytes())
+    os.utime(copy, (1, 1))
+    copy.replace(path)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"version": 1}', '{"version": 99}', "\x00"])

@@ -20,6 +20,7 @@ from pytest_dibctl.errors import ArtifactError, BuildError, ConfigError, DibctlE
 from tests.support import building
 
 CREATE = "qemu-img create -q -f qcow2 %(output_filename)s 4M"
+KERNEL = 'sh -c \'cp /etc/passwd "${1%%.qcow2}.vmlinuz"; mkdir "${1%%.qcow2}.d"\' - %(filename)s'
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +99,15 @@ def test_an_overwritten_image_is_built_again(tmp_path: Path) -> None:
     assert build(tmp_path).reason == "file changed since it was built"
     artifact.record_file(tmp_path / "tiny.qcow2").unlink()
     assert build(tmp_path).reason == "no build record"
+
+
+def test_an_image_and_record_restored_from_elsewhere_are_used(tmp_path: Path) -> None:
+    build(tmp_path, CREATE, KERNEL)
+    for file in [path for path in tmp_path.iterdir() if path.is_file()]:
+        copy = file.with_name("copy")
+        copy.write_bytes(file.read_bytes())
+        copy.replace(file)
+    assert build(tmp_path, CREATE, KERNEL).reason == "unchanged since it was built"
 
 
 def test_another_output_leaves_the_configured_file_alone(tmp_path: Path) -> None:
@@ -184,12 +194,11 @@ def test_a_broken_interpolation_is_told_with_its_place_before_anything_runs(tmp_
 
 
 def test_companions_travel_with_the_image_and_go_with_it(tmp_path: Path) -> None:
-    kernel = 'sh -c \'cp /etc/passwd "${1%%.qcow2}.vmlinuz"; mkdir "${1%%.qcow2}.d"\' - %(filename)s'
-    assert build(tmp_path, CREATE, kernel).artifact.kernel == tmp_path / "tiny.vmlinuz"
-    assert build(tmp_path, CREATE, kernel, policy="always").artifact.kernel is not None
+    assert build(tmp_path, CREATE, KERNEL).artifact.kernel == tmp_path / "tiny.vmlinuz"
+    assert build(tmp_path, CREATE, KERNEL, policy="always").artifact.kernel is not None
     assert (tmp_path / "tiny.d").is_dir()
     (tmp_path / "tiny.vmlinuz").write_bytes(b"other")
-    assert build(tmp_path, CREATE, kernel).reason == "file changed since it was built"
+    assert build(tmp_path, CREATE, KERNEL).reason == "file changed since it was built"
     assert build(tmp_path, CREATE).artifact.kernel is None
     assert not (tmp_path / "tiny.vmlinuz").exists()
 
