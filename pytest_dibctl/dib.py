@@ -151,6 +151,7 @@ def parse_options(image: Entry[Image], dib: Dib) -> Options:
         raise ConfigError(f"{where}: {error.msg}", hint=_option_hint(error.opt)) from None
     if rest:
         raise ConfigError(f"{where}: {rest[0]!r} is no option", hint="elements belong under `elements`")
+    _refuse_joined(image, dib, pairs)
     given = {name: value.strip() for name, value in pairs}
     return Options(
         arch=given.get("-a"),
@@ -163,6 +164,22 @@ def parse_options(image: Entry[Image], dib: Dib) -> Options:
         qemu_img_options=given.get("--qemu-img-options") or setting(dib, "QEMU_IMG_OPTIONS"),
         output=given.get("-o"),
     )
+
+
+def _refuse_joined(image: Entry[Image], dib: Dib, pairs: Sequence[tuple[str, str]]) -> None:
+    """Raise ConfigError for an item such as ``-a amd64``, which gives the option a value with a blank in it.
+
+    As an item of its own, a value may hold whatever its option can use.
+    """
+    joined = [(name, value) for name, value in pairs if len(name) == len("-a") and value[:1].isspace()]
+    for number, item in enumerate(dib.cli_options):
+        for name, value in joined:
+            if item.startswith("-") and item.endswith(name[1:] + value):
+                flags = item.removesuffix(value)
+                raise ConfigError(
+                    f"{image.at(f'dib.cli_options[{number}]')}: {item!r} is one argument, with a blank in it",
+                    hint=f"write it as items of their own: [{', '.join([flags, *value.split()])}]",
+                )
 
 
 def _known_options() -> tuple[str, list[str]]:
