@@ -197,8 +197,16 @@ def _plan(image: Entry[Image], target: Path, cwd: Path) -> _Plan:
     record = fingerprint.load(target)
     salt = record.salt if record is not None else fingerprint.new_salt()
     components = fingerprint.components(recipe, settings.external_build, salt=salt, target=target.name)
+    old = record.components if record is not None else {}
+    files = fingerprint.arguments(settings.external_build, target=target, cwd=cwd, old=old)
     return _Plan(
-        image=image, target=target, cwd=cwd, recipe=recipe, components=components, salt=salt, record=record
+        image=image,
+        target=target,
+        cwd=cwd,
+        recipe=recipe,
+        components={**components, **files},
+        salt=salt,
+        record=record,
     )
 
 
@@ -493,7 +501,7 @@ def _install(plan: _Plan, made: Path, *, seconds: float, phases: Mapping[str, fl
         companions = _companions(plan.target)
         record = fingerprint.Record(
             salt=plan.salt,
-            components=plan.components,
+            components={**_made_besides(plan), **plan.components},
             file=Identity.of(plan.target),
             sha512=sha512,
             companions=companions,
@@ -507,6 +515,17 @@ def _install(plan: _Plan, made: Path, *, seconds: float, phases: Mapping[str, fl
         fingerprint.save(plan.target, record)
     except OSError as error:
         raise _unwritable(plan, error) from None
+
+
+def _made_besides(plan: _Plan) -> dict[str, str]:
+    """Return the files that commands name and that only the build has made, marked as such.
+
+    One that was there keeps the digest it had before the build: an edit in the meantime is noticed.
+    """
+    files = fingerprint.arguments(
+        plan.image.settings.external_build, target=plan.target, cwd=plan.cwd, old=plan.components
+    )
+    return {name: fingerprint.MADE for name in files if name not in plan.components}
 
 
 def _replace(source: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import secrets
+import shlex
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -52,7 +53,12 @@ IRRELEVANT = frozenset(
 )
 """Variables that say how to build, not what; the elements that a path leads to count, not the path."""
 
+MADE = "made by the build"
+"""In the place of a digest: a file that commands of external_build name, and that was not there before."""
+
 _SHOWN = 3
+_SMALL = 64 * 1024**2
+"""Bytes; what is larger is not read again while its identity stays the same."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,6 +105,46 @@ def components(
     return {name: value for name, value in parts.items() if value}
 
 
+def arguments(
+    external: Sequence[Command], *, target: Path, cwd: Path, old: Mapping[str, str]
+) -> dict[str, str]:
+    """Return digests of the files that the commands name, such as scripts, by "file:argument".
+
+    Relative names are below ``cwd``. The files of the image ``target`` do not count, nor those that the
+    build of the fingerprint ``old`` has made.
+    """
+    own = {target, artifact.record_file(target), target.with_name(f"{target.name}.build.log")}
+    own |= {artifact.companion(target, suffix) for suffix in artifact.COMPANIONS}
+    found = {}
+    for argument in _arguments(external):
+        name = f"file:{argument}"
+        path = Path(os.path.normpath(cwd.absolute() / argument))
+        if old.get(name) == MADE:
+            found[name] = MADE
+        # A whole script in one argument is too long for a file's name.
+        with contextlib.suppress(OSError, ValueError):
+            if name not in found and path not in own and path.is_file():
+                found[name] = _file_digest(path)
+    return found
+
+
+def _arguments(external: Sequence[Command]) -> Iterator[str]:
+    for command in external:
+        # Broken quotes are told where the command is made ready to run.
+        with contextlib.suppress(ValueError):
+            yield from (argument.replace("%%", "%") for argument in shlex.split(command.cmdline))
+
+
+def _file_digest(path: Path) -> str:
+    identity = Identity.of(path)
+    try:
+        if identity.size > _SMALL:
+            return artifact.digest(path, identity)
+        return artifact.compute_digest(path)
+    except (OSError, ArtifactError):
+        return "unreadable"
+
+
 def relevant_environment(given: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that decide what is built: ``given``, and what the build inherits."""
     inherited = {
@@ -120,7 +166,7 @@ def changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
 
 
 def _change(name: str, old: str | None, new: str | None) -> str:
-    what = name.replace(":", " ", 1)
+    what = name.removeprefix("file:") if name.startswith("file:") else name.replace(":", " ", 1)
     if old is None:
         return f"{what} added"
     if new is None:

@@ -125,7 +125,6 @@ def test_an_option_that_disk_image_create_would_refuse_is_refused(
         ["--mkfs-options", "-a amd64"],
         ["--root-label", " x"],
         ["--root-label= x"],
-        ["-a", " amd64"],
         ["-p", "vim,less"],
         ["-aamd64"],
     ],

@@ -113,6 +113,49 @@ def test_external_commands_count(elements: Path) -> None:
     assert fingerprint.changes(before, after) == "external_build added"
 
 
+def arguments(cwd: Path, *commands: str, old: dict[str, str] | None = None) -> dict[str, str]:
+    external = [Command(cmdline=command) for command in commands]
+    return fingerprint.arguments(external, target=cwd / "tiny.qcow2", cwd=cwd, old=old or {})
+
+
+@pytest.mark.parametrize("name", ["./shrink.sh", "a b.sh", "../work/shrink.sh", "100%.sh"])
+def test_an_edited_script_of_a_command_is_named(tmp_path: Path, name: str) -> None:
+    cwd = tmp_path / "work"
+    cwd.mkdir()
+    script = cwd / name
+    script.write_text("one")
+    command = f"sh '{name.replace('%', '%%')}' %(filename)s"
+    before = arguments(cwd, "true", command)
+    assert arguments(cwd, "true", command) == before
+    script.write_text("two")
+    assert fingerprint.changes(before, arguments(cwd, "true", command)) == f"{name} changed"
+
+
+def test_arguments_that_are_no_files_or_the_image_itself_do_not_count(tmp_path: Path) -> None:
+    for name in ("tiny.qcow2", "tiny.vmlinuz", "tiny.qcow2.build.log"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "directory").mkdir()
+    long = f"sh -c '{'true;' * 2000}' \"a\0b\""
+    given = f"cp tiny.qcow2 tiny.vmlinuz {tmp_path}/tiny.qcow2.build.log directory /dev/null gone"
+    assert arguments(tmp_path, long, given, "echo 'open") == {}
+
+
+def test_a_file_that_a_build_made_does_not_count(tmp_path: Path) -> None:
+    made = {"file:base.raw": fingerprint.MADE}
+    assert arguments(tmp_path, "fetch base.raw", old=made) == made
+    (tmp_path / "base.raw").write_text("new every time")
+    assert arguments(tmp_path, "fetch base.raw", old=made) == made
+    assert arguments(tmp_path, "fetch other.raw", old=made) == {}
+
+
+def test_a_large_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "base.raw").open("wb") as file:
+        file.truncate(65 * 1024**2)
+    before = arguments(tmp_path, "cp base.raw x")
+    monkeypatch.setattr(artifact, "compute_digest", None)
+    assert arguments(tmp_path, "cp base.raw x") == before
+
+
 def test_many_changes_are_counted() -> None:
     new = {f"environment:V{number}": "x" for number in range(5)}
     said = "environment V0 added, environment V1 added, environment V2 added, and 2 more"

@@ -67,6 +67,35 @@ def test_a_changed_command_builds_again_and_says_so(tmp_path: Path) -> None:
     assert again.artifact.virtual_size == 8 * 1024**2
 
 
+def test_an_edited_script_builds_again_and_is_named(tmp_path: Path) -> None:
+    script = tmp_path / "make.sh"
+    script.write_text('exec qemu-img create -q -f qcow2 "$1" 4M\n')
+    command = "sh make.sh %(output_filename)s"
+    build(tmp_path, command)
+    assert not build(tmp_path, command).built
+    script.write_text(script.read_text().replace("4M", "8M"))
+    again = build(tmp_path, command)
+    assert again.reason == "make.sh changed"
+    assert again.artifact.virtual_size == 8 * 1024**2
+    assert not build(tmp_path, command).built
+
+
+def test_a_file_that_the_commands_make_on_their_way_is_not_a_change(tmp_path: Path) -> None:
+    commands = ("sh -c 'date +%%N > \"$1\"' - made.txt", CREATE)
+    build(tmp_path, *commands)
+    assert not build(tmp_path, *commands).built
+    build(tmp_path, *commands, policy="always")
+    assert not build(tmp_path, *commands).built
+
+
+def test_a_script_that_is_edited_during_the_build_is_noticed_after_it(tmp_path: Path) -> None:
+    (tmp_path / "x.sh").write_text("echo true > x.sh\n")
+    commands = ("sh x.sh", CREATE)
+    build(tmp_path, *commands)
+    assert build(tmp_path, *commands).reason == "x.sh changed"
+    assert not build(tmp_path, *commands).built
+
+
 def test_always_builds_what_is_unchanged(tmp_path: Path) -> None:
     build(tmp_path)
     assert build(tmp_path, policy="always").reason == "asked to (--dib-build=always)"
