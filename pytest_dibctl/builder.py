@@ -7,6 +7,7 @@ import dataclasses
 import fcntl
 import logging
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -41,6 +42,9 @@ STOP_GRACE: Final = build_guard.GRACE + 10.0
 BUILD_STEP: Final = "prepare"
 COMPRESS_STEP: Final = "compress"
 EXTERNAL_STEP: Final = "external_build"
+
+_NOT_STARTED: Final = (126, 127)
+"""What a shell exits with when it cannot start a program."""
 
 _SUFFIXES: Final = {"squashfs": "squash"}
 """Of the files that disk-image-create makes, where they differ from the type's name."""
@@ -171,6 +175,15 @@ def _with_digest(target: Path, text: str) -> str:
     return text
 
 
+def check_recipe(image: Entry[Image], cwd: Path) -> None:
+    """Check what ``image`` says of its build, as ``build`` does before it starts, without building.
+
+    Raises ConfigError or BuildError; nothing is said of an image that is built elsewhere.
+    """
+    recipe = _recipe(image, cwd)
+    _external_steps(image, recipe, target_file(image, None, cwd))
+
+
 def target_file(image: Entry[Image], output: Path | None, cwd: Path) -> Path:
     """Return where the image's file lies or will lie, absolute and without ``..``."""
     return Path(os.path.normpath(cwd.absolute() / (output or image.settings.filename)))
@@ -193,7 +206,9 @@ def _existing(target: Path, image: Entry[Image]) -> Artifact:
 
 def _plan(image: Entry[Image], target: Path, cwd: Path) -> _Plan:
     settings = image.settings
-    recipe = dib.recipe(image, settings.dib, cwd) if settings.dib is not None else None
+    recipe = _recipe(image, cwd)
+    # For its errors: what is wrong with the commands is told before anything runs.
+    _external_steps(image, recipe, target)
     record = fingerprint.load(target)
     salt = record.salt if record is not None else fingerprint.new_salt()
     components = fingerprint.components(recipe, settings.external_build, salt=salt, target=target.name)
@@ -208,6 +223,10 @@ def _plan(image: Entry[Image], target: Path, cwd: Path) -> _Plan:
         salt=salt,
         record=record,
     )
+
+
+def _recipe(image: Entry[Image], cwd: Path) -> dib.Recipe | None:
+    return dib.recipe(image, image.settings.dib, cwd) if image.settings.dib is not None else None
 
 
 def _unchanged(plan: _Plan, reason: str, started: float) -> BuildOutcome:
@@ -333,24 +352,31 @@ def _run(plan: _Plan, reason: str, progress: Progress, started: float) -> BuildO
 def _steps(plan: _Plan) -> list[Step]:
     out = plan.building / _OUT
     steps = _dib_steps(plan, plan.recipe, out) if plan.recipe is not None else []
-    file = str(out / plan.target.name)
+    return [*steps, *_external_steps(plan.image, plan.recipe, out / plan.target.name)]
+
+
+def _external_steps(image: Entry[Image], recipe: dib.Recipe | None, file: Path) -> list[Step]:
+    """Return the commands of external_build, which make or change ``file``; raises ConfigError."""
+    types = recipe.options.types if recipe is not None else ("qcow2",)
     names = {
-        "filename": file,
-        "input_filename": file,
-        "output_filename": file,
-        "label": plan.image.label,
-        "container_format": plan.image.settings.glance.container_format or "bare",
-        "disk_format": plan.image.settings.glance.disk_format or _types(plan)[0],
+        "filename": str(file),
+        "input_filename": str(file),
+        "output_filename": str(file),
+        "label": image.label,
+        "container_format": image.settings.glance.container_format or "bare",
+        "disk_format": image.settings.glance.disk_format or types[0],
     }
-    for number, command in enumerate(plan.image.settings.external_build):
-        where = plan.image.at(f"external_build.{number}.cmdline")
-        argv = interpolate.command(command.cmdline, names, where)
-        steps.append(Step(name=f"{EXTERNAL_STEP} {number + 1}", argv=tuple(argv)))
-    return steps
+    return [
+        Step(
+            name=f"{EXTERNAL_STEP} {number + 1}",
+            argv=tuple(interpolate.command(command.cmdline, names, image.at(_command_key(number)))),
+        )
+        for number, command in enumerate(image.settings.external_build)
+    ]
 
 
-def _types(plan: _Plan) -> tuple[str, ...]:
-    return plan.recipe.options.types if plan.recipe is not None else ("qcow2",)
+def _command_key(number: int) -> str:
+    return f"external_build[{number}].cmdline"
 
 
 def _dib_steps(plan: _Plan, recipe: dib.Recipe, out: Path) -> list[Step]:
@@ -454,14 +480,36 @@ def _environment(plan: _Plan) -> dict[str, str]:
 
 def _failed(plan: _Plan, code: int, watcher: Watcher, seconds: float) -> BuildError:
     failure = watcher.failure()
+    hint = build_causes.hint(failure.text, directory=plan.target.parent, recipe=plan.recipe)
+    if code in _NOT_STARTED and (missing := _not_started(plan, failure.where)):
+        said, what_next = missing
+        return BuildError(f"{said}\nlog: {plan.log_file}", hint=hint or what_next, exit_code=code)
     ended = process.describe_exit(128 - code if code > 128 else code)  # noqa: PLR2004 -- a signal's number
     where = f" in {failure.where}" if failure.where else ""
     said = "".join(f"\n  {line}" for line in failure.lines)
     return BuildError(
         f"{plan.image.at()}: the build {ended}{where} after {seconds:.0f} s{said}\nlog: {plan.log_file}",
-        hint=build_causes.hint(failure.text, directory=plan.target.parent, recipe=plan.recipe),
+        hint=hint,
         exit_code=code,
     )
+
+
+def _not_started(plan: _Plan, where: str) -> tuple[str, str] | None:
+    """Say that the program of the step ``where`` cannot be started, and what to do; None when it can."""
+    for number, step in enumerate(_external_steps(plan.image, plan.recipe, plan.target)):
+        if step.name != where:
+            continue
+        program, place = step.argv[0], plan.image.at(_command_key(number))
+        if "/" not in program:
+            if shutil.which(program, path=_environment(plan).get("PATH", process.tool_path())):
+                return None
+            return f"{place}: {program}: not found", "install it, or write where it lies"
+        file = plan.cwd / program
+        if not file.exists():
+            return f"{place}: {program}: not found", f"commands run in {plan.cwd.absolute()}"
+        if file.is_dir() or not os.access(file, os.X_OK):
+            return f"{place}: {program}: is not executable", f"chmod +x {shlex.quote(str(file))}"
+    return None
 
 
 def _made(plan: _Plan, before: Identity | None) -> Path:

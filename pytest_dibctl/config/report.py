@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from pytest_dibctl.config.catalog import (
 )
 from pytest_dibctl.config.models import Image, Nova, Qemu, Section
 from pytest_dibctl.errors import DibctlError
+
+Check = Callable[[Entry[Image], Path], object]
+"""Looks at an image in a working directory; raises a DibctlError for what is wrong with it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,10 +111,12 @@ def validate(
     test: Path | None = None,
     upload: Path | None = None,
     system: Path = SYSTEM,
+    checks: Sequence[Check] = (),
 ) -> Report:
     """Check the configuration of a run in ``cwd``; arguments as of ``catalog.load``.
 
-    Whatever is wrong is in the result; raises ConfigError only when the current directory is gone.
+    ``checks`` are made of every image besides. Whatever is wrong is in the result; raises ConfigError only
+    when the current directory is gone.
     """
     here = configuration.working_directory(cwd)
     catalog, problems = configuration.read(
@@ -121,21 +126,26 @@ def validate(
     )
     errors = [str(problem) for problem in problems]
     if not problems and not any(file.kind == "images" for file in catalog.files):
-        errors.append(configuration.not_found("images", here, system).message)
+        errors.append(_one_line(configuration.not_found("images", here, system)))
     errors += _environment_errors(catalog, here)
     return Report(
         files=catalog.files,
         overrides=catalog.overrides,
         warnings=catalog.warnings,
-        images=tuple(_image(catalog, image, here) for image in catalog.images.values()),
+        images=tuple(_image(catalog, image, here, checks) for image in catalog.images.values()),
         environments=tuple(catalog.environments),
         uploads=tuple(catalog.uploads),
         errors=tuple(errors),
     )
 
 
-def _image(catalog: Catalog, image: Entry[Image], cwd: Path) -> ImageReport:
+def _image(catalog: Catalog, image: Entry[Image], cwd: Path, checks: Sequence[Check]) -> ImageReport:
     errors: list[str] = []
+    for check in checks:
+        try:
+            check(image, cwd)
+        except DibctlError as error:
+            errors.append(_one_line(error))
     environment = None
     try:
         environment = catalog.environment_for(image)

@@ -196,10 +196,33 @@ def test_a_command_killed_by_a_signal_gives_128_and_its_number(tmp_path: Path) -
     assert names(tmp_path) == LEFT - {"tiny.qcow2", "tiny.qcow2.dibctl.json"}
 
 
-def test_a_missing_command_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="no-such-program: not found") as caught:
-        build(tmp_path, "no-such-program %(filename)s")
-    assert caught.value.exit_code == 127
+@pytest.mark.parametrize(
+    ("program", "said", "hint", "code"),
+    [
+        ("no-such-program", "not found", "install it", 127),
+        ("./no-such.sh", "not found", "commands run in ", 127),
+        ("./plain.sh", "is not executable", "chmod +x ", 126),
+    ],
+)
+def test_a_program_that_cannot_be_started_is_named_at_its_place(
+    tmp_path: Path, program: str, said: str, hint: str, code: int
+) -> None:
+    (tmp_path / "plain.sh").write_text("#!/bin/sh\n")
+    with pytest.raises(BuildError) as caught:
+        build(tmp_path, "true", f"{program} %(filename)s")
+    place = "images.yaml (tiny.external_build[1].cmdline)"
+    assert caught.value.message.splitlines() == [
+        f"{place}: {program}: {said}",
+        f"log: {tmp_path}/tiny.qcow2.build.log",
+    ]
+    assert str(caught.value.hint).startswith(hint)
+    assert caught.value.exit_code == code
+
+
+def test_a_command_that_itself_misses_a_program_is_not_mistaken(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="the build exited with 127 in external_build 1") as caught:
+        build(tmp_path, "sh -c no-such-program")
+    assert "no-such-program: not found" in caught.value.message
 
 
 def test_a_command_that_makes_nothing_is_told(tmp_path: Path) -> None:
@@ -215,11 +238,47 @@ def test_a_command_that_makes_no_image_is_told_and_the_old_image_stays(tmp_path:
     assert artifact.inspect(tmp_path / "tiny.qcow2") == old
 
 
-def test_a_broken_interpolation_is_told_with_its_place_before_anything_runs(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"tiny.external_build.1.cmdline.*%\(file_name\)s"):
-        build(tmp_path, "touch ran", "cp x %(file_name)s")
-    assert not (tmp_path / "ran").exists()
-    assert ".tiny.qcow2.building" not in names(tmp_path)
+def test_a_broken_interpolation_is_told_with_its_place_before_anything_is_said(tmp_path: Path) -> None:
+    told: list[str] = []
+    with pytest.raises(ConfigError, match=r"\(tiny.external_build\[1\].cmdline\).*%\(file_name\)s"):
+        build(tmp_path, "touch ran", "cp x %(file_name)s", told=told)
+    assert told == []
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"external_build": [{"cmdline": "cp x %(file_name)s"}]},
+            r"external_build\[0\].cmdline\): unknown name",
+        ),
+        ({"external_build": [{"cmdline": "a | b"}]}, r"external_build\[0\].cmdline\): '\|' needs a shell"),
+        ({"dib": {"elements": ["tinny"]}}, r"dib.elements\): there is no element 'tinny'"),
+        ({"dib": {"elements": ["base"], "cli_options": ["--odd"]}}, r"dib.cli_options\): option --odd"),
+    ],
+    ids=["placeholder", "shell", "element", "option"],
+)
+def test_what_build_would_refuse_is_told_without_building(
+    tmp_path: Path, settings: dict[str, Any], said: str
+) -> None:
+    image = building.entry(tmp_path, **settings)
+    with pytest.raises(DibctlError, match=said) as checked:
+        builder.check_recipe(image, tmp_path)
+    with pytest.raises(DibctlError) as built:
+        builder.build(image, cwd=tmp_path, progress=silent)
+    assert str(checked.value) == str(built.value)
+    assert names(tmp_path) == set()
+
+
+def test_a_good_recipe_and_none_pass_the_check(tmp_path: Path) -> None:
+    building.element(tmp_path / "elements")
+    for settings in (
+        {},
+        {"dib": building.dib(tmp_path / "elements")},
+        {"external_build": [{"cmdline": CREATE}]},
+    ):
+        builder.check_recipe(building.entry(tmp_path, **settings), tmp_path)
 
 
 def test_companions_travel_with_the_image_and_go_with_it(tmp_path: Path) -> None:

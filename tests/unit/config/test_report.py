@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.config import report
+from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.models import Image
+from pytest_dibctl.errors import BuildError
 from tests.unit.config.support import CLOUD, Place
 
 EXAMPLES = Path(__file__).parents[2] / "data" / "dibctl-examples"
@@ -71,6 +74,27 @@ def test_without_any_file(place: Place) -> None:
     assert not found.ok
     assert next(found.lines()) == "no configuration file was found"
     assert "there is no images.yaml" in found.errors[0]
+    assert "--images-config" in found.errors[0]
+
+
+def test_what_a_check_refuses_is_an_error_of_its_image_with_its_hint(place: Place) -> None:
+    place.write("images.yaml", "a: {filename: x}\nb: {filename: y}")
+
+    def check(image: Entry[Image], cwd: Path) -> None:
+        assert cwd == place.cwd
+        if image.label == "b":
+            raise BuildError(f"{image.at('filename')}: odd", hint="make it even")
+
+    found = validate(place, checks=[check])
+    assert [image.errors for image in found.images] == [
+        (),
+        ("images.yaml:2:5 (b.filename): odd (make it even)",),
+    ]
+    assert list(found.lines())[-2:] == [
+        "error: images.yaml:2:5 (b.filename): odd (make it even)",
+        "1 error",
+    ]
+    assert not found.ok
 
 
 def test_a_broken_file_does_not_hide_the_others(place: Place) -> None:
