@@ -168,6 +168,16 @@ def _user_data_rule(data: Mapping[str, Any]) -> Iterator[Rule]:
         yield "userdata_file", "userdata and userdata_file exclude each other"
 
 
+def _forward_rule(forwards: Any) -> Iterator[Rule]:
+    first: dict[int, int] = {}
+    for number, forward in enumerate(forwards if isinstance(forwards, list | tuple) else ()):
+        host = forward.get("host") if isinstance(forward, Mapping) else None
+        # Of another type, it is refused as that.
+        if isinstance(host, int) and not isinstance(host, bool) and first.setdefault(host, number) != number:
+            said = f"port {host} of this machine is taken by forward_ports[{first[host]}]"
+            yield f"forward_ports[{number}].host", said
+
+
 class Command(Section):
     """One external command line, interpolated with %(name)s at use and run without a shell."""
 
@@ -463,8 +473,9 @@ class Qemu(NovaTimeouts):
 
     @classmethod
     def broken_rules(cls, data: Mapping[str, Any]) -> Iterator[Rule]:
-        """Refuse two kinds of user data."""
+        """Refuse two kinds of user data, and two forwards of one port of the host."""
         yield from _user_data_rule(data)
+        yield from _forward_rule(data.get("forward_ports"))
 
 
 class EnvironmentTests(Section):

@@ -424,6 +424,28 @@ ERRORS: list[tuple[Kind, str, list[str]]] = [
         ],
     ),
     (
+        "test",
+        "a: {qemu: {forward_ports: [{guest: 1, host: 8080}, {guest: 2}, {guest: 3, host: 8080}]}}",
+        ["1:75: a.qemu.forward_ports[2].host: port 8080 of this machine is taken by forward_ports[0]"],
+    ),
+    (
+        "test",
+        "a: {qemu: {memory: 1, forward_ports: [{guest: 0, host: 80}, {guest: 1, host: 80}, x, {host: [1]}]}}",
+        [
+            "1:12: a.qemu.memory: must be at least 64, got the number 1",
+            "1:40: a.qemu.forward_ports[0].guest: must be at least 1, got the number 0",
+            "1:72: a.qemu.forward_ports[1].host: port 80 of this machine is taken by forward_ports[0]",
+            "1:83: a.qemu.forward_ports[2]: expected a mapping (indented `key: value` lines), got the text 'x'",
+            "1:86: a.qemu.forward_ports[3].guest: is missing",
+            "1:87: a.qemu.forward_ports[3].host: expected a whole number, got a list",
+        ],
+    ),
+    (
+        "test",
+        "a: {qemu: {forward_ports: 5}}",
+        ["1:12: a.qemu.forward_ports: expected a list (lines that start with `- `), got the number 5"],
+    ),
+    (
         "upload",
         "a: {glance: {}}",
         ["1:1: a: keystone is missing (only external_upload can do without)"],
