@@ -435,8 +435,10 @@ ERRORS: list[tuple[Kind, str, list[str]]] = [
             "1:12: a.qemu.memory: must be at least 64, got the number 1",
             "1:40: a.qemu.forward_ports[0].guest: must be at least 1, got the number 0",
             "1:72: a.qemu.forward_ports[1].host: port 80 of this machine is taken by forward_ports[0]",
-            "1:83: a.qemu.forward_ports[2]: expected a mapping (indented `key: value` lines), "
-            "got the text 'x'",
+            (
+                "1:83: a.qemu.forward_ports[2]: expected a mapping (indented `key: value` lines), "
+                "got the text 'x'"
+            ),
             "1:86: a.qemu.forward_ports[3].guest: is missing",
             "1:87: a.qemu.forward_ports[3].host: expected a whole number, got a list",
         ],
