@@ -1,3 +1,7 @@
-"""For this repository's own tests: pytester, which only the rootdir's conftest may ask for."""
+"""For this repository's own tests: folders with nothing to collect.
 
-pytest_plugins = ["pytester"]
+No ``pytest_plugins`` here: the shipped tests lie below this file in a checkout, and pytest refuses that
+where they are collected from elsewhere.
+"""
+
+collect_ignore = ["benchmarks", "docs"]

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import inspect
 import json
-import os
 import sys
 import time
 from collections.abc import Generator, Iterator
@@ -15,11 +14,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import pytest_timeout
-from _pytest import runner
+from _pytest import python, runner
 
 from pytest_dibctl import builder, collect, ledger, lifecycle, signals
 from pytest_dibctl.config import catalog as configuration
-from pytest_dibctl.errors import DibctlError, ExitCode
+from pytest_dibctl.config import merge
+from pytest_dibctl.errors import ArtifactError, DibctlError, ExitCode
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
@@ -31,13 +31,14 @@ STEPS = ("build", "upload", "boot", "ready")
 PHASES = (*STEPS, "tests", "cleanup")
 
 
-def activate(config: pytest.Config, given: list[str]) -> list[Path | str] | None:
-    """Read the configuration, plan the run and register its hooks.
+def activate(config: pytest.Config, *, at_terminal: bool) -> None:
+    """Read the configuration, plan the run, register its hooks, and have pytest collect the plan's files.
 
-    Returns the paths pytest shall collect. Raises pytest.UsageError for every DibctlError.
+    Raises pytest.UsageError for every DibctlError.
     """
-    options = config.known_args_namespace
+    options = config.option
     cwd = config.invocation_params.dir
+    paths_given = config.args_source == pytest.Config.ArgsSource.ARGS
     try:
         catalog = configuration.load(
             cwd=cwd,
@@ -46,18 +47,36 @@ def activate(config: pytest.Config, given: list[str]) -> list[Path | str] | None
             upload=_path(options.dib_upload_config),
         )
         images = catalog.select_images(options.dib_image)
-        plan = collect.plan(images, cwd=cwd, paths_given=bool(given))
+        given = collect.translate(config.args, cwd) if paths_given else []
+        plan = collect.plan(images, cwd=cwd, paths_given=paths_given, given=given)
         wishes = _wishes(options)
         _refuse_ambiguity(options, [image.label for image in images])
-        for image in images:
-            catalog.environment_for(image, override=wishes.environment)
-        paths = collect.translate(given) if given else list[Path | str](collect.paths(plan))
+        _refuse_what_cannot_work(plan, wishes, catalog)
     except DibctlError as error:
         _usage_error(options.dib_result_file, error)
+    if wishes.shell and (config.getoption("numprocesses", None) or not at_terminal):
+        raise pytest.UsageError("--dib-shell needs a terminal, and no -n")
+    # Set here and not earlier: only now have all options been parsed, those of conftest files too.
+    config.args = given if paths_given else collect.paths(plan)
     run = ActiveRun(config, catalog=catalog, plan=plan, wishes=wishes)
     config.stash[KEY] = run
     config.pluginmanager.register(run, "dibctl-active")
-    return paths
+    config.pluginmanager.register(FinalizersFirst(), "dibctl-finalizers")
+
+
+def _refuse_what_cannot_work(
+    plan: collect.Plan,
+    wishes: lifecycle.Wishes,
+    catalog: configuration.Catalog,
+) -> None:
+    """Say at once what would otherwise be said after a build and a boot."""
+    for image in plan.images:
+        lifecycle.environment_of(catalog, image, wishes)
+        kinds = {(entry.kind, entry.written) for entry in plan.entries if entry.image == image.label}
+        if any(kind == "shell" or written.startswith(collect.GENERIC) for kind, written in kinds):
+            merge.login(image)
+    if wishes.input is not None and not wishes.input.exists():
+        raise ArtifactError(f"--dib-input: {wishes.input}: no such file")
 
 
 def _wishes(options: Any) -> lifecycle.Wishes:
@@ -117,6 +136,27 @@ class Account:
         self.leftovers += other.leftovers
 
 
+class FinalizersFirst:
+    """Let finalizers end before an interruption does: pytest would forget those that are left."""
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self) -> Generator[None, object, object]:
+        """Hold an interruption back while fixtures of a test, and maybe of an image, are torn down."""
+        with signals.held(for_removal=False):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Hold an interruption back while the last fixtures are torn down and the summary is written."""
+        result = None
+        try:
+            with signals.held(for_removal=False):
+                result = yield
+        except KeyboardInterrupt:
+            session.exitstatus = pytest.ExitCode.INTERRUPTED
+        return result
+
+
 class ActiveRun:
     """One pytest session with images; also what the fixtures reach through ``config.stash[KEY]``."""
 
@@ -151,12 +191,12 @@ class ActiveRun:
         from pytest_dibctl import fixtures, host
 
         config.addinivalue_line("markers", "dib_entry(image, index): the tests_list entry a test belongs to")
+        if not config.pluginmanager.hasplugin("timeout"):
+            raise pytest.UsageError("--dib-image needs pytest-timeout; leave out -p no:timeout")
         if config.getoption("hosts", None):
             raise pytest.UsageError(
                 "--hosts and --dib-image exclude each other: `host` is the instance under test"
             )
-        if self.wishes.shell and (config.getoption("numprocesses", None) or not self._at_terminal()):
-            raise pytest.UsageError("--dib-shell needs a terminal, and no -n")
         config.pluginmanager.register(fixtures, "dibctl-fixtures")
         # testinfra brings a fixture `host` too; of two plugins the one registered last wins.
         config.pluginmanager.register(host, "dibctl-host")
@@ -165,11 +205,6 @@ class ActiveRun:
         except DibctlError as error:
             _usage_error(config.getoption("dib_result_file"), error)
         self._resources.enter_context(signals.as_keyboard_interrupt())
-
-    def _at_terminal(self) -> bool:
-        # While pytest captures, descriptor 0 is something else.
-        with self.uncaptured(stdin=True):
-            return os.isatty(0)
 
     def _run_id(self) -> str:
         given = getattr(self.config, "workerinput", {}).get("dibctl_run")
@@ -196,7 +231,7 @@ class ActiveRun:
         return [self._header(image) for image in self.plan.images]
 
     def _header(self, image: configuration.Entry[Any]) -> str:
-        environment = self.catalog.environment_for(image, override=self.wishes.environment)
+        environment = lifecycle.environment_of(self.catalog, image, self.wishes)
         if self.wishes.existing_instance:
             instance = self.wishes.existing_instance
             return f"dib-image {image.label}: instance {instance}, environment {environment.label}"
@@ -215,10 +250,12 @@ class ActiveRun:
     # -- collection ------------------------------------------------------------------------------
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-        """Collect shell tests; Python files come through ``pytest_pycollect_makemodule``."""
-        if file_path.suffix != ".py" and self.plan.is_script(file_path):
-            return self._module(parent, file_path)
-        return None
+        """Collect what pytest would not: shell tests, and listed files of any name in a collected folder."""
+        if file_path.suffix == ".py":
+            patterns = self.config.getini("python_files")
+            usual = python.path_matches_patterns(file_path, patterns) or parent.session.isinitpath(file_path)
+            return self._module(parent, file_path) if self.plan.is_listed(file_path) and not usual else None
+        return self._module(parent, file_path) if self.plan.is_script(file_path) else None
 
     def pytest_pycollect_makemodule(self, module_path: Path, parent: pytest.Collector) -> pytest.Module:
         """Make every module one whose tests run for images."""
@@ -276,15 +313,42 @@ class ActiveRun:
         ]
         metafunc.parametrize("image", params, indirect=True, scope="session")
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(
+        self,
+        session: pytest.Session,
+        items: list[pytest.Item],
+    ) -> Generator[None, object, object]:
         """Keep each image's tests together, in the order of its ``tests_list``, with their time limits."""
         entries = {entry.key: entry for entry in self.plan.entries}
         for item in items:
             marker = item.get_closest_marker("dib_entry")
             item.stash[ENTRY] = entries[marker.args[0], marker.args[1]] if marker else None
             self._limit(item)
+        self._refuse_lost_entries(session, items)
+        # Before others choose by place (--stepwise), and after others have changed the order (--ff).
         items.sort(key=self._order)
+        result = yield
+        items.sort(key=self._order)
+        return result
+
+    def _refuse_lost_entries(self, session: pytest.Session, items: list[pytest.Item]) -> None:
+        """Refuse a run in which an entry has no test: it would pass unseen."""
+        chosen = ("lf", "ignore", "ignore_glob", "deselect")
+        if (
+            self.plan.paths_given
+            or session.testsfailed
+            or any(self.config.getoption(name, None) for name in chosen)
+        ):
+            return
+        lost = self.plan.missing(item.stash[ENTRY] for item in items)
+        if lost:
+            places = [
+                f"{self.catalog.image(entry.image).at(f'tests.tests_list[{entry.index}]')}: "
+                f"{entry.kind} entry {entry.written}"
+                for entry in lost
+            ]
+            raise pytest.UsageError("no test was found for\n" + "\n".join(places))
 
     def _order(self, item: pytest.Item) -> tuple[int, int]:
         label = image_of(item)
@@ -297,8 +361,10 @@ class ActiveRun:
         own = _own_timeout(item)
         entry = item.stash[ENTRY]
         limits = [limit for limit in (own.timeout, entry.timeout if entry else None) if limit]
-        if limits:
-            marker = pytest.mark.timeout(min(limits), method=own.method, func_only=True)
+        item.stash[collect.LIMIT] = min(limits, default=None)
+        if limits and not isinstance(item.parent, collect.ScriptFile):
+            # Method thread would end the whole run without removing anything.
+            marker = pytest.mark.timeout(min(limits), method="signal", func_only=True)
             item.add_marker(marker, append=False)
 
     # -- running ---------------------------------------------------------------------------------
@@ -306,6 +372,7 @@ class ActiveRun:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Skip what is not to be run any more; begin the item's line again if progress broke it."""
+        signals.forget()
         self._skip_what_is_over(item)
         self._line_broken = False
         with self._charged(item):
@@ -319,7 +386,10 @@ class ActiveRun:
         entry = item.stash.get(ENTRY, None)
         if entry is None:
             return
-        if self._left(entry) <= 0:
+        left = self._left(entry)
+        limit = item.stash.get(collect.LIMIT, None)
+        item.stash[collect.LIMIT] = None if limit is None else min(limit, left)
+        if left <= 0:
             pytest.skip(f"the {entry.timeout:g} s that the tests of {entry.written} share are spent")
         failed = self._failed_entries.get(entry.image)
         if failed is not None and failed.index < entry.index and self.config.getoption("dib_stop_on_fail"):
@@ -449,7 +519,7 @@ class ActiveRun:
         """Print phase times per image, then what was kept and what could not be removed."""
         if not self.accounts:
             return
-        terminalreporter.section("images")
+        terminalreporter.write_sep("=", "images")
         for line in phase_table(self.accounts):
             terminalreporter.write_line(line)
         for label, account in self.accounts.items():
@@ -475,7 +545,7 @@ class ActiveRun:
             image = self.catalog.image(label)
             self.journeys[label] = lifecycle.Journey(
                 image=image,
-                environment=self.catalog.environment_for(image, override=self.wishes.environment),
+                environment=lifecycle.environment_of(self.catalog, image, self.wishes),
                 wishes=self.wishes,
                 ledger=self._ledger,
                 cwd=self.config.invocation_params.dir,
@@ -501,7 +571,9 @@ class ActiveRun:
     def uncaptured(self, *, stdin: bool = False) -> Iterator[None]:
         """Suspend capturing, of the terminal's input too if a person is to type."""
         manager = self.config.pluginmanager.getplugin("capturemanager")
-        if manager is None:
+        capturing = getattr(manager, "_global_capturing", None)
+        # Between tests capturing is suspended already, and must stay so.
+        if capturing is None or not capturing.is_started():
             yield
             return
         manager.suspend(in_=stdin)
@@ -539,9 +611,9 @@ def _stamp(item: pytest.Item, journey: lifecycle.Journey) -> None:
         **journey.facts,
         **{f"seconds_{name}": f"{journey.phases[name]:.1f}" for name in STEPS if name in journey.phases},
     }
-    item.user_properties = [
-        (name, value) for name, value in item.user_properties if not name.startswith(PREFIX)
-    ] + [(PREFIX + name, value) for name, value in facts.items() if value]
+    ours = {PREFIX + name: value for name, value in facts.items() if value}
+    others = [(name, value) for name, value in item.user_properties if name not in ours]
+    item.user_properties = [*others, *ours.items()]
 
 
 def _account(journey: lifecycle.Journey) -> Account:

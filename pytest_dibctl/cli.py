@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"dibctl: error: {error}")
         return int(error.exit_code)
     except KeyboardInterrupt:
-        say("dibctl: interrupted; everything this command made was removed")
+        say("dibctl: interrupted")
         return int(ExitCode.UNSPECIFIED)
     except BrokenPipeError:
         # `dibctl validate | head`: the reader has seen enough. Python would complain when it flushes.
@@ -262,27 +262,42 @@ def exit_code_of(pytest_code: int, result_file: Path) -> int:
 
 def _call_forwarding_signals(argv: Sequence[str]) -> int:
     """Run a child in the foreground; it alone decides what an interrupt means, we wait for it."""
-    child = subprocess.Popen(list(argv), env=process.environment())
+    children: list[subprocess.Popen[bytes]] = []
+    early: list[int] = []
 
     def forward(number: int, _frame: object) -> None:
-        # Ctrl-C reaches the child by itself: it is in the terminal's foreground process group.
-        if number != signal.SIGINT:
-            child.send_signal(number)
+        if not children:
+            early.append(number)
+        # A Ctrl-C reaches the child by itself: it is in the terminal's foreground process group, as we are.
+        elif number != signal.SIGINT or not _in_foreground():
+            children[0].send_signal(number)
 
     former = {number: signal.signal(number, forward) for number in signals.STOPPING}
     try:
-        return child.wait()
+        children.append(subprocess.Popen(list(argv), env=process.environment()))
+        for number in early:
+            children[0].send_signal(number)
+        return children[0].wait()
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
 
 
+def _in_foreground() -> bool:
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:
+        return False
+
+
 def run_shell(arguments: Arguments) -> int:
     """``dibctl shell``: the image's instance until the shell ends; ``exit 42`` keeps it."""
     from pytest_dibctl import ledger, lifecycle
+    from pytest_dibctl.config import merge
 
     catalog = _load(arguments)
     image = catalog.image(arguments.image)
+    merge.login(image)  # before a build of minutes, not after it
     with ledger.opened(ledger.new_run_id()) as book:
         journey = lifecycle.Journey(
             image=image,
@@ -296,26 +311,31 @@ def run_shell(arguments: Arguments) -> int:
             cwd=Path.cwd(),
             progress=lambda line: say(f"{image.label}: {line}"),
         )
-        built = lifecycle.artifact(journey)
         with contextlib.ExitStack() as stack:
+            stack.callback(_tell, journey)
             cloud = stack.enter_context(lifecycle.opened(journey))
+            built = lifecycle.artifact(journey)
             uploaded = stack.enter_context(lifecycle.uploaded(journey, cloud, built))
             key = stack.enter_context(lifecycle.keypair(journey))
             instance = stack.enter_context(lifecycle.booted(journey, cloud, uploaded, key))
             access = stack.enter_context(lifecycle.reachable(journey, instance, key))
             say(f"{instance.name} is ready; `exit {lifecycle.SHELL_KEEPS}` keeps it when the shell ends")
             lifecycle.open_shell(journey, access)
+    return ExitCode.UNSPECIFIED if journey.leftovers else ExitCode.OK
+
+
+def _tell(journey: Any) -> None:
     for kept in journey.kept:
         print(f"kept {kept.what}")
         print(f"    log in:  {kept.reach}")
         print(f"    remove:  {kept.remove}")
     for leftover in journey.leftovers:
         say(f"NOT REMOVED: {leftover}; `dibctl cleanup` tries again")
-    return ExitCode.UNSPECIFIED if journey.leftovers else ExitCode.OK
 
 
 def run_validate(arguments: Arguments) -> int:
     """``dibctl validate``: exits 10 when anything is wrong."""
+    from pytest_dibctl import builder
     from pytest_dibctl.config import report
 
     found = report.validate(
@@ -323,6 +343,7 @@ def run_validate(arguments: Arguments) -> int:
         images=arguments.images_config,
         test=arguments.test_config,
         upload=arguments.upload_config,
+        checks=[builder.check_recipe],
     )
     if arguments.json:
         _print_json(found.as_dict())
@@ -371,7 +392,7 @@ def run_cleanup(arguments: Arguments) -> int:
     from pytest_dibctl import lifecycle
 
     swept = lifecycle.sweep(
-        _load(arguments, need_images=False),
+        lambda: _load(arguments, need_images=False),
         cwd=Path.cwd(),
         run_id=arguments.run_id,
         dry_run=arguments.dry_run,

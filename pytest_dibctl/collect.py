@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +16,13 @@ from pytest_dibctl import process
 from pytest_dibctl.config import entries
 from pytest_dibctl.config.catalog import Entry
 from pytest_dibctl.config.models import Image, TestEntry
+from pytest_dibctl.errors import CommandError
 
 GENERIC = "generic:"
+SHIPPED = re.compile(r"image_tests/test_(\w+)\.py(.*)$", re.DOTALL)
+LIMIT: pytest.StashKey[float | None] = pytest.StashKey()
+"""Seconds a shell test has; its process is ended by us, not by pytest-timeout."""
+LAST_LINES = 40
 SMOKE_TEST = TestEntry(pytest="generic:login")
 """What an image without ``tests_list`` is tested with: that it boots and lets us log in."""
 
@@ -55,32 +61,55 @@ class Use:
 class Plan:
     """What a run tests: images in the order of the command line, with their entries.
 
-    With ``paths_given`` the command line names the tests, and each of them is for every image.
+    With ``paths_given`` the command line names the tests, and each of them is for every image; ``given``
+    are the files among them.
     """
 
     images: tuple[Entry[Image], ...]
     entries: tuple[PlannedEntry, ...]
     paths_given: bool
+    given: frozenset[Path] = frozenset()
 
     def uses(self, path: Path) -> tuple[Use, ...]:
         """Return the images that ``path`` is tested for; ids tell repeated entries apart."""
+        kind = "shell" if self.is_script(path) else "pytest"
         found: list[Use] = []
         for image in self.images:
-            covering = [entry for entry in self.entries if entry.image == image.label and entry.covers(path)]
-            if self.paths_given:
-                found.append(Use(image=image.label, entry=covering[0] if covering else None, id=image.label))
-                continue
-            for number, entry in enumerate(covering, start=1):
-                suffix = f"-{number}" if number > 1 else ""
-                found.append(Use(image=image.label, entry=entry, id=image.label + suffix))
+            covering = [
+                entry
+                for entry in self.entries
+                if entry.image == image.label and entry.kind == kind and entry.covers(path)
+            ]
+            if self.paths_given and not covering:
+                found.append(Use(image=image.label, entry=None, id=image.label))
+            for number, entry in enumerate(covering[: 1 if self.paths_given else None], start=1):
+                found.append(Use(image=image.label, entry=entry, id=self._id(image.label, number)))
         return tuple(found)
 
+    def _id(self, label: str, number: int) -> str:
+        labels = {image.label for image in self.images}
+        name = label if number == 1 else f"{label}-{number}"
+        while number > 1 and name in labels:
+            name += "'"
+        return name
+
     def is_script(self, path: Path) -> bool:
-        """Whether ``path`` is run as a shell test."""
-        kinds = {entry.kind for entry in self.entries if entry.covers(path)}
-        if kinds:
-            return kinds == {"shell"}
-        return self.paths_given and path.suffix != ".py" and os.access(path, os.X_OK)
+        """Whether ``path`` is run as a shell test: because an entry says so, or it was named itself.
+
+        An executable that merely lies in a folder that is collected is nobody's test.
+        """
+        if any(path in entry.paths for entry in self.entries if entry.kind == "shell"):
+            return True
+        return path in self.given and path.suffix != ".py" and os.access(path, os.X_OK)
+
+    def is_listed(self, path: Path) -> bool:
+        """Whether an entry names ``path`` itself."""
+        return any(path in entry.paths for entry in self.entries)
+
+    def missing(self, items: Iterable[PlannedEntry | None]) -> list[PlannedEntry]:
+        """Return the entries that none of the ``items`` belongs to."""
+        present = {entry.key for entry in items if entry is not None}
+        return [entry for entry in self.entries if entry.key not in present]
 
     def order(self, image: str, entry: PlannedEntry | None) -> tuple[int, int]:
         """Return what items are sorted by: image, then entry."""
@@ -88,35 +117,53 @@ class Plan:
         return (labels.index(image), -1 if entry is None else entry.index)
 
 
-def plan(images: Sequence[Entry[Image]], *, cwd: Path, paths_given: bool) -> Plan:
+def plan(
+    images: Sequence[Entry[Image]],
+    *,
+    cwd: Path,
+    paths_given: bool,
+    given: Iterable[str | Path] = (),
+) -> Plan:
     """Resolve the entries of all ``images``; raises ConfigError for missing or unusable files."""
     planned = [
         PlannedEntry(
             image=image.label,
             index=index,
             kind=entry.kind,
-            paths=tuple(path.resolve() for path in entries.expand(entry, image, cwd, index=index)),
+            # Links stay links: a script may look at the name it was called by.
+            paths=tuple(absolute(path, cwd) for path in entries.expand(entry, image, cwd, index=index)),
             timeout=float(entry.timeout),
             written=entry.path,
         )
         for image in images
         for index, entry in enumerate(image.settings.tests.tests_list or (SMOKE_TEST,))
     ]
-    return Plan(images=tuple(images), entries=tuple(planned), paths_given=paths_given)
+    files = frozenset(absolute(Path(str(path).partition("::")[0]), cwd) for path in given)
+    return Plan(images=tuple(images), entries=tuple(planned), paths_given=paths_given, given=files)
 
 
-def paths(the_plan: Plan) -> list[Path]:
-    """Return what pytest has to collect, in order; a file inside a listed directory is left out."""
-    wanted = dict.fromkeys(path for entry in the_plan.entries for path in entry.paths)
-    return [path for path in wanted if not any(other in path.parents for other in wanted)]
+def absolute(path: Path, cwd: Path) -> Path:
+    """Return ``path`` as pytest names it: absolute and without "..", symbolic links as they are."""
+    return Path(os.path.normpath(cwd / path))
 
 
-def translate(arguments: Iterable[str]) -> list[Path | str]:
-    """Return command-line paths with ``generic:NAME[::test]`` replaced by the shipped files."""
-    return [path for argument in arguments for path in _translate(argument)]
+def paths(the_plan: Plan) -> list[str]:
+    """Return what pytest has to collect, in order."""
+    return list(dict.fromkeys(str(path) for entry in the_plan.entries for path in entry.paths))
 
 
-def _translate(argument: str) -> Iterator[Path | str]:
+def translate(arguments: Iterable[str], cwd: Path) -> list[str]:
+    """Return command-line paths with ``generic:NAME[::test]`` replaced by the shipped files.
+
+    The names that reports give shipped tests, ``image_tests/test_NAME.py::test``, are understood too.
+    """
+    return [path for argument in arguments for path in _translate(argument, cwd)]
+
+
+def _translate(argument: str, cwd: Path) -> Iterator[str]:
+    shipped = SHIPPED.match(argument)
+    if shipped and not (cwd / argument.partition("::")[0]).exists():
+        argument = f"{GENERIC}{shipped.group(1)}{shipped.group(2)}"
     if not argument.startswith(GENERIC):
         yield argument
         return
@@ -167,19 +214,33 @@ def script_test(path: Path) -> Callable[..., None]:
     """Return a test function that runs ``path`` and fails with its output."""
 
     def script(dib_variables: Mapping[str, str], request: pytest.FixtureRequest) -> None:
-        result = process.run(
-            script_argv(path),
-            env=dib_variables,
-            cwd=request.config.invocation_params.dir,
-            check=False,
-            on_line=print,
-        )
-        if result.returncode != 0:
-            pytest.fail(
-                f"{path.name} {process.describe_exit(result.returncode)} after {result.seconds:.1f} s\n"
-                f"{result.output}",
-                pytrace=False,
+        live = request.config.getoption("capture") == "no"
+        lines: list[str] = []
+
+        def hear(line: str) -> None:
+            lines.append(line)
+            if live:
+                print(line)  # noqa: T201 -- what -s is for
+
+        limit = request.node.stash.get(LIMIT, None)
+        try:
+            result = process.run(
+                script_argv(path),
+                env=dib_variables,
+                cwd=request.config.invocation_params.dir,
+                check=False,
+                timeout=limit,
+                on_line=hear,
             )
+        except CommandError as error:
+            ended = (
+                f"was stopped after {limit:g} s" if limit and "did not end" in error.message else str(error)
+            )
+        else:
+            ended = f"{process.describe_exit(result.returncode)} after {result.seconds:.1f} s"
+            if result.returncode == 0:
+                return
+        pytest.fail("\n".join([f"{path.name} {ended}", *lines[-LAST_LINES:]]), pytrace=False)
 
     # Reports take file and line from the code object: they should name the script, not this module.
     script.__code__ = script.__code__.replace(co_filename=str(path), co_firstlineno=1)

@@ -69,7 +69,8 @@ class Ledger:
 
     def record(self, kind: str, name: str, **details: Any) -> Record:
         """Write down that ``name`` is about to be made; raises DibctlError if that cannot be stored."""
-        path = self.directory / f"{kind}.{_safe(name)}.json"
+        # Two workers of a run may each hold a record of the same thing.
+        path = self.directory / f"{kind}.{_safe(name)}.{os.getpid()}.json"
         return _write(Record(path=path, kind=kind, name=name, created=time.time(), details=details))
 
     def records(self) -> tuple[Record, ...]:
@@ -131,7 +132,8 @@ def opened(run_id: str, *, base: Path | None = None) -> Iterator[Ledger]:
     """Hold a run's ledger; several processes of one run may hold it at the same time."""
     directory = (base or base_directory()) / run_id
     try:
-        directory.mkdir(mode=0o700, exist_ok=True)
+        # With ``parents``: another run that ends just now may take the empty base with it.
+        directory.mkdir(mode=0o700, exist_ok=True, parents=True)
         descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise DibctlError(f"{directory}: cannot keep a record of the run: {error.strerror}") from None

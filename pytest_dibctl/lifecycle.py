@@ -13,15 +13,15 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from pytest_dibctl import builder, process
+from pytest_dibctl import builder, process, signals
 from pytest_dibctl.artifact import Artifact
 from pytest_dibctl.clouds import BootRequest, Cloud, CloudImage, Instance, Progress
 from pytest_dibctl.config import merge
-from pytest_dibctl.config.catalog import Catalog, Entry
+from pytest_dibctl.config.catalog import Catalog, Entry, built_in_environment
 from pytest_dibctl.config.models import Image, TestEnvironment
 from pytest_dibctl.errors import DibctlError, NotInConfigError, PortTimeoutError
 from pytest_dibctl.ledger import Ledger, Record, all_runs
@@ -112,8 +112,11 @@ class Journey:
 
     @contextlib.contextmanager
     def removal(self, what: str, record: Record | None) -> Iterator[None]:
-        """Remove something inside: its record goes if that worked, a note stays if it did not."""
-        with self.phase("cleanup"):
+        """Remove something inside: its record goes if that worked, a note stays if it did not.
+
+        The first interruption waits until it is done.
+        """
+        with signals.held(), self.phase("cleanup"):
             try:
                 yield
             except Exception as error:  # one failed removal must never hide the next
@@ -141,6 +144,29 @@ def artifact(journey: Journey) -> Artifact:
     return outcome.artifact
 
 
+def environment_of(catalog: Catalog, image: Entry[Image], wishes: Wishes) -> Entry[TestEnvironment]:
+    """Return where ``image`` is tested; an instance that was kept stays in its environment.
+
+    Raises NotInConfigError.
+    """
+    if wishes.environment is None and wishes.existing_instance is not None:
+        with contextlib.suppress(NotInConfigError):
+            _, record = find_instance(wishes.existing_instance)
+            return catalog.environment(record.details["environment"])
+    return catalog.environment_for(image, override=wishes.environment)
+
+
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DibctlError(
+            f"{error.filename or 'instance files'}: {error.strerror or error}",
+            hint="files of instances lie in the temporary directory; set TMPDIR to move them",
+        ) from None
+
+
 @contextlib.contextmanager
 def opened(journey: Journey) -> Iterator[Cloud]:
     """Open the journey's test environment."""
@@ -149,6 +175,7 @@ def opened(journey: Journey) -> Iterator[Cloud]:
         directory = find_instance(journey.wishes.existing_instance)[0].directory
     cloud = open_environment(journey.environment, directory=directory, cwd=journey.cwd)
     with contextlib.closing(cloud):
+        cloud.preflight()  # before a build of minutes, not after it
         yield cloud
 
 
@@ -213,8 +240,10 @@ def keypair(journey: Journey) -> Iterator[SshKey]:
     directory = journey.ledger.directory / f"key-{name}"
     record = journey.ledger.record("key", name, directory=str(directory))
     try:
-        directory.mkdir(mode=0o700)
-        yield SshKey.generate(directory, comment=name)
+        with _disk_errors():
+            directory.mkdir(mode=0o700)
+            key = SshKey.generate(directory, comment=name)
+        yield key
     finally:
         if _keeps_instance(journey):
             record.keep("its instance was kept")
@@ -231,9 +260,9 @@ def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey
     """
     if image is None:
         assert journey.wishes.existing_instance is not None
-        instance = cloud.existing(journey.wishes.existing_instance)
-        _note(journey, instance)
-        yield instance
+        existing = cloud.existing(journey.wishes.existing_instance)
+        _note(journey, existing)
+        yield existing
         return
     # A host name has at most 63 characters and no underscore; guests take theirs from here.
     name = f"dibctl-{_plain(journey.label)[:40].strip('-')}-{uuid.uuid4().hex[:8]}"
@@ -241,6 +270,7 @@ def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey
         "instance",
         name,
         environment=journey.environment.label,
+        engine=journey.environment.settings.engine,
         key=str(key.private_key_file),
     )
     request = BootRequest(
@@ -250,19 +280,21 @@ def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey
         deadlines=journey.deadlines,
         keepable=journey.wishes.may_keep_instance,
     )
-    with journey.phase("boot"):
-        try:
-            instance = cloud.boot(image, request, progress=journey.progress)
-        except BaseException:
-            record.done()  # boot removes what it began
-            raise
-    record = record.update(id=instance.id)
-    _note(journey, instance)
+    instance: Instance | None = None
     try:
+        with journey.phase("boot"), _disk_errors():
+            instance = cloud.boot(image, request, progress=journey.progress)
+        _note(journey, instance)
+        with contextlib.suppress(DibctlError):  # it is on record by its name already
+            record = record.update(id=instance.id)
         yield instance
     finally:
         journey.instance = None
-        if _keeps_instance(journey):
+        if instance is None:
+            # boot removes what it began; an interruption may have come between its end and our knowing.
+            with journey.removal(f"instance {name}", record), contextlib.suppress(NotInConfigError):
+                cloud.existing(name).delete()
+        elif _keeps_instance(journey):
             reason = "exit 42" if journey.keep else "--dib-keep-failed-instance"
             record.keep(reason)
             journey.kept.append(
@@ -287,15 +319,16 @@ def reachable(journey: Journey, instance: Instance, key: SshKey) -> Iterator[Ssh
     """Wait until the instance lets us log in, and keep that way open."""
     username, port = merge.login(journey.image)
     endpoint = instance.endpoint(port)
-    access = SshAccess(
-        ip=endpoint.ip,
-        port=endpoint.port,
-        username=username,
-        key=key,
-        directory=journey.ledger.directory,
-        name=instance.name,
-        host_keys=instance.host_keys,
-    )
+    with _disk_errors():
+        access = SshAccess(
+            ip=endpoint.ip,
+            port=endpoint.port,
+            username=username,
+            key=key,
+            directory=journey.ledger.directory,
+            name=instance.name,
+            host_keys=instance.host_keys,
+        )
     journey.reach = process.command_line(access.command_line())
     try:
         with journey.phase("ready"):
@@ -308,8 +341,8 @@ def reachable(journey: Journey, instance: Instance, key: SshKey) -> Iterator[Ssh
 def _wait_ready(journey: Journey, instance: Instance, access: SshAccess) -> None:
     deadline = journey.deadlines.port
     try:
-        access.wait_ready(timeout=deadline, check=instance.check, progress=journey.progress)
-        _wait_configured_port(journey, instance, deadline)
+        waited = access.wait_ready(timeout=deadline, check=instance.check, progress=journey.progress)
+        _wait_configured_port(journey, instance, max(0.0, deadline - waited))
     except PortTimeoutError as error:
         tail = console_tail(instance)
         raise PortTimeoutError(
@@ -413,11 +446,12 @@ class Swept:
 
 
 def sweep(
-    catalog: Catalog, *, cwd: Path, run_id: str | None = None, dry_run: bool = False
+    load: Callable[[], Catalog], *, cwd: Path, run_id: str | None = None, dry_run: bool = False
 ) -> tuple[Swept, ...]:
     """Remove what dead runs left on this machine; what was kept goes only when its run is named.
 
-    Living runs are never touched. Raises NotInConfigError for a ``run_id`` there is no trace of.
+    Local instances need no configuration; ``load`` is called for others. Living runs are never touched.
+    Raises NotInConfigError for a ``run_id`` there is no trace of.
     """
     runs = [run for run in all_runs() if run_id in {None, run.run_id}]
     if run_id is not None and not runs:
@@ -430,16 +464,24 @@ def sweep(
             continue
         # Instances first: keys and images are of no use without them, but not the other way round.
         order = {"instance": 0, "image": 1, "key": 2}
+        stuck = False
         for record in sorted(run.records(), key=lambda record: order.get(record.kind, 3)):
-            outcome = _sweep_record(catalog, run, record, cwd=cwd, named=run_id is not None, dry_run=dry_run)
+            if record.kind == "key" and stuck:
+                outcome = "left, for the instance that could not be removed"
+            else:
+                outcome = _sweep_record(load, run, record, cwd=cwd, named=run_id is not None, dry_run=dry_run)
+            stuck = stuck or outcome.startswith(FAILED_REMOVAL)
             swept.append(Swept(run_id=run.run_id, what=f"{record.kind} {record.name}", outcome=outcome))
         if not dry_run:
             run.remove_if_empty()
     return tuple(swept)
 
 
+FAILED_REMOVAL = "could not be removed"
+
+
 def _sweep_record(
-    catalog: Catalog,
+    load: Callable[[], Catalog],
     run: Ledger,
     record: Record,
     *,
@@ -453,7 +495,10 @@ def _sweep_record(
         return "would be removed"
     try:
         if record.kind == "instance":
-            environment = catalog.environment(record.details["environment"])
+            local = record.details.get("engine") == "qemu"
+            environment = (
+                built_in_environment() if local else load().environment(record.details["environment"])
+            )
             cloud = open_environment(environment, directory=run.directory, cwd=cwd)
             with contextlib.closing(cloud), contextlib.suppress(NotInConfigError):
                 cloud.existing(record.name).delete()
@@ -461,7 +506,9 @@ def _sweep_record(
             _remove_tree(Path(record.details["directory"]))
         # A local test image is the built file itself: nothing was made for it.
     except DibctlError as error:
-        return f"could not be removed: {error.message}"
+        return f"{FAILED_REMOVAL}: {error.message}"
+    except (OSError, KeyError) as error:
+        return f"{FAILED_REMOVAL}: {error}"
     record.done()
     return "removed"
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
 
 import pytest
 
-if TYPE_CHECKING:
-    from pathlib import Path
+AT_TERMINAL = os.isatty(0)
+"""Whether somebody can type; asked now, because pytest's capturing puts another file there."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -77,21 +77,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
-    """Activate the plugin: read the configuration and put the images' tests on the command line."""
-    known = early_config.known_args_namespace
-    if not getattr(known, "dib_image", None) or known.help or known.version:
+def pytest_configure(config: pytest.Config) -> None:
+    """Activate the plugin: read the configuration, and collect the images' tests unless paths are given."""
+    if not config.getoption("dib_image", None) or config.option.help:
         return
     from pytest_dibctl import active
 
-    paths = active.activate(early_config, list(known.file_or_dir))
-    if paths is not None:
-        _replace_paths(args, list(known.file_or_dir), paths)
-        # Shipped tests lie elsewhere; the conftest.py that stands here must count for them all the same.
-        known.file_or_dir = [str(early_config.invocation_params.dir), *map(str, paths)]
-
-
-def _replace_paths(args: list[str], given: list[str], paths: list[Path | str]) -> None:
-    for path in given:
-        args.remove(path)
-    args.extend(str(path) for path in paths)
+    active.activate(config, at_terminal=AT_TERMINAL)

@@ -149,6 +149,10 @@ class Cloud(Protocol):
         """The label of the test environment."""
         ...
 
+    def preflight(self) -> None:
+        """Raise PreflightError or ConfigError, in seconds, if nothing can be booted here."""
+        ...
+
     def check(self, artifact: Artifact) -> None:
         """Raise PreflightError or ConfigError, in about a second, if ``artifact`` cannot be booted here."""
         ...

@@ -207,3 +207,86 @@ MemoryInstance.delete = delete
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert project.counts()["delete_instance"] == project.counts()["delete_image"] == 1
     assert "still removing" in result.stderr.str()
+
+
+SELF_INTERRUPTING = {
+    "in the removal of the instance": """
+from tests.support import memory
+
+def delete(self):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.2)
+    memory.log("delete_instance", name=self.name)
+
+memory.MemoryInstance.delete = delete
+""",
+    "in somebody's session fixture": """
+@pytest.fixture(scope="session", autouse=True)
+def theirs(ssh_access):
+    yield
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.2)
+""",
+    "between boot and the record": """
+from pytest_dibctl import ledger
+
+def update(self, **details):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.2)
+
+ledger.Record.update = update
+""",
+}
+
+
+@pytest.mark.parametrize("place", SELF_INTERRUPTING)
+def test_a_first_interruption_anywhere_leaves_nothing(project: Project, place: str) -> None:
+    text = (project.path / "conftest.py").read_text()
+    project.write("conftest.py", f"import os, signal, time, pytest\n{text}\n{SELF_INTERRUPTING[place]}")
+    project.write("test_it.py", "def test_it(ssh_access): pass")
+    project.images({"alpha": [{"pytest": "test_it.py"}], "beta": [{"pytest": "test_it.py"}]})
+    result = project.run()
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    counts = project.counts()
+    assert counts["boot"] == counts["delete_instance"] == counts["delete_image"] == counts["upload"]
+    assert runs_left(project) == []
+
+
+def test_the_record_stays_when_boot_cannot_remove_what_it_began(project: Project) -> None:
+    project.write(
+        "conftest.py",
+        (project.path / "conftest.py").read_text()
+        + """
+from tests.support import memory
+
+class Stuck(memory.MemoryInstance):
+    def delete(self):
+        raise memory.InstanceError("the hypervisor does not answer")
+
+memory.MemoryCloud.existing = lambda self, name: Stuck(id=name, name=name)
+""",
+    )
+    project.write("test_it.py", "def test_it(ssh_access): pass")
+    project.images({"alpha": [{"pytest": "test_it.py"}]})
+    project.faults(boot=True)
+    result = project.run()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        ["alpha: NOT REMOVED: instance dibctl-alpha-*: the hypervisor does not answer"]
+    )
+    [run] = runs_left(project)
+    assert [json.loads(path.read_text())["kind"] for path in run.glob("*.json")] == ["instance"]
+
+
+def test_timeout_method_thread_ends_no_run_without_removal(project: Project) -> None:
+    project.write("test_it.py", "import time\ndef test_it(ssh_access): time.sleep(30)")
+    project.images({"alpha": [{"pytest": "test_it.py", "timeout": 1}]})
+    project.run("--timeout-method=thread").assert_outcomes(failed=1)
+    assert project.counts()["delete_instance"] == 1
+
+
+def test_pytest_timeout_is_needed_and_said_to_be(project: Project) -> None:
+    project.images({"alpha": []})
+    result = project.run("-p", "no:timeout")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --dib-image needs pytest-timeout*"])

@@ -251,3 +251,81 @@ def keypair(keypair):
     result = project.run("-s")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*the user's keypair"])
+
+
+def test_a_folder_on_one_image_s_list_takes_no_script_from_another(project: Project) -> None:
+    project.write("checks/up.sh", "#!/bin/sh\nexit 0\n", executable=True)
+    project.write("checks/test_a.py", "def test_it(): pass")
+    project.write("checks/special.py", "def test_it(): pass")
+    project.images(
+        {
+            "alpha": [{"shell": "checks/up.sh"}, {"pytest": "checks/special.py"}, {"pytest": "checks"}],
+            "beta": [{"shell": "checks/up.sh"}],
+        },
+    )
+    assert passed(project.run("-v")) == [
+        "checks/up.sh::up[alpha]",
+        "checks/special.py::test_it[alpha]",
+        "checks/special.py::test_it[alpha-2]",  # collected once, it is a file of the folder as well
+        "checks/test_a.py::test_it[alpha]",
+        "checks/up.sh::up[beta]",
+    ]
+
+
+def test_executables_that_merely_lie_in_a_given_folder_are_not_run(project: Project) -> None:
+    project.write("elements/x/install.d/10-evil", "#!/bin/sh\ntouch /tmp/never-$$\n", executable=True)
+    project.write("test_it.py", "def test_it(): pass")
+    project.images({"alpha": [{"pytest": "test_it.py"}]})
+    result = project.run("-v", ".")
+    assert passed(result) == ["test_it.py::test_it[alpha]"]
+    named = project.run("--collect-only", "-q", "elements/x/install.d/10-evil")
+    named.stdout.fnmatch_lines(["elements/x/install.d/10-evil::10-evil?alpha?"])
+
+
+def test_an_entry_that_yields_no_test_is_refused(project: Project) -> None:
+    (project.path / "empty").mkdir()
+    project.write("test_it.py", "def test_it(): pass")
+    project.images({"alpha": [{"pytest": "test_it.py"}, {"pytest": "empty"}]})
+    result = project.run()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: no test was found for", "images.yaml:*alpha.tests.tests_list*empty"])
+    assert project.operations() == []
+
+
+def test_values_of_a_conftest_s_options_are_no_paths(project: Project) -> None:
+    text = (project.path / "conftest.py").read_text()
+    project.write(
+        "conftest.py",
+        text + "\n\ndef pytest_addoption(parser):\n    parser.addoption('--colour')\n",
+    )
+    project.write("test_it.py", "def test_it(pytestconfig): assert pytestconfig.getoption('colour') == 'red'")
+    project.write("test_other.py", "def test_it(): assert 0")
+    project.images({"alpha": [{"pytest": "test_it.py"}]})
+    for arguments in (("--colour", "red", "-q"), ("-q", "--colour", "red")):
+        project.run(*arguments).assert_outcomes(passed=1)
+
+
+def test_a_shipped_test_s_node_id_can_be_run_again(project: Project) -> None:
+    project.images({"alpha": [{"pytest": "generic:login"}]})
+    result = project.run("-v", "image_tests/test_login.py::test_login_works[alpha]")
+    assert passed(result) == ["image_tests/test_login.py::test_login_works[alpha]"]
+
+
+def test_symbolic_links_stay_tests_of_their_own(project: Project) -> None:
+    project.write("runner", '#!/bin/sh\ntest "$(basename "$0")" != runner\n', executable=True)
+    (project.path / "checks").mkdir()
+    for name in ("10-foo", "20-bar"):
+        (project.path / "checks" / name).symlink_to("../runner")
+    project.images({"alpha": [{"shell": "checks"}]})
+    assert passed(project.run("-v")) == ["checks/10-foo::10-foo[alpha]", "checks/20-bar::20-bar[alpha]"]
+
+
+def test_two_workers_may_have_the_same_image(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        "import pytest\n@pytest.mark.parametrize('n', range(8))\ndef test_it(ssh_access, n): pass",
+    )
+    project.images({"alpha": [{"pytest": "test_it.py"}]})
+    project.run("-n2").assert_outcomes(passed=8)
+    assert project.counts()["delete_instance"] == project.counts()["boot"]
+    assert not list(project.log_file.parent.glob("dibctl-*/*"))

@@ -108,6 +108,9 @@ class MemoryCloud:
 
     name: str
 
+    def preflight(self) -> None:
+        """Everything that is needed is here."""
+
     def check(self, artifact: Artifact) -> None:
         del artifact
 
@@ -134,7 +137,7 @@ class MemoryCloud:
         return MemoryInstance(id=f"id-{request.name}", name=request.name)
 
     def existing(self, instance_id: str) -> Instance:
-        if instance_id.startswith("nothing"):
+        if instance_id.startswith("dibctl-"):
             raise NotInConfigError(f"no instance {instance_id}")
         return MemoryInstance(id=instance_id, name=instance_id)
 

@@ -46,17 +46,21 @@ class QemuCloud:
         """The label of the test environment."""
         return self._environment.label
 
+    def preflight(self) -> None:
+        """Raise PreflightError or ConfigError if no guest can be started with these settings."""
+        machine.require_tools(self._arch)
+        self._user_data()
+        if self._settings.accelerator == "kvm":
+            accel.choose("kvm", self._arch)
+
     def check(self, artifact: Artifact) -> None:
         """Raise PreflightError or ConfigError if ``artifact`` cannot be booted here."""
-        machine.require_tools(self._arch)
+        self.preflight()
         if artifact.disk_format not in {*machine.FORMATS, *machine.FORMATS.values()}:
             raise PreflightError(
                 f"{artifact.path}: QEMU boots {', '.join(machine.FORMATS)}; this is {artifact.disk_format}",
             )
         self._check_bootable(artifact)
-        self._user_data()
-        if self._settings.accelerator == "kvm":
-            accel.choose("kvm", self._arch)
 
     def upload(self, artifact: Artifact, *, name: str, progress: Progress) -> CloudImage:  # noqa: ARG002
         """Return the image; nothing is copied, instances read the file itself."""
