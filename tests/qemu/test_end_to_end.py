@@ -312,7 +312,8 @@ def test_a_kept_instance_is_reached_tested_again_and_removed(operator: Operator,
         "test_it.py", "def test_it(ssh_access): assert ssh_access.run('test -e /tmp/fixed').returncode == 0\n"
     )
     operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
-    failed = operator.pytest("--dib-keep-failed-instance")
+    operator.write("test.yaml", environment())
+    failed = operator.pytest("--dib-keep-failed-instance", "--dib-env=quick")
     try:
         assert failed.code == 1, failed.output
         command = re.search(r"log in: +(.*)", failed.output)
@@ -329,7 +330,10 @@ def test_a_kept_instance_is_reached_tested_again_and_removed(operator: Operator,
         again = operator.pytest(f"--dib-use-existing-instance={name.group(1)}")
         assert again.code == 0, again.output
         assert "QEMU runs" not in again.output
+        assert "environment quick" in again.output
     finally:
+        # Whoever cleans up need not have the configuration of the run.
+        (operator.path / "test.yaml").unlink()
         removal = re.search(r"remove: +dibctl (.*)", failed.output)
         assert removal, failed.output
         removed = operator.dibctl(*removal.group(1).split())
