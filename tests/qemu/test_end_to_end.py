@@ -102,9 +102,9 @@ def operator(tmp_path: Path) -> Operator:
     return Operator(path=tmp_path)
 
 
-def environment(**qemu: object) -> str:
-    """Return a test.yaml with an environment ``quick`` that gives up early."""
-    return json.dumps({"quick": {"qemu": {"memory": 256, **qemu}, "tests": {"port_wait_timeout": 25}}})
+def environment(patience: int = 25) -> str:
+    """Return a test.yaml with an environment ``quick`` that gives up after ``patience`` seconds."""
+    return json.dumps({"quick": {"qemu": {"memory": 256}, "tests": {"port_wait_timeout": patience}}})
 
 
 GUEST_TESTS = """
@@ -312,7 +312,7 @@ def test_a_kept_instance_is_reached_tested_again_and_removed(operator: Operator,
         "test_it.py", "def test_it(ssh_access): assert ssh_access.run('test -e /tmp/fixed').returncode == 0\n"
     )
     operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
-    operator.write("test.yaml", environment())
+    operator.write("test.yaml", environment(patience=PATIENCE))
     failed = operator.pytest("--dib-keep-failed-instance", "--dib-env=quick")
     try:
         assert failed.code == 1, failed.output
