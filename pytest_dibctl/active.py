@@ -58,6 +58,7 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
         raise pytest.UsageError("--dib-shell needs a terminal, and no -n")
     # Set here and not earlier: only now have all options been parsed, those of conftest files too.
     config.args = given if paths_given else collect.paths(plan)
+    config.args_source = pytest.Config.ArgsSource.ARGS  # the header would name testpaths, which are not used
     run = ActiveRun(config, catalog=catalog, plan=plan, wishes=wishes)
     config.stash[KEY] = run
     config.pluginmanager.register(run, "dibctl-active")

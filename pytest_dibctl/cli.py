@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         with signals.as_keyboard_interrupt():
-            return int(arguments.run(arguments))
+            code = int(arguments.run(arguments))
+            sys.stdout.flush()  # a reader that has gone is noticed here, not when Python exits
+            return code
     except DibctlError as error:
         if arguments.debug:
             raise
