@@ -6,7 +6,7 @@ import signal
 
 
 def pytest_configure() -> None:
-    """Undo what a script does to a command in its background: it ignores SIGINT, and so would all children."""
+    """Undo what a script does to commands in its background: they, and their children, ignore SIGINT."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
