@@ -31,9 +31,17 @@ def hint(said: str, *, directory: Path, recipe: dib.Recipe | None) -> str | None
     return None
 
 
+NO_SPACE = "No space left on device"
+
+
+def cut_off(said: str, directory: Path) -> bool:
+    """Whether ``directory`` is full and the build could not even say so, for its log lies there as well."""
+    return NO_SPACE not in said and shutil.disk_usage(directory).free < FULL
+
+
 def _space(said: str, directory: Path, recipe: dib.Recipe | None) -> str | None:
     left = shutil.disk_usage(directory).free
-    if "No space left on device" not in said and "Disk quota exceeded" not in said and left >= FULL:
+    if NO_SPACE not in said and "Disk quota exceeded" not in said and left >= FULL:
         return None
     if left < FULL:
         return (

@@ -486,7 +486,10 @@ def _failed(plan: _Plan, code: int, watcher: Watcher, seconds: float) -> BuildEr
         return BuildError(f"{said}\nlog: {plan.log_file}", hint=hint or what_next, exit_code=code)
     ended = process.describe_exit(128 - code if code > 128 else code)  # noqa: PLR2004 -- a signal's number
     where = f" in {failure.where}" if failure.where else ""
-    said = "".join(f"\n  {line}" for line in failure.lines)
+    lines = list(failure.lines)
+    if build_causes.cut_off(failure.text, plan.target.parent):
+        lines.append(f"{build_causes.NO_SPACE}; the log is cut off, too")
+    said = "".join(f"\n  {line}" for line in lines)
     return BuildError(
         f"{plan.image.at()}: the build {ended}{where} after {seconds:.0f} s{said}\nlog: {plan.log_file}",
         hint=hint,
