@@ -18,7 +18,7 @@ from _pytest import python, runner
 
 from pytest_dibctl import builder, collect, ledger, lifecycle, signals
 from pytest_dibctl.config import catalog as configuration
-from pytest_dibctl.config import merge
+from pytest_dibctl.config import entries, merge
 from pytest_dibctl.errors import ArtifactError, DibctlError, ExitCode
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _refuse_what_cannot_work(
     for image in plan.images:
         lifecycle.environment_of(catalog, image, wishes)
         kinds = {(entry.kind, entry.written) for entry in plan.entries if entry.image == image.label}
-        if any(kind == "shell" or written.startswith(collect.GENERIC) for kind, written in kinds):
+        if any(kind == "shell" or written.startswith(entries.GENERIC) for kind, written in kinds):
             merge.login(image)
     if wishes.input is not None and not wishes.input.exists():
         raise ArtifactError(f"--dib-input: {wishes.input}: no such file")
@@ -321,10 +321,10 @@ class ActiveRun:
         items: list[pytest.Item],
     ) -> Generator[None, object, object]:
         """Keep each image's tests together, in the order of its ``tests_list``, with their time limits."""
-        entries = {entry.key: entry for entry in self.plan.entries}
+        planned = {entry.key: entry for entry in self.plan.entries}
         for item in items:
             marker = item.get_closest_marker("dib_entry")
-            item.stash[ENTRY] = entries[marker.args[0], marker.args[1]] if marker else None
+            item.stash[ENTRY] = planned[marker.args[0], marker.args[1]] if marker else None
             self._limit(item)
         self._refuse_lost_entries(session, items)
         # Before others choose by place (--stepwise), and after others have changed the order (--ff).

@@ -83,7 +83,7 @@ class Watcher:
         self._script = ""
         self._table = ""
         self._elapsed: dict[str, float] = {}
-        self._phase_began = self._began = self._script_began = self._last_word = clock()
+        self._phase_began = self._script_began = self._last_word = clock()
 
     @property
     def phases(self) -> dict[str, float]:

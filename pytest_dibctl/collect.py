@@ -18,12 +18,11 @@ from pytest_dibctl.config.catalog import Entry
 from pytest_dibctl.config.models import Image, TestEntry
 from pytest_dibctl.errors import CommandError
 
-GENERIC = "generic:"
 SHIPPED = re.compile(r"image_tests/test_(\w+)\.py(.*)$", re.DOTALL)
 LIMIT: pytest.StashKey[float | None] = pytest.StashKey()
 """Seconds a shell test has; its process is ended by us, not by pytest-timeout."""
 LAST_LINES = 40
-SMOKE_TEST = TestEntry(pytest="generic:login")
+SMOKE_TEST = TestEntry(pytest=f"{entries.GENERIC}login")
 """What an image without ``tests_list`` is tested with: that it boots and lets us log in."""
 
 
@@ -163,11 +162,11 @@ def translate(arguments: Iterable[str], cwd: Path) -> list[str]:
 def _translate(argument: str, cwd: Path) -> Iterator[str]:
     shipped = SHIPPED.match(argument)
     if shipped and not (cwd / argument.partition("::")[0]).exists():
-        argument = f"{GENERIC}{shipped.group(1)}{shipped.group(2)}"
-    if not argument.startswith(GENERIC):
+        argument = f"{entries.GENERIC}{shipped.group(1)}{shipped.group(2)}"
+    if not argument.startswith(entries.GENERIC):
         yield argument
         return
-    name, separator, rest = argument.removeprefix(GENERIC).partition("::")
+    name, separator, rest = argument.removeprefix(entries.GENERIC).partition("::")
     for path in entries.generic_paths(name):
         yield f"{path}{separator}{rest}"
 

@@ -299,7 +299,10 @@ def _read_until(descriptor: int, awaited: str | None) -> str:
     seen = ""
     deadline = time.monotonic() + PATIENCE
     while (awaited is None or awaited not in seen) and time.monotonic() < deadline:
-        data = os.read(descriptor, 65536)
+        try:
+            data = os.read(descriptor, 65536)
+        except OSError:  # how a terminal says that nobody is there any more
+            data = b""
         if not data:
             break
         seen += data.decode(errors="replace")
@@ -397,23 +400,13 @@ def terminal(operator: Operator, *argv: str) -> Iterator[tuple[int, subprocess.P
         os.close(ours)
 
 
-def _read_terminal(descriptor: int, awaited: str | None) -> str:
-    """Return what the terminal shows until the words, or until it is closed."""
-    with contextlib.suppress(OSError):
-        return _read_until(descriptor, awaited)
-    return ""
-
-
 def test_dibctl_shell_and_exit_42(operator: Operator, micro_files: Path) -> None:
     operator.has(micro_files)
     with terminal(operator, "pytest_dibctl.cli", "shell", "micro", "--build=never") as (screen, child):
-        _read_terminal(screen, "is ready")
-        _read_terminal(screen, "#")
+        _read_until(screen, "is ready")
+        _read_until(screen, "#")
         os.write(screen, b"hostname; exit 42\n")
-        shown = ""
-        with contextlib.suppress(OSError):
-            while data := os.read(screen, 65536):
-                shown += data.decode(errors="replace")
+        shown = _read_until(screen, None)
         assert child.wait(timeout=60) == 0, shown
     assert "kept instance dibctl-micro-" in shown
     removal = re.search(r"remove: +dibctl (.*?)\r?\n", shown)
@@ -428,13 +421,10 @@ def test_dib_shell_opens_once_after_a_failure_and_the_instance_goes(
     operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
     argv = ("pytest", "--dib-image=micro", "--dib-build=never", "--dib-shell")
     with terminal(operator, *argv) as (screen, child):
-        _read_terminal(screen, "a shell in its instance")
-        _read_terminal(screen, "#")
+        _read_until(screen, "a shell in its instance")
+        _read_until(screen, "#")
         os.write(screen, b"echo I-was-in-$((40 + 2)); exit\n")
-        shown = ""
-        with contextlib.suppress(OSError):
-            while data := os.read(screen, 65536):
-                shown += data.decode(errors="replace")
+        shown = _read_until(screen, None)
         assert child.wait(timeout=60) == 1, shown
     assert "I-was-in-42" in shown
     assert "a shell in its instance" not in shown
