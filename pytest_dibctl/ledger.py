@@ -100,17 +100,20 @@ class Ledger:
                 self.directory.parent.rmdir()
 
 
-def base_directory() -> Path:
+def base_directory(*, make: bool = True) -> Path:
     """Return where runs keep their directories: ``dibctl-<uid>`` in the temporary directory.
 
     It holds unix sockets, whose paths may have 107 bytes, and root disks, which may be large: set TMPDIR
-    to move it. Raises DibctlError if somebody else owns it.
+    to move it. Without ``make`` it may not be there. Raises DibctlError if somebody else owns it.
     """
     base = Path(tempfile.gettempdir()) / f"dibctl-{os.getuid()}"
     try:
-        base.mkdir(mode=0o700, exist_ok=True)
+        if make:
+            base.mkdir(mode=0o700, exist_ok=True)
         info = base.lstat()
     except OSError as error:
+        if not make and isinstance(error, FileNotFoundError):
+            return base
         raise DibctlError(
             f"{base}: cannot be used for instance files: {error.strerror}", hint="set TMPDIR"
         ) from None
@@ -149,7 +152,7 @@ def opened(run_id: str, *, base: Path | None = None) -> Iterator[Ledger]:
 
 def all_runs(base: Path | None = None) -> tuple[Ledger, ...]:
     """Return every run that left a directory, the living ones too."""
-    base = base or base_directory()
+    base = base or base_directory(make=False)
     return tuple(
         Ledger(directory=path)
         for path in sorted(base.glob("*"))

@@ -96,9 +96,9 @@ def test_doctor_lists_checks(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_cleanup_with_nothing_to_do_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    del here
     assert cli.main(["cleanup"]) == ExitCode.OK
     assert capsys.readouterr().out == "nothing to remove\n"
+    assert not list((here.parent / "tmp").iterdir())
     assert cli.main(["cleanup", "--run", "01234567"]) == ExitCode.NOT_IN_CONFIG
 
 
