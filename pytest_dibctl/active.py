@@ -88,7 +88,9 @@ def _wishes(options: Any) -> lifecycle.Wishes:
         keep_failed_image=options.dib_keep_failed_image,
         keep_failed_instance=options.dib_keep_failed_instance,
         shell=options.dib_shell,
+        existing_image=options.dib_use_existing_image,
         existing_instance=options.dib_use_existing_instance,
+        upload_only=options.dib_upload_only,
         private_key_file=_path(options.dib_private_key_file),
     )
 
@@ -98,12 +100,22 @@ def _path(text: str | None) -> Path | None:
 
 
 def _refuse_ambiguity(options: Any, labels: list[str]) -> None:
-    for option in ("dib_input", "dib_use_existing_instance"):
+    sources = ("dib_input", "dib_use_existing_image", "dib_use_existing_instance")
+    given = [_flag(option) for option in sources if getattr(options, option)]
+    if options.dib_upload_only:
+        given = [*(flag for flag in given if flag != _flag("dib_input")), "--dib-upload-only"]
+    if len(given) > 1:
+        raise DibctlError(f"{' and '.join(given)} exclude each other")
+    for option in sources:
         if getattr(options, option) and len(labels) > 1:
-            flag = "--" + option.replace("_", "-")
+            flag = _flag(option)
             raise DibctlError(
                 f"{flag} is for one image; --dib-image selects {len(labels)}: {', '.join(labels)}",
             )
+
+
+def _flag(option: str) -> str:
+    return "--" + option.replace("_", "-")
 
 
 def _usage_error(result_file: str | None, error: DibctlError) -> NoReturn:
@@ -192,6 +204,9 @@ class ActiveRun:
         from pytest_dibctl import fixtures, host
 
         config.addinivalue_line("markers", "dib_entry(image, index): the tests_list entry a test belongs to")
+        for category in ("DeprecationWarning", "PendingDeprecationWarning"):
+            # What openstacksdk says to itself; under `-W error` it would break every call.
+            config.addinivalue_line("filterwarnings", rf"ignore::{category}:openstack\..*")
         if not config.pluginmanager.hasplugin("timeout"):
             raise pytest.UsageError("--dib-image needs pytest-timeout; leave out -p no:timeout")
         if config.getoption("hosts", None):
@@ -236,6 +251,9 @@ class ActiveRun:
         if self.wishes.existing_instance:
             instance = self.wishes.existing_instance
             return f"dib-image {image.label}: instance {instance}, environment {environment.label}"
+        if self.wishes.existing_image:
+            source = f"image {self.wishes.existing_image}"
+            return f"dib-image {image.label}: {source}, environment {environment.label}"
         try:
             forecast = builder.forecast(
                 image,

@@ -153,6 +153,10 @@ def _add_test(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--continue-on-fail", action="store_true", help="go on with the list after a failed entry"
     )
+    parser.add_argument("--upload-only", action="store_true", help="upload the test image, keep it, and stop")
+    parser.add_argument(
+        "--use-existing-image", metavar="UUID", help="boot this image of Glance; it is left alone"
+    )
     parser.add_argument("--use-existing-instance", metavar="ID", help="test this instance; it is left alone")
     parser.add_argument("--private-key-file", type=Path, metavar="FILE", help="ssh key of that instance")
     parser.add_argument("pytest_args", nargs="*", metavar="-- PYTEST_ARG", help="passed on to pytest")
@@ -238,6 +242,7 @@ def pytest_argv(arguments: Arguments, result_file: Path) -> list[str]:
         "input": arguments.input,
         "env": arguments.environment,
         "build": arguments.build,
+        "use-existing-image": arguments.use_existing_image,
         "use-existing-instance": arguments.use_existing_instance,
         "private-key-file": arguments.private_key_file,
         "images-config": arguments.images_config,
@@ -245,7 +250,7 @@ def pytest_argv(arguments: Arguments, result_file: Path) -> list[str]:
         "upload-config": arguments.upload_config,
     }
     argv += [f"--dib-{name}={value}" for name, value in values.items() if value is not None]
-    switches = ("keep_failed_image", "keep_failed_instance", "shell")
+    switches = ("keep_failed_image", "keep_failed_instance", "shell", "upload_only")
     argv += [f"--dib-{name.replace('_', '-')}" for name in switches if getattr(arguments, name)]
     argv.append("--dib-continue-on-fail" if arguments.continue_on_fail else "--dib-stop-on-fail")
     return [*argv, *arguments.pytest_args]
@@ -318,7 +323,7 @@ def run_shell(arguments: Arguments) -> int:
             cloud = stack.enter_context(lifecycle.opened(journey))
             built = lifecycle.artifact(journey)
             uploaded = stack.enter_context(lifecycle.uploaded(journey, cloud, built))
-            key = stack.enter_context(lifecycle.keypair(journey))
+            key = stack.enter_context(lifecycle.keypair(journey, cloud))
             instance = stack.enter_context(lifecycle.booted(journey, cloud, uploaded, key))
             access = stack.enter_context(lifecycle.reachable(journey, instance, key))
             say(f"{instance.name} is ready; `exit {lifecycle.SHELL_KEEPS}` keeps it when the shell ends")

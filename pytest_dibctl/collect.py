@@ -187,7 +187,8 @@ class ImageModule(pytest.Module):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.add_marker(pytest.mark.usefixtures("image"))
+        wanted = ["image", *(["dib_upload_only"] if self.config.getoption("dib_upload_only") else [])]
+        self.add_marker(pytest.mark.usefixtures(*wanted))
 
 
 class ScriptFile(ImageModule):

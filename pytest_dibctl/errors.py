@@ -79,6 +79,39 @@ class ImageNotFoundError(DibctlError):
     exit_code = ExitCode.IMAGE_NOT_FOUND
 
 
+class ApiError(DibctlError):
+    """A cloud's API refused a call, or did not answer.
+
+    ``status`` is the HTTP status, None when no answer came; ``transient`` says that the same call may work
+    a moment later.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        exit_code: int | None = None,
+        status: int | None = None,
+        transient: bool = False,
+    ) -> None:
+        super().__init__(message, hint=hint, exit_code=exit_code)
+        self.status = status
+        self.transient = transient
+
+
+class NovaBadRequestError(ApiError):
+    """Nova cannot do what was asked: an unknown flavor or network, a key that is in use, ..."""
+
+    exit_code = ExitCode.NOVA_BAD_REQUEST
+
+
+class NovaForbiddenError(ApiError):
+    """Nova does not allow it: a missing role, or a quota that is used up."""
+
+    exit_code = ExitCode.NOVA_FORBIDDEN
+
+
 class PreflightError(DibctlError):
     """This machine lacks something a step needs; said before the step starts."""
 

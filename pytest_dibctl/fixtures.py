@@ -58,15 +58,25 @@ def cloud_image(
     if dib_journey.wishes.existing_instance is not None:
         yield None
         return
+    if dib_journey.wishes.existing_image is not None:
+        yield cloud.existing_image(dib_journey.wishes.existing_image)
+        return
     # Asked for only here: an instance that exists needs no build.
     with lifecycle.uploaded(dib_journey, cloud, request.getfixturevalue("artifact")) as uploaded:
         yield uploaded
 
 
 @pytest.fixture(scope="session")
-def keypair(dib_journey: lifecycle.Journey) -> Iterator[SshKey]:
-    """The ed25519 key that opens the instance."""
-    with lifecycle.keypair(dib_journey) as key:
+def dib_upload_only(cloud_image: CloudImage | None) -> None:
+    """What every test asks for with --dib-upload-only: the upload, and to be skipped."""
+    assert cloud_image is not None
+    pytest.skip(f"--dib-upload-only: {cloud_image.name} ({cloud_image.id}) is uploaded")
+
+
+@pytest.fixture(scope="session")
+def keypair(dib_journey: lifecycle.Journey, cloud: Cloud) -> Iterator[SshKey]:
+    """The ed25519 key that opens the instance; the cloud knows its public half."""
+    with lifecycle.keypair(dib_journey, cloud) as key:
         yield key
 
 
@@ -226,10 +236,11 @@ def image_config(image: Entry[Image]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def image_info(cloud_image: CloudImage | None) -> dict[str, Any]:
-    """The image as the cloud knows it: id, name, disk_format, sha512, properties."""
+    """The image as the cloud knows it: id, name, disk_format, sha512, properties, and what Glance adds."""
     if cloud_image is None:
         pytest.skip("--dib-use-existing-instance: what image the instance was made from is not known")
     return {
+        **cloud_image.details,
         "id": cloud_image.id,
         "name": cloud_image.name,
         "disk_format": cloud_image.disk_format,
@@ -270,16 +281,22 @@ def ssh_client(ssh_access: SshAccess) -> Iterator[Any]:
         yield client
 
 
-def _openstack_only(name: str) -> Callable[..., Any]:
+def _client(name: str, service: str) -> Callable[..., Any]:
     @pytest.fixture(scope="session", name=name)
-    def client(dib_journey: lifecycle.Journey) -> Any:
-        pytest.skip(
-            f"`{name}` needs an OpenStack environment; {dib_journey.environment.label} is a local QEMU one"
-        )
+    def client(dib_journey: lifecycle.Journey, cloud: Cloud) -> Any:
+        found = cloud.client(service)
+        if found is None:
+            label = dib_journey.environment.label
+            pytest.skip(f"`{name}` needs an OpenStack environment; {label} is a local QEMU one")
+        return found
 
-    client.__doc__ = f"The {name} API client of an OpenStack environment; elsewhere the test is skipped."
+    what = "connection" if service == "connection" else f"client of the {service} API"
+    client.__doc__ = (
+        f"openstacksdk's {what}, logged in to the test environment; elsewhere the test is skipped."
+    )
     return client
 
 
-nova = _openstack_only("nova")
-glance = _openstack_only("glance")
+nova = _client("nova", "compute")
+glance = _client("glance", "image")
+connection = _client("connection", "connection")

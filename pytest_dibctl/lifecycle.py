@@ -15,15 +15,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pytest_dibctl import builder, process, signals
 from pytest_dibctl.artifact import Artifact
-from pytest_dibctl.clouds import BootRequest, Cloud, CloudImage, Instance, Progress
+from pytest_dibctl.clouds import BootRequest, Cloud, CloudImage, Instance, Progress, UploadRequest
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.catalog import Catalog, Entry, built_in_environment
 from pytest_dibctl.config.models import Image, TestEnvironment
-from pytest_dibctl.errors import DibctlError, NotInConfigError, PortTimeoutError
+from pytest_dibctl.errors import CredentialsError, DibctlError, NotInConfigError, PortTimeoutError
 from pytest_dibctl.ledger import Ledger, Record, all_runs
 from pytest_dibctl.ssh import SshAccess, SshKey
 
@@ -45,7 +45,9 @@ class Wishes:
     keep_failed_image: bool = False
     keep_failed_instance: bool = False
     shell: bool = False
+    existing_image: str | None = None
     existing_instance: str | None = None
+    upload_only: bool = False
     private_key_file: Path | None = None
 
     @property
@@ -90,6 +92,7 @@ class Journey:
     instance_id: str | None = None
     facts: dict[str, str] = dataclasses.field(default_factory=dict)
     reach: str | None = None
+    key_name: str | None = None
 
     @property
     def label(self) -> str:
@@ -100,6 +103,11 @@ class Journey:
     def deadlines(self) -> merge.Deadlines:
         """Seconds each step of this image may take in this environment."""
         return merge.deadlines(self.image, self.environment)
+
+    def record(self, kind: str, name: str, **details: Any) -> Record:
+        """Write down that something is about to be made in the test environment; raises DibctlError."""
+        where = {"environment": self.environment.label, "engine": self.environment.settings.engine}
+        return self.ledger.record(kind, name, **where, **details)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -170,49 +178,65 @@ def _disk_errors() -> Iterator[None]:
 @contextlib.contextmanager
 def opened(journey: Journey) -> Iterator[Cloud]:
     """Open the journey's test environment."""
-    directory = journey.ledger.directory
-    if journey.wishes.existing_instance is not None and journey.environment.settings.qemu is not None:
-        directory = find_instance(journey.wishes.existing_instance)[0].directory
-    cloud = open_environment(journey.environment, directory=directory, cwd=journey.cwd)
+    run = journey.ledger
+    if journey.wishes.existing_instance is not None and journey.environment.settings.engine == "qemu":
+        run = find_instance(journey.wishes.existing_instance)[0]
+    cloud = open_environment(
+        journey.environment, run=run, cwd=journey.cwd, deadlines=journey.deadlines, progress=journey.progress
+    )
     with contextlib.closing(cloud):
         cloud.preflight()  # before a build of minutes, not after it
         yield cloud
 
 
-def open_environment(environment: Entry[TestEnvironment], *, directory: Path, cwd: Path) -> Cloud:
-    """Return the Cloud of an environment; files of its instances go to ``directory``."""
-    if environment.settings.qemu is not None:
+def open_environment(
+    environment: Entry[TestEnvironment],
+    *,
+    run: Ledger,
+    cwd: Path,
+    deadlines: merge.Deadlines,
+    progress: Progress = log.info,
+) -> Cloud:
+    """Return the Cloud of an environment; what it makes bears ``run``'s id, or lies in its directory.
+
+    Raises CredentialsError when the environment lacks some.
+    """
+    if environment.settings.engine == "qemu":
         from pytest_dibctl.clouds.qemu import QemuCloud  # costs nothing until a guest is wanted
 
-        return QemuCloud(environment, directory=directory, cwd=cwd)
-    raise DibctlError(
-        f"{environment.at('keystone')}: environment {environment.label} is an OpenStack one; "
-        "this release boots test instances only as local QEMU guests",
-        hint="name an environment with a qemu section, or `local`",
-    )
+        return QemuCloud(environment, directory=run.directory, cwd=cwd)
+    from pytest_dibctl.clouds.openstack import OpenStackCloud  # a quarter of a second, likewise
+
+    return OpenStackCloud(environment, run_id=run.run_id, cwd=cwd, deadlines=deadlines, progress=progress)
 
 
 @contextlib.contextmanager
 def uploaded(journey: Journey, cloud: Cloud, built: Artifact) -> Iterator[CloudImage]:
     """Make the file known to the cloud as a test image, private to the run."""
-    cloud.check(built)
-    name = f"dibctl-{journey.ledger.run_id}-{_plain(journey.label)}"
-    record = journey.ledger.record("image", name, environment=journey.environment.label)
-    with journey.phase("upload"):
-        try:
-            image = cloud.upload(built, name=name, progress=journey.progress)
-        except BaseException:
-            record.done()  # upload removes what it began
-            raise
+    request = UploadRequest(
+        name=f"dibctl-{journey.ledger.run_id}-{_plain(journey.label)}",
+        image=journey.image,
+        deadlines=journey.deadlines,
+    )
+    cloud.check(built, request)
+    record = journey.record("image", request.name)
+    image: CloudImage | None = None
     try:
+        with journey.phase("upload"):
+            image = cloud.upload(built, request, progress=journey.progress)
         yield image
     finally:
-        if journey.failed and journey.wishes.keep_failed_image:
-            record.keep("the image failed")
+        reason = _keeps_image(journey)
+        if image is None:
+            # upload removes what it began; what it could not remove, or did not know of, is on record.
+            with journey.removal(f"image {request.name}", record):
+                cloud.remove("image", request.name, record.details)
+        elif reason is not None:
+            record.keep(reason)
             journey.kept.append(
                 Kept(
                     what=f"image {image.name} ({image.id})",
-                    reason="--dib-keep-failed-image",
+                    reason=reason,
                     reach=None,
                     remove=_cleanup_command(journey),
                 ),
@@ -222,21 +246,50 @@ def uploaded(journey: Journey, cloud: Cloud, built: Artifact) -> Iterator[CloudI
                 cloud.delete_image(image)
 
 
-@contextlib.contextmanager
-def keypair(journey: Journey) -> Iterator[SshKey]:
-    """Make an ed25519 key for the run, or use the one that was named.
+def _keeps_image(journey: Journey) -> str | None:
+    if journey.wishes.upload_only and not journey.failed:
+        return "--dib-upload-only"
+    return "--dib-keep-failed-image" if journey.failed and journey.wishes.keep_failed_image else None
 
-    The files go when the block ends unless the instance they open was kept.
+
+@contextlib.contextmanager
+def keypair(journey: Journey, cloud: Cloud) -> Iterator[SshKey]:
+    """Make an ed25519 key for the run and tell the cloud its public half, or use the one that was named.
+
+    Both go when the block ends unless the instance they open was kept.
     """
     wishes = journey.wishes
-    if wishes.private_key_file is not None:
-        yield SshKey.from_file(wishes.private_key_file)
-        return
     if wishes.existing_instance is not None:
-        _, kept = find_instance(wishes.existing_instance)
-        yield SshKey.from_file(Path(kept.details["key"]))
+        yield _key_of_existing(journey)
         return
-    name = f"dibctl-{journey.ledger.run_id}-{_plain(journey.label)}-{uuid.uuid4().hex[:6]}"
+    # Nova allows 255 characters; the label is only there for people.
+    name = f"dibctl-{journey.ledger.run_id}-{_plain(journey.label)[:100]}-{uuid.uuid4().hex[:6]}"
+    with contextlib.ExitStack() as stack:
+        if wishes.private_key_file is not None:
+            key = SshKey.from_file(wishes.private_key_file)
+        else:
+            key = stack.enter_context(_made_key(journey, name))
+        stack.enter_context(_imported(journey, cloud, key, name))
+        yield key
+
+
+def _key_of_existing(journey: Journey) -> SshKey:
+    wishes = journey.wishes
+    assert wishes.existing_instance is not None
+    if wishes.private_key_file is not None:
+        return SshKey.from_file(wishes.private_key_file)
+    try:
+        _, kept = find_instance(wishes.existing_instance)
+    except NotInConfigError:
+        raise CredentialsError(
+            f"there is no ssh key for {wishes.existing_instance}: no run on this machine made it",
+            hint="name the key with --dib-private-key-file (dibctl: --private-key-file)",
+        ) from None
+    return SshKey.from_file(Path(kept.details["key"]))
+
+
+@contextlib.contextmanager
+def _made_key(journey: Journey, name: str) -> Iterator[SshKey]:
     directory = journey.ledger.directory / f"key-{name}"
     record = journey.ledger.record("key", name, directory=str(directory))
     try:
@@ -253,6 +306,22 @@ def keypair(journey: Journey) -> Iterator[SshKey]:
 
 
 @contextlib.contextmanager
+def _imported(journey: Journey, cloud: Cloud, key: SshKey, name: str) -> Iterator[None]:
+    record = journey.record("keypair", name, fingerprint=key.nova_fingerprint)
+    journey.key_name = name
+    try:
+        with journey.phase("boot"):
+            cloud.import_key(key, name=name)
+        yield
+    finally:
+        if _keeps_instance(journey):
+            record.keep("its instance was kept")
+        else:
+            with journey.removal(f"keypair {name}", record):
+                cloud.delete_key(name, fingerprint=key.nova_fingerprint)
+
+
+@contextlib.contextmanager
 def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey) -> Iterator[Instance]:
     """Boot an instance of ``image``; it runs when the block begins, and may not be ready yet.
 
@@ -266,19 +335,19 @@ def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey
         return
     # A host name has at most 63 characters and no underscore; guests take theirs from here.
     name = f"dibctl-{_plain(journey.label)[:40].strip('-')}-{uuid.uuid4().hex[:8]}"
-    record = journey.ledger.record(
-        "instance",
-        name,
-        environment=journey.environment.label,
-        engine=journey.environment.settings.engine,
-        key=str(key.private_key_file),
-    )
+    record = journey.record("instance", name, key=str(key.private_key_file))
+
+    def note(**details: str) -> None:
+        nonlocal record
+        record = record.update(**details)
+
     request = BootRequest(
         name=name,
         key=key,
-        key_name=key.name,
+        key_name=journey.key_name or key.name,
         deadlines=journey.deadlines,
         keepable=journey.wishes.may_keep_instance,
+        note=note,
     )
     instance: Instance | None = None
     try:
@@ -286,14 +355,14 @@ def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey
             instance = cloud.boot(image, request, progress=journey.progress)
         _note(journey, instance)
         with contextlib.suppress(DibctlError):  # it is on record by its name already
-            record = record.update(id=instance.id)
+            note(id=instance.id)
         yield instance
     finally:
         journey.instance = None
         if instance is None:
             # boot removes what it began; an interruption may have come between its end and our knowing.
-            with journey.removal(f"instance {name}", record), contextlib.suppress(NotInConfigError):
-                cloud.existing(name).delete()
+            with journey.removal(f"instance {name}", record):
+                cloud.remove("instance", name, record.details)
         elif _keeps_instance(journey):
             reason = "exit 42" if journey.keep else "--dib-keep-failed-instance"
             record.keep(reason)
@@ -463,7 +532,7 @@ def sweep(
                 raise DibctlError(f"run {run_id} is still going on; nothing was removed")
             continue
         # Instances first: keys and images are of no use without them, but not the other way round.
-        order = {"instance": 0, "image": 1, "key": 2}
+        order = {"instance": 0, "image": 1, "keypair": 2, "key": 3}
         stuck = False
         for record in sorted(run.records(), key=lambda record: order.get(record.kind, 3)):
             if record.kind == "key" and stuck:
@@ -494,23 +563,25 @@ def _sweep_record(
     if dry_run:
         return "would be removed"
     try:
-        if record.kind == "instance":
-            local = record.details.get("engine") == "qemu"
-            environment = (
-                built_in_environment() if local else load().environment(record.details["environment"])
-            )
-            cloud = open_environment(environment, directory=run.directory, cwd=cwd)
-            with contextlib.closing(cloud), contextlib.suppress(NotInConfigError):
-                cloud.existing(record.name).delete()
-        elif record.kind == "key":
+        if record.kind == "key":
             _remove_tree(Path(record.details["directory"]))
-        # A local test image is the built file itself: nothing was made for it.
+        else:
+            _remove_recorded(load, run, record, cwd=cwd)
     except DibctlError as error:
         return f"{FAILED_REMOVAL}: {error.message}"
     except (OSError, KeyError) as error:
         return f"{FAILED_REMOVAL}: {error}"
     record.done()
     return "removed"
+
+
+def _remove_recorded(load: Callable[[], Catalog], run: Ledger, record: Record, *, cwd: Path) -> None:
+    details: dict[str, Any] = record.details
+    local = details.get("engine") == "qemu"
+    environment = built_in_environment() if local else load().environment(details["environment"])
+    deadlines = merge.environment_deadlines(environment)
+    with contextlib.closing(open_environment(environment, run=run, cwd=cwd, deadlines=deadlines)) as cloud:
+        cloud.remove(record.kind, record.name, details)
 
 
 def _keeps_instance(journey: Journey) -> bool:

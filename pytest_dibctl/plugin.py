@@ -44,6 +44,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="open a shell in the instance of an image that failed, before it is removed; `exit 42` keeps it",
     )
     add(
+        "--dib-use-existing-image",
+        metavar="ID",
+        help="boot this image of the test environment's Glance; nothing is built, and it is not removed",
+    )
+    add(
+        "--dib-upload-only",
+        action="store_true",
+        help="build and upload the test image, keep it, and skip the tests",
+    )
+    add(
         "--dib-use-existing-instance",
         metavar="ID",
         help="test this running instance; it is neither made nor removed",

@@ -145,11 +145,14 @@ class HostKeyPolicy:
     """How a guest's host key can be known.
 
     ``known`` are public key lines; with ``first_seen`` and none known, the first key shown is kept and any
-    other refused from then on.
+    other refused from then on. ``learn`` returns what the guest itself has told of its keys so far, by a way
+    that nobody on the network can meddle with: nothing yet, or None when there is no such way after all;
+    then it is as with ``first_seen``.
     """
 
     known: tuple[str, ...] = ()
     first_seen: bool = False
+    learn: Callable[[], tuple[str, ...] | None] | None = None
 
 
 class _Login(enum.Enum):
@@ -184,7 +187,7 @@ class SshAccess:
         self._files.mkdir(mode=0o700, exist_ok=True)
         self._short_directory: Path | None = None
         self.control_path = self._control_path()
-        self.known_hosts.write_text("".join(f"{line}\n" for line in self._known_lines()))
+        self._trust(self.host_keys.known)
         self._write_config(multiplexed=True)
 
     @property
@@ -264,6 +267,21 @@ class SshAccess:
         wait.for_login()
         return wait.elapsed
 
+    def learn_host_keys(self) -> bool:
+        """Trust what the guest has told of its host keys by now; return whether a login may be tried."""
+        policy = self.host_keys
+        if policy.learn is None:
+            return True
+        keys = policy.learn()
+        if keys is None:
+            self.host_keys = HostKeyPolicy(first_seen=True)
+            self._write_config(multiplexed=True)
+            return True
+        if keys and keys != policy.known:
+            self._trust(keys)
+            self.host_keys = dataclasses.replace(policy, known=keys)
+        return bool(self.host_keys.known)
+
     def disconnect(self) -> None:
         """Close the shared connection if there is one; the next use opens another."""
         if not self.control_path.exists():
@@ -295,9 +313,9 @@ class SshAccess:
         self._short_directory = Path(tempfile.mkdtemp(prefix="dibctl-", dir="/tmp"))
         return self._short_directory / "s"
 
-    def _known_lines(self) -> list[str]:
+    def _trust(self, keys: tuple[str, ...]) -> None:
         host = self.ip if self.port == 22 else f"[{self.ip}]:{self.port}"  # noqa: PLR2004 -- ssh's own port
-        return [f"{host} {' '.join(line.split()[:2])}" for line in self.host_keys.known]
+        self.known_hosts.write_text("".join(f"{host} {' '.join(line.split()[:2])}\n" for line in keys))
 
     def _write_config(self, *, multiplexed: bool) -> None:
         self.config_file.write_text(_config(self, multiplexed=multiplexed))
@@ -408,12 +426,15 @@ class _Wait:
     def for_login(self) -> None:
         pause = 0.5
         foreign_since: float | None = None
+        self._for_host_keys()
         while True:
             outcome, said = self.access.try_login(timeout=max(1.0, min(LOGIN_PATIENCE, self._left)))
             if outcome is _Login.DONE:
                 return
             self.check()
-            if outcome is _Login.FOREIGN_KEY:
+            if outcome is _Login.FOREIGN_KEY and self.access.host_keys.learn is not None:
+                self.access.learn_host_keys()  # a guest that was made anew tells other keys, in its own time
+            elif outcome is _Login.FOREIGN_KEY:
                 foreign_since = self.elapsed if foreign_since is None else foreign_since
             else:
                 foreign_since = None
@@ -424,6 +445,20 @@ class _Wait:
             # Servers punish addresses that fail to log in again and again.
             time.sleep(max(0.0, min(pause, self._left)))
             pause = min(pause * 1.5, 5.0)
+
+    def _for_host_keys(self) -> None:
+        """Wait until the guest has told which host keys it has."""
+        while not self.access.learn_host_keys():
+            self.check()
+            if self._left <= 0:
+                raise PortTimeoutError(
+                    f"the ssh server at {self._where} answers, but the guest printed no ssh host keys on its "
+                    f"console within {self.timeout:g} s, so there is no telling whether it is the guest",
+                    hint="cloud-init prints them when the console is the kernel's (console=ttyS0); for an "
+                    "image that does not, set ssh_host_key: first-seen in the environment's nova section",
+                )
+            self._tell("the ssh server answers; waiting for its host keys on the console")
+            time.sleep(min(2.0, max(0.1, self._left)))
 
     def _tell(self, text: str) -> None:
         said, when = self._told
@@ -447,7 +482,7 @@ class _Wait:
                 f"was given, or another machine answers\n  {said}",
                 hint="cloud-init (or whatever reads the seed) must apply ssh_keys before the ssh server "
                 "starts; for an image that makes its own key, set ssh_host_key: first-seen in the "
-                "environment's qemu section",
+                "environment's qemu or nova section",
             )
         if outcome is _Login.REFUSED:
             return PortTimeoutError(

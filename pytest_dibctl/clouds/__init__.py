@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from pytest_dibctl.artifact import Artifact
+from pytest_dibctl.config.catalog import Entry
 from pytest_dibctl.config.merge import Deadlines
+from pytest_dibctl.config.models import Image
 from pytest_dibctl.ssh import HostKeyPolicy, SshKey
 
 Progress = Callable[[str], None]
@@ -22,7 +24,11 @@ Progress = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CloudImage:
-    """An image a cloud can boot. ``sha512`` is the digest of the bytes that were tested."""
+    """An image a cloud can boot. ``sha512`` is the digest of the bytes that were tested.
+
+    ``companions`` are the ids of images that were made along with it (kernel, initrd) and go with it;
+    ``details`` is what the cloud tells of it, as plain data.
+    """
 
     id: str
     name: str
@@ -30,6 +36,8 @@ class CloudImage:
     sha512: str
     properties: Mapping[str, str] = dataclasses.field(default_factory=dict)
     artifact: Artifact | None = None
+    companions: tuple[str, ...] = ()
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,11 +85,25 @@ class Endpoint:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class UploadRequest:
+    """What ``upload`` needs besides the file: ``name`` is the test image's, ``image`` its configuration."""
+
+    name: str
+    image: Entry[Image]
+    deadlines: Deadlines
+
+
+def forget_note(**_details: str) -> None:
+    """Take a note nowhere."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BootRequest:
     """What ``boot`` needs besides the image.
 
     ``name`` is the instance's name and the guest's hostname; ``keepable`` says that the instance may
-    have to outlive this process (a keep option is on).
+    have to outlive this process (a keep option is on). ``note`` is called, with what a later removal must
+    know, before anything is made that cannot be found again by the instance's name.
     """
 
     name: str
@@ -89,6 +111,7 @@ class BootRequest:
     key_name: str
     deadlines: Deadlines
     keepable: bool = False
+    note: Callable[..., None] = forget_note
 
 
 class Instance(Protocol):
@@ -153,12 +176,32 @@ class Cloud(Protocol):
         """Raise PreflightError or ConfigError, in seconds, if nothing can be booted here."""
         ...
 
-    def check(self, artifact: Artifact) -> None:
-        """Raise PreflightError or ConfigError, in about a second, if ``artifact`` cannot be booted here."""
+    def check(self, artifact: Artifact, request: UploadRequest) -> None:
+        """Raise a DibctlError, in about a second, if ``artifact`` cannot be booted here."""
         ...
 
-    def upload(self, artifact: Artifact, *, name: str, progress: Progress) -> CloudImage: ...
-    def delete_image(self, image: CloudImage) -> None: ...
+    def upload(self, artifact: Artifact, request: UploadRequest, *, progress: Progress) -> CloudImage:
+        """Make the file known as a private test image. What it began is removed if that fails."""
+        ...
+
+    def delete_image(self, image: CloudImage) -> None:
+        """Remove an image of ``upload`` and its companions. Repeating it is harmless."""
+        ...
+
+    def existing_image(self, image_id: str) -> CloudImage:
+        """Return an image that is there already and that the caller does not own.
+
+        Raises ImageNotFoundError.
+        """
+        ...
+
+    def import_key(self, key: SshKey, *, name: str) -> None:
+        """Make the public half of ``key`` known under ``name``; the caller must ``delete_key`` it."""
+        ...
+
+    def delete_key(self, name: str, *, fingerprint: str) -> None:
+        """Forget the key of that name if it is that of ``fingerprint`` (MD5). Repeating it is harmless."""
+        ...
 
     def boot(self, image: CloudImage, request: BootRequest, *, progress: Progress) -> Instance:
         """Create an instance and return once it runs (not once it is ready).
@@ -172,6 +215,17 @@ class Cloud(Protocol):
 
         Raises NotInConfigError when there is none of that id or name.
         """
+        ...
+
+    def remove(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
+        """Remove what a dead run recorded in its ledger: an "image", "keypair" or "instance", if it is there.
+
+        Raises DibctlError when it is there and cannot be removed.
+        """
+        ...
+
+    def client(self, service: str) -> Any | None:
+        """Return a client of an API ("compute", "image", "network", "connection"), None if there is none."""
         ...
 
     def close(self) -> None: ...

@@ -58,20 +58,34 @@ class MergedGlance:
 
 def deadlines(image: Entry[Image], environment: Entry[TestEnvironment]) -> Deadlines:
     """Return the deadline of each step: the largest that either file gives, else the default."""
+    here = image.settings
+    return _deadlines(environment, here.nova, here.glance.upload_timeout, here.tests.port_wait_timeout)
+
+
+def environment_deadlines(environment: Entry[TestEnvironment]) -> Deadlines:
+    """Return the deadlines that an environment gives whatever the image; for removals of dead runs."""
+    return _deadlines(environment, NovaTimeouts(), None, None)
+
+
+def _deadlines(
+    environment: Entry[TestEnvironment],
+    ours: NovaTimeouts,
+    upload: float | None,
+    port_wait: float | None,
+) -> Deadlines:
     default = Deadlines()
-    here, there = image.settings, environment.settings
-    ours: NovaTimeouts = here.nova
+    there = environment.settings
     theirs: NovaTimeouts = there.nova or there.qemu or NovaTimeouts()
     port = there.tests.port_wait_timeout
     if port is None and there.engine == "qemu":
         port = QEMU_PORT_WAIT
     return Deadlines(
-        upload=_largest(here.glance.upload_timeout, there.glance.upload_timeout, default=default.upload),
+        upload=_largest(upload, there.glance.upload_timeout, default=default.upload),
         keypair=_largest(ours.keypair_timeout, theirs.keypair_timeout, default=default.keypair),
         create=_largest(ours.create_timeout, theirs.create_timeout, default=default.create),
         active=_largest(ours.active_timeout, theirs.active_timeout, default=default.active),
         cleanup=_largest(ours.cleanup_timeout, theirs.cleanup_timeout, default=default.cleanup),
-        port=_largest(here.tests.port_wait_timeout, port, default=default.port),
+        port=_largest(port_wait, port, default=default.port),
     )
 
 

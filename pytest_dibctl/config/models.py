@@ -412,6 +412,16 @@ class Nic(Section):
     tag: NonEmpty | None = None
 
 
+class Volume(Section):
+    """A root disk in Cinder, made from the image and removed with the instance."""
+
+    size: Annotated[Whole, Field(ge=1, description="GiB")] | None = None
+    type: NonEmpty | None = None
+
+
+Hint = Text | tuple[Text, ...]
+
+
 class Nova(NovaTimeouts):
     """How the test instance is made in OpenStack."""
 
@@ -430,6 +440,14 @@ class Nova(NovaTimeouts):
     availability_zone: NonEmpty | None = None
     userdata: Text | None = None
     userdata_file: NonEmpty | None = None
+    security_groups: Annotated[tuple[NonEmpty, ...], Field(json_schema_extra=UNIQUE_ITEMS), Unique] = ()
+    hints: dict[NonEmpty, Hint] = Field(default_factory=dict)
+    metadata: dict[NonEmpty, Text] = Field(default_factory=dict)
+    volume: Annotated[Volume | None, BeforeValidator(_nothing_as_empty)] = None
+    floating_network: Annotated[NonEmpty, Field(description="id or name of an external network")] | None = (
+        None
+    )
+    ssh_host_key: Literal["console", "first-seen"] = "console"
 
     @classmethod
     def broken_rules(cls, data: Mapping[str, Any]) -> Iterator[Rule]:

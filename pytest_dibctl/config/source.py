@@ -175,6 +175,8 @@ def _syntax_errors(text: str, shown: str) -> Iterator[None]:
         yield
     except yaml.MarkedYAMLError as error:
         mark, said = _diagnosis(error, text)
+        if "nesting depth" in said:  # newer libyaml counts too, and says so before our own count is reached
+            _stop(shown, f"is nested more than {MAX_DEPTH} levels deep", mark)
         _stop(shown, f"not valid YAML: {said}{_excerpt(text, mark)}", mark)
     except yaml.YAMLError as error:
         _stop(shown, f"not valid YAML: {error}")

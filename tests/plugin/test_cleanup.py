@@ -32,9 +32,11 @@ def test_everything_goes_after_a_failure(booting: Project) -> None:
     booting.run().assert_outcomes(failed=1)
     assert booting.counts() == {
         "upload": 1,
+        "import_key": 1,
         "boot": 1,
         "ready": 1,
         "delete_instance": 1,
+        "delete_key": 1,
         "delete_image": 1,
         "close": 1,
     }
@@ -76,7 +78,8 @@ def test_keep_failed_instance_keeps_it_and_its_key_and_says_how_to_go_on(booting
     assert booting.counts()["delete_image"] == 1
     [run] = runs_left(booting)
     records = sorted(json.loads(path.read_text())["kind"] for path in run.glob("*.json"))
-    assert records == ["instance", "key"]
+    assert records == ["instance", "key", "keypair"]
+    assert "delete_key" not in booting.counts()
     assert len(list(run.glob("key-*/id_ed25519"))) == 1
     result.stdout.fnmatch_lines(
         ["debian: kept instance dibctl-debian-*", f"*remove:  dibctl cleanup --run {run.name}"]
@@ -142,6 +145,58 @@ def test_an_existing_instance_is_neither_made_nor_removed(project: Project, tmp_
     assert (tmp_path / "key").exists()
 
 
+def test_the_key_is_removed_by_the_name_and_fingerprint_it_was_imported_with(booting: Project) -> None:
+    booting.run()
+    [imported] = [item for item in booting.operations() if item["operation"] == "import_key"]
+    [deleted] = [item for item in booting.operations() if item["operation"] == "delete_key"]
+    assert imported["name"].startswith("dibctl-")
+    assert (imported["name"], imported["fingerprint"]) == (deleted["name"], deleted["fingerprint"])
+
+
+def test_an_existing_image_is_booted_and_not_removed(booting: Project) -> None:
+    (booting.path / "debian.qcow2").unlink()
+    booting.run("--dib-use-existing-image=mine").assert_outcomes(failed=1)
+    counts = booting.counts()
+    assert [item["image"] for item in booting.operations() if item["operation"] == "boot"] == ["mine"]
+    assert "upload" not in counts
+    assert "delete_image" not in counts
+    assert counts["delete_instance"] == 1
+
+
+def test_an_existing_image_that_is_not_there_is_an_error_of_its_tests(booting: Project) -> None:
+    result = booting.run("--dib-use-existing-image=no-such")
+    result.assert_outcomes(errors=1)
+    assert "there is no image no-such" in result.stdout.str()
+
+
+def test_upload_only_keeps_the_image_and_boots_nothing(booting: Project) -> None:
+    result = booting.run("--dib-upload-only")
+    result.assert_outcomes(skipped=1)
+    assert set(booting.counts()) == {"upload", "close"}
+    [run] = runs_left(booting)
+    result.stdout.fnmatch_lines(
+        [
+            "debian: kept image dibctl-* (id-dibctl-*) (--dib-upload-only)",
+            f"*remove:  dibctl cleanup --run {run.name}",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--dib-use-existing-image=a", "--dib-use-existing-instance=b"),
+        ("--dib-use-existing-image=a", "--dib-input=debian.qcow2"),
+        ("--dib-use-existing-image=a", "--dib-upload-only"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(booting: Project, options: tuple[str, ...]) -> None:
+    result = booting.run(*options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*exclude each other*"])
+    assert booting.operations() == []
+
+
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name
 )
@@ -175,9 +230,9 @@ def test_a_signal_removes_everything(project: Project, number: signal.Signals, m
         process.send_signal(number)
         output, _ = process.communicate(timeout=30)
     assert process.returncode == pytest.ExitCode.INTERRUPTED, output
-    expected = {"upload", "boot", "delete_image", "close"}
+    expected = {"upload", "import_key", "boot", "delete_key", "delete_image", "close"}
     assert set(project.counts()) == (
-        expected | {"ready", "delete_instance"} if moment == "test" else expected
+        expected | {"ready", "delete_instance"} if moment == "test" else expected | {"remove_instance"}
     )
     assert runs_left(project) == []
 
@@ -259,11 +314,10 @@ def test_the_record_stays_when_boot_cannot_remove_what_it_began(project: Project
         + """
 from tests.support import memory
 
-class Stuck(memory.MemoryInstance):
-    def delete(self):
-        raise memory.InstanceError("the hypervisor does not answer")
+def remove(self, kind, name, details):
+    raise memory.InstanceError("the hypervisor does not answer")
 
-memory.MemoryCloud.existing = lambda self, name: Stuck(id=name, name=name)
+memory.MemoryCloud.remove = remove
 """,
     )
     project.write("test_it.py", "def test_it(ssh_access): pass")

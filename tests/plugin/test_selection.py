@@ -67,7 +67,7 @@ def test_an_image_s_things_are_made_once_and_gone_before_the_next_image_s(projec
     project.images({"alpha": [{"pytest": "test_it.py"}], "beta": [{"pytest": "test_it.py"}]})
     project.run().assert_outcomes(passed=4)
     assert [operation["operation"] for operation in project.operations()] == [
-        *("upload", "boot", "ready", "delete_instance", "delete_image", "close"),
+        *("upload", "import_key", "boot", "ready", "delete_instance", "delete_key", "delete_image", "close"),
     ] * 2
 
 

@@ -34,6 +34,7 @@ from pytest_dibctl.errors import (
 )
 from pytest_dibctl.ssh import SshAccess, SshKey
 from tests.support import leaks, micro
+from tests.support.uploads import upload_request
 
 pytestmark = pytest.mark.real
 
@@ -64,8 +65,8 @@ class Bench:
     def boot(
         self, built: artifact.Artifact, name: str = "dibctl-micro-0", *, keepable: bool = False
     ) -> QemuInstance:
-        self.cloud.check(built)
-        image = self.cloud.upload(built, name="test-image", progress=self.told.append)
+        self.cloud.check(built, upload_request())
+        image = self.cloud.upload(built, upload_request(), progress=self.told.append)
         request = BootRequest(
             name=name,
             key=self.key,
@@ -491,7 +492,7 @@ def test_qemu_missing(
 ) -> None:
     monkeypatch.setattr(process, "tool_path", lambda: str(tmp_path))
     with pytest.raises(PreflightError, match="qemu-system-x86_64 and qemu-img not found") as caught:
-        bench(arch="x86_64").cloud.check(plain)
+        bench(arch="x86_64").cloud.check(plain, upload_request())
     assert "apt-get install qemu-system-x86 qemu-utils" in str(caught.value)
 
 

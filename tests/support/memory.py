@@ -29,8 +29,9 @@ from pytest_dibctl.clouds import (
     Instance,
     Interface,
     Progress,
+    UploadRequest,
 )
-from pytest_dibctl.errors import InstanceError, NotInConfigError, PortTimeoutError
+from pytest_dibctl.errors import ImageNotFoundError, InstanceError, NotInConfigError, PortTimeoutError
 from pytest_dibctl.ssh import HostKeyPolicy, SshKey
 
 
@@ -111,10 +112,11 @@ class MemoryCloud:
     def preflight(self) -> None:
         """Everything that is needed is here."""
 
-    def check(self, artifact: Artifact) -> None:
-        del artifact
+    def check(self, artifact: Artifact, request: UploadRequest) -> None:
+        del artifact, request
 
-    def upload(self, artifact: Artifact, *, name: str, progress: Progress) -> CloudImage:
+    def upload(self, artifact: Artifact, request: UploadRequest, *, progress: Progress) -> CloudImage:
+        name = request.name
         progress("uploaded")
         log("upload", name=name)
         return CloudImage(
@@ -127,6 +129,24 @@ class MemoryCloud:
 
     def delete_image(self, image: CloudImage) -> None:
         log("delete_image", name=image.name)
+
+    def existing_image(self, image_id: str) -> CloudImage:
+        if image_id.startswith("no-"):
+            raise ImageNotFoundError(f"there is no image {image_id}")
+        return CloudImage(id=image_id, name=image_id, disk_format="qcow2", sha512="")
+
+    def import_key(self, key: SshKey, *, name: str) -> None:
+        log("import_key", name=name, fingerprint=key.nova_fingerprint)
+
+    def delete_key(self, name: str, *, fingerprint: str) -> None:
+        log("delete_key", name=name, fingerprint=fingerprint)
+
+    def remove(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
+        log(f"remove_{kind}", name=name, details=dict(details))
+
+    def client(self, service: str) -> Any | None:
+        del service
+        return None
 
     def boot(self, image: CloudImage, request: BootRequest, *, progress: Progress) -> Instance:
         log("boot", name=request.name, image=image.name)

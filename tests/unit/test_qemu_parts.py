@@ -20,13 +20,15 @@ import yaml
 from pytest_dibctl import process
 from pytest_dibctl.artifact import Artifact
 from pytest_dibctl.clouds import CloudImage
+from pytest_dibctl.clouds.console import clean, diagnose
 from pytest_dibctl.clouds.qemu import QemuCloud, _unchanged, accel, guest, machine, qmp, seed
-from pytest_dibctl.clouds.qemu.console import Console, clean, diagnose
+from pytest_dibctl.clouds.qemu.console import Console
 from pytest_dibctl.clouds.qemu.instance import State, forwards, read_state
 from pytest_dibctl.config.catalog import Entry
 from pytest_dibctl.config.models import TestEnvironment
 from pytest_dibctl.errors import ConfigError, InstanceError, NotInConfigError, PreflightError
 from pytest_dibctl.ssh import make_key
+from tests.support.uploads import upload_request
 
 UUID = "6f1c2b1e-7d0a-4c57-9e53-000000000001"
 
@@ -496,29 +498,29 @@ class TestPreflight:
 
     def test_unknown_format(self, tmp_path: Path) -> None:
         with pytest.raises(PreflightError, match="this is dmg"):
-            self.cloud(tmp_path).check(built(tmp_path / "x.dmg", disk_format="dmg"))
+            self.cloud(tmp_path).check(built(tmp_path / "x.dmg", disk_format="dmg"), upload_request())
 
     def test_filesystem_without_kernel(self, tmp_path: Path) -> None:
         with pytest.raises(PreflightError, match="no kernel lies beside") as caught:
-            self.cloud(tmp_path).check(built(tmp_path / "x.qcow2", layout="filesystem"))
+            self.cloud(tmp_path).check(built(tmp_path / "x.qcow2", layout="filesystem"), upload_request())
         assert "x.vmlinuz and x.initrd" in str(caught.value)
 
     def test_missing_user_data_says_where_it_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"here\.qemu\.userdata_file.*No such file"):
-            self.cloud(tmp_path, userdata_file="none").check(built(tmp_path / "x.qcow2"))
+            self.cloud(tmp_path, userdata_file="none").check(built(tmp_path / "x.qcow2"), upload_request())
 
     def test_qemu_of_another_architecture_is_missing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(process, "tool_path", lambda: str(tmp_path))
         with pytest.raises(PreflightError, match="qemu-system-aarch64") as caught:
-            self.cloud(tmp_path, arch="aarch64").check(built(tmp_path / "x.qcow2"))
+            self.cloud(tmp_path, arch="aarch64").check(built(tmp_path / "x.qcow2"), upload_request())
         assert caught.value.hint == "apt-get install qemu-system-arm qemu-utils"
 
     def test_aarch64_needs_a_kernel(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(machine, "require_tools", lambda _: None)
         with pytest.raises(PreflightError, match="aarch64 guests boot by their kernel"):
-            self.cloud(tmp_path, arch="aarch64").check(built(tmp_path / "x.qcow2"))
+            self.cloud(tmp_path, arch="aarch64").check(built(tmp_path / "x.qcow2"), upload_request())
 
     def test_image_of_another_cloud_is_refused(self) -> None:
         with pytest.raises(InstanceError, match="was not made by"):

@@ -11,18 +11,26 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from pytest_dibctl import process
 from pytest_dibctl.artifact import Artifact, companion
-from pytest_dibctl.clouds import BootRequest, CloudImage, Progress
+from pytest_dibctl.clouds import BootRequest, CloudImage, Progress, UploadRequest
 from pytest_dibctl.clouds.qemu import accel, guest, machine, seed
 from pytest_dibctl.clouds.qemu.instance import QemuInstance, State, open_log, read_state
 from pytest_dibctl.config.catalog import Entry, resolve_input
 from pytest_dibctl.config.models import Qemu, TestEnvironment
-from pytest_dibctl.errors import ArtifactError, ConfigError, InstanceError, NotInConfigError, PreflightError
-from pytest_dibctl.ssh import make_key
+from pytest_dibctl.errors import (
+    ArtifactError,
+    ConfigError,
+    ImageNotFoundError,
+    InstanceError,
+    NotInConfigError,
+    PreflightError,
+)
+from pytest_dibctl.ssh import SshKey, make_key
 
 __all__ = ["QemuCloud", "QemuInstance"]
 
@@ -53,7 +61,7 @@ class QemuCloud:
         if self._settings.accelerator == "kvm":
             accel.choose("kvm", self._arch)
 
-    def check(self, artifact: Artifact) -> None:
+    def check(self, artifact: Artifact, request: UploadRequest) -> None:  # noqa: ARG002 -- others need it
         """Raise PreflightError or ConfigError if ``artifact`` cannot be booted here."""
         self.preflight()
         if artifact.disk_format not in {*machine.FORMATS, *machine.FORMATS.values()}:
@@ -62,11 +70,17 @@ class QemuCloud:
             )
         self._check_bootable(artifact)
 
-    def upload(self, artifact: Artifact, *, name: str, progress: Progress) -> CloudImage:  # noqa: ARG002
+    def upload(
+        self,
+        artifact: Artifact,
+        request: UploadRequest,
+        *,
+        progress: Progress,  # noqa: ARG002 -- others have something to tell
+    ) -> CloudImage:
         """Return the image; nothing is copied, instances read the file itself."""
         return CloudImage(
             id=str(artifact.path),
-            name=name,
+            name=request.name,
             disk_format=artifact.disk_format,
             sha512=artifact.sha512,
             artifact=artifact,
@@ -74,6 +88,19 @@ class QemuCloud:
 
     def delete_image(self, image: CloudImage) -> None:
         """Do nothing: the image is the built file, which stays."""
+
+    def existing_image(self, image_id: str) -> CloudImage:
+        """Raise ImageNotFoundError: images are files here."""
+        raise ImageNotFoundError(
+            f"image {image_id}: environment {self.name} is a local QEMU one, it keeps no images",
+            hint="name the image's file with --dib-input (dibctl: --input)",
+        )
+
+    def import_key(self, key: SshKey, *, name: str) -> None:
+        """Do nothing: the key goes into each instance's seed."""
+
+    def delete_key(self, name: str, *, fingerprint: str) -> None:
+        """Do nothing."""
 
     def boot(self, image: CloudImage, request: BootRequest, *, progress: Progress) -> QemuInstance:
         """Start a guest and return once it runs.
@@ -108,6 +135,16 @@ class QemuCloud:
                 if instance_id in {state.id, state.name}:
                     return QemuInstance(state, directory, guest.find(state.id, state.pid))
         raise NotInConfigError(f"there is no instance {instance_id} below {self._directory}")
+
+    def remove(self, kind: str, name: str, details: Mapping[str, Any]) -> None:  # noqa: ARG002
+        """Remove an instance that a dead run recorded; of other things nothing was made."""
+        if kind == "instance":
+            with contextlib.suppress(NotInConfigError):
+                self.existing(name).delete()
+
+    def client(self, service: str) -> Any | None:  # noqa: ARG002
+        """Return None: there is no API."""
+        return None
 
     def close(self) -> None:
         """Do nothing: instances belong to whoever booted them."""

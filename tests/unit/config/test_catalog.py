@@ -646,6 +646,7 @@ OURS = {
     *("forward_ports", "guest", "host"),
     *("cloud", "region_name", "project_id", "user_domain_name", "project_domain_name"),
     *(f"application_credential_{end}" for end in ("id", "name", "secret")),
+    *("security_groups", "hints", "metadata", "volume", "size", "type", "floating_network"),
 }
 """Keys that dibctl did not have."""
 CANONICAL_NAMES = {"project_name", "project_domain_id"}

@@ -1,0 +1,326 @@
+"""Images in Glance: made in one read of the file, verified, never left half done."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_dibctl.clouds import Progress
+from pytest_dibctl.clouds.openstack.api import Api, raise_for_status
+from pytest_dibctl.errors import ApiError, ArtifactError, ConfigError, DibctlError, ImageNotFoundError
+
+log = logging.getLogger(__name__)
+
+BLOCK = 1 << 20
+"""Bytes that are read, hashed and sent at a time."""
+SENDINGS = 3
+"""How often a body is sent at most, when the connection breaks or the token ends under it."""
+TELL_EVERY = 5.0
+"""Seconds between two lines of progress."""
+CONFLICT = 409
+GOING_ON = frozenset({"queued", "saving", "importing", "uploading"})
+HASHES = ("md5", "sha512")
+"""Digests that are computed while sending; Glance's usual ones."""
+RESERVED = frozenset(
+    {
+        *("id", "name", "status", "visibility", "protected", "min_disk", "min_ram", "disk_format"),
+        *("container_format", "tags", "size", "checksum", "owner", "os_hidden", "os_hash_algo"),
+        *("os_hash_value", "virtual_size", "created_at", "updated_at", "locations", "stores"),
+    }
+)
+"""What a property cannot be called: Glance has a meaning of its own for it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageSpec:
+    """What Glance is told of an image. ``min_disk`` in GiB, ``min_ram`` in MiB."""
+
+    name: str
+    disk_format: str
+    container_format: str = "bare"
+    visibility: str = "private"
+    protected: bool = False
+    min_disk: int = 0
+    min_ram: int = 0
+    tags: tuple[str, ...] = ()
+    properties: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+class Body:
+    """A file to be sent: every iteration starts at its beginning and computes the digests anew.
+
+    keystoneauth sends a request again when its token was refused; a file object would then be at its end,
+    and an image of no bytes would become active without an error.
+    """
+
+    def __init__(self, path: Path, *, deadline: float, progress: Progress, what: str) -> None:
+        self._path = path
+        self._deadline = deadline
+        self._progress = progress
+        self._what = what
+        self._size = path.stat().st_size
+        self.sendings = 0
+        self.sent = 0
+        self.digests: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.sendings += 1
+        self.sent, self.digests = 0, {}
+        hashes = {name: hashlib.new(name, usedforsecurity=False) for name in HASHES}
+        started = told = time.monotonic()
+        with self._path.open("rb", buffering=0) as file:
+            while block := file.read(BLOCK):
+                for digest in hashes.values():
+                    digest.update(block)
+                self.sent += len(block)
+                yield block
+                now = time.monotonic()
+                if now > self._deadline:
+                    raise _LateError
+                if now - told >= TELL_EVERY:
+                    told = now
+                    self._tell(now - started)
+        self.digests = {name: digest.hexdigest() for name, digest in hashes.items()}
+
+    def _tell(self, seconds: float) -> None:
+        done = 100 * self.sent // max(1, self._size)
+        rate = self.sent / (1 << 20) / max(seconds, 0.001)
+        self._progress(f"{self._what}: {done} % of {self._size / (1 << 20):.0f} MiB, {rate:.0f} MiB/s")
+
+
+class _LateError(Exception):
+    """The time for the upload is over."""
+
+
+def create(
+    api: Api, path: Path, spec: ImageSpec, *, timeout: float, progress: Progress, properties_at: str = ""
+) -> dict[str, Any]:
+    """Make an image of the file at ``path`` and return it, active and verified, as Glance describes it.
+
+    ``timeout`` is seconds for all of it; ``properties_at`` is the setting that holds the properties. When
+    anything fails, an interruption included, the image is removed again. The caller owns what is returned.
+
+    Raises ApiError and its like, ArtifactError when the file changes meanwhile, ConfigError for properties
+    that Glance keeps for itself.
+    """
+    deadline = time.monotonic() + timeout
+    # The id is ours: whatever becomes of the answer, there is one image at most, and we can find it.
+    image_id = str(uuid.uuid4())
+    document = {"id": image_id, **_document(spec, properties_at)}
+    try:
+        _register(api, document)
+        return _fill(api, image_id, path, spec.name, deadline=deadline, timeout=timeout, progress=progress)
+    except BaseException as error:
+        with _noted(error, f"image {image_id} may have been left in Glance"):
+            delete(api, image_id)
+        raise
+
+
+def _register(api: Api, document: Mapping[str, Any]) -> None:
+    """Make the image's record, once, even if Glance's answer gets lost."""
+    try:
+        api.safely(
+            "image",
+            f"make image {document['name']}",
+            lambda: raise_for_status(api.image.post("/images", json=document)),
+        )
+    except ApiError as error:
+        if error.status != CONFLICT or get(api, document["id"])["status"] != "queued":
+            raise
+
+
+def _document(spec: ImageSpec, properties_at: str) -> dict[str, Any]:
+    if taken := sorted(RESERVED.intersection(spec.properties)):
+        raise ConfigError(
+            f"{properties_at}: {', '.join(taken)} cannot be image properties: Glance has its own",
+            hint="name, min_disk, min_ram, tags and the formats are keys of the glance section itself",
+        )
+    return {
+        **spec.properties,
+        "name": spec.name,
+        "disk_format": spec.disk_format,
+        "container_format": spec.container_format,
+        "visibility": spec.visibility,
+        "protected": spec.protected,
+        "min_disk": spec.min_disk,
+        "min_ram": spec.min_ram,
+        "tags": list(spec.tags),
+    }
+
+
+def _fill(
+    api: Api, image_id: str, path: Path, name: str, *, deadline: float, timeout: float, progress: Progress
+) -> dict[str, Any]:
+    late = ApiError(
+        f"image {name} ({image_id}) was not uploaded within {timeout:g} s", hint="raise glance.upload_timeout"
+    )
+    try:
+        body = Body(path, deadline=deadline, progress=progress, what=f"uploading {path.name}")
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror}") from None
+    api.renew_token(max(0.0, deadline - time.monotonic()))
+    try:
+        _send(api, image_id, body, deadline=deadline)
+    except _LateError:
+        raise late from None
+    image = await_active(api, image_id, name, timeout=max(1.0, deadline - time.monotonic()))
+    if image is None:
+        raise late
+    _verify(image, path, body)
+    return image
+
+
+def _send(api: Api, image_id: str, body: Body, *, deadline: float) -> None:
+    """Send the body, again from its start when the connection breaks and Glance has nothing of it."""
+    doing = f"upload image {image_id}"
+
+    def put() -> None:
+        headers = {"Content-Type": "application/octet-stream", "Accept": ""}
+        # raise_exc is off in the SDK; without a body to read, the answer is its status.
+        raise_for_status(api.image.put(f"/images/{image_id}/file", data=body, headers=headers))
+
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise _LateError
+        try:
+            api.once("image", doing, put, timeout=left)
+        except ApiError as error:
+            again = error.transient and body.sendings < SENDINGS and time.monotonic() < deadline
+            if not again or get(api, image_id).get("status") != "queued":
+                raise
+            log.info("%s; sending it again", error.message)
+            api.forget_token()
+        else:
+            return
+
+
+def await_active(api: Api, image_id: str, name: str, *, timeout: float) -> dict[str, Any] | None:
+    """Return the image once it is active, None after ``timeout`` seconds; ApiError if it never will be."""
+
+    def look() -> dict[str, Any] | None:
+        image = get(api, image_id)
+        status = image.get("status")
+        if status == "active":
+            return image
+        if status not in GOING_ON:
+            raise ApiError(
+                f"image {name} ({image_id}) became {status} in Glance instead of active",
+                hint="Glance's log says why: a full store, or a format that is not what it was told",
+            )
+        return None
+
+    return api.wait(look, timeout=timeout)
+
+
+def _verify(image: Mapping[str, Any], path: Path, body: Body) -> None:
+    """Raise ApiError unless Glance has exactly the bytes that were sent."""
+    algorithm = str(image.get("os_hash_algo") or "")
+    ours = {"size": len(body), "checksum": body.digests.get("md5"), "os_hash_value": None}
+    if algorithm and algorithm in hashlib.algorithms_available:
+        ours["os_hash_value"] = body.digests.get(algorithm) or _digest(path, algorithm)
+    for what, value in ours.items():
+        theirs = image.get(what)
+        if value is not None and theirs is not None and theirs != value:
+            raise ApiError(
+                f"image {image['name']} ({image['id']}) arrived damaged: {what} is {theirs} in Glance, and "
+                f"{value} of the bytes that were sent; it is removed again"
+            )
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+
+
+def get(api: Api, image_id: str) -> dict[str, Any]:
+    """Return an image as Glance describes it; raises ImageNotFoundError."""
+    return dict(
+        api.safely(
+            "image",
+            f"find image {image_id}",
+            lambda: raise_for_status(api.image.get(f"/images/{image_id}")).json(),
+        )
+    )
+
+
+def delete(api: Api, image_id: str, *, timeout: float = 60) -> None:
+    """Delete an image and wait until it is gone; nothing happens when it is gone already."""
+    deadline = time.monotonic() + timeout
+
+    def ask() -> None:
+        response = api.image.delete(f"/images/{image_id}")
+        raise_for_status(response)
+
+    with contextlib.suppress(ImageNotFoundError):
+        api.safely("image", f"delete image {image_id}", ask, timeout=timeout)
+        gone = api.wait(lambda: _is_gone(api, image_id), timeout=max(1.0, deadline - time.monotonic()))
+        if not gone:
+            raise ApiError(f"image {image_id} is still there {timeout:g} s after it was deleted")
+
+
+def _is_gone(api: Api, image_id: str) -> bool | None:
+    try:
+        return True if get(api, image_id).get("status") == "deleted" else None
+    except ImageNotFoundError:
+        return True
+
+
+def named(api: Api, names: Sequence[str], tags: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the project's own images of these names that carry all of the tags, hidden ones too."""
+    owner = api.project_id
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        for hidden in ("false", "true"):
+            for image in _listed(api, {"name": name, "owner": owner, "os_hidden": hidden}):
+                if image["name"] == name and set(tags) <= set(image.get("tags", ())):
+                    found[image["id"]] = image
+    return list(found.values())
+
+
+def _listed(api: Api, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    following: str | None = "/images"
+    parameters: Mapping[str, str] | None = {**query, "limit": "100"}
+    while following:
+        url, params = following, parameters
+        page = api.safely(
+            "image",
+            "list images",
+            lambda url=url, params=params: raise_for_status(api.image.get(url, params=params)).json(),  # type: ignore[misc]
+        )
+        yield from page["images"]
+        following = page.get("next")
+        following = following.removeprefix("/v2") if following else None
+        parameters = None
+
+
+def remove_named(api: Api, names: Sequence[str], tags: Sequence[str]) -> None:
+    """Delete every image that ``named`` finds; an error of one does not stop the others."""
+    first: DibctlError | None = None
+    for image in named(api, names, tags):
+        try:
+            delete(api, image["id"])
+        except DibctlError as error:
+            first = first or error
+    if first is not None:
+        raise first
+
+
+@contextlib.contextmanager
+def _noted(error: BaseException, note: str) -> Iterator[None]:
+    """Add a note to ``error`` when what is done inside fails; that failure must not hide the first."""
+    try:
+        yield
+    except DibctlError as second:
+        log.warning("%s: %s", note, second)
+        error.add_note(note)

@@ -1,0 +1,264 @@
+"""A server in Nova as an Instance."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from pytest_dibctl.clouds import Endpoint, Flavor, Interface
+from pytest_dibctl.clouds.console import clean, diagnose, excerpt, host_keys
+from pytest_dibctl.clouds.openstack import images, networks, servers
+from pytest_dibctl.clouds.openstack.api import Api, raise_for_status
+from pytest_dibctl.errors import ApiError, InstanceError
+from pytest_dibctl.ssh import HostKeyPolicy
+
+log = logging.getLogger(__name__)
+
+STATUS_INTERVAL = 3.0
+"""Seconds between two questions to Nova whether the instance still runs."""
+ENDED = frozenset({"SHUTOFF", "DELETED", "SOFT_DELETED", "SUSPENDED", "PAUSED"})
+FORBIDDEN, NOT_FOUND, CONFLICT, NOT_IMPLEMENTED = 403, 404, 409, 501
+NO_CONSOLE = frozenset({FORBIDDEN, NOT_FOUND, NOT_IMPLEMENTED})
+"""What Nova answers where nobody may read, or nothing keeps, the console."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Known:
+    """What does not change about an instance. ``owned`` says that the run made it; timeouts in seconds."""
+
+    id: str
+    name: str
+    flavor: Flavor
+    interfaces: tuple[Interface, ...]
+    main: Interface
+    floating_ip: str | None
+    image_id: str | None
+    region: str
+    first_seen: bool
+    owned: bool
+    active_timeout: float
+    cleanup_timeout: float
+
+
+class OpenStackInstance:
+    """A server. ``delete`` is the owner's."""
+
+    def __init__(
+        self, api: Api, known: Known, *, note: Callable[..., None], tell: Callable[[str], None]
+    ) -> None:
+        self._api = api
+        self._known = known
+        self._note = note
+        self._tell = tell
+        self._status_due = 0.0
+        self._stopped = False
+        self._snapshots: dict[str, str] = {}
+        self._no_console = ""
+
+    @property
+    def id(self) -> str:
+        """Nova's id."""
+        return self._known.id
+
+    @property
+    def name(self) -> str:
+        """The server's name, which is the guest's hostname too."""
+        return self._known.name
+
+    @property
+    def flavor(self) -> Flavor:
+        """The flavor it was made with."""
+        return self._known.flavor
+
+    @property
+    def interfaces(self) -> tuple[Interface, ...]:
+        """Its ports in Neutron, in the order of ``nova.nics``."""
+        return self._known.interfaces
+
+    @property
+    def main_ip(self) -> str:
+        """The fixed address of the main interface."""
+        return networks.main_address(self._known.main)
+
+    @property
+    def host_keys(self) -> HostKeyPolicy:
+        """The keys that the guest prints on its console; first-seen where that is asked for."""
+        if self._known.first_seen:
+            return HostKeyPolicy(first_seen=True)
+        return HostKeyPolicy(learn=self._printed_keys)
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What a report says of the instance."""
+        facts = {
+            "region": self._known.region,
+            "flavor": self._known.flavor.name,
+            "network": self._known.main.network,
+            "address": self._known.floating_ip or self.main_ip,
+        }
+        return {name: value for name, value in facts.items() if value}
+
+    def endpoint(self, port: int) -> Endpoint:
+        """Return the address, the floating one if there is one, and the port itself."""
+        return Endpoint(ip=self._known.floating_ip or self.main_ip, port=port)
+
+    def check(self) -> None:
+        """Raise InstanceError when the server is in ERROR, off or gone, or its console tells of its end."""
+        if time.monotonic() < self._status_due:
+            return
+        try:
+            self._check_status()
+            self._check_console()
+        except ApiError as error:
+            if not error.transient:
+                raise
+            log.debug("%s", error.message)
+        self._status_due = time.monotonic() + STATUS_INTERVAL
+
+    def console_output(self) -> str:
+        """Return the console output that Nova has; empty, with a reason in the log, where it gives none."""
+        try:
+            return clean(servers.console_output(self._api, self.id).encode())
+        except ApiError as error:
+            if error.status not in {*NO_CONSOLE, CONFLICT}:
+                raise
+            log.debug("%s", error.message)
+            return ""
+
+    def reboot(self, *, hard: bool = False) -> None:
+        """Ask Nova for the reboot, and return once it has done its part."""
+        kind = "HARD" if hard else "SOFT"
+        self._api.once(
+            "compute", f"reboot {self.name}", lambda: self._api.compute.reboot_server(self.id, kind)
+        )
+        self._await("ACTIVE")
+
+    def stop(self) -> None:
+        """Switch the guest off and return once it is."""
+        self._api.once("compute", f"stop {self.name}", lambda: self._api.compute.stop_server(self.id))
+        self._stopped = True
+        self._await("SHUTOFF")
+
+    def start(self) -> None:
+        """Switch the guest on again and return once Nova has."""
+        self._api.once("compute", f"start {self.name}", lambda: self._api.compute.start_server(self.id))
+        self._await("ACTIVE")
+        self._stopped = False
+
+    def rebuild(self) -> None:
+        """Make the root disk anew from the image the instance was booted from."""
+        image_id = self._known.image_id
+        if image_id is None:
+            raise InstanceError(
+                f"{self.name} has no image to be rebuilt from: it was booted from a volume",
+                hint="leave out nova.volume in environments whose tests rebuild",
+            )
+        self._rebuild(image_id)
+
+    def snapshot(self, name: str) -> str:
+        """Make a Glance image of the instance and return its id; it goes when the instance is deleted."""
+        title = f"{self.name}-{name}"
+        self._note(**{f"snapshot_{name}": title})
+        response = self._api.once(
+            "compute",
+            f"take a snapshot of {self.name}",
+            lambda: raise_for_status(
+                self._api.compute.post(
+                    f"/servers/{self.id}/action",
+                    json={"createImage": {"name": title, "metadata": {}}},
+                    microversion="2.45",
+                )
+            ).json(),
+        )
+        image_id = str(response["image_id"])
+        self._snapshots[name] = image_id
+        self._await_snapshot(image_id, title)
+        self._await("SHUTOFF" if self._stopped else "ACTIVE")
+        return image_id
+
+    def revert(self, name: str) -> None:
+        """Rebuild the instance from the snapshot of that name; raises InstanceError when there is none."""
+        if name not in self._snapshots:
+            known = ", ".join(self._snapshots) or "none"
+            raise InstanceError(f"{self.name}: there is no snapshot {name!r}; there are {known}")
+        self._rebuild(self._snapshots[name])
+
+    def delete(self) -> None:
+        """Remove the server and all that was made for it, and return when it is gone."""
+        servers.remove(
+            self._api,
+            self.name,
+            timeout=self._known.cleanup_timeout,
+            snapshots=tuple(self._snapshots.values()),
+        )
+
+    def _rebuild(self, image_id: str) -> None:
+        self._api.once(
+            "compute",
+            f"rebuild {self.name}",
+            lambda: raise_for_status(
+                self._api.compute.post(f"/servers/{self.id}/action", json={"rebuild": {"imageRef": image_id}})
+            ),
+        )
+        self._await("ACTIVE")
+
+    def _await(self, status: str) -> None:
+        servers.wait_for(
+            self._api, self.id, status, timeout=self._known.active_timeout, tell=self._tell, name=self.name
+        )
+        self._status_due = 0.0
+
+    def _await_snapshot(self, image_id: str, title: str) -> None:
+        image = images.await_active(self._api, image_id, title, timeout=self._known.active_timeout)
+        if image is None:
+            raise InstanceError(
+                f"snapshot {title} ({image_id}) was not ready within {self._known.active_timeout:g} s"
+            )
+
+    def _printed_keys(self) -> tuple[str, ...] | None:
+        """Return the host keys on the console so far, None where there is no console to be read."""
+        try:
+            return host_keys(clean(servers.console_output(self._api, self.id).encode()))
+        except ApiError as error:
+            if error.transient or error.status == CONFLICT:
+                return ()
+            if error.status not in NO_CONSOLE:
+                raise
+            if not self._no_console:
+                self._no_console = error.message
+                self._tell(
+                    f"the console cannot be read ({error.status}), so the host key is trusted at first sight"
+                )
+            return None
+
+    def _check_status(self) -> None:
+        server = servers.find(self._api, self.id)
+        if server is None:
+            raise InstanceError(f"{self.name} ({self.id}) was deleted by somebody")
+        if server.status == "ERROR":
+            raise self._with_console(servers.error_of(server))
+        if server.status in ENDED and not server.task_state:
+            what = "was stopped" if self._stopped else "stopped by itself"
+            raise self._with_console(InstanceError(f"{self.name} ({self.id}) is {server.status}: it {what}"))
+
+    def _check_console(self) -> None:
+        found = diagnose(self.console_output()[-64 * 1024 :])
+        if found is not None:
+            cause, _ = found
+            raise self._with_console(InstanceError(f"{self.name}: {cause.text}", hint=cause.hint))
+
+    def _with_console(self, error: InstanceError) -> InstanceError:
+        return with_console(error, self.console_output())
+
+
+def with_console(error: InstanceError, text: str) -> InstanceError:
+    """Return ``error`` with the console's last lines."""
+    said = excerpt(text)
+    tail = (
+        "\nlast lines of the console:" + "".join(f"\n  {line}" for line in said.splitlines())
+        if said
+        else "\nthe console is empty"
+    )
+    return InstanceError(error.message + tail, hint=error.hint)

@@ -1,0 +1,250 @@
+"""Networks of an instance in Neutron: what its nics are, which address is the main one, floating IPs."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pytest_dibctl.clouds import Address, Interface
+from pytest_dibctl.clouds.openstack import marks
+from pytest_dibctl.clouds.openstack.api import Api
+from pytest_dibctl.config.messages import suggestion
+from pytest_dibctl.config.models import Nic
+from pytest_dibctl.errors import ApiError, InstanceError, NovaBadRequestError
+
+NOT_FOUND = 404
+
+
+def check_nic(api: Api, nic: Nic, *, at: str) -> None:
+    """Raise NovaBadRequestError, at the nic's place, for a network or port that the project cannot see."""
+    found = find(api, "network", nic.net_id)
+    if found is None:
+        names = [f"{network.name} ({network.id})" for network in _all(api, "networks")]
+        hint = f"there are {', '.join(sorted(names)[:10])}" if names else "the project sees no network at all"
+        raise NovaBadRequestError(f"{at}: there is no network {nic.net_id}", hint=hint)
+    if nic.port_id is not None and find(api, "port", nic.port_id) is None:
+        raise NovaBadRequestError(
+            f"{at}: there is no port {nic.port_id}", hint="`openstack port list` shows them"
+        )
+
+
+def find(api: Api, kind: str, identity: str) -> Any | None:
+    """Return the network or port of that id, None if there is none."""
+    getter = getattr(api.network, f"get_{kind}")
+    try:
+        return api.safely("network", f"find {kind} {identity}", lambda: getter(identity))
+    except ApiError as error:
+        if error.status == NOT_FOUND:
+            return None
+        raise
+
+
+def find_by_name(api: Api, kind: str, wanted: str, *, at: str, **filters: Any) -> str:
+    """Return the id of the ``kind`` ("networks", "security_groups") whose id or name is ``wanted``.
+
+    Raises NovaBadRequestError when there is none, or more than one.
+    """
+    every = _all(api, kind, **filters)
+    found = [one for one in every if one.id == wanted] or [one for one in every if one.name == wanted]
+    noun = kind.rstrip("s").replace("_", " ")
+    if not found:
+        near = suggestion(wanted, [one.name for one in every if one.name], listed="there are")
+        raise NovaBadRequestError(f"{at}: there is no {noun} {wanted!r}", hint=near or None)
+    if len(found) > 1:
+        ids = ", ".join(sorted(one.id for one in found))
+        raise NovaBadRequestError(f"{at}: several {noun}s are called {wanted!r}", hint=f"use the id: {ids}")
+    return str(found[0].id)
+
+
+def _all(api: Api, kind: str, **filters: Any) -> list[Any]:
+    try:
+        return api.safely("network", f"list {kind}", lambda: list(getattr(api.network, kind)(**filters)))
+    except ApiError as error:
+        if kind == "ips" and error.status == NOT_FOUND:  # a Neutron without routers knows no floating IPs
+            return []
+        raise
+
+
+# -- what a server is made with --------------------------------------------------------------------
+
+
+def requested(
+    api: Api, nics: Sequence[Nic], *, server: str, groups: Sequence[str], timeout: float
+) -> list[dict[str, str]] | str:
+    """Return what Nova is told of the nics.
+
+    A nic with an address of each family gets a port, which Nova alone cannot make; it is found again by
+    the name ``port_name`` gives it.
+    """
+    if not nics:
+        return "auto"
+    networks = []
+    for number, nic in enumerate(nics):
+        asked: dict[str, str] = {}
+        port = nic.port_id or _own_port(api, nic, server, number, groups=groups, timeout=timeout)
+        if port is not None:
+            asked["port"] = port
+        else:
+            asked["uuid"] = nic.net_id
+            if address := nic.v4_fixed_ip or nic.v6_fixed_ip:
+                asked["fixed_ip"] = address
+        if nic.tag is not None:
+            asked["tag"] = nic.tag
+        networks.append(asked)
+    return networks
+
+
+def port_name(server: str, number: int) -> str:
+    """Return the name of a port of our own."""
+    return f"{server}-nic{number}"
+
+
+def _own_port(
+    api: Api, nic: Nic, server: str, number: int, *, groups: Sequence[str], timeout: float
+) -> str | None:
+    name = port_name(server, number)
+    if nic.v4_fixed_ip is None or nic.v6_fixed_ip is None:
+        return None
+    attributes: dict[str, Any] = {
+        "name": name,
+        "network_id": nic.net_id,
+        "description": marks.description(server),
+        "fixed_ips": [{"ip_address": nic.v4_fixed_ip}, {"ip_address": nic.v6_fixed_ip}],
+    }
+    if groups:
+        attributes["security_groups"] = list(groups)
+    port = api.once(
+        "network", f"make port {name}", lambda: api.network.create_port(**attributes), timeout=timeout
+    )
+    return str(port.id)
+
+
+# -- what it got -----------------------------------------------------------------------------------
+
+
+def interfaces(api: Api, server_id: str, nics: Sequence[Nic]) -> tuple[Interface, ...]:
+    """Return the server's interfaces in the order of ``nics``, with their subnets."""
+    ports = _all(api, "ports", device_id=server_id)
+    subnets: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    for port in ports:
+        names.setdefault(port.network_id, _network_name(api, port.network_id))
+        for fixed in port.fixed_ips:
+            identity = fixed["subnet_id"]
+            if identity not in subnets:
+                call = functools.partial(api.network.get_subnet, identity)
+                subnets[identity] = api.safely("network", f"find subnet {identity}", call)
+    ordered = _in_order(ports, nics)
+    return tuple(_interface(port, names[port.network_id], subnets) for port in ordered)
+
+
+def _network_name(api: Api, network_id: str) -> str:
+    network = find(api, "network", network_id)
+    return str(network.name) if network is not None and network.name else network_id
+
+
+def _in_order(ports: Iterable[Any], nics: Sequence[Nic]) -> list[Any]:
+    """Return ports as the nics that asked for them stand in the file; the others follow."""
+    left = sorted(ports, key=lambda port: (port.created_at or "", port.id))
+    ordered = []
+    for nic in nics:
+        wanted = next((port for port in left if _answers(port, nic)), None)
+        if wanted is not None:
+            left.remove(wanted)
+            ordered.append(wanted)
+    return [*ordered, *left]
+
+
+def _answers(port: Any, nic: Nic) -> bool:
+    if nic.port_id is not None:
+        return bool(port.id == nic.port_id)
+    has = {fixed["ip_address"] for fixed in port.fixed_ips}
+    asked = {address for address in (nic.v4_fixed_ip, nic.v6_fixed_ip) if address}
+    return bool(port.network_id.replace("-", "") == nic.net_id.replace("-", "").lower() and asked <= has)
+
+
+def _interface(port: Any, network: str, subnets: dict[str, Any]) -> Interface:
+    addresses: list[Address] = []
+    dns: list[str] = []
+    for fixed in port.fixed_ips:
+        subnet = subnets[fixed["subnet_id"]]
+        prefix = ipaddress.ip_network(subnet.cidr).prefixlen
+        addresses.append(Address(ip=fixed["ip_address"], prefix=prefix, gateway=subnet.gateway_ip))
+        dns += subnet.dns_nameservers or []
+    return Interface(
+        network=network,
+        mac=port.mac_address,
+        addresses=tuple(addresses),
+        dns=tuple(dict.fromkeys(dns)),
+    )
+
+
+def main_interface(found: Sequence[Interface], regexp: str | None, *, at: str) -> Interface:
+    """Return the interface in the network whose name matches, or the first one.
+
+    Raises InstanceError when there is none.
+    """
+    usable = [interface for interface in found if interface.addresses]
+    if not usable:
+        raise InstanceError(
+            "the instance has no address",
+            hint="check nova.nics: the network needs a subnet, and the subnet a free address",
+        )
+    if regexp is None:
+        return usable[0]
+    matching = [interface for interface in usable if re.search(regexp, interface.network)]
+    if not matching:
+        names = ", ".join(interface.network for interface in usable)
+        raise InstanceError(f"{at}: no network of the instance matches {regexp!r}; they are called {names}")
+    return matching[0]
+
+
+def main_address(interface: Interface) -> str:
+    """Return the address by which an interface is reached: its IPv4 one, if it has one."""
+    return min(interface.addresses, key=lambda address: address.version).ip
+
+
+# -- floating IPs ----------------------------------------------------------------------------------
+
+
+def float_ip(api: Api, network_id: str, mac: str, server_id: str, server: str, *, timeout: float) -> str:
+    """Give the port with ``mac`` a new floating IP and return it; found again by its description."""
+    port = next(port for port in _all(api, "ports", device_id=server_id) if port.mac_address == mac)
+    made = api.once(
+        "network",
+        f"make a floating IP for {server}",
+        lambda: api.network.create_ip(
+            floating_network_id=network_id, port_id=port.id, description=marks.description(server)
+        ),
+        timeout=timeout,
+    )
+    return str(made.floating_ip_address)
+
+
+def floating_ip_of(api: Api, server_id: str) -> str | None:
+    """Return the floating IP of a server's first port that has one."""
+    if not api.has("network"):
+        return None
+    ports = {port.id for port in _all(api, "ports", device_id=server_id)}
+    return next((ip.floating_ip_address for ip in _all(api, "ips") if ip.port_id in ports), None)
+
+
+def remove_floating_ips(api: Api, server: str, *, timeout: float) -> None:
+    """Remove the floating IPs that were made for the instance of that name; ``timeout`` is seconds each."""
+    _remove_described(api, "ip", server, timeout=timeout)
+
+
+def remove_ports(api: Api, server: str, *, timeout: float) -> None:
+    """Remove the ports that were made for the instance of that name; ``timeout`` is seconds each."""
+    _remove_described(api, "port", server, timeout=timeout)
+
+
+def _remove_described(api: Api, kind: str, server: str, *, timeout: float) -> None:
+    remove = getattr(api.network, f"delete_{kind}")
+    for found in _all(api, f"{kind}s", description=marks.description(server)):
+        if found.description == marks.description(server):
+            call = functools.partial(remove, found.id)
+            api.safely("network", f"remove {kind} {found.id} of {server}", call, timeout=timeout)

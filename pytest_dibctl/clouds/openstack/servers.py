@@ -1,0 +1,260 @@
+"""Servers in Nova: made, waited for and removed, with everything that hangs on them."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from pytest_dibctl.clouds.openstack import images, networks
+from pytest_dibctl.clouds.openstack.api import Api
+from pytest_dibctl.config.models import Nova
+from pytest_dibctl.errors import ApiError, DibctlError, InstanceError
+
+log = logging.getLogger(__name__)
+
+NOT_FOUND = 404
+LOST_ANSWER = 15.0
+"""Seconds in which a server may still appear after Nova's answer to its making was lost."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServerSpec:
+    """What a server is made of. ``groups`` are ids of security groups; ``user_data`` is plain text."""
+
+    name: str
+    image_id: str
+    flavor_id: str
+    key_name: str
+    settings: Nova
+    groups: tuple[str, ...]
+    metadata: Mapping[str, str]
+    user_data: str | None
+    volume_size: int | None
+
+
+def create(api: Api, spec: ServerSpec, *, timeout: float) -> str:
+    """Make a server and return its id; it does not run yet. ``timeout`` is seconds for Nova's answer.
+
+    An answer that got lost is made up for by the server's name, which is not used twice. The caller must
+    ``remove`` what goes by that name, however this ends.
+    """
+    settings = spec.settings
+    nets = networks.requested(
+        api, settings.nics, server=spec.name, groups=spec.groups, timeout=max(timeout, 10.0)
+    )
+    attributes = _attributes(spec, nets)
+    doing = f"make instance {spec.name}"
+    try:
+        made = api.once("compute", doing, lambda: api.compute.create_server(**attributes), timeout=timeout)
+    except ApiError as error:
+        found = (
+            api.wait(lambda: next(iter(named(api, spec.name)), None), timeout=LOST_ANSWER)
+            if error.transient
+            else None
+        )
+        if found is None:
+            raise
+        return str(found.id)
+    return str(made.id)
+
+
+def _attributes(spec: ServerSpec, nets: list[dict[str, str]] | str) -> dict[str, Any]:
+    settings = spec.settings
+    attributes: dict[str, Any] = {
+        "name": spec.name,
+        "flavor_id": spec.flavor_id,
+        "key_name": spec.key_name,
+        "networks": nets,
+        "metadata": {**settings.metadata, **spec.metadata},
+    }
+    if settings.config_drive:
+        attributes["config_drive"] = True
+    if settings.availability_zone is not None:
+        attributes["availability_zone"] = settings.availability_zone
+    if spec.user_data:
+        attributes["user_data"] = base64.b64encode(spec.user_data.encode()).decode()
+    if spec.groups:
+        attributes["security_groups"] = [{"name": group} for group in spec.groups]
+    if settings.hints:
+        attributes["scheduler_hints"] = {
+            key: list(hint) if isinstance(hint, tuple) else hint for key, hint in settings.hints.items()
+        }
+    if spec.volume_size is not None:
+        attributes["block_device_mapping"] = [_root_volume(spec, spec.volume_size)]
+    else:
+        attributes["image_id"] = spec.image_id
+    return attributes
+
+
+def _root_volume(spec: ServerSpec, size: int) -> dict[str, Any]:
+    assert spec.settings.volume is not None
+    mapping = {
+        "boot_index": 0,
+        "source_type": "image",
+        "uuid": spec.image_id,
+        "destination_type": "volume",
+        "volume_size": size,
+        "delete_on_termination": True,
+    }
+    if spec.settings.volume.type is not None:
+        mapping["volume_type"] = spec.settings.volume.type
+    return mapping
+
+
+def get(api: Api, server_id: str) -> Any:
+    """Return a server; raises NovaBadRequestError with status 404 when there is none."""
+    return api.safely("compute", f"find instance {server_id}", lambda: api.compute.get_server(server_id))
+
+
+def find(api: Api, server_id: str) -> Any | None:
+    """Return a server, or None when there is none."""
+    try:
+        return get(api, server_id)
+    except ApiError as error:
+        if error.status == NOT_FOUND:
+            return None
+        raise
+
+
+def named(api: Api, name: str) -> list[Any]:
+    """Return the project's servers of exactly that name; there may be several."""
+    pattern = f"^{re.escape(name)}$"
+    listed = api.safely("compute", "list instances", lambda: list(api.compute.servers(name=pattern)))
+    return [server for server in listed if server.name == name]
+
+
+def wait_for(
+    api: Api, server_id: str, wanted: str, *, timeout: float, tell: Callable[[str], None], name: str
+) -> Any:
+    """Return the server once its status is ``wanted`` and no task is under way.
+
+    Raises InstanceError, with Nova's fault, when it goes to ERROR, disappears, or ``timeout`` seconds
+    have passed.
+    """
+    seen: list[str] = []
+
+    def look() -> Any | None:
+        server = find(api, server_id)
+        if server is None:
+            raise InstanceError(f"{name} ({server_id}) was deleted by somebody while it was waited for")
+        state = server.status + (f", {server.task_state}" if server.task_state else "")
+        if state not in seen[-1:]:
+            seen.append(state)
+            tell(f"instance is {state}")
+        if server.status == wanted and not server.task_state:
+            return server
+        if server.status == "ERROR":
+            raise error_of(server)
+        return None
+
+    found = api.wait(look, timeout=timeout)
+    if found is None:
+        state = seen[-1] if seen else "not to be seen"
+        raise InstanceError(
+            f"{name} ({server_id}) did not become {wanted} within {timeout:g} s; it is {state}",
+            hint="raise nova.active_timeout if the cloud is that slow",
+        )
+    return found
+
+
+def error_of(server: Any) -> InstanceError:
+    """Return the error for a server in ERROR; Nova does not always say why."""
+    fault = server.fault or {}
+    said = str(fault.get("message") or "Nova gives no reason").strip()
+    code = f" (code {fault['code']})" if fault.get("code") else ""
+    hint = None
+    if "No valid host" in said:
+        hint = "no hypervisor has room for this flavor in this availability zone, or fits the hints"
+    return InstanceError(f"{server.name} ({server.id}) went to ERROR: {said}{code}", hint=hint)
+
+
+def console_output(api: Api, server_id: str) -> str:
+    """Return the console output; raises ApiError where the cloud gives none."""
+    found = api.safely(
+        "compute",
+        f"read the console of {server_id}",
+        lambda: api.compute.get_server_console_output(server_id),
+        timeout=20,
+    )
+    return str((found or {}).get("output") or "")
+
+
+# -- removal ---------------------------------------------------------------------------------------
+
+
+def remove(api: Api, name: str, *, timeout: float, snapshots: tuple[str, ...] = ()) -> None:
+    """Remove the instance called ``name`` and all that was made for it; nothing happens if it is gone.
+
+    ``timeout`` is seconds for each step. A step that fails does not stop the next; the first failure is
+    raised at the end, as a DibctlError. ``snapshots`` are ids of images that were made of it.
+    """
+    failures: list[DibctlError] = []
+    with_network = api.has("network")
+    if with_network:
+        with _collected(failures):
+            networks.remove_floating_ips(api, name, timeout=timeout)
+    with _collected(failures):
+        for server in named(api, name):
+            with _collected(failures):
+                _delete(api, server, timeout=timeout)
+    if with_network:
+        with _collected(failures):
+            networks.remove_ports(api, name, timeout=timeout)
+    for image_id in snapshots:
+        with _collected(failures):
+            images.delete(api, image_id, timeout=timeout)
+    if failures:
+        raise failures[0]
+
+
+@contextlib.contextmanager
+def _collected(failures: list[DibctlError]) -> Iterator[None]:
+    try:
+        yield
+    except DibctlError as error:
+        failures.append(error)
+
+
+def _delete(api: Api, server: Any, *, timeout: float) -> None:
+    if "dibctl_run" not in (server.metadata or {}):
+        raise InstanceError(
+            f"{server.name} ({server.id}) does not bear this project's mark, so it is left alone",
+        )
+    volumes = [volume.id for volume in server.attached_volumes or () if _goes_along(volume)]
+    api.safely(
+        "compute",
+        f"delete instance {server.name}",
+        lambda: api.compute.delete_server(server.id, ignore_missing=True),
+        timeout=timeout,
+    )
+    if not api.wait(lambda: _is_gone(find(api, server.id)), timeout=timeout):
+        raise InstanceError(f"{server.name} ({server.id}) is still there {timeout:g} s after it was deleted")
+    for volume in volumes:
+        _await_volume_gone(api, volume, timeout=timeout)
+
+
+def _is_gone(server: Any | None) -> bool | None:
+    # Clouds that can undo a deletion keep the server for a while.
+    return True if server is None or server.status in {"DELETED", "SOFT_DELETED"} else None
+
+
+def _goes_along(volume: Any) -> bool:
+    return bool(volume.delete_on_termination)
+
+
+def _await_volume_gone(api: Api, volume_id: str, *, timeout: float) -> None:
+    def look() -> bool | None:
+        found = api.safely(
+            "volume",
+            f"find volume {volume_id}",
+            lambda: api.volume.find_volume(volume_id, ignore_missing=True),
+        )
+        return True if found is None else None
+
+    if not api.wait(look, timeout=timeout):
+        raise InstanceError(f"volume {volume_id} is still there {timeout:g} s after its instance was deleted")

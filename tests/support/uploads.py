@@ -1,0 +1,21 @@
+"""Upload requests for tests that call a cloud directly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pytest_dibctl.clouds import UploadRequest
+from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.merge import Deadlines
+from pytest_dibctl.config.models import Image
+
+
+def upload_request(name: str = "test-image", *, upload: float = 120, **image: Any) -> UploadRequest:
+    """Return a request for an image with these sections; ``upload`` is seconds."""
+    settings = Image.model_validate({"filename": f"{name}.qcow2", **image})
+    return UploadRequest(
+        name=name,
+        image=Entry(label=name, settings=settings, path=Path("images.yaml"), shown="images.yaml"),
+        deadlines=Deadlines(upload=upload),
+    )
