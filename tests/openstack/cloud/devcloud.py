@@ -1,0 +1,69 @@
+"""The running cloud as tests see it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from tests.openstack.cloud import layout, names, network
+
+if TYPE_CHECKING:
+    import openstack.connection
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DevCloud:
+    """A cloud that answers. Whoever started it stops it."""
+
+    directory: Path
+    clouds_yaml: Path
+    auth_url: str = layout.AUTH_URL
+
+    region: str = names.REGION
+    region_two: str = names.REGION_TWO
+    zone_live: str = names.ZONE_LIVE
+    zone_fake: str = names.ZONE_FAKE
+    flavor_nano: str = names.FLAVOR_NANO.name
+    flavor_small: str = names.FLAVOR_SMALL.name
+    flavor_huge: str = names.FLAVOR_HUGE.name
+    network_ext: str = names.EXT.name
+    network_inner: str = names.INNER.name
+    network_public: str = names.PUBLIC
+    router: str = names.ROUTER
+
+    @property
+    def regions(self) -> tuple[str, str]:
+        """Both regions; the second has only Glance and the same Keystone."""
+        return self.region, self.region_two
+
+    @property
+    def log_directory(self) -> Path:
+        """The services' logs."""
+        return self.directory / "run" / "log"
+
+    def entry(self, cloud: str) -> dict[str, Any]:
+        """Return an entry of clouds.yaml; raises KeyError."""
+        clouds: dict[str, dict[str, Any]] = yaml.safe_load(self.clouds_yaml.read_text())["clouds"]
+        return clouds[cloud]
+
+    def password(self, user: str) -> str:
+        """Return a user's password in this cloud; raises KeyError."""
+        return str(self.entry(user)["auth"]["password"])
+
+    def connect(self, cloud: str = "demo", **overrides: Any) -> openstack.connection.Connection:
+        """Return a new connection as an entry of clouds.yaml says; the caller closes it."""
+        import openstack
+
+        return openstack.connect(
+            load_envvars=False,
+            load_yaml_config=False,
+            **{**self.entry(cloud), **overrides},
+        )
+
+    def floating_ip_reaches(self, floating: str, fixed: str) -> contextlib.AbstractContextManager[None]:
+        """Play the L3 agent's part: inside the block, ``floating`` on this machine is ``fixed``."""
+        return network.translated(floating, fixed)

@@ -1,0 +1,66 @@
+"""The Python environment that the services run in: pinned, made once, kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pytest_dibctl import process
+from pytest_dibctl.errors import CommandError
+from tests.openstack.cloud.layout import Layout
+
+REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+
+INSTALL_TIMEOUT = 1200
+"""Seconds for all packages, of which two are compiled here."""
+
+
+def path(layout: Layout) -> Path:
+    """Return where the environment for today's requirements and Python is, or will be."""
+    return layout.base / f"venv-{digest()}"
+
+
+def digest() -> str:
+    """Return what changes when an environment of its own is needed."""
+    made_of = f"{sys.version}\n{REQUIREMENTS.read_text()}"
+    return hashlib.sha256(made_of.encode()).hexdigest()[:8]
+
+
+def ensure(layout: Layout, progress: Callable[[str], None]) -> Path:
+    """Return the environment's directory, made now if it is not there; raises CommandError when pip fails."""
+    directory = path(layout)
+    # Scripts in it name its own path, so it is made in its place; the mark says that it is whole.
+    complete = directory / "complete"
+    if complete.exists():
+        return directory
+    for stale in layout.base.glob("venv-*"):
+        shutil.rmtree(stale)
+    progress("installing the services' Python packages")
+    process.run([sys.executable, "-m", "venv", str(directory)])
+    _install(directory / "bin" / "python")
+    # Services that start at the same time would compile the same files, each of them.
+    process.run([str(directory / "bin" / "python"), "-m", "compileall", "-q", str(directory)], check=False)
+    complete.touch()
+    return directory
+
+
+def _install(python: Path) -> None:
+    """Install everything, by uv for its speed; by pip where uv does not find this machine's index."""
+    pip = [str(python), "-m", "pip", "--quiet", "install"]
+    process.run([*pip, _pinned("uv")], timeout=INSTALL_TIMEOUT)
+    options = ["--no-deps", "--requirement", str(REQUIREMENTS)]
+    try:
+        uv = str(python.with_name("uv"))
+        process.run([uv, "pip", "install", "--quiet", "--python", str(python), *options], timeout=INSTALL_TIMEOUT)
+    except CommandError:
+        process.run([*pip, *options], timeout=INSTALL_TIMEOUT)
+
+
+def _pinned(name: str) -> str:
+    found = re.search(rf"^{name}==.*$", REQUIREMENTS.read_text(), re.MULTILINE)
+    assert found is not None, f"{REQUIREMENTS} does not pin {name}"
+    return found[0]

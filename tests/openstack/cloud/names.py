@@ -1,0 +1,143 @@
+"""What the cloud contains, by name: regions, zones, users, flavors, networks. Tests refer to these."""
+
+from __future__ import annotations
+
+import dataclasses
+
+REGION = "RegionOne"
+REGION_TWO = "RegionTwo"
+"""A second Glance, with the same Keystone; nothing else."""
+
+ZONE_LIVE = "live"
+"""Guests that really run, in QEMU. The zone of servers that name none."""
+ZONE_FAKE = "fake"
+"""Servers that are ACTIVE at once and exist only in Nova's records."""
+
+ROLE_MUTE = "mute"
+"""Nova's policy denies this role the console output."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class User:
+    """A user, the project it works in, and its roles there."""
+
+    name: str
+    project: str
+    roles: tuple[str, ...]
+
+
+ADMIN = User(name="admin", project="admin", roles=("admin",))
+USERS = (
+    User(name="demo", project="demo", roles=("member",)),
+    User(name="demo-reader", project="demo", roles=("reader",)),
+    User(name="demo-mute", project="demo", roles=("member", ROLE_MUTE)),
+    User(name="other", project="other", roles=("member",)),
+    User(name="poor", project="poor", roles=("member",)),
+)
+PROJECT_POOR = "poor"
+"""The project that may have no server at all."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flavor:
+    """A flavor: memory in MiB, disk in GiB."""
+
+    name: str
+    ram: int
+    disk: int
+    vcpus: int = 1
+    extra_specs: tuple[tuple[str, str], ...] = ()
+
+
+FLAVOR_NANO = Flavor(name="m1.nano", ram=128, disk=1, extra_specs=(("hw_rng:allowed", "True"),))
+FLAVOR_SMALL = Flavor(name="m1.small", ram=1024, disk=5)
+FLAVOR_HUGE = Flavor(name="m1.huge", ram=8 * 1024 * 1024, disk=1)
+"""No host has so much memory, the fake one included."""
+FLAVORS = (FLAVOR_NANO, FLAVOR_SMALL, FLAVOR_HUGE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subnet:
+    """A subnet without DHCP. ``host`` is this machine's address in it, and the gateway where there is one."""
+
+    name: str
+    cidr: str
+    host: str
+    pool: tuple[str, str]
+    gateway: bool
+
+    @property
+    def host_with_prefix(self) -> str:
+        """This machine's address as ``ip addr add`` wants it."""
+        return f"{self.host}/{self.cidr.partition('/')[2]}"
+
+    @property
+    def version(self) -> int:
+        """4 or 6."""
+        return 6 if ":" in self.cidr else 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network:
+    """A flat network on a veth pair: ``host_link`` is this machine's end, guests sit on ``cloud_link``."""
+
+    name: str
+    subnets: tuple[Subnet, ...]
+
+    @property
+    def host_link(self) -> str:
+        """The interface that has this machine's addresses."""
+        return f"dc-{self.name}0"
+
+    @property
+    def cloud_link(self) -> str:
+        """The interface that guests' macvtap devices are made on."""
+        return f"dc-{self.name}1"
+
+
+EXT = Network(
+    name="ext",
+    subnets=(
+        Subnet(
+            name="ext4",
+            cidr="192.168.222.0/24",
+            host="192.168.222.1",
+            pool=("192.168.222.10", "192.168.222.250"),
+            gateway=True,
+        ),
+    ),
+)
+INNER = Network(
+    name="inner",
+    subnets=(
+        Subnet(
+            name="inner4",
+            cidr="192.168.223.0/24",
+            host="192.168.223.1",
+            pool=("192.168.223.10", "192.168.223.250"),
+            gateway=False,
+        ),
+        Subnet(
+            name="inner6",
+            cidr="fd00:223::/64",
+            host="fd00:223::1",
+            pool=("fd00:223::10", "fd00:223::ffff"),
+            gateway=False,
+        ),
+    ),
+)
+NETWORKS = (EXT, INNER)
+
+PUBLIC = "public"
+"""The external network that floating IPs are taken from."""
+PUBLIC_SUBNET = Subnet(
+    name="public4",
+    cidr="198.51.100.0/24",
+    host="198.51.100.1",
+    pool=("198.51.100.10", "198.51.100.250"),
+    gateway=True,
+)
+ROUTER = "ext-public"
+
+APPLICATION_CREDENTIAL = "demo-app"
+"""An application credential of demo, and the entry in clouds.yaml that uses it."""

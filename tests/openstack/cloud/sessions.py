@@ -1,0 +1,63 @@
+"""One cloud for all test sessions of this machine: the first to need it starts it, the last to leave ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock
+
+from pytest_dibctl import process
+from tests.openstack.cloud import lifecycle
+from tests.openstack.cloud.devcloud import DevCloud
+from tests.openstack.cloud.layout import REPOSITORY, Layout
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT = 1800
+"""Seconds for everything, the installation of the services' Python packages included."""
+
+
+@contextlib.contextmanager
+def using(layout: Layout, *, keep: bool) -> Iterator[DevCloud]:
+    """Return a cloud for the time of the block.
+
+    A cloud that was started here ends with the last session that uses it, unless ``keep``; one that ran
+    before stays. Raises CommandError, with what was said, when it cannot be started.
+    """
+    lock = FileLock(layout.base.with_name(f"{layout.base.name}-sessions.lock"))
+    layout.base.parent.mkdir(parents=True, exist_ok=True)
+    with lock:
+        _up(layout)
+        mine = layout.users / str(os.getpid())
+        mine.write_text(str(lifecycle.Process.of(os.getpid())))
+    try:
+        yield DevCloud(directory=layout.base, clouds_yaml=layout.clouds_yaml)
+    finally:
+        with lock:
+            mine.unlink(missing_ok=True)
+            if _ours(layout).exists() and not keep and not _others(layout):
+                lifecycle.down(layout)
+
+
+def _up(layout: Layout) -> None:
+    if lifecycle.status(layout) == "up":
+        return
+    # In a process of its own: the cloud is nobody's child, and inherits nothing of a test session.
+    argv = [sys.executable, "-m", "tests.openstack.cloud", "up", "--directory", str(layout.base)]
+    process.run(argv, cwd=REPOSITORY, timeout=START_TIMEOUT, on_line=log.info)
+    _ours(layout).touch()
+
+
+def _ours(layout: Layout) -> Path:
+    """Return the mark of a cloud that a test session started."""
+    return layout.run / "started-by-tests"
+
+
+def _others(layout: Layout) -> list[Path]:
+    """Return the notes of sessions that still run."""
+    return [note for note in layout.users.iterdir() if note.read_text() == str(lifecycle.Process.of(int(note.name)))]
