@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pytest_dibctl.errors import DibctlError
 from tests.openstack.cloud import DevCloud, lifecycle, sessions
 from tests.openstack.cloud.layout import Layout
+from tests.openstack.site import Site, ours, runs_left
+from tests.support import leaks, micro, packages
 
 KEEP = "DIBCTL_TEST_CLOUD"
 """The environment variable that leaves the cloud running after the tests when it says "keep"."""
@@ -26,6 +30,28 @@ def devcloud(request: pytest.FixtureRequest) -> Iterator[DevCloud]:
                 lifecycle.keep_logs(layout)
     except DibctlError as error:
         pytest.fail(f"no cloud to test with: {error}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def micro_image() -> Path:
+    """A built micro image, its kernel and initrd beside it; never write there."""
+    packages.require()
+    return micro.cached() / "micro.qcow2"
+
+
+@pytest.fixture
+def site(
+    devcloud: DevCloud, micro_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Site]:
+    """An empty repository of images; the test fails if anything of ours is in the cloud after it."""
+    # Unix sockets of ssh and of runs lie below it, and their paths must be short.
+    with tempfile.TemporaryDirectory(prefix="dt-") as temporary:
+        monkeypatch.setenv("TMPDIR", temporary)
+        monkeypatch.setattr(tempfile, "tempdir", temporary)
+        yield Site(path=tmp_path, cloud=devcloud, image=micro_image)
+        left = leaks.settled(lambda: ours(devcloud) | set(runs_left()))
+        if left:
+            pytest.fail("\n".join(["the test left behind:", *sorted(left)]), pytrace=False)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
