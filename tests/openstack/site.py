@@ -111,9 +111,11 @@ class Site:
             text=True,
         )
 
-    def run(self, *argv: str, timeout: float = 600, **extra: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *argv: str, timeout: float = 600, extra: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run a Python module to its end; its output and errors are joined in ``stdout``."""
-        with self.start(*argv, **extra) as started:
+        with self.start(*argv, **(extra or {})) as started:
             try:
                 output, _ = started.communicate(timeout=timeout)
             except BaseException:
@@ -123,14 +125,16 @@ class Site:
 
     def dibctl(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
         """Run ``dibctl``."""
-        return self.run("pytest_dibctl.cli", *arguments, **extra)
+        return self.run("pytest_dibctl.cli", *arguments, extra=extra)
 
     def pytest(
         self, *arguments: str, env: str | None = None, **extra: str
     ) -> subprocess.CompletedProcess[str]:
         """Run ``pytest --dib-image=micro``."""
         chosen = [f"--dib-env={env}"] if env else []
-        return self.run("pytest", "-p", "no:cacheprovider", "--dib-image=micro", *chosen, *arguments, **extra)
+        return self.run(
+            "pytest", "-p", "no:cacheprovider", "--dib-image=micro", *chosen, *arguments, extra=extra
+        )
 
     @contextlib.contextmanager
     def opened(self, label: str) -> Iterator[Bench]:

@@ -214,7 +214,9 @@ class OpenStackCloud:
         place = self._resolved()
         spec = self._server(image, request, place)
         try:
-            server_id = servers.create(self.api, spec, timeout=request.deadlines.create)
+            server_id = servers.create(
+                self.api, spec, timeout=request.deadlines.create, at=self._environment.at("nova")
+            )
             server = self._active(server_id, request, progress)
             known = self._known(server, place, image.id, owned=True)
             if place.floating_network is not None:

@@ -358,8 +358,9 @@ def translated(
         )
     message = f"{at}: cannot {doing}: {said}" if at else f"cannot {doing}: {said}"
     transient = status in TRANSIENT
-    if service == "compute" and status == _FORBIDDEN:
-        return NovaForbiddenError(message, status=status, hint=_forbidden_hint(said))
+    if status == _FORBIDDEN:
+        kind = NovaForbiddenError if service == "compute" else ApiError
+        return kind(message, status=status, hint=_forbidden_hint(said))
     if service == "compute" and not transient:
         return NovaBadRequestError(message, status=status)
     if service == "image" and status == _NOT_FOUND:

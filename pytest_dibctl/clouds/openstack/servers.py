@@ -37,9 +37,10 @@ class ServerSpec:
     volume_size: int | None
 
 
-def create(api: Api, spec: ServerSpec, *, timeout: float) -> str:
+def create(api: Api, spec: ServerSpec, *, timeout: float, at: str) -> str:
     """Make a server and return its id; it does not run yet. ``timeout`` is seconds for Nova's answer.
 
+    ``at`` is the place of the nova section, which is to blame for most refusals.
     An answer that got lost is made up for by the server's name, which is not used twice. The caller must
     ``remove`` what goes by that name, however this ends.
     """
@@ -50,7 +51,9 @@ def create(api: Api, spec: ServerSpec, *, timeout: float) -> str:
     attributes = _attributes(spec, nets)
     doing = f"make instance {spec.name}"
     try:
-        made = api.once("compute", doing, lambda: api.compute.create_server(**attributes), timeout=timeout)
+        made = api.once(
+            "compute", doing, lambda: api.compute.create_server(**attributes), timeout=timeout, at=at
+        )
     except ApiError as error:
         found = (
             api.wait(lambda: next(iter(named(api, spec.name)), None), timeout=LOST_ANSWER)
