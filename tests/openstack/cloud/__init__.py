@@ -1,4 +1,4 @@
-"""A real OpenStack for tests: from a Debian 12 machine with nothing to Keystone, Glance, Nova, Neutron, and back.
+"""A real OpenStack for tests: from a machine with nothing to Keystone, Glance, Nova, Neutron, and back.
 
 ``python -m tests.openstack.cloud up`` starts it, ``down`` removes it, ``run`` does both around a Ctrl-C.
 """

@@ -1,9 +1,9 @@
 """Neutron's macvtap agent, run by the services' Python: ``agent.py --config-file FILE``.
 
-It differs from the program that comes with Neutron in two ways. It does not fork: the program has used its
-privileged helper by then, and the child waits for it for ever. And it tells Neutron of an agent on each host in
-DIBCTL_CLOUD_SILENT_HOSTS too, so that ports of servers on Nova's fake host can be bound; these have no device
-that an agent could see to.
+It differs from the program that comes with Neutron in two ways. It does not fork: the program has used
+its privileged helper by then, and the child waits for it for ever. And it tells Neutron of an agent on
+each host in DIBCTL_CLOUD_SILENT_HOSTS too, so that ports of servers on Nova's fake host can be bound;
+these have no device that an agent could see to.
 """
 
 from __future__ import annotations

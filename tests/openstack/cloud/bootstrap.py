@@ -1,4 +1,4 @@
-"""What the cloud contains: users and endpoints first, then flavors, networks and zones, all through the APIs."""
+"""What the cloud contains: users and endpoints first, then flavors, networks and zones, all by API."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from tests.openstack.cloud import config, names
 from tests.openstack.cloud import layout as ports
 from tests.openstack.cloud.services import CloudError, Supervisor
-
-if TYPE_CHECKING:
-    import openstack.connection
 
 SERVICE_PROJECT = "service"
 SERVICE_USERS = ("glance", "neutron", "nova", "placement")
@@ -74,7 +71,7 @@ class Identity:
             cloud.identity.delete_user(cloud.current_user_id)
         return self._clouds()
 
-    def _services(self, cloud: openstack.connection.Connection) -> None:
+    def _services(self, cloud: Any) -> None:
         identity = cloud.identity
         existing = {service.name: service for service in identity.services()}
         for name, kind, urls in ENDPOINTS:
@@ -83,14 +80,17 @@ class Identity:
                 if identity.find_region(region) is None:
                     identity.create_region(id=region)
                 for interface in ("public", "internal", "admin"):
-                    identity.create_endpoint(service_id=service.id, interface=interface, region_id=region, url=url)
+                    identity.create_endpoint(
+                        service_id=service.id, interface=interface, region_id=region, url=url
+                    )
 
-    def _users(self, cloud: openstack.connection.Connection) -> None:
+    def _users(self, cloud: Any) -> None:
         roles = {role.name: role for role in cloud.identity.roles()}
         for name in {names.ROLE_MUTE, "service"} - roles.keys():
             roles[name] = cloud.identity.create_role(name=name)
         services = [
-            names.User(name=name, project=SERVICE_PROJECT, roles=("admin", "service")) for name in SERVICE_USERS
+            names.User(name=name, project=SERVICE_PROJECT, roles=("admin", "service"))
+            for name in SERVICE_USERS
         ]
         projects = {project.name: project for project in cloud.identity.projects()}
         for user in (names.ADMIN, *names.USERS, *services):
@@ -169,7 +169,7 @@ class Resources:
                 self._add_host(cloud, aggregate, host)
             self.supervisor.wait("l2-agent", "an agent for each host", lambda: self._agents_are_alive(cloud))
 
-    def _add_host(self, cloud: openstack.connection.Connection, aggregate: Any, host: str) -> None:
+    def _add_host(self, cloud: Any, aggregate: Any, host: str) -> None:
         import openstack.exceptions
 
         # The scheduler looks for new hosts every two seconds; until then Nova does not know this one.
@@ -185,14 +185,16 @@ class Resources:
             else:
                 return
 
-    def _hosts_are_up(self, cloud: openstack.connection.Connection) -> bool:
-        up = {service.host for service in cloud.compute.services(binary="nova-compute") if service.state == "up"}
+    def _hosts_are_up(self, cloud: Any) -> bool:
+        up = {
+            service.host for service in cloud.compute.services(binary="nova-compute") if service.state == "up"
+        }
         return up == HOSTS.keys()
 
-    def _agents_are_alive(self, cloud: openstack.connection.Connection) -> bool:
+    def _agents_are_alive(self, cloud: Any) -> bool:
         return {agent.host for agent in cloud.network.agents() if agent.is_alive} == HOSTS.keys()
 
-    def _flavors(self, cloud: openstack.connection.Connection) -> None:
+    def _flavors(self, cloud: Any) -> None:
         for flavor in names.FLAVORS:
             made = cloud.compute.create_flavor(
                 name=flavor.name, ram=flavor.ram, vcpus=flavor.vcpus, disk=flavor.disk
@@ -200,11 +202,11 @@ class Resources:
             if flavor.extra_specs:
                 cloud.compute.create_flavor_extra_specs(made, dict(flavor.extra_specs))
 
-    def _quotas(self, cloud: openstack.connection.Connection) -> None:
+    def _quotas(self, cloud: Any) -> None:
         poor = cloud.identity.find_project(names.PROJECT_POOR, ignore_missing=False)
         cloud.compute.update_quota_set(poor, instances=0, cores=1, ram=256)
 
-    def _network(self, cloud: openstack.connection.Connection, network: names.Network) -> Any:
+    def _network(self, cloud: Any, network: names.Network) -> Any:
         made = cloud.network.create_network(
             name=network.name,
             is_shared=True,
@@ -215,7 +217,7 @@ class Resources:
             self._subnet(cloud, made, subnet)
         return made
 
-    def _subnet(self, cloud: openstack.connection.Connection, network: Any, subnet: names.Subnet) -> None:
+    def _subnet(self, cloud: Any, network: Any, subnet: names.Subnet) -> None:
         cloud.network.create_subnet(
             network_id=network.id,
             name=subnet.name,
@@ -226,7 +228,7 @@ class Resources:
             allocation_pools=[{"start": subnet.pool[0], "end": subnet.pool[1]}],
         )
 
-    def _public(self, cloud: openstack.connection.Connection, inside: Any) -> None:
+    def _public(self, cloud: Any, inside: Any) -> None:
         public = cloud.network.create_network(
             name=names.PUBLIC, is_router_external=True, provider_network_type="local"
         )
@@ -238,7 +240,7 @@ class Resources:
         cloud.network.add_interface_to_router(router, subnet_id=subnet.id)
 
 
-def _connect(auth: Mapping[str, str]) -> openstack.connection.Connection:
+def _connect(auth: Mapping[str, str]) -> Any:
     import openstack
 
     return openstack.connect(

@@ -51,8 +51,8 @@ class Renderer:
         self._directories()
         self._ini("keystone/keystone.conf", self._keystone())
         self._ini("placement/placement.conf", self._placement())
-        self._ini("glance/glance-api.conf", self._glance("glance", ports.PORT_GLANCE, names.REGION))
-        self._ini("glance-two/glance-api.conf", self._glance("glance-two", ports.PORT_GLANCE_TWO, names.REGION_TWO))
+        self._ini("glance/glance-api.conf", self._glance("glance", ports.PORT_GLANCE))
+        self._ini("glance-two/glance-api.conf", self._glance("glance-two", ports.PORT_GLANCE_TWO))
         nova = self._nova()
         self._ini("nova/nova.conf", nova)
         # A compute service refuses to start when it could see a database.
@@ -68,7 +68,16 @@ class Renderer:
     def _directories(self) -> None:
         for name in ("keystone", "placement", "glance", "glance-two", "nova", "neutron", "rabbitmq"):
             (self.layout.etc / name).mkdir(parents=True, exist_ok=True)
-        for name in ("log", "lock", "tmp", "rabbitmq", "neutron", "nova-live/instances", "nova-fake/instances", "users"):
+        for name in (
+            "log",
+            "lock",
+            "tmp",
+            "rabbitmq",
+            "neutron",
+            "nova-live/instances",
+            "nova-fake/instances",
+            "users",
+        ):
             (self.layout.run / name).mkdir(parents=True, exist_ok=True)
         for glance in ("glance", "glance-two"):
             for name in ("images", "staging", "tasks", "cache"):
@@ -93,7 +102,12 @@ class Renderer:
         return f"rabbit://openstack:{self.secrets.rabbit}@127.0.0.1:{ports.PORT_RABBIT}/"
 
     def _database(self, database: str) -> dict[str, object]:
-        return {"connection": self.database_url(database), "max_pool_size": 5, "max_retries": 30, "retry_interval": 1}
+        return {
+            "connection": self.database_url(database),
+            "max_pool_size": 5,
+            "max_retries": 30,
+            "retry_interval": 1,
+        }
 
     def _credentials(self, user: str) -> dict[str, object]:
         return {
@@ -153,7 +167,7 @@ class Renderer:
             **self._common("placement"),
         }
 
-    def _glance(self, name: str, port: int, region: str) -> Sections:
+    def _glance(self, name: str, port: int) -> Sections:
         files = self.layout.run / name
         return {
             "DEFAULT": {
@@ -331,7 +345,9 @@ def render(sections: Sections) -> str:
         lines.append(f"[{name}]")
         for option, value in options.items():
             # oslo.config replaces $NAME by another option's value.
-            lines.append(f"{option} = {os.fspath(value) if isinstance(value, Path) else value}".replace("$", "$$"))
+            lines.append(
+                f"{option} = {os.fspath(value) if isinstance(value, Path) else value}".replace("$", "$$")
+            )
         lines.append("")
     return "\n".join(lines)
 

@@ -55,7 +55,9 @@ def _install(python: Path) -> None:
     options = ["--no-deps", "--requirement", str(REQUIREMENTS)]
     try:
         uv = str(python.with_name("uv"))
-        process.run([uv, "pip", "install", "--quiet", "--python", str(python), *options], timeout=INSTALL_TIMEOUT)
+        process.run(
+            [uv, "pip", "install", "--quiet", "--python", str(python), *options], timeout=INSTALL_TIMEOUT
+        )
     except CommandError:
         process.run([*pip, *options], timeout=INSTALL_TIMEOUT)
 

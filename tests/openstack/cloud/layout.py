@@ -56,7 +56,7 @@ class Layout:
         base = (directory or default_directory()).absolute()
         if len(str(base)) > LONGEST_DIRECTORY:
             raise PreflightError(
-                f"{base}: the path is too long for the unix sockets in it (more than {LONGEST_DIRECTORY} characters)",
+                f"{base}: too long for the unix sockets in it (more than {LONGEST_DIRECTORY} characters)",
                 hint="name a shorter one with --directory, or set DIBCTL_TEST_CACHE",
             )
         if base.is_relative_to("/run"):

@@ -61,7 +61,7 @@ def translations() -> list[str]:
 
 
 def files(layout: Layout) -> list[Path]:
-    """Return what is neither a cache nor a log of a failure; a policy against services may not stay either."""
+    """Return what is neither a cache nor a log of a failure; nor may a policy against services stay."""
     here = layout.base.iterdir() if layout.base.exists() else ()
     kept = [path for path in here if not path.name.startswith(CACHES)]
     forbids = packages.POLICY.exists() and packages.POLICY.read_text() == packages.FORBID

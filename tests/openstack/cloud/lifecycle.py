@@ -139,11 +139,7 @@ def _start(layout: Layout, progress: Callable[[str], None]) -> None:
         # Not to its end: the process that made the namespaces has that pipe too.
         while not layout.ready.exists() and (line := cloud.stdout.readline()):
             progress(line.rstrip("\n"))
-        if not layout.ready.exists():
-            why = layout.broken.read_text().rstrip() if layout.broken.exists() else "it ended without a word"
-            raise CloudError(
-                f"the cloud did not start: {why}", hint=f"the services' logs are in {keep_logs(layout)}"
-            )
+        _refuse_broken(layout)
     except BaseException:
         # Ctrl-C and SIGTERM too: nobody would know of half a cloud.
         _remove(layout)
@@ -166,7 +162,16 @@ def _refuse_strangers(layout: Layout) -> None:
 
 def _spawn(layout: Layout) -> subprocess.Popen[str]:
     """Start the cloud's process and note who it is; its stdout is its progress."""
-    namespaces = ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--propagation", "private"]
+    namespaces = [
+        "unshare",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount",
+        "--mount-proc",
+        "--propagation",
+        "private",
+    ]
     with (layout.log / "cloud.out").open("w") as errors:
         started = process.start(
             [*namespaces, sys.executable, "-m", "tests.openstack.cloud.serve", str(layout.base)],
@@ -217,3 +222,11 @@ def _wait_for_end(chain: list[Process], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while any(one.is_alive() for one in chain) and time.monotonic() < deadline:
         time.sleep(0.02)
+
+
+def _refuse_broken(layout: Layout) -> None:
+    if not layout.ready.exists():
+        why = layout.broken.read_text().rstrip() if layout.broken.exists() else "it ended without a word"
+        raise CloudError(
+            f"the cloud did not start: {why}", hint=f"the services' logs are in {keep_logs(layout)}"
+        )

@@ -24,7 +24,7 @@ def create(owner: Path) -> None:
         _ip("link", "set", host, "alias", str(owner))
         for subnet in network.subnets:
             # Without duplicate address detection an IPv6 address can be used at once.
-            options = ["nodad"] if subnet.version == 6 else []  # noqa: PLR2004 -- IPv6
+            options = ["nodad"] if subnet.version == 6 else []
             _ip("addr", "add", subnet.host_with_prefix, "dev", host, *options)
         for link in (host, cloud):
             _ip("link", "set", link, "up")

@@ -18,6 +18,7 @@ from pytest_dibctl import process
 from pytest_dibctl.errors import PreflightError
 from tests.support import packages
 
+LIBVIRT = "/usr/lib/x86_64-linux-gnu/libvirt"
 POLICY = Path("/usr/sbin/policy-rc.d")
 """Debian's packages ask this program whether they may start their services."""
 
@@ -28,7 +29,7 @@ CLOUD_PACKAGES: Mapping[str, str] = MappingProxyType(
         "/usr/lib/rabbitmq/bin/rabbitmq-server": "rabbitmq-server",
         "mariadbd": "mariadb-server",
         "libvirtd": "libvirt-daemon-system",
-        "/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so": "libvirt-daemon-driver-qemu",
+        f"{LIBVIRT}/connection-driver/libvirt_driver_qemu.so": "libvirt-daemon-driver-qemu",
         "virsh": "libvirt-clients",
         "qemu-system-x86_64": "qemu-system-x86",
         "qemu-img": "qemu-utils",
@@ -51,7 +52,9 @@ def missing() -> tuple[str, ...]:
     wanted = {**CLOUD_PACKAGES, **packages.TEST_PACKAGES}
     if sys.prefix == sys.base_prefix or Path(sys.base_prefix) == Path("/usr"):
         # Debian's Python has its headers in a package; other Pythons bring theirs.
-        wanted[str(Path(sysconfig.get_path("include", vars={"base": sys.base_prefix})) / "Python.h")] = "python3-dev"
+        wanted[str(Path(sysconfig.get_path("include", vars={"base": sys.base_prefix})) / "Python.h")] = (
+            "python3-dev"
+        )
     path = process.tool_path()
     return tuple(sorted({package for tool, package in wanted.items() if not _found(tool, path)}))
 

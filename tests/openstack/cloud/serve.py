@@ -92,7 +92,9 @@ class Cloud:
         self.supervisor.start("rabbit", "/usr/lib/rabbitmq/bin/rabbitmq-server", env=env)
 
     def _start_keystone(self) -> None:
-        self._api("keystone", ports.PORT_KEYSTONE, "keystone.wsgi.api", env={"OS_KEYSTONE_CONFIG_DIR": "keystone"})
+        self._api(
+            "keystone", ports.PORT_KEYSTONE, "keystone.wsgi.api", env={"OS_KEYSTONE_CONFIG_DIR": "keystone"}
+        )
 
     def _start_apis(self) -> None:
         """Start what does not need the users that will be made meanwhile."""
@@ -114,7 +116,12 @@ class Cloud:
     def _start_workers(self) -> None:
         etc = self.layout.etc
         self._program("nova-conductor", "nova-conductor", etc / "nova" / "nova.conf")
-        self._api("placement", ports.PORT_PLACEMENT, "placement.wsgi.api", env={"OS_PLACEMENT_CONFIG_DIR": "placement"})
+        self._api(
+            "placement",
+            ports.PORT_PLACEMENT,
+            "placement.wsgi.api",
+            env={"OS_PLACEMENT_CONFIG_DIR": "placement"},
+        )
         self._program("neutron-rpc-server", "neutron-rpc-server", etc / "neutron" / "neutron.conf")
         # A compute service that asks before somebody can answer waits for ten seconds.
         self.supervisor.wait_for_log("nova-conductor", "nova-conductor.log", "Starting conductor node")
@@ -124,8 +131,12 @@ class Cloud:
         self._program("nova-compute-fake", "nova-compute", etc / "nova" / "compute-fake.conf")
         self._program("nova-scheduler", "nova-scheduler", etc / "nova" / "nova.conf")
         self._api("glance", ports.PORT_GLANCE, "glance.wsgi.api", env={"OS_GLANCE_CONFIG_DIR": "glance"})
-        self._api("glance-two", ports.PORT_GLANCE_TWO, "glance.wsgi.api", env={"OS_GLANCE_CONFIG_DIR": "glance-two"})
-        self.supervisor.wait_for_log("neutron-rpc-server", "neutron-rpc-server.log", "Selected multiprocessing")
+        self._api(
+            "glance-two", ports.PORT_GLANCE_TWO, "glance.wsgi.api", env={"OS_GLANCE_CONFIG_DIR": "glance-two"}
+        )
+        self.supervisor.wait_for_log(
+            "neutron-rpc-server", "neutron-rpc-server.log", "Selected multiprocessing"
+        )
         self.supervisor.start(
             "l2-agent",
             self.venv / "bin" / "python",
@@ -161,7 +172,8 @@ class Cloud:
             "--processes", "1", "--threads", "4", "--enable-threads", "--thunder-lock",
             "--buffer-size", "65535", "--post-buffering", "0",
             # Nova uploads snapshots in chunks of unknown number; the default limit is less than one of them.
-            "--http-chunked-input", "--chunked-input-limit", str(256 * 1024 * 1024), "--chunked-input-timeout", "60",
+            "--http-chunked-input", "--chunked-input-limit", str(256 * 1024 * 1024),
+            "--chunked-input-timeout", "60",
             # It cannot keep connections alive, and clients that are not told so fail now and then.
             "--add-header", "Connection: close",
         ]  # fmt: skip
@@ -238,7 +250,6 @@ def _environment(layout: Layout, venv: Path) -> dict[str, str]:
     }
 
 
-
 def be_process_1(main: Callable[[], None]) -> int:
     """Run ``main`` in a child and bury all that die here, as process 1 of a pid namespace must.
 
@@ -249,7 +260,7 @@ def be_process_1(main: Callable[[], None]) -> int:
     if child == 0:
         main()
         return 0
-    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
+    signal.signal(signal.SIGTERM, lambda number, _frame: os.kill(child, number))
     while True:
         ended, status = os.wait()
         if ended == child:

@@ -50,7 +50,7 @@ class Supervisor:
         process.stop(self.running.pop(name), grace=grace)
 
     def wait(self, name: str, what: str, is_so: Callable[[], bool], *, timeout: float = 120) -> None:
-        """Return once ``is_so``; raises CloudError when the service ends before, or after ``timeout`` seconds."""
+        """Return once ``is_so``; raises CloudError when the service ends, or ``timeout`` (s) passes."""
         deadline = time.monotonic() + timeout
         while not is_so():
             self.check()
@@ -69,7 +69,9 @@ class Supervisor:
     def wait_for_log(self, name: str, file: str, text: str) -> None:
         """Return once a log file contains ``text``."""
         path = self.log / file
-        self.wait(name, f"{text!r} in {file}", lambda: path.exists() and text in path.read_text(errors="replace"))
+        self.wait(
+            name, f"{text!r} in {file}", lambda: path.exists() and text in path.read_text(errors="replace")
+        )
 
     def check(self) -> None:
         """Raise CloudError when a service has ended."""
@@ -90,7 +92,9 @@ class Supervisor:
 
     def _said(self, name: str) -> str:
         files = sorted(self.log.glob(f"{name}*"), key=lambda path: path.stat().st_mtime)
-        lines = [line for path in files for line in path.read_text(errors="replace").splitlines()[-LAST_LINES:]]
+        lines = [
+            line for path in files for line in path.read_text(errors="replace").splitlines()[-LAST_LINES:]
+        ]
         return "".join(f"\n  {line}" for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""One cloud for all test sessions of this machine: the first to need it starts it, the last to leave ends it."""
+"""One cloud for all test sessions here: the first to need it starts it, the last to leave ends it."""
 
 from __future__ import annotations
 
@@ -60,4 +60,8 @@ def _ours(layout: Layout) -> Path:
 
 def _others(layout: Layout) -> list[Path]:
     """Return the notes of sessions that still run."""
-    return [note for note in layout.users.iterdir() if note.read_text() == str(lifecycle.Process.of(int(note.name)))]
+    return [
+        note
+        for note in layout.users.iterdir()
+        if note.read_text() == str(lifecycle.Process.of(int(note.name)))
+    ]
