@@ -20,6 +20,7 @@ from pytest_dibctl import builder, collect, ledger, lifecycle, signals
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.config import entries, merge
 from pytest_dibctl.errors import ArtifactError, DibctlError, ExitCode
+from pytest_dibctl.targets import Target, targets
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
@@ -48,10 +49,11 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
         )
         images = catalog.select_images(options.dib_image)
         given = collect.translate(config.args, cwd) if paths_given else []
-        plan = collect.plan(images, cwd=cwd, paths_given=paths_given, given=given)
         wishes = _wishes(options)
-        _refuse_ambiguity(options, [image.label for image in images])
-        _refuse_what_cannot_work(plan, wishes, catalog)
+        chosen = targets(catalog, images, wishes)
+        plan = collect.plan(chosen, cwd=cwd, paths_given=paths_given, given=given)
+        _refuse_ambiguity(options, plan)
+        _refuse_what_cannot_work(plan, wishes)
     except DibctlError as error:
         _usage_error(options.dib_result_file, error)
     if wishes.shell and (config.getoption("numprocesses", None) or not at_terminal):
@@ -65,14 +67,9 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
     config.pluginmanager.register(FinalizersFirst(), "dibctl-finalizers")
 
 
-def _refuse_what_cannot_work(
-    plan: collect.Plan,
-    wishes: lifecycle.Wishes,
-    catalog: configuration.Catalog,
-) -> None:
+def _refuse_what_cannot_work(plan: collect.Plan, wishes: lifecycle.Wishes) -> None:
     """Say at once what would otherwise be said after a build and a boot."""
     for image in plan.images:
-        lifecycle.environment_of(catalog, image, wishes)
         kinds = {(entry.kind, entry.written) for entry in plan.entries if entry.image == image.label}
         if any(kind == "shell" or written.startswith(entries.GENERIC) for kind, written in kinds):
             merge.login(image)
@@ -84,7 +81,7 @@ def _wishes(options: Any) -> lifecycle.Wishes:
     return lifecycle.Wishes(
         build=options.dib_build,
         input=_path(options.dib_input),
-        environment=options.dib_env,
+        environments=tuple(options.dib_env or ()),
         keep_failed_image=options.dib_keep_failed_image,
         keep_failed_instance=options.dib_keep_failed_instance,
         shell=options.dib_shell,
@@ -99,7 +96,9 @@ def _path(text: str | None) -> Path | None:
     return Path(text) if text else None
 
 
-def _refuse_ambiguity(options: Any, labels: list[str]) -> None:
+def _refuse_ambiguity(options: Any, plan: collect.Plan) -> None:
+    images = [image.label for image in plan.images]
+    environments = [target.environment.label for target in plan.targets]
     sources = ("dib_input", "dib_use_existing_image", "dib_use_existing_instance")
     given = [_flag(option) for option in sources if getattr(options, option)]
     if options.dib_upload_only:
@@ -107,10 +106,14 @@ def _refuse_ambiguity(options: Any, labels: list[str]) -> None:
     if len(given) > 1:
         raise DibctlError(f"{' and '.join(given)} exclude each other")
     for option in sources:
-        if getattr(options, option) and len(labels) > 1:
-            flag = _flag(option)
+        if getattr(options, option) and len(images) > 1:
             raise DibctlError(
-                f"{flag} is for one image; --dib-image selects {len(labels)}: {', '.join(labels)}",
+                f"{_flag(option)} is for one image; --dib-image selects {len(images)}: {', '.join(images)}",
+            )
+        if getattr(options, option) and len(environments) > 1 and option != "dib_input":
+            raise DibctlError(
+                f"{_flag(option)} is in one environment; --dib-env selects {len(environments)}: "
+                + ", ".join(environments)
             )
 
 
@@ -185,14 +188,16 @@ class ActiveRun:
         self.catalog = catalog
         self.plan = plan
         self.wishes = wishes
-        self.journeys: dict[str, lifecycle.Journey] = {}
+        self.journeys: dict[Target, lifecycle.Journey] = {}
         self.accounts: dict[str, Account] = {}
+        self.current = plan.targets[0]
+        """The target that the fixture ``image`` was last set up for."""
         self.exit_code: int = ExitCode.OK
         self.reason = ""
         self._resources = contextlib.ExitStack()
         self._ledger: ledger.Ledger | None = None
-        self._spent: dict[tuple[str, int], float] = {}
-        self._failed_entries: dict[str, collect.PlannedEntry] = {}
+        self._spent: dict[tuple[Target, int], float] = {}
+        self._failed_entries: dict[Target, collect.PlannedEntry] = {}
         self._told: dict[int, str] = {}
         self._line_broken = False
 
@@ -247,13 +252,12 @@ class ActiveRun:
         return [self._header(image) for image in self.plan.images]
 
     def _header(self, image: configuration.Entry[Any]) -> str:
-        environment = lifecycle.environment_of(self.catalog, image, self.wishes)
+        labels = [target.environment.label for target in self.plan.targets if target.image is image]
+        where = f"environment{'s' if len(labels) > 1 else ''} {', '.join(labels)}"
         if self.wishes.existing_instance:
-            instance = self.wishes.existing_instance
-            return f"dib-image {image.label}: instance {instance}, environment {environment.label}"
+            return f"dib-image {image.label}: instance {self.wishes.existing_instance}, {where}"
         if self.wishes.existing_image:
-            source = f"image {self.wishes.existing_image}"
-            return f"dib-image {image.label}: {source}, environment {environment.label}"
+            return f"dib-image {image.label}: image {self.wishes.existing_image}, {where}"
         try:
             forecast = builder.forecast(
                 image,
@@ -264,7 +268,7 @@ class ActiveRun:
             what = f"{forecast.path}, {forecast.text}"
         except DibctlError as error:
             what = error.message.splitlines()[0]
-        return f"dib-image {image.label}: {what}, environment {environment.label}"
+        return f"dib-image {image.label}: {what}, {where}"
 
     # -- collection ------------------------------------------------------------------------------
 
@@ -322,9 +326,8 @@ class ActiveRun:
         if module is None or "image" not in metafunc.fixturenames:
             return
         params = [
-            # The label object itself is the parameter: pytest compares parameters by identity.
             pytest.param(
-                use.image,
+                use.target,
                 id=use.id,
                 marks=pytest.mark.dib_entry(*use.entry.key) if use.entry else (),
             )
@@ -370,12 +373,12 @@ class ActiveRun:
             raise pytest.UsageError("no test was found for\n" + "\n".join(places))
 
     def _order(self, item: pytest.Item) -> tuple[int, int]:
-        label = image_of(item)
-        return self.plan.order(label, item.stash[ENTRY]) if label else (-1, -1)
+        target = target_of(item)
+        return self.plan.order(target, item.stash[ENTRY]) if target else (-1, -1)
 
     def _limit(self, item: pytest.Item) -> None:
         """Give the item a timer of its own for its body only: a boot is never charged to a test."""
-        if image_of(item) is None:
+        if target_of(item) is None:
             return
         own = _own_timeout(item)
         entry = item.stash[ENTRY]
@@ -402,15 +405,15 @@ class ActiveRun:
         return result
 
     def _skip_what_is_over(self, item: pytest.Item) -> None:
-        entry = item.stash.get(ENTRY, None)
-        if entry is None:
+        entry, target = item.stash.get(ENTRY, None), target_of(item)
+        if entry is None or target is None:
             return
-        left = self._left(entry)
+        left = self._left(item)
         limit = item.stash.get(collect.LIMIT, None)
         item.stash[collect.LIMIT] = None if limit is None else min(limit, left)
         if left <= 0:
             pytest.skip(f"the {entry.timeout:g} s that the tests of {entry.written} share are spent")
-        failed = self._failed_entries.get(entry.image)
+        failed = self._failed_entries.get(target)
         if failed is not None and failed.index < entry.index and self.config.getoption("dib_stop_on_fail"):
             pytest.skip(f"{failed.written} failed before, and --dib-stop-on-fail is on")
 
@@ -422,15 +425,16 @@ class ActiveRun:
             with self._charged(item):
                 return (yield)
         finally:
-            entry = item.stash.get(ENTRY, None)
-            if entry is not None:
-                self._spent[entry.key] = self._spent.get(entry.key, 0.0) + time.monotonic() - started
+            entry, target = item.stash.get(ENTRY, None), target_of(item)
+            if entry is not None and target is not None:
+                key = (target, entry.index)
+                self._spent[key] = self._spent.get(key, 0.0) + time.monotonic() - started
 
     @contextlib.contextmanager
     def _charged(self, item: pytest.Item) -> Iterator[None]:
         """Charge the time inside to the image's tests, less what steps took (a boot, a removal)."""
-        label = image_of(item)
-        if label is None:
+        target = target_of(item)
+        if target is None:
             yield
             return
         started, steps = time.monotonic(), self._seconds_of_steps()
@@ -438,24 +442,26 @@ class ActiveRun:
             yield
         finally:
             own = time.monotonic() - started - (self._seconds_of_steps() - steps)
-            phases = self.journey(label).phases
+            phases = self.journey(target).phases
             phases["tests"] = phases.get("tests", 0.0) + own
 
     def _seconds_of_steps(self) -> float:
         return sum(sum(journey.phases.values()) for journey in self.journeys.values())
 
-    def _left(self, entry: collect.PlannedEntry) -> float:
-        if not entry.timeout:
+    def _left(self, item: pytest.Item) -> float:
+        """Return how many seconds the item's entry has left in the item's target."""
+        entry, target = item.stash.get(ENTRY, None), target_of(item)
+        if entry is None or target is None or not entry.timeout:
             return float("inf")
-        return entry.timeout - self._spent.get(entry.key, 0.0)
+        return entry.timeout - self._spent.get((target, entry.index), 0.0)
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_timeout_set_timer(self, item: pytest.Item, settings: Any) -> object:
         """Run pytest-timeout's timer for what is left of the entry's budget if that is less."""
-        entry = item.stash.get(ENTRY, None)
-        if entry is None or self._left(entry) >= settings.timeout:
+        left = self._left(item)
+        if left >= settings.timeout:
             return None
-        return pytest_timeout.pytest_timeout_set_timer(item, settings._replace(timeout=self._left(entry)))
+        return pytest_timeout.pytest_timeout_set_timer(item, settings._replace(timeout=left))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -482,10 +488,10 @@ class ActiveRun:
         error = call.excinfo.value if call.excinfo else None
         first = not journey.failed
         journey.failed = True
-        entry = item.stash.get(ENTRY, None)
-        if entry is not None:
-            self._failed_entries.setdefault(entry.image, entry)
-            if call.when == "call" and self._left(entry) <= 0:
+        entry, target = item.stash.get(ENTRY, None), target_of(item)
+        if entry is not None and target is not None:
+            self._failed_entries.setdefault(target, entry)
+            if call.when == "call" and self._left(item) <= 0:
                 report.sections.append(
                     (
                         "dibctl",
@@ -520,8 +526,8 @@ class ActiveRun:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Draw the accounts; by now every finalizer has run."""
-        for label, journey in self.journeys.items():
-            self.account(label).add(_account(journey))
+        for target, journey in self.journeys.items():
+            self.account(target.id).add(_account(journey))
         output = getattr(self.config, "workeroutput", None)
         if output is not None:
             output["dibctl"] = {
@@ -557,24 +563,23 @@ class ActiveRun:
 
     # -- for fixtures ----------------------------------------------------------------------------
 
-    def journey(self, label: str) -> lifecycle.Journey:
-        """Return the journey of an image, begun at the first call."""
-        if label not in self.journeys:
+    def journey(self, target: Target) -> lifecycle.Journey:
+        """Return the journey of a target, begun at the first call."""
+        if target not in self.journeys:
             assert self._ledger is not None
-            image = self.catalog.image(label)
-            self.journeys[label] = lifecycle.Journey(
-                image=image,
-                environment=lifecycle.environment_of(self.catalog, image, self.wishes),
+            self.journeys[target] = lifecycle.Journey(
+                image=target.image,
+                environment=target.environment,
                 wishes=self.wishes,
                 ledger=self._ledger,
                 cwd=self.config.invocation_params.dir,
-                progress=lambda line: self.say(f"{label}: {line}"),
+                progress=lambda line: self.say(f"{target.id}: {line}"),
             )
-        return self.journeys[label]
+        return self.journeys[target]
 
     def _journey_of(self, item: pytest.Item) -> lifecycle.Journey | None:
-        label = image_of(item)
-        return self.journeys.get(label) if label else None
+        target = target_of(item)
+        return self.journey(target) if target else None
 
     def say(self, line: str) -> None:
         """Show one line of progress on stderr, past pytest's capturing and its half-written line."""
@@ -610,10 +615,11 @@ class ActiveRun:
             lifecycle.open_shell(journey, access)
 
 
-def image_of(item: pytest.Item) -> str | None:
-    """Return the label of the image an item is for."""
+def target_of(item: pytest.Item) -> Target | None:
+    """Return the target an item is for."""
     callspec = getattr(item, "callspec", None)
-    return callspec.params.get("image") if callspec else None
+    found = callspec.params.get("image") if callspec else None
+    return found if isinstance(found, Target) else None
 
 
 def _own_timeout(item: pytest.Item) -> Any:

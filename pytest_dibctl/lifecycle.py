@@ -41,7 +41,7 @@ class Wishes:
 
     build: BuildPolicy = "auto"
     input: Path | None = None
-    environment: str | None = None
+    environments: tuple[str, ...] = ()
     keep_failed_image: bool = False
     keep_failed_instance: bool = False
     shell: bool = False
@@ -152,16 +152,20 @@ def artifact(journey: Journey) -> Artifact:
     return outcome.artifact
 
 
-def environment_of(catalog: Catalog, image: Entry[Image], wishes: Wishes) -> Entry[TestEnvironment]:
+def environments_of(
+    catalog: Catalog, image: Entry[Image], wishes: Wishes
+) -> tuple[Entry[TestEnvironment], ...]:
     """Return where ``image`` is tested; an instance that was kept stays in its environment.
 
     Raises NotInConfigError.
     """
-    if wishes.environment is None and wishes.existing_instance is not None:
+    if wishes.environments:
+        return catalog.select_environments(wishes.environments)
+    if wishes.existing_instance is not None:
         with contextlib.suppress(NotInConfigError):
             _, record = find_instance(wishes.existing_instance)
-            return catalog.environment(record.details["environment"])
-    return catalog.environment_for(image, override=wishes.environment)
+            return (catalog.environment(record.details["environment"]),)
+    return (catalog.environment_for(image),)
 
 
 @contextlib.contextmanager

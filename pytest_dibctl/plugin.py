@@ -20,7 +20,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="LABELS",
         help="build, boot and test these images: labels, comma lists, globs, or `all`; repeatable",
     )
-    add("--dib-env", metavar="LABEL", help="test environment to use instead of the one each image names")
+    add(
+        "--dib-env",
+        action="append",
+        metavar="LABELS",
+        help="test environments to use instead of the one each image names: labels, comma lists, globs, or "
+        "`all`; repeatable; each image is tested in each of them",
+    )
     add("--dib-input", metavar="FILE", help="test this image file instead of building one")
     add(
         "--dib-build",

@@ -18,6 +18,7 @@ LAYERS = (
     {"clouds", "preflight", "build_causes"},
     {"builder"},
     {"lifecycle", "variables"},
+    {"targets"},
     {"collect"},
     {"active", "fixtures", "host", "plugin", "cli"},
 )
