@@ -82,6 +82,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_false",
         help="run all entries of tests_list whatever fails (the default under pytest)",
     )
+    add(
+        "--dib-instances",
+        type=int,
+        default=1,
+        metavar="N",
+        help="under -n: spread the tests of one image over up to N instances of it (1)",
+    )
+    add(
+        "--dib-logs",
+        metavar="DIR",
+        help="copy consoles and build logs there (with --junit-xml=FILE.xml: FILE.logs)",
+    )
+    add(
+        "--dib-summary",
+        metavar="FILE",
+        help="write a summary in Markdown there; $GITHUB_STEP_SUMMARY is appended to",
+    )
+    parser.addini(
+        "dibctl_build_jobs",
+        "builds that may go on at the same time, over all workers of a run (0: half of the cores)",
+        type="int",
+        default=0,
+    )
     for kind in ("images", "test", "upload"):
         add(
             f"--dib-{kind}-config",

@@ -22,6 +22,7 @@ def pytest_configure(config):
 
         # Later than the plugin's own fixtures, so that these win, for tests outside of this folder too.
         config.pluginmanager.register(memory, "memory-cloud")
+        memory.install()
 """
 
 

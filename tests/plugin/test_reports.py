@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from pytest_dibctl import cli
-from pytest_dibctl.active import PHASES
+from pytest_dibctl.accounts import PHASES
 from tests.plugin.conftest import Project
 
 
