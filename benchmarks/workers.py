@@ -18,9 +18,11 @@ from pathlib import Path
 
 from benchmarks import paired
 
-ROUNDS = 3
+ROUNDS = 2
 IMAGES = 4
-BOOT = 8.0
+BOOT = 12.0
+OTHERS = ("-p", "no:randomly", "-p", "no:hypothesispytest")
+"""Plugins that happen to be installed; hypothesis alone takes seconds to start and to end."""
 ROOT = Path(__file__).parents[1]
 
 CONFTEST = """
@@ -50,8 +52,7 @@ def main(*arguments: str) -> None:
                 "-m",
                 "pytest",
                 "-q",
-                "-p",
-                "no:randomly",
+                *OTHERS,
                 "--dib-image=all",
                 f"-n{workers}",
             ]

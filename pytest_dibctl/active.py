@@ -124,7 +124,10 @@ def _path(text: str | None) -> Path | None:
 
 
 def _check_workers(config: pytest.Config) -> None:
-    """Refuse several instances of an image where there is one process to use them."""
+    """Refuse workers that could not share images, and several instances where one process is to use them."""
+    for spec in config.getoption("tx", None) or ():
+        if not spec.rpartition("*")[2].startswith("popen"):
+            raise pytest.UsageError(f"--tx={spec}: images can be tested by workers on this machine only")
     instances = config.option.dib_instances
     if instances < 1:
         raise pytest.UsageError(f"--dib-instances={instances}: it must be 1 or more")
@@ -261,7 +264,7 @@ class ActiveRun:
 
     def _has_failed(self, image: str, environment: str) -> bool:
         target = self.target_named({PREFIX + "image": image, PREFIX + "environment": environment})
-        return target is not None and self.account(target.id).failed
+        return target is not None and bool(self.account(target.id).failures)
 
     def _run_id(self) -> str:
         given = getattr(self.config, "workerinput", {}).get("dibctl_run")
@@ -273,7 +276,11 @@ class ActiveRun:
 
     def pytest_report_header(self) -> list[str]:
         """Say for each image what is tested and where."""
-        return [self._header(image) for image in self.plan.images]
+        dist = self.config.getoption("dist", "no")
+        lines = [self._header(image) for image in self.plan.images]
+        if self._distribution is not None and dist != "load":
+            lines.append(f"dib-image: --dist={dist} is not used: a worker has one image at a time")
+        return lines
 
     def _header(self, image: configuration.Entry[Any]) -> str:
         labels = [target.environment.label for target in self.plan.targets if target.image is image]
@@ -421,7 +428,9 @@ class ActiveRun:
             targets = [target_of(item) for item in session.items]
             groups = [target.id if target else "" for target in targets]
             ids = [item.nodeid for item in session.items]
-            self.shared.say(items_of(worker), {"pid": os.getpid(), "groups": groups, "ids": ids})
+            tallies = [_failed_tally(item) for item in session.items]
+            said = {"pid": os.getpid(), "groups": groups, "ids": ids, "tallies": tallies}
+            self.shared.say(items_of(worker), said)
 
     # -- running ---------------------------------------------------------------------------------
 
@@ -533,7 +542,7 @@ class ActiveRun:
         if target is not None:
             self._failures.setdefault(target, set()).add(item.nodeid)
         if entry is not None and target is not None:
-            report.dib_tally = _tally("failed", target, entry)  # type: ignore[attr-defined]
+            report.dib_tally = _failed_tally(item)  # type: ignore[attr-defined]
             if call.when == "call" and self._left(item) <= 0:
                 report.sections.append(
                     (
@@ -632,11 +641,19 @@ class ActiveRun:
         path = self.config.invocation_params.dir / file
         github = os.environ.get("GITHUB_STEP_SUMMARY")
         try:
-            summary.write(path, summary.markdown(self.accounts), append=github in {file, str(path)})
+            text = summary.markdown(self.accounts, note=self._note(session))
+            summary.write(path, text, append=github in {file, str(path)})
         except DibctlError as error:
             self._warnings.append(str(error))
             if session.exitstatus == pytest.ExitCode.OK:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _note(self, session: pytest.Session) -> str:
+        """Return what the summary's table cannot show."""
+        if self.reason and not any(account.failed for account in self.accounts.values()):
+            return self.reason
+        interrupted = session.exitstatus == pytest.ExitCode.INTERRUPTED
+        return "The run was interrupted, or stopped early." if interrupted else ""
 
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
         """Print phase times per image, then what was kept and what could not be removed."""
@@ -738,6 +755,12 @@ def target_of(item: pytest.Item) -> Target | None:
 
 def _tally(what: str, target: Target, entry: collect.PlannedEntry) -> str:
     return f"{what} {target.id} {entry.index}"
+
+
+def _failed_tally(item: pytest.Item) -> str | None:
+    """Return where failures of the item's entry are counted, for --dib-stop-on-fail."""
+    entry, target = item.stash.get(ENTRY, None), target_of(item)
+    return _tally("failed", target, entry) if entry is not None and target is not None else None
 
 
 def _pointer(error: DibctlError, told: str) -> str:

@@ -134,6 +134,9 @@ class Distribution:
             (PREFIX + "environment", target.environment.label),
         ]
         known = self._facts.get((worker, target.id), {})
+        tallies = (self._said(report.node) or {}).get("tallies", ())
+        ids = self._collected(report.node)
+        report.dib_tally = tallies[ids.index(crashitem)]  # type: ignore[attr-defined]
         named = dict(report.user_properties)
         report.user_properties += [(name, value) for name, value in known.items() if name not in named]
 

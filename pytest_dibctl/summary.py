@@ -25,9 +25,9 @@ def write(path: Path, text: str, *, append: bool) -> None:
         raise DibctlError(f"--dib-summary: {path}: cannot be written: {error.strerror}") from None
 
 
-def markdown(accounts: Mapping[str, Account], *, title: str = "Images") -> str:
+def markdown(accounts: Mapping[str, Account], *, title: str = "Images", note: str = "") -> str:
     """Return a table of targets and their phases, then failures, what was kept and what is left."""
-    parts = [f"## {title}", _table(accounts)]
+    parts = [f"## {title}", *([f"**{_escaped(note)}**"] if note else []), _table(accounts)]
     failures = [(label, failure) for label, account in accounts.items() for failure in account.failures]
     if failures:
         parts.append("### Failures")

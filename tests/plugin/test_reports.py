@@ -206,3 +206,10 @@ def test_skipped_tests_have_their_image_s_properties_too(project: Project) -> No
     project.images({"alpha": [{"pytest": "test_it.py"}]})
     project.run("--junit-xml=junit.xml").assert_outcomes(skipped=1)
     assert properties(project)["test_it[alpha]"] == {"dib_image": "alpha", "dib_environment": "local"}
+
+
+def test_a_summary_says_what_no_table_shows(project: Project) -> None:
+    project.write("test_it.py", "import nothing_of_that_name")
+    project.images({"alpha": [{"pytest": "test_it.py"}]})
+    project.run("--dib-summary=summary.md").assert_outcomes(errors=1)
+    assert r"**test\_it.py could not be collected**" in (project.path / "summary.md").read_text()

@@ -411,3 +411,25 @@ def test_killed_workers_leave_nothing(project: Project) -> None:
     assert outcomes["passed"] + outcomes.get("failed", 0) == 6
     assert outcomes["passed"] >= 4
     assert nothing_left(project)
+
+
+def test_a_crash_fails_its_entry_and_stops_the_later_ones_if_wished(project: Project) -> None:
+    project.write(
+        "test_bad.py", "import os\ndef test_bad(ssh_access): os._exit(9)\ndef test_same(image): pass"
+    )
+    project.write("test_good.py", "def test_it(): pass")
+    project.images({"alpha": [{"pytest": "test_bad.py"}, {"pytest": "test_good.py"}]})
+    project.run("-n1", "--dib-stop-on-fail").assert_outcomes(failed=1, passed=1, skipped=1)
+
+
+def test_workers_on_other_machines_are_refused(project: Project) -> None:
+    prepare(project, "alpha")
+    result = project.run("--dist=load", "--tx=2*ssh=there")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*images can be tested by workers on this machine only"])
+
+
+def test_a_dist_mode_that_is_not_used_is_named(project: Project) -> None:
+    prepare(project, "alpha", count=1)
+    result = project.run("-n1", "--dist=each")
+    result.stdout.fnmatch_lines(["dib-image: --dist=each is not used: a worker has one image at a time"])
