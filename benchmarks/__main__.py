@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME...]``: paired measurements in one run, printed as medians and ratios."""
+"""``python -m benchmarks [NAME...] [-- ARGUMENT...]``: paired measurements, as medians and ratios."""
 
 from __future__ import annotations
 
@@ -6,18 +6,28 @@ import argparse
 import importlib
 import sys
 
-NAMES = ("startup", "reuse")
+NAMES = ("startup", "reuse", "workers")
+TAKES_ARGUMENTS = "workers"
 
 
 def main() -> int:
     """Run the named benchmarks, or all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
-    for name in parser.parse_args().names or NAMES:
+    given, arguments = split(sys.argv[1:])
+    for name in parser.parse_args(given).names or NAMES:
         if name not in NAMES:
             parser.error(f"there is no benchmark {name}")
-        importlib.import_module(f"benchmarks.{name}").main()
+        if arguments and name != TAKES_ARGUMENTS:
+            parser.error(f"{name} takes no arguments")
+        importlib.import_module(f"benchmarks.{name}").main(*arguments)
     return 0
+
+
+def split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Return what stands before ``--``, and what after it."""
+    place = argv.index("--") if "--" in argv else len(argv)
+    return argv[:place], argv[place + 1 :]
 
 
 if __name__ == "__main__":

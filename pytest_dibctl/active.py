@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 import json
+import os
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,19 +16,22 @@ import pytest
 import pytest_timeout
 from _pytest import python, runner
 
-from pytest_dibctl import builder, collect, ledger, lifecycle, signals
+from pytest_dibctl import builder, collect, junit, ledger, lifecycle, signals, summary
+from pytest_dibctl.accounts import STEPS, Account, Failure, account_of, phase_table
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.config import entries, merge
+from pytest_dibctl.controller import PREFIX, Distribution, is_controller, items_of, worker_id
 from pytest_dibctl.errors import ArtifactError, DibctlError, ExitCode
+from pytest_dibctl.remains import Caretaker
+from pytest_dibctl.shared import Shared
+from pytest_dibctl.targets import Target, targets
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
 KEY: pytest.StashKey[ActiveRun] = pytest.StashKey()
+LOGS = (f"{PREFIX}console_log", f"{PREFIX}build_log")
 ENTRY: pytest.StashKey[collect.PlannedEntry | None] = pytest.StashKey()
-PREFIX = "dib_"
-STEPS = ("build", "upload", "boot", "ready")
-PHASES = (*STEPS, "tests", "cleanup")
 
 
 def activate(config: pytest.Config, *, at_terminal: bool) -> None:
@@ -48,12 +51,14 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
         )
         images = catalog.select_images(options.dib_image)
         given = collect.translate(config.args, cwd) if paths_given else []
-        plan = collect.plan(images, cwd=cwd, paths_given=paths_given, given=given)
-        wishes = _wishes(options)
-        _refuse_ambiguity(options, [image.label for image in images])
-        _refuse_what_cannot_work(plan, wishes, catalog)
+        wishes = _wishes(config)
+        chosen = targets(catalog, images, wishes)
+        plan = collect.plan(chosen, cwd=cwd, paths_given=paths_given, given=given)
+        _refuse_ambiguity(options, plan)
+        _refuse_what_cannot_work(plan, wishes)
     except DibctlError as error:
         _usage_error(options.dib_result_file, error)
+    _check_workers(config)
     if wishes.shell and (config.getoption("numprocesses", None) or not at_terminal):
         raise pytest.UsageError("--dib-shell needs a terminal, and no -n")
     # Set here and not earlier: only now have all options been parsed, those of conftest files too.
@@ -65,14 +70,9 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
     config.pluginmanager.register(FinalizersFirst(), "dibctl-finalizers")
 
 
-def _refuse_what_cannot_work(
-    plan: collect.Plan,
-    wishes: lifecycle.Wishes,
-    catalog: configuration.Catalog,
-) -> None:
+def _refuse_what_cannot_work(plan: collect.Plan, wishes: lifecycle.Wishes) -> None:
     """Say at once what would otherwise be said after a build and a boot."""
     for image in plan.images:
-        lifecycle.environment_of(catalog, image, wishes)
         kinds = {(entry.kind, entry.written) for entry in plan.entries if entry.image == image.label}
         if any(kind == "shell" or written.startswith(entries.GENERIC) for kind, written in kinds):
             merge.login(image)
@@ -80,11 +80,12 @@ def _refuse_what_cannot_work(
         raise ArtifactError(f"--dib-input: {wishes.input}: no such file")
 
 
-def _wishes(options: Any) -> lifecycle.Wishes:
+def _wishes(config: pytest.Config) -> lifecycle.Wishes:
+    options: Any = config.option
     return lifecycle.Wishes(
         build=options.dib_build,
         input=_path(options.dib_input),
-        environment=options.dib_env,
+        environments=tuple(options.dib_env or ()),
         keep_failed_image=options.dib_keep_failed_image,
         keep_failed_instance=options.dib_keep_failed_instance,
         shell=options.dib_shell,
@@ -92,14 +93,51 @@ def _wishes(options: Any) -> lifecycle.Wishes:
         existing_instance=options.dib_use_existing_instance,
         upload_only=options.dib_upload_only,
         private_key_file=_path(options.dib_private_key_file),
+        build_jobs=_build_jobs(config),
+        logs=_logs_directory(config),
     )
+
+
+def _build_jobs(config: pytest.Config) -> int:
+    """Return how many builds may go on at once: what the ini option says, else half of the cores."""
+    given: int = config.getini("dibctl_build_jobs")
+    if given < 0:
+        raise pytest.UsageError(f"dibctl_build_jobs is {given}; it must be 0 (half of the cores) or more")
+    return given or max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+def _logs_directory(config: pytest.Config) -> Path | None:
+    """Return where logs are copied to: what --dib-logs says, else a folder beside the JUnit file."""
+    given: str | None = config.option.dib_logs
+    cwd = Path(config.invocation_params.dir)
+    junit_xml: str | None = config.getoption("xmlpath", None)
+    if given:
+        return cwd / given
+    if not junit_xml:
+        return None
+    file = os.path.expandvars(os.path.expanduser(junit_xml))  # noqa: PTH111 -- as pytest does it
+    return (cwd / file).with_suffix(".logs")
 
 
 def _path(text: str | None) -> Path | None:
     return Path(text) if text else None
 
 
-def _refuse_ambiguity(options: Any, labels: list[str]) -> None:
+def _check_workers(config: pytest.Config) -> None:
+    """Refuse workers that could not share images, and several instances where one process is to use them."""
+    for spec in config.getoption("tx", None) or ():
+        if not spec.rpartition("*")[2].startswith("popen"):
+            raise pytest.UsageError(f"--tx={spec}: images can be tested by workers on this machine only")
+    instances = config.option.dib_instances
+    if instances < 1:
+        raise pytest.UsageError(f"--dib-instances={instances}: it must be 1 or more")
+    if instances > 1 and not is_controller(config) and worker_id(config) is None:
+        raise pytest.UsageError(f"--dib-instances={instances} needs as many workers: add -n {instances}")
+
+
+def _refuse_ambiguity(options: Any, plan: collect.Plan) -> None:
+    images = [image.label for image in plan.images]
+    environments = [target.environment.label for target in plan.targets]
     sources = ("dib_input", "dib_use_existing_image", "dib_use_existing_instance")
     given = [_flag(option) for option in sources if getattr(options, option)]
     if options.dib_upload_only:
@@ -107,10 +145,14 @@ def _refuse_ambiguity(options: Any, labels: list[str]) -> None:
     if len(given) > 1:
         raise DibctlError(f"{' and '.join(given)} exclude each other")
     for option in sources:
-        if getattr(options, option) and len(labels) > 1:
-            flag = _flag(option)
+        if getattr(options, option) and len(images) > 1:
             raise DibctlError(
-                f"{flag} is for one image; --dib-image selects {len(labels)}: {', '.join(labels)}",
+                f"{_flag(option)} is for one image; --dib-image selects {len(images)}: {', '.join(images)}",
+            )
+        if getattr(options, option) and len(environments) > 1 and option != "dib_input":
+            raise DibctlError(
+                f"{_flag(option)} is in one environment; --dib-env selects {len(environments)}: "
+                + ", ".join(environments)
             )
 
 
@@ -127,26 +169,6 @@ def _usage_error(result_file: str | None, error: DibctlError) -> NoReturn:
 def _write_result(path: Path, exit_code: int, reason: str) -> None:
     with contextlib.suppress(OSError):
         path.write_text(json.dumps({"exit_code": int(exit_code), "reason": reason}))
-
-
-@dataclasses.dataclass(kw_only=True)
-class Account:
-    """What the terminal summary says of one image; under xdist the sum of what its workers say."""
-
-    phases: dict[str, float] = dataclasses.field(default_factory=dict)
-    environment: str = ""
-    reused: str | None = None
-    kept: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    leftovers: list[str] = dataclasses.field(default_factory=list)
-
-    def add(self, other: Account) -> None:
-        """Add what another process says of the same image."""
-        for name, seconds in other.phases.items():
-            self.phases[name] = self.phases.get(name, 0.0) + seconds
-        self.environment = self.environment or other.environment
-        self.reused = self.reused or other.reused
-        self.kept += other.kept
-        self.leftovers += other.leftovers
 
 
 class FinalizersFirst:
@@ -185,16 +207,19 @@ class ActiveRun:
         self.catalog = catalog
         self.plan = plan
         self.wishes = wishes
-        self.journeys: dict[str, lifecycle.Journey] = {}
+        self.journeys: dict[Target, lifecycle.Journey] = {}
         self.accounts: dict[str, Account] = {}
+        self.current = plan.targets[0]
+        """The target that the fixture ``image`` was last set up for."""
         self.exit_code: int = ExitCode.OK
         self.reason = ""
         self._resources = contextlib.ExitStack()
         self._ledger: ledger.Ledger | None = None
-        self._spent: dict[tuple[str, int], float] = {}
-        self._failed_entries: dict[str, collect.PlannedEntry] = {}
+        self._distribution: Distribution | None = None
+        self._failures: dict[Target, set[str]] = {}
         self._told: dict[int, str] = {}
         self._line_broken = False
+        self._warnings: list[str] = []
 
     # -- session ---------------------------------------------------------------------------------
 
@@ -221,22 +246,29 @@ class ActiveRun:
         except DibctlError as error:
             _usage_error(config.getoption("dib_result_file"), error)
         self._resources.enter_context(signals.as_keyboard_interrupt())
+        if worker_id(config) is None:
+            config.pluginmanager.register(junit.Attachments(config, LOGS), "dibctl-attachments")
+        if is_controller(config):
+            self._distribution = Distribution(self, self._caretaker())
+            config.pluginmanager.register(self._distribution, "dibctl-distribution")
+
+    def _caretaker(self) -> Caretaker:
+        assert self._ledger is not None
+        return Caretaker(
+            ledger=self._ledger,
+            catalog=self.catalog,
+            cwd=self.config.invocation_params.dir,
+            wishes=self.wishes,
+            failed=self._has_failed,
+        )
+
+    def _has_failed(self, image: str, environment: str) -> bool:
+        target = self.target_named({PREFIX + "image": image, PREFIX + "environment": environment})
+        return target is not None and bool(self.account(target.id).failures)
 
     def _run_id(self) -> str:
         given = getattr(self.config, "workerinput", {}).get("dibctl_run")
         return str(given) if given else ledger.new_run_id()
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_configure_node(self, node: Any) -> None:
-        """Tell an xdist worker which run it belongs to."""
-        assert self._ledger is not None
-        node.workerinput["dibctl_run"] = self._ledger.run_id
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:
-        """Take over what a worker has to say."""
-        for label, account in getattr(node, "workeroutput", {}).get("dibctl", {}).items():
-            self.account(label).add(Account(**account))
 
     def pytest_unconfigure(self) -> None:
         """Let go of ledger and signals."""
@@ -244,16 +276,19 @@ class ActiveRun:
 
     def pytest_report_header(self) -> list[str]:
         """Say for each image what is tested and where."""
-        return [self._header(image) for image in self.plan.images]
+        dist = self.config.getoption("dist", "no")
+        lines = [self._header(image) for image in self.plan.images]
+        if self._distribution is not None and dist != "load":
+            lines.append(f"dib-image: --dist={dist} is not used: a worker has one image at a time")
+        return lines
 
     def _header(self, image: configuration.Entry[Any]) -> str:
-        environment = lifecycle.environment_of(self.catalog, image, self.wishes)
+        labels = [target.environment.label for target in self.plan.targets if target.image is image]
+        where = f"environment{'s' if len(labels) > 1 else ''} {', '.join(labels)}"
         if self.wishes.existing_instance:
-            instance = self.wishes.existing_instance
-            return f"dib-image {image.label}: instance {instance}, environment {environment.label}"
+            return f"dib-image {image.label}: instance {self.wishes.existing_instance}, {where}"
         if self.wishes.existing_image:
-            source = f"image {self.wishes.existing_image}"
-            return f"dib-image {image.label}: {source}, environment {environment.label}"
+            return f"dib-image {image.label}: image {self.wishes.existing_image}, {where}"
         try:
             forecast = builder.forecast(
                 image,
@@ -264,7 +299,7 @@ class ActiveRun:
             what = f"{forecast.path}, {forecast.text}"
         except DibctlError as error:
             what = error.message.splitlines()[0]
-        return f"dib-image {image.label}: {what}, environment {environment.label}"
+        return f"dib-image {image.label}: {what}, {where}"
 
     # -- collection ------------------------------------------------------------------------------
 
@@ -322,9 +357,8 @@ class ActiveRun:
         if module is None or "image" not in metafunc.fixturenames:
             return
         params = [
-            # The label object itself is the parameter: pytest compares parameters by identity.
             pytest.param(
-                use.image,
+                use.target,
                 id=use.id,
                 marks=pytest.mark.dib_entry(*use.entry.key) if use.entry else (),
             )
@@ -370,12 +404,12 @@ class ActiveRun:
             raise pytest.UsageError("no test was found for\n" + "\n".join(places))
 
     def _order(self, item: pytest.Item) -> tuple[int, int]:
-        label = image_of(item)
-        return self.plan.order(label, item.stash[ENTRY]) if label else (-1, -1)
+        target = target_of(item)
+        return self.plan.order(target, item.stash[ENTRY]) if target else (-1, -1)
 
     def _limit(self, item: pytest.Item) -> None:
         """Give the item a timer of its own for its body only: a boot is never charged to a test."""
-        if image_of(item) is None:
+        if target_of(item) is None:
             return
         own = _own_timeout(item)
         entry = item.stash[ENTRY]
@@ -385,6 +419,18 @@ class ActiveRun:
             # Method thread would end the whole run without removing anything.
             marker = pytest.mark.timeout(min(limits), method="signal", func_only=True)
             item.add_marker(marker, append=False)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Say, on a worker, which target each test is for, before xdist tells the controller of them."""
+        worker = worker_id(self.config)
+        if worker is not None:
+            targets = [target_of(item) for item in session.items]
+            groups = [target.id if target else "" for target in targets]
+            ids = [item.nodeid for item in session.items]
+            tallies = [_failed_tally(item) for item in session.items]
+            said = {"pid": os.getpid(), "groups": groups, "ids": ids, "tallies": tallies}
+            self.shared.say(items_of(worker), said)
 
     # -- running ---------------------------------------------------------------------------------
 
@@ -402,17 +448,23 @@ class ActiveRun:
         return result
 
     def _skip_what_is_over(self, item: pytest.Item) -> None:
-        entry = item.stash.get(ENTRY, None)
-        if entry is None:
+        entry, target = item.stash.get(ENTRY, None), target_of(item)
+        if entry is None or target is None:
             return
-        left = self._left(entry)
+        left = self._left(item)
         limit = item.stash.get(collect.LIMIT, None)
         item.stash[collect.LIMIT] = None if limit is None else min(limit, left)
         if left <= 0:
             pytest.skip(f"the {entry.timeout:g} s that the tests of {entry.written} share are spent")
-        failed = self._failed_entries.get(entry.image)
-        if failed is not None and failed.index < entry.index and self.config.getoption("dib_stop_on_fail"):
-            pytest.skip(f"{failed.written} failed before, and --dib-stop-on-fail is on")
+        if not self.config.getoption("dib_stop_on_fail"):
+            return
+        for earlier in self.plan.entries:
+            if (
+                earlier.image == entry.image
+                and earlier.index < entry.index
+                and self.shared.total(_tally("failed", target, earlier))
+            ):
+                pytest.skip(f"{earlier.written} failed before, and --dib-stop-on-fail is on")
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -422,15 +474,15 @@ class ActiveRun:
             with self._charged(item):
                 return (yield)
         finally:
-            entry = item.stash.get(ENTRY, None)
-            if entry is not None:
-                self._spent[entry.key] = self._spent.get(entry.key, 0.0) + time.monotonic() - started
+            entry, target = item.stash.get(ENTRY, None), target_of(item)
+            if entry is not None and target is not None:
+                self.shared.add(_tally("spent", target, entry), time.monotonic() - started)
 
     @contextlib.contextmanager
     def _charged(self, item: pytest.Item) -> Iterator[None]:
         """Charge the time inside to the image's tests, less what steps took (a boot, a removal)."""
-        label = image_of(item)
-        if label is None:
+        target = target_of(item)
+        if target is None:
             yield
             return
         started, steps = time.monotonic(), self._seconds_of_steps()
@@ -438,24 +490,26 @@ class ActiveRun:
             yield
         finally:
             own = time.monotonic() - started - (self._seconds_of_steps() - steps)
-            phases = self.journey(label).phases
+            phases = self.journey(target).phases
             phases["tests"] = phases.get("tests", 0.0) + own
 
     def _seconds_of_steps(self) -> float:
         return sum(sum(journey.phases.values()) for journey in self.journeys.values())
 
-    def _left(self, entry: collect.PlannedEntry) -> float:
-        if not entry.timeout:
+    def _left(self, item: pytest.Item) -> float:
+        """Return how many seconds the item's entry has left in the item's target."""
+        entry, target = item.stash.get(ENTRY, None), target_of(item)
+        if entry is None or target is None or not entry.timeout:
             return float("inf")
-        return entry.timeout - self._spent.get(entry.key, 0.0)
+        return entry.timeout - self.shared.total(_tally("spent", target, entry))
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_timeout_set_timer(self, item: pytest.Item, settings: Any) -> object:
         """Run pytest-timeout's timer for what is left of the entry's budget if that is less."""
-        entry = item.stash.get(ENTRY, None)
-        if entry is None or self._left(entry) >= settings.timeout:
+        left = self._left(item)
+        if left >= settings.timeout:
             return None
-        return pytest_timeout.pytest_timeout_set_timer(item, settings._replace(timeout=self._left(entry)))
+        return pytest_timeout.pytest_timeout_set_timer(item, settings._replace(timeout=left))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -468,6 +522,8 @@ class ActiveRun:
         if journey is not None:
             _stamp(item, journey)
         report = yield
+        if journey is not None:
+            report.dib_phases = dict(journey.phases)  # type: ignore[attr-defined]
         if journey is not None and report.failed:
             self._judge(item, call, report, journey)
         return report
@@ -482,10 +538,12 @@ class ActiveRun:
         error = call.excinfo.value if call.excinfo else None
         first = not journey.failed
         journey.failed = True
-        entry = item.stash.get(ENTRY, None)
-        if entry is not None:
-            self._failed_entries.setdefault(entry.image, entry)
-            if call.when == "call" and self._left(entry) <= 0:
+        entry, target = item.stash.get(ENTRY, None), target_of(item)
+        if target is not None:
+            self._failures.setdefault(target, set()).add(item.nodeid)
+        if entry is not None and target is not None:
+            report.dib_tally = _failed_tally(item)  # type: ignore[attr-defined]
+            if call.when == "call" and self._left(item) <= 0:
                 report.sections.append(
                     (
                         "dibctl",
@@ -502,37 +560,100 @@ class ActiveRun:
 
     def _once(self, error: DibctlError, nodeid: str) -> str:
         """Return the whole error for the first test that meets it, a pointer there for the others."""
+        if error.origin is not None:
+            told = self.shared.first(error.origin, nodeid)
+            return str(error) if told == nodeid else _pointer(error, told)
         if (told := self._told.setdefault(id(error), nodeid)) == nodeid:
             # The error is kept alive, so that its id cannot be given to another one.
             self._resources.callback(repr, error)
             return str(error)
-        return f"{error.message.splitlines()[0]}\n(the same error as in {told})"
+        return _pointer(error, told)
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Remember what the exit code shall be."""
-        if report.failed and PREFIX + "image" in dict(report.user_properties):
-            code = getattr(report, "dib_exit_code", ExitCode.TESTS_FAILED)
-            if self.exit_code in {ExitCode.OK, ExitCode.TESTS_FAILED}:
-                self.exit_code, self.reason = code, f"{report.nodeid} failed"
+        """Remember what the exit code shall be, and what the summaries say."""
+        target = self.target_named(dict(report.user_properties))
+        if target is None:
+            return
+        if report.outcome == "rerun":  # type: ignore[comparison-overlap]  # pytest-rerunfailures' own
+            self._forget_failure(target, report.nodeid)
+        if report.failed and (tally := getattr(report, "dib_tally", None)):
+            self.shared.add(tally, 1)
+        if worker_id(self.config) is None:
+            self._tell(report, target)
+
+    def _forget_failure(self, target: Target, nodeid: str) -> None:
+        """Take back what a failed test has said of its image: it is run again."""
+        failures = self._failures.get(target, set())
+        failures.discard(nodeid)
+        if target in self.journeys:
+            self.journeys[target].failed = bool(failures)
+
+    def _tell(self, report: pytest.TestReport, target: Target) -> None:
+        account = self.account(target.id)
+        if (outcome := _outcome(report)) is not None:
+            account.outcomes[outcome] += 1
+        if not report.failed:
+            return
+        code = getattr(report, "dib_exit_code", ExitCode.TESTS_FAILED)
+        if self.exit_code in {ExitCode.OK, ExitCode.TESTS_FAILED}:
+            self.exit_code, self.reason = code, f"{report.nodeid} failed"
+        facts = dict(report.user_properties)
+        logs = tuple(str(facts[name]) for name in LOGS if name in facts)
+        account.failures.append(
+            Failure(nodeid=report.nodeid, when=report.when or "", text=report.longreprtext, logs=logs)
+        )
+
+    def target_named(self, facts: Mapping[str, object]) -> Target | None:
+        """Return the target that a report's properties name."""
+        names = (facts.get(PREFIX + "image"), facts.get(PREFIX + "environment"))
+        for target in self.plan.targets:
+            if (target.image.label, target.environment.label) == names:
+                return target
+        return None
 
     # -- the end ---------------------------------------------------------------------------------
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Draw the accounts; by now every finalizer has run."""
-        for label, journey in self.journeys.items():
-            self.account(label).add(_account(journey))
+        for target, journey in self.journeys.items():
+            self.account(target.id).add(account_of(journey))
         output = getattr(self.config, "workeroutput", None)
         if output is not None:
-            output["dibctl"] = {
-                label: dataclasses.asdict(account) for label, account in self.accounts.items()
-            }
+            output["dibctl"] = {label: account.as_data() for label, account in self.accounts.items()}
             return
+        if self._distribution is not None:
+            self._distribution.finish()
         if any(account.leftovers for account in self.accounts.values()) and exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
             self.exit_code, self.reason = ExitCode.UNSPECIFIED, "something could not be removed"
+        self._in_order()
+        self._summarize(session)
         if result_file := self.config.getoption("dib_result_file"):
             _write_result(Path(result_file), self.exit_code, self.reason)
+
+    def _summarize(self, session: pytest.Session) -> None:
+        """Write --dib-summary's file; GitHub's is shared by all steps of a job."""
+        file = self.config.getoption("dib_summary")
+        if not file:
+            return
+        path = self.config.invocation_params.dir / file
+        github = os.environ.get("GITHUB_STEP_SUMMARY")
+        try:
+            text = summary.markdown(self.accounts, note=self._note(session))
+            summary.write(path, text, append=github in {file, str(path)})
+        except DibctlError as error:
+            self._warnings.append(str(error))
+            if session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _note(self, session: pytest.Session) -> str:
+        """Return what the summary's table cannot show."""
+        if self.reason and not any(account.failed for account in self.accounts.values()):
+            return self.reason
+        interrupted = session.exitstatus == pytest.ExitCode.INTERRUPTED
+        return "The run was interrupted, or stopped early." if interrupted else ""
 
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
         """Print phase times per image, then what was kept and what could not be removed."""
@@ -541,6 +662,8 @@ class ActiveRun:
         terminalreporter.write_sep("=", "images")
         for line in phase_table(self.accounts):
             terminalreporter.write_line(line)
+        for warning in self._warnings:
+            terminalreporter.write_line(warning, red=True, bold=True)
         for label, account in self.accounts.items():
             for kept in account.kept:
                 terminalreporter.write_line(f"{label}: kept {kept['what']} ({kept['reason']})", yellow=True)
@@ -551,30 +674,43 @@ class ActiveRun:
                 terminalreporter.write_line(f"{label}: NOT REMOVED: {leftover}", red=True, bold=True)
                 terminalreporter.write_line("    `dibctl cleanup` tries again")
 
+    def _in_order(self) -> None:
+        """Bring the accounts, which arrive as workers end, into the order of the command line."""
+        order = [target.id for target in self.plan.targets]
+        known = [label for label in order if label in self.accounts]
+        rest = [label for label in self.accounts if label not in order]
+        self.accounts = {label: self.accounts[label] for label in (*known, *rest)}
+
     def account(self, label: str) -> Account:
         """Return the account of an image."""
         return self.accounts.setdefault(label, Account())
 
     # -- for fixtures ----------------------------------------------------------------------------
 
-    def journey(self, label: str) -> lifecycle.Journey:
-        """Return the journey of an image, begun at the first call."""
-        if label not in self.journeys:
+    def journey(self, target: Target) -> lifecycle.Journey:
+        """Return the journey of a target, begun at the first call."""
+        if target not in self.journeys:
             assert self._ledger is not None
-            image = self.catalog.image(label)
-            self.journeys[label] = lifecycle.Journey(
-                image=image,
-                environment=lifecycle.environment_of(self.catalog, image, self.wishes),
+            self.journeys[target] = lifecycle.Journey(
+                image=target.image,
+                environment=target.environment,
                 wishes=self.wishes,
                 ledger=self._ledger,
                 cwd=self.config.invocation_params.dir,
-                progress=lambda line: self.say(f"{label}: {line}"),
+                progress=lambda line: self.say(f"{target.id}: {line}"),
+                owns_upload=worker_id(self.config) is None,
             )
-        return self.journeys[label]
+        return self.journeys[target]
+
+    @property
+    def shared(self) -> Shared:
+        """What this process has in common with the run's others."""
+        assert self._ledger is not None
+        return Shared(directory=self._ledger.directory)
 
     def _journey_of(self, item: pytest.Item) -> lifecycle.Journey | None:
-        label = image_of(item)
-        return self.journeys.get(label) if label else None
+        target = target_of(item)
+        return self.journey(target) if target else None
 
     def say(self, line: str) -> None:
         """Show one line of progress on stderr, past pytest's capturing and its half-written line."""
@@ -610,10 +746,25 @@ class ActiveRun:
             lifecycle.open_shell(journey, access)
 
 
-def image_of(item: pytest.Item) -> str | None:
-    """Return the label of the image an item is for."""
+def target_of(item: pytest.Item) -> Target | None:
+    """Return the target an item is for."""
     callspec = getattr(item, "callspec", None)
-    return callspec.params.get("image") if callspec else None
+    found = callspec.params.get("image") if callspec else None
+    return found if isinstance(found, Target) else None
+
+
+def _tally(what: str, target: Target, entry: collect.PlannedEntry) -> str:
+    return f"{what} {target.id} {entry.index}"
+
+
+def _failed_tally(item: pytest.Item) -> str | None:
+    """Return where failures of the item's entry are counted, for --dib-stop-on-fail."""
+    entry, target = item.stash.get(ENTRY, None), target_of(item)
+    return _tally("failed", target, entry) if entry is not None and target is not None else None
+
+
+def _pointer(error: DibctlError, told: str) -> str:
+    return f"{error.message.splitlines()[0]}\n(the same error as in {told})"
 
 
 def _own_timeout(item: pytest.Item) -> Any:
@@ -622,37 +773,38 @@ def _own_timeout(item: pytest.Item) -> Any:
 
 
 def _stamp(item: pytest.Item, journey: lifecycle.Journey) -> None:
+    seconds = {**journey.told, **journey.phases}
     facts = {
         "image": journey.label,
         "environment": journey.environment.label,
         "digest": f"sha512:{journey.digest}" if journey.digest else None,
         "instance": journey.instance_id,
         **journey.facts,
-        **{f"seconds_{name}": f"{journey.phases[name]:.1f}" for name in STEPS if name in journey.phases},
+        **{f"seconds_{name}": f"{seconds[name]:.1f}" for name in STEPS if name in seconds},
+        "build_log": _shown(journey.build_log, journey.cwd),
+        "console_log": _shown(journey.console_log, journey.cwd),
     }
     ours = {PREFIX + name: value for name, value in facts.items() if value}
     others = [(name, value) for name, value in item.user_properties if name not in ours]
     item.user_properties = [*others, *ours.items()]
 
 
-def _account(journey: lifecycle.Journey) -> Account:
-    return Account(
-        phases=dict(journey.phases),
-        environment=journey.environment.label,
-        reused=journey.reused,
-        kept=[dataclasses.asdict(kept) for kept in journey.kept],
-        leftovers=list(journey.leftovers),
-    )
+def _shown(path: Path | None, cwd: Path) -> str | None:
+    """Return a path as reports name it: below the working directory, which CI jobs take attachments from."""
+    if path is None:
+        return None
+    path = Path(os.path.normpath(cwd / path))
+    return str(path.relative_to(cwd) if path.is_relative_to(cwd) else path)
 
 
-def phase_table(accounts: dict[str, Account]) -> list[str]:
-    """Return the summary's table: a line per image, seconds per phase."""
-    width = max(len("image"), *(len(label) for label in accounts))
-    lines = [f"{'image':<{width}}  " + "  ".join(f"{name:>8}" for name in PHASES)]
-    for label, account in accounts.items():
-        cells = [
-            f"{account.phases[name]:>7.1f}s" if name in account.phases else f"{'-':>8}" for name in PHASES
-        ]
-        note = f"  ({account.reused})" if account.reused else ""
-        lines.append(f"{label:<{width}}  " + "  ".join(cells) + note)
-    return lines
+def _outcome(report: pytest.TestReport) -> str | None:
+    """Return what a report adds to its target's outcomes; most say nothing, the test is not over."""
+    if report.outcome == "rerun":  # type: ignore[comparison-overlap]  # pytest-rerunfailures' own
+        return "reruns"
+    if report.failed:
+        return "failed" if report.when == "call" else "errors"
+    if report.skipped:
+        return "xfailed" if hasattr(report, "wasxfail") else "skipped"
+    if report.when != "call":
+        return None
+    return "xpassed" if hasattr(report, "wasxfail") else "passed"

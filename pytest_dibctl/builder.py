@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 Policy = Literal["auto", "always", "never"]
 Progress = Callable[[str], None]
+Turn = Callable[[], contextlib.AbstractContextManager[object]]
 
 POLL: Final = 0.2
 """Seconds between two looks at a running build's log, or at somebody else's lock."""
@@ -96,7 +97,7 @@ class _Plan:
 
     @property
     def log_file(self) -> Path:
-        return self.target.with_name(f"{self.target.name}.build.log")
+        return log_file(self.target)
 
     def outdated(self) -> str | None:
         return fingerprint.outdated(self.target, self.record, self.components)
@@ -109,11 +110,13 @@ def build(
     output: Path | None = None,
     cwd: Path | None = None,
     progress: Progress,
+    turn: Turn = contextlib.nullcontext,
 ) -> BuildOutcome:
     """Return the image's file, built now if it must be.
 
     ``output`` replaces the configured filename; both are relative to ``cwd``. With ``never``, and for an
-    image that says nothing of how it is built, the file must exist.
+    image that says nothing of how it is built, the file must exist. ``turn`` is entered for a build only,
+    and may wait until the machine can bear one more.
 
     Raises ArtifactError for a file that is missing or damaged, ConfigError and PreflightError for what
     can be told before a build, BuildError for a build that failed.
@@ -138,8 +141,9 @@ def build(
             why = plan.outdated()
             if why is None:
                 return _unchanged(plan, "another run has just built it", started)
-        progress(f"building {target.name}: {why}")
-        return _run(plan, why, progress, started)
+        with turn():
+            progress(f"building {target.name}: {why}")
+            return _run(plan, why, progress, started)
 
 
 def forecast(
@@ -187,6 +191,11 @@ def check_recipe(image: Entry[Image], cwd: Path) -> None:
 def target_file(image: Entry[Image], output: Path | None, cwd: Path) -> Path:
     """Return where the image's file lies or will lie, absolute and without ``..``."""
     return Path(os.path.normpath(cwd.absolute() / (output or image.settings.filename)))
+
+
+def log_file(target: Path) -> Path:
+    """Return where the log of the last build of ``target`` lies, if there ever was one here."""
+    return target.with_name(f"{target.name}.build.log")
 
 
 def _is_built_here(settings: Image) -> bool:

@@ -17,6 +17,7 @@ from pytest_dibctl.config import entries
 from pytest_dibctl.config.catalog import Entry
 from pytest_dibctl.config.models import Image, TestEntry
 from pytest_dibctl.errors import CommandError
+from pytest_dibctl.targets import Target, unlike
 
 SHIPPED = re.compile(r"image_tests/test_(\w+)\.py(.*)$", re.DOTALL)
 LIMIT: pytest.StashKey[float | None] = pytest.StashKey()
@@ -49,48 +50,51 @@ class PlannedEntry:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Use:
-    """One image that one file is tested for; ``entry`` is None for a file named on the command line only."""
+    """One target that one file is for; ``entry`` is None for a file named on the command line only."""
 
-    image: str
+    target: Target
     entry: PlannedEntry | None
     id: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run tests: images in the order of the command line, with their entries.
+    """What a run tests: targets in the order of the command line, with the entries of their images.
 
     With ``paths_given`` the command line names the tests, and each of them is for every image; ``given``
     are the files among them.
     """
 
-    images: tuple[Entry[Image], ...]
+    targets: tuple[Target, ...]
     entries: tuple[PlannedEntry, ...]
     paths_given: bool
     given: frozenset[Path] = frozenset()
 
+    @property
+    def images(self) -> tuple[Entry[Image], ...]:
+        """The images, each once."""
+        return tuple({target.image.label: target.image for target in self.targets}.values())
+
     def uses(self, path: Path) -> tuple[Use, ...]:
-        """Return the images that ``path`` is tested for; ids tell repeated entries apart."""
+        """Return the targets that ``path`` is tested for; ids tell repeated entries apart."""
         kind = "shell" if self.is_script(path) else "pytest"
         found: list[Use] = []
-        for image in self.images:
+        for target in self.targets:
             covering = [
                 entry
                 for entry in self.entries
-                if entry.image == image.label and entry.kind == kind and entry.covers(path)
+                if entry.image == target.image.label and entry.kind == kind and entry.covers(path)
             ]
             if self.paths_given and not covering:
-                found.append(Use(image=image.label, entry=None, id=image.label))
+                found.append(Use(target=target, entry=None, id=target.id))
             for number, entry in enumerate(covering[: 1 if self.paths_given else None], start=1):
-                found.append(Use(image=image.label, entry=entry, id=self._id(image.label, number)))
+                found.append(Use(target=target, entry=entry, id=self._id(target, number)))
         return tuple(found)
 
-    def _id(self, label: str, number: int) -> str:
-        labels = {image.label for image in self.images}
-        name = label if number == 1 else f"{label}-{number}"
-        while number > 1 and name in labels:
-            name += "'"
-        return name
+    def _id(self, target: Target, number: int) -> str:
+        if number == 1:
+            return target.id
+        return unlike(f"{target.id}-{number}", {other.id for other in self.targets})
 
     def is_script(self, path: Path) -> bool:
         """Whether ``path`` is run as a shell test: because an entry says so, or it was named itself.
@@ -110,20 +114,19 @@ class Plan:
         present = {entry.key for entry in items if entry is not None}
         return [entry for entry in self.entries if entry.key not in present]
 
-    def order(self, image: str, entry: PlannedEntry | None) -> tuple[int, int]:
-        """Return what items are sorted by: image, then entry."""
-        labels = [known.label for known in self.images]
-        return (labels.index(image), -1 if entry is None else entry.index)
+    def order(self, target: Target, entry: PlannedEntry | None) -> tuple[int, int]:
+        """Return what items are sorted by: target, then entry."""
+        return (self.targets.index(target), -1 if entry is None else entry.index)
 
 
 def plan(
-    images: Sequence[Entry[Image]],
+    targets: Sequence[Target],
     *,
     cwd: Path,
     paths_given: bool,
     given: Iterable[str | Path] = (),
 ) -> Plan:
-    """Resolve the entries of all ``images``; raises ConfigError for missing or unusable files."""
+    """Resolve the entries of all images of ``targets``; raises ConfigError for missing or unusable files."""
     planned = [
         PlannedEntry(
             image=image.label,
@@ -134,11 +137,11 @@ def plan(
             timeout=float(entry.timeout),
             written=entry.path,
         )
-        for image in images
+        for image in {target.image.label: target.image for target in targets}.values()
         for index, entry in enumerate(image.settings.tests.tests_list or (SMOKE_TEST,))
     ]
     files = frozenset(absolute(Path(str(path).partition("::")[0]), cwd) for path in given)
-    return Plan(images=tuple(images), entries=tuple(planned), paths_given=paths_given, given=files)
+    return Plan(targets=tuple(targets), entries=tuple(planned), paths_given=paths_given, given=files)
 
 
 def absolute(path: Path, cwd: Path) -> Path:

@@ -26,13 +26,16 @@ from pytest_dibctl.ssh import SshAccess, SshKey
 @pytest.fixture(scope="session")
 def image(request: pytest.FixtureRequest) -> Entry[Image]:
     """The image under test: ``image.label`` and ``image.settings``, its entry in images.yaml."""
-    return request.config.stash[active.KEY].journey(request.param).image
+    run = request.config.stash[active.KEY]
+    run.current = request.param
+    return run.journey(request.param).image
 
 
 @pytest.fixture(scope="session")
-def dib_journey(image: Entry[Image], request: pytest.FixtureRequest) -> lifecycle.Journey:
+def dib_journey(image: Entry[Image], request: pytest.FixtureRequest) -> lifecycle.Journey:  # noqa: ARG001 -- it sets current
     """What this run knows of the image so far: phase times, digest, environment, whether it failed."""
-    return request.config.stash[active.KEY].journey(image.label)
+    run = request.config.stash[active.KEY]
+    return run.journey(run.current)
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,12 @@ class Record:
     kept: str | None = None
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def pid(self) -> int | None:
+        """The process that made the record."""
+        number = self.path.name.split(".")[-2]
+        return int(number) if number.isdigit() else None
+
     def keep(self, reason: str) -> Record:
         """Return this record, on disk too, marked as left on purpose."""
         return _write(dataclasses.replace(self, kept=reason))
@@ -158,6 +164,11 @@ def all_runs(base: Path | None = None) -> tuple[Ledger, ...]:
         for path in sorted(base.glob("*"))
         if path.is_dir() and re.fullmatch(r"[0-9a-f]{8}", path.name)
     )
+
+
+def load(path: Path) -> Record | None:
+    """Return the record at ``path``, None if it is gone or unreadable."""
+    return _read(path)
 
 
 def _safe(name: str) -> str:

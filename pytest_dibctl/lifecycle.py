@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,8 @@ from pytest_dibctl.config.catalog import Catalog, Entry, built_in_environment
 from pytest_dibctl.config.models import Image, TestEnvironment
 from pytest_dibctl.errors import CredentialsError, DibctlError, NotInConfigError, PortTimeoutError
 from pytest_dibctl.ledger import Ledger, Record, all_runs
+from pytest_dibctl.ledger import load as load_record
+from pytest_dibctl.shared import Shared
 from pytest_dibctl.ssh import SshAccess, SshKey
 
 log = logging.getLogger(__name__)
@@ -37,11 +40,15 @@ BuildPolicy = Literal["auto", "always", "never"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wishes:
-    """What the person at the command line asked for; one value for a whole run."""
+    """What the person at the command line asked for; one value for a whole run.
+
+    ``build_jobs`` is how many builds of the run may go on at once; ``logs`` is a directory that consoles and
+    build logs are copied to.
+    """
 
     build: BuildPolicy = "auto"
     input: Path | None = None
-    environment: str | None = None
+    environments: tuple[str, ...] = ()
     keep_failed_image: bool = False
     keep_failed_instance: bool = False
     shell: bool = False
@@ -49,6 +56,8 @@ class Wishes:
     existing_instance: str | None = None
     upload_only: bool = False
     private_key_file: Path | None = None
+    build_jobs: int = 1
+    logs: Path | None = None
 
     @property
     def may_keep_instance(self) -> bool:
@@ -71,7 +80,9 @@ class Journey:
     """One image on its way; the only mutable state there is, and what reports are made of.
 
     ``phases`` are seconds; ``failed`` becomes true once a step or a test of the image failed, and an
-    interruption is not a failure; ``keep`` is set by ``exit 42``.
+    interruption is not a failure; ``keep`` is set by ``exit 42``. ``told`` are seconds that other
+    processes of the run spent on steps done once for all. Unless ``owns_upload``, somebody else removes the
+    test image.
     """
 
     image: Entry[Image]
@@ -93,11 +104,20 @@ class Journey:
     facts: dict[str, str] = dataclasses.field(default_factory=dict)
     reach: str | None = None
     key_name: str | None = None
+    told: dict[str, float] = dataclasses.field(default_factory=dict)
+    owns_upload: bool = True
+    build_log: Path | None = None
+    console_log: Path | None = None
 
     @property
     def label(self) -> str:
         """The image's label."""
         return self.image.label
+
+    @property
+    def shared(self) -> Shared:
+        """What this process has in common with the run's others."""
+        return Shared(directory=self.ledger.directory)
 
     @property
     def deadlines(self) -> merge.Deadlines:
@@ -106,7 +126,11 @@ class Journey:
 
     def record(self, kind: str, name: str, **details: Any) -> Record:
         """Write down that something is about to be made in the test environment; raises DibctlError."""
-        where = {"environment": self.environment.label, "engine": self.environment.settings.engine}
+        where = {
+            "image": self.label,
+            "environment": self.environment.label,
+            "engine": self.environment.settings.engine,
+        }
         return self.ledger.record(kind, name, **where, **details)
 
     @contextlib.contextmanager
@@ -116,7 +140,11 @@ class Journey:
         try:
             yield
         finally:
-            self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - started
+            self.charge(name, time.monotonic() - started)
+
+    def charge(self, name: str, seconds: float) -> None:
+        """Add to the time of a phase."""
+        self.phases[name] = self.phases.get(name, 0.0) + seconds
 
     @contextlib.contextmanager
     def removal(self, what: str, record: Record | None) -> Iterator[None]:
@@ -136,32 +164,132 @@ class Journey:
 
 
 def artifact(journey: Journey) -> Artifact:
-    """Return the image's file, built now if it must be; it stays when the run is over."""
-    wishes = journey.wishes
-    with journey.phase("build"):
+    """Return the image's file, built now if it must be, once per run; it stays when the run is over."""
+    try:
+        made = _once(journey, f"build {journey.label}", lambda: _built(journey))
+    finally:
+        _keep_build_log(journey)
+    built = Artifact(**restored(Artifact, made["artifact"]))
+    journey.reused, journey.digest, journey.file = made["reused"], built.sha512, built.path
+    return built
+
+
+def _built(journey: Journey) -> dict[str, Any]:
+    wishes, started, waits = journey.wishes, time.monotonic(), journey.phases.get("wait", 0.0)
+    try:
         outcome = builder.build(
             journey.image,
             policy="never" if wishes.input else wishes.build,
             output=wishes.input,
             cwd=journey.cwd,
             progress=journey.progress,
+            turn=lambda: journey.shared.turn(
+                "build", wishes.build_jobs, waiting=lambda: _waiting(journey, "its turn to be built")
+            ),
         )
-    journey.reused = None if outcome.built else outcome.reason
-    journey.digest = outcome.artifact.sha512
-    journey.file = outcome.artifact.path
-    return outcome.artifact
+    finally:
+        waited = journey.phases.get("wait", 0.0) - waits
+        journey.charge("build", time.monotonic() - started - waited)
+    return {
+        "artifact": plain(outcome.artifact),
+        "reused": None if outcome.built else outcome.reason,
+        "seconds": {"build": journey.phases["build"]},
+    }
 
 
-def environment_of(catalog: Catalog, image: Entry[Image], wishes: Wishes) -> Entry[TestEnvironment]:
+def _once(journey: Journey, step: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what ``make`` returned, in this process or in another of the run, and note its seconds."""
+    outcome = journey.shared.once(step, make, waiting=lambda: _waiting(journey, "another worker"))
+    if not outcome.mine:
+        journey.told.update(outcome.value["seconds"])
+    return outcome.value
+
+
+@contextlib.contextmanager
+def _waiting(journey: Journey, what: str) -> Iterator[None]:
+    journey.progress(f"waiting for {what}")
+    with journey.phase("wait"):
+        yield
+
+
+def plain(value: Artifact | CloudImage) -> dict[str, Any]:
+    """Return a value of ours, without what it refers to, as data that JSON can hold."""
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {
+        name: str(found) if isinstance(found, Path) else dict(found) if isinstance(found, Mapping) else found
+        for name, found in fields.items()
+        if not isinstance(found, Artifact)
+    }
+
+
+def restored(kind: type[Artifact | CloudImage], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that make a ``kind`` again from what ``plain`` made of it."""
+    paths = {field.name for field in dataclasses.fields(kind) if str(field.type).startswith("Path")}
+    return {
+        name: Path(found)
+        if name in paths and found is not None
+        else tuple(found)
+        if isinstance(found, list)
+        else found
+        for name, found in data.items()
+    }
+
+
+def _keep_build_log(journey: Journey) -> None:
+    """Copy the log of the image's build to where the run's logs are wanted."""
+    log_file = builder.log_file(builder.target_file(journey.image, journey.wishes.input, journey.cwd))
+    if journey.wishes.logs is None or not log_file.exists():
+        return
+    journey.build_log = _write_log(
+        journey.wishes.logs / f"{file_name(journey.label)}.build.log", log_file.read_bytes
+    )
+
+
+def _keep_console(journey: Journey, instance: Instance) -> None:
+    """Write the console of an instance that is about to go to where the run's logs are wanted."""
+    if journey.wishes.logs is not None:
+        journey.console_log = _write_log(
+            console_file(journey.wishes.logs, instance.name), lambda: instance.console_output().encode()
+        )
+
+
+def console_file(logs: Path, instance: str) -> Path:
+    """Return where the console of an instance is written."""
+    return logs / f"{instance}.console.log"
+
+
+def file_name(label: str) -> str:
+    """Return a label as it may stand in a file's name."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", label)
+
+
+def _write_log(path: Path, read: Callable[[], bytes]) -> Path | None:
+    try:
+        text = read()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft.write_bytes(text)
+        draft.replace(path)  # another worker may write the same log at the same time
+    except Exception:  # a log that cannot be had must not keep anything from being removed
+        log.warning("%s: could not be written", path, exc_info=True)
+        return None
+    return path
+
+
+def environments_of(
+    catalog: Catalog, image: Entry[Image], wishes: Wishes
+) -> tuple[Entry[TestEnvironment], ...]:
     """Return where ``image`` is tested; an instance that was kept stays in its environment.
 
     Raises NotInConfigError.
     """
-    if wishes.environment is None and wishes.existing_instance is not None:
+    if wishes.environments:
+        return catalog.select_environments(wishes.environments)
+    if wishes.existing_instance is not None:
         with contextlib.suppress(NotInConfigError):
             _, record = find_instance(wishes.existing_instance)
-            return catalog.environment(record.details["environment"])
-    return catalog.environment_for(image, override=wishes.environment)
+            return (catalog.environment(record.details["environment"]),)
+    return (catalog.environment_for(image),)
 
 
 @contextlib.contextmanager
@@ -212,44 +340,82 @@ def open_environment(
 
 @contextlib.contextmanager
 def uploaded(journey: Journey, cloud: Cloud, built: Artifact) -> Iterator[CloudImage]:
-    """Make the file known to the cloud as a test image, private to the run."""
-    request = UploadRequest(
-        name=f"dibctl-{journey.ledger.run_id}-{_plain(journey.label)}",
+    """Make the file known to the cloud as a test image, private to the run, which uploads it once."""
+    cloud.check(built, _upload_request(journey))
+    step = upload_step(journey.label, journey.environment.label)
+    image: CloudImage | None = None
+    try:
+        with journey.shared.in_use(step):
+            made = _once(journey, step, lambda: _uploaded(journey, cloud, built))
+            image = CloudImage(**restored(CloudImage, made["image"]), artifact=built)
+            yield image
+    finally:
+        if image is not None and journey.owns_upload:
+            with journey.shared.taken(step) as made_here:
+                if made_here:
+                    _release(journey, cloud, image, Path(made_here["record"]))
+
+
+def upload_step(image: str, environment: str) -> str:
+    """Return what the upload of an image to an environment is called among the steps of a run."""
+    return f"upload {image} to {environment}"
+
+
+def _upload_request(journey: Journey) -> UploadRequest:
+    # A name of its own for each attempt: what a worker that died began to upload is removed by its name.
+    return UploadRequest(
+        name=f"dibctl-{journey.ledger.run_id}-{_plain(journey.label)}-{uuid.uuid4().hex[:6]}",
         image=journey.image,
         deadlines=journey.deadlines,
     )
-    cloud.check(built, request)
+
+
+def _uploaded(journey: Journey, cloud: Cloud, built: Artifact) -> dict[str, Any]:
+    request = _upload_request(journey)
     record = journey.record("image", request.name)
     image: CloudImage | None = None
     try:
         with journey.phase("upload"):
             image = cloud.upload(built, request, progress=journey.progress)
-        yield image
     finally:
-        reason = _keeps_image(journey)
         if image is None:
             # upload removes what it began; what it could not remove, or did not know of, is on record.
             with journey.removal(f"image {request.name}", record):
                 cloud.remove("image", request.name, record.details)
-        elif reason is not None:
-            record.keep(reason)
-            journey.kept.append(
-                Kept(
-                    what=f"image {image.name} ({image.id})",
-                    reason=reason,
-                    reach=None,
-                    remove=_cleanup_command(journey),
-                ),
-            )
-        else:
-            with journey.removal(f"image {image.name}", record):
-                cloud.delete_image(image)
+    return {
+        "image": plain(image),
+        "record": str(record.path),
+        "seconds": {"upload": journey.phases["upload"]},
+    }
 
 
-def _keeps_image(journey: Journey) -> str | None:
-    if journey.wishes.upload_only and not journey.failed:
+def _release(journey: Journey, cloud: Cloud, image: CloudImage, path: Path) -> None:
+    record = load_record(path)
+    reason = keeps_image(journey.wishes, failed=journey.failed)
+    if reason is not None:
+        journey.kept.append(kept_image(record, image, journey.ledger, reason))
+    else:
+        with journey.removal(f"image {image.name}", record):
+            cloud.delete_image(image)
+
+
+def kept_image(record: Record | None, image: CloudImage, run: Ledger, reason: str) -> Kept:
+    """Mark a test image as kept."""
+    if record is not None:
+        record.keep(reason)
+    return Kept(
+        what=f"image {image.name} ({image.id})",
+        reason=reason,
+        reach=None,
+        remove=cleanup_command(run),
+    )
+
+
+def keeps_image(wishes: Wishes, *, failed: bool) -> str | None:
+    """Return why a test image is to be left, if it is."""
+    if wishes.upload_only and not failed:
         return "--dib-upload-only"
-    return "--dib-keep-failed-image" if journey.failed and journey.wishes.keep_failed_image else None
+    return "--dib-keep-failed-image" if failed and wishes.keep_failed_image else None
 
 
 @contextlib.contextmanager
@@ -291,7 +457,9 @@ def _key_of_existing(journey: Journey) -> SshKey:
 @contextlib.contextmanager
 def _made_key(journey: Journey, name: str) -> Iterator[SshKey]:
     directory = journey.ledger.directory / f"key-{name}"
-    record = journey.ledger.record("key", name, directory=str(directory))
+    record = journey.ledger.record(
+        "key", name, directory=str(directory), image=journey.label, environment=journey.environment.label
+    )
     try:
         with _disk_errors():
             directory.mkdir(mode=0o700)
@@ -331,7 +499,10 @@ def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey
         assert journey.wishes.existing_instance is not None
         existing = cloud.existing(journey.wishes.existing_instance)
         _note(journey, existing)
-        yield existing
+        try:
+            yield existing
+        finally:
+            _keep_console(journey, existing)
         return
     # A host name has at most 63 characters and no underscore; guests take theirs from here.
     name = f"dibctl-{_plain(journey.label)[:40].strip('-')}-{uuid.uuid4().hex[:8]}"
@@ -359,6 +530,8 @@ def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey
         yield instance
     finally:
         journey.instance = None
+        if instance is not None:
+            _keep_console(journey, instance)
         if instance is None:
             # boot removes what it began; an interruption may have come between its end and our knowing.
             with journey.removal(f"instance {name}", record):
@@ -371,7 +544,7 @@ def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey
                     what=f"instance {instance.name} ({instance.id})",
                     reason=reason,
                     reach=journey.reach,
-                    remove=_cleanup_command(journey),
+                    remove=cleanup_command(journey.ledger),
                 ),
             )
         else:
@@ -381,6 +554,8 @@ def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey
 
 def _note(journey: Journey, instance: Instance) -> None:
     journey.instance, journey.instance_id, journey.facts = instance, instance.id, dict(instance.facts)
+    if journey.wishes.logs is not None:  # its reports name the file that it will be
+        journey.console_log = console_file(journey.wishes.logs, instance.name)
 
 
 @contextlib.contextmanager
@@ -531,15 +706,9 @@ def sweep(
             if run_id is not None:
                 raise DibctlError(f"run {run_id} is still going on; nothing was removed")
             continue
-        # Instances first: keys and images are of no use without them, but not the other way round.
-        order = {"instance": 0, "image": 1, "keypair": 2, "key": 3}
-        stuck = False
-        for record in sorted(run.records(), key=lambda record: order.get(record.kind, 3)):
-            if record.kind == "key" and stuck:
-                outcome = "left, for the instance that could not be removed"
-            else:
-                outcome = _sweep_record(load, run, record, cwd=cwd, named=run_id is not None, dry_run=dry_run)
-            stuck = stuck or outcome.startswith(FAILED_REMOVAL)
+        for record, outcome in sweep_records(
+            load, run, run.records(), cwd=cwd, named=run_id is not None, dry_run=dry_run
+        ):
             swept.append(Swept(run_id=run.run_id, what=f"{record.kind} {record.name}", outcome=outcome))
         if not dry_run:
             run.remove_if_empty()
@@ -547,6 +716,47 @@ def sweep(
 
 
 FAILED_REMOVAL = "could not be removed"
+SWEEP_ORDER = ("instance", "image", "keypair", "key")
+"""Instances first: keys and images are of no use without them, but not the other way round."""
+
+
+def sweep_records(
+    load: Callable[[], Catalog],
+    run: Ledger,
+    records: Iterable[Record],
+    *,
+    cwd: Path,
+    named: bool = False,
+    dry_run: bool = False,
+) -> list[tuple[Record, str]]:
+    """Remove what ``records`` of a run stand for; return what became of each.
+
+    A key stays where an instance could not be removed; what was kept goes only with ``named``.
+    """
+    swept: list[tuple[Record, str]] = []
+    stuck = False
+    ranks = {kind: rank for rank, kind in enumerate(SWEEP_ORDER)}
+    for record in sorted(records, key=lambda record: ranks.get(record.kind, len(ranks))):
+        if record.kind == "key" and stuck:
+            swept.append((record, "left, for the instance that could not be removed"))
+            continue
+        outcome = _sweep_record(load, run, record, cwd=cwd, named=named, dry_run=dry_run)
+        stuck = stuck or outcome.startswith(FAILED_REMOVAL)
+        swept.append((record, outcome))
+    return swept
+
+
+def keep_console_of(
+    environment: Entry[TestEnvironment], name: str, *, run: Ledger, cwd: Path, logs: Path
+) -> None:
+    """Write the console of an instance that nobody holds any more to ``logs``, if it can be had."""
+    with contextlib.suppress(DibctlError):
+        cloud = open_environment(
+            environment, run=run, cwd=cwd, deadlines=merge.environment_deadlines(environment)
+        )
+        with contextlib.closing(cloud):
+            console = cloud.existing(name).console_output()
+            _write_log(console_file(logs, name), console.encode)
 
 
 def _sweep_record(
@@ -590,8 +800,9 @@ def _keeps_instance(journey: Journey) -> bool:
     return journey.keep or (journey.failed and journey.wishes.keep_failed_instance)
 
 
-def _cleanup_command(journey: Journey) -> str:
-    return f"dibctl cleanup --run {journey.ledger.run_id}"
+def cleanup_command(run: Ledger) -> str:
+    """Return the command that removes what ``run`` kept."""
+    return f"dibctl cleanup --run {run.run_id}"
 
 
 def console_tail(instance: Instance, lines: int = 20) -> str:

@@ -20,7 +20,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="LABELS",
         help="build, boot and test these images: labels, comma lists, globs, or `all`; repeatable",
     )
-    add("--dib-env", metavar="LABEL", help="test environment to use instead of the one each image names")
+    add(
+        "--dib-env",
+        action="append",
+        metavar="LABELS",
+        help="test environments to use instead of the one each image names: labels, comma lists, globs, or "
+        "`all`; repeatable; each image is tested in each of them",
+    )
     add("--dib-input", metavar="FILE", help="test this image file instead of building one")
     add(
         "--dib-build",
@@ -75,6 +81,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         dest="dib_stop_on_fail",
         action="store_false",
         help="run all entries of tests_list whatever fails (the default under pytest)",
+    )
+    add(
+        "--dib-instances",
+        type=int,
+        default=1,
+        metavar="N",
+        help="under -n: spread the tests of one image over up to N instances of it (1)",
+    )
+    add(
+        "--dib-logs",
+        metavar="DIR",
+        help="copy consoles and build logs there (with --junit-xml=FILE.xml: FILE.logs)",
+    )
+    add(
+        "--dib-summary",
+        metavar="FILE",
+        help="write a summary in Markdown there; $GITHUB_STEP_SUMMARY is appended to",
+    )
+    parser.addini(
+        "dibctl_build_jobs",
+        "builds that may go on at the same time, over all workers of a run (0: half of the cores)",
+        type="int",
+        default=0,
     )
     for kind in ("images", "test", "upload"):
         add(

@@ -146,31 +146,43 @@ class Catalog:
         The order is that of the patterns, within one pattern that of the files; no image comes twice.
         Raises NotInConfigError for a pattern that matches nothing.
         """
-        chosen: dict[str, Entry[Image]] = {}
-        for pattern in self._patterns(patterns):
-            for label in self._matching(pattern):
-                chosen.setdefault(label, self.images[label])
+        return self._select("images", self.images, patterns)
+
+    def select_environments(self, patterns: Sequence[str]) -> tuple[Entry[TestEnvironment], ...]:
+        """Return the test environments that ``patterns`` name, as ``select_images`` does for images."""
+        return self._select("test", self.environments, patterns)
+
+    def _select(
+        self, kind: Kind, entries: Mapping[str, Entry[T_co]], patterns: Sequence[str]
+    ) -> tuple[Entry[T_co], ...]:
+        chosen: dict[str, Entry[T_co]] = {}
+        for pattern in self._patterns(kind, entries, patterns):
+            for label in self._matching(kind, entries, pattern):
+                chosen.setdefault(label, entries[label])
         return tuple(chosen.values())
 
-    def _patterns(self, patterns: Sequence[str]) -> Iterator[str]:
+    def _patterns(self, kind: Kind, entries: Mapping[str, object], patterns: Sequence[str]) -> Iterator[str]:
         """Yield single patterns; a label may contain a comma and then counts as one."""
         for pattern in patterns:
-            if pattern in self.images:
+            if pattern in entries:
                 yield pattern
                 continue
             parts = [part.strip() for part in pattern.split(",") if part.strip()]
             if not parts:
-                raise NotInConfigError("an image label is empty", hint=self._hint("images", self.images))
+                article = "an" if NOUNS[kind][0] in "aeiou" else "a"
+                raise NotInConfigError(
+                    f"{article} {NOUNS[kind]} label is empty", hint=self._hint(kind, entries)
+                )
             yield from parts
 
-    def _matching(self, pattern: str) -> list[str]:
-        if pattern in self.images:
+    def _matching(self, kind: Kind, entries: Mapping[str, object], pattern: str) -> list[str]:
+        if pattern in entries:
             return [pattern]
-        if pattern == "all" and self.images:
-            return list(self.images)
-        found = fnmatch.filter(self.images, pattern)
+        if pattern == "all" and entries:
+            return list(entries)
+        found = fnmatch.filter(entries, pattern)
         if not found:
-            raise self._missing("images", self.images, pattern)
+            raise self._missing(kind, entries, pattern)
         return found
 
     def _find(self, kind: Kind, entries: Mapping[str, Entry[T_co]], label: str) -> Entry[T_co]:

@@ -38,6 +38,11 @@ def test_every_fixture(nova, glance, connection, instance, flavor, flavor_meta, 
 
 def test_a_live_guest_is_made_tested_and_removed(site: Site) -> None:
     (site.path / "test_it.py").write_text(FIXTURES)
+    (site.path / "test_reboot.py").write_text(
+        "import pytest\n@pytest.mark.parametrize('hard', [False, True])\n"
+        "def test_it(reboot, hard, host, instance):\n"
+        "    reboot(hard=hard)\n    assert host.check_output('hostname') == instance.name\n"
+    )
     script = site.path / "uptime.sh"
     script.write_text('#!/bin/sh\necho "$DIBCTL_FLAVOR_NAME $DIBCTL_MAIN_IP"\n$ssh cat /proc/uptime\n')
     script.chmod(0o755)
@@ -48,7 +53,7 @@ def test_a_live_guest_is_made_tested_and_removed(site: Site) -> None:
             {"pytest": "generic:network"},
             {"pytest": "test_it.py"},
             {"shell": "uptime.sh"},
-            {"pytest": "generic:reboot"},
+            {"pytest": "test_reboot.py"},
         ],
     )
     run = site.pytest("--junit-xml=junit.xml", "-v")

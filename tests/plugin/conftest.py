@@ -22,6 +22,7 @@ def pytest_configure(config):
 
         # Later than the plugin's own fixtures, so that these win, for tests outside of this folder too.
         config.pluginmanager.register(memory, "memory-cloud")
+        memory.install()
 """
 
 
@@ -66,10 +67,11 @@ class Project:
         """Make steps of the in-memory cloud fail."""
         self.monkeypatch.setenv("MEMORY_CLOUD_FAULTS", json.dumps(faults))
 
-    def run(self, *arguments: str, images: str | None = "all") -> pytest.RunResult:
-        """Run pytest in a process of its own."""
+    def run(self, *arguments: str, images: str | None = "all", randomly: bool = False) -> pytest.RunResult:
+        """Run pytest in a process of its own; ``randomly`` leaves pytest-randomly's order on."""
         selection = (f"--dib-image={images}",) if images else ()
-        return self.pytester.runpytest_subprocess("-p", "no:hypothesispytest", *selection, *arguments)
+        plugins = ("-p", "no:hypothesispytest", *(() if randomly else ("-p", "no:randomly")))
+        return self.pytester.runpytest_subprocess(*plugins, *selection, *arguments)
 
     def operations(self) -> list[dict[str, Any]]:
         """Return what the in-memory cloud was asked to do, in order."""

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from pytest_dibctl import cli
-from pytest_dibctl.active import PHASES
+from pytest_dibctl.accounts import PHASES
 from tests.plugin.conftest import Project
 
 
@@ -145,3 +145,71 @@ def test_time_of_tests_is_theirs_alone(project: Project) -> None:
     seconds = dict(zip(PHASES, [cell.rstrip("s") for cell in line.split()[1:7]], strict=True))
     assert 3 <= float(seconds["boot"]) < 4
     assert 1.2 <= float(seconds["tests"]) < 2.5
+
+
+def test_logs_are_copied_beside_the_junit_file_and_attached_to_failures(project: Project) -> None:
+    project.write("test_it.py", "def test_good(ssh_access): pass\ndef test_bad(ssh_access): assert 0")
+    build = "cp base.qcow2 %(output_filename)s"
+    project.images({"base": [], "alpha": {"external_build": [{"cmdline": build}]}})
+    (project.path / "alpha.qcow2").unlink()
+    result = project.run("test_it.py", "-n1", "--junit-xml=out/junit.xml", images="alpha")
+    result.assert_outcomes(passed=1, failed=1)
+    cases = {case.get("name"): case for case in ET.parse(project.path / "out/junit.xml").iter("testcase")}
+    for case in cases.values():
+        facts = {one.get("name"): one.get("value", "") for one in case.iterfind("properties/property")}
+        console, built = str(facts["dib_console_log"]), str(facts["dib_build_log"])
+        assert built == "out/junit.logs/alpha.build.log"
+        assert "login:" in (project.path / console).read_text()
+        assert (project.path / built).exists()
+    attached = f"[[ATTACHMENT|{console}]]\n[[ATTACHMENT|{built}]]"
+    assert [out.text for out in cases["test_bad[alpha]"].iterfind("system-out")] == [attached]
+    assert not list(cases["test_good[alpha]"].iterfind("system-out"))
+
+
+def test_dib_logs_names_the_directory(two: Project) -> None:
+    two.run("--dib-logs=kept", "-n2").assert_outcomes(passed=4)
+    names = sorted(path.name for path in (two.path / "kept").iterdir())
+    assert [name.split("-")[1] for name in names] == ["alpha", "beta"]
+
+
+def test_without_these_options_no_logs_are_copied(two: Project) -> None:
+    two.run("-n2").assert_outcomes(passed=4)
+    assert list(two.path.rglob("*.log")) == []
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_a_markdown_summary_is_written(project: Project, workers: str) -> None:
+    project.write("test_it.py", "def test_it(image): assert image.label != 'beta', 'wrong colour'")
+    project.images({"alpha": [{"pytest": "test_it.py"}], "beta": [{"pytest": "test_it.py"}]})
+    project.run(workers, "--dib-summary=summary.md").assert_outcomes(passed=1, failed=1)
+    text = (project.path / "summary.md").read_text()
+    assert "| ✅ | alpha | local | 1 passed |" in text
+    assert "| ❌ | beta | local | 1 failed |" in text
+    assert "wrong colour" in text
+
+
+def test_github_s_summary_is_appended_to(two: Project) -> None:
+    file = two.write("summary.md", "# Before\n")
+    two.monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(file))
+    two.run(f"--dib-summary={file}").assert_outcomes(passed=4)
+    assert file.read_text().startswith("# Before\n## Images\n")
+
+
+def test_a_summary_that_cannot_be_written_is_said_and_changes_the_status(two: Project) -> None:
+    result = two.run("--dib-summary=.")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["--dib-summary: *: cannot be written: Is a directory"])
+
+
+def test_skipped_tests_have_their_image_s_properties_too(project: Project) -> None:
+    project.write("test_it.py", "import pytest\n@pytest.mark.skip\ndef test_it(instance): pass")
+    project.images({"alpha": [{"pytest": "test_it.py"}]})
+    project.run("--junit-xml=junit.xml").assert_outcomes(skipped=1)
+    assert properties(project)["test_it[alpha]"] == {"dib_image": "alpha", "dib_environment": "local"}
+
+
+def test_a_summary_says_what_no_table_shows(project: Project) -> None:
+    project.write("test_it.py", "import nothing_of_that_name")
+    project.images({"alpha": [{"pytest": "test_it.py"}]})
+    project.run("--dib-summary=summary.md").assert_outcomes(errors=1)
+    assert r"**test\_it.py could not be collected**" in (project.path / "summary.md").read_text()

@@ -2,7 +2,8 @@
 
 Registered as a plugin after pytest-dibctl's own, it stands under the fixture ladder. Every operation is
 appended to the JSON-lines file that $MEMORY_CLOUD_LOG names, so that a test can count what several
-processes did together. ``$MEMORY_CLOUD_FAULTS`` (a JSON object) makes steps fail.
+processes did together. ``$MEMORY_CLOUD_FAULTS`` (a JSON object) makes steps fail. ``install`` puts it in
+the place of every configured cloud, for whoever opens one without fixtures: an xdist controller.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pytest_dibctl.artifact import Artifact
 from pytest_dibctl.clouds import (
     Address,
     BootRequest,
+    Cloud,
     CloudImage,
     Endpoint,
     Flavor,
@@ -31,7 +33,15 @@ from pytest_dibctl.clouds import (
     Progress,
     UploadRequest,
 )
-from pytest_dibctl.errors import ImageNotFoundError, InstanceError, NotInConfigError, PortTimeoutError
+from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.models import TestEnvironment
+from pytest_dibctl.errors import (
+    DibctlError,
+    ImageNotFoundError,
+    InstanceError,
+    NotInConfigError,
+    PortTimeoutError,
+)
 from pytest_dibctl.ssh import HostKeyPolicy, SshKey
 
 
@@ -43,6 +53,34 @@ def log(operation: str, **details: Any) -> None:
         os.write(descriptor, line.encode())
     finally:
         os.close(descriptor)
+
+
+def operations() -> list[dict[str, Any]]:
+    """Return what was logged so far, by all processes."""
+    try:
+        return [json.loads(line) for line in Path(os.environ["MEMORY_CLOUD_LOG"]).read_text().splitlines()]
+    except FileNotFoundError:
+        return []
+
+
+def running() -> set[str]:
+    """Return the names of the instances that were booted and not deleted."""
+    alive: set[str] = set()
+    for operation in operations():
+        if operation["operation"] == "boot":
+            alive.add(operation["name"])
+        elif operation["operation"] in {"remove_instance", "delete_instance"}:
+            alive.discard(operation["name"])
+    return alive
+
+
+def install() -> None:
+    """Make this the cloud of every test environment."""
+
+    def open_environment(environment: Entry[TestEnvironment], **_others: Any) -> Cloud:
+        return MemoryCloud(name=environment.label)
+
+    lifecycle.open_environment = open_environment
 
 
 def faults() -> dict[str, Any]:
@@ -117,8 +155,11 @@ class MemoryCloud:
 
     def upload(self, artifact: Artifact, request: UploadRequest, *, progress: Progress) -> CloudImage:
         name = request.name
+        log("upload", name=name, cloud=self.name)
+        time.sleep(faults().get("upload_seconds", 0))
+        if "upload" in faults():
+            raise DibctlError(f"{name}: the image store is full", hint="make room")
         progress("uploaded")
-        log("upload", name=name)
         return CloudImage(
             id=f"id-{name}",
             name=name,
@@ -128,7 +169,7 @@ class MemoryCloud:
         )
 
     def delete_image(self, image: CloudImage) -> None:
-        log("delete_image", name=image.name)
+        log("delete_image", name=image.name, cloud=self.name)
 
     def existing_image(self, image_id: str) -> CloudImage:
         if image_id.startswith("no-"):
@@ -149,7 +190,7 @@ class MemoryCloud:
         return None
 
     def boot(self, image: CloudImage, request: BootRequest, *, progress: Progress) -> Instance:
-        log("boot", name=request.name, image=image.name)
+        log("boot", name=request.name, image=image.name, cloud=self.name)
         progress("booting")
         time.sleep(faults().get("boot_seconds", 0))
         if "boot" in faults():
@@ -157,7 +198,7 @@ class MemoryCloud:
         return MemoryInstance(id=f"id-{request.name}", name=request.name)
 
     def existing(self, instance_id: str) -> Instance:
-        if instance_id.startswith("dibctl-"):
+        if instance_id.startswith("dibctl-") and instance_id not in running():
             raise NotInConfigError(f"no instance {instance_id}")
         return MemoryInstance(id=instance_id, name=instance_id)
 

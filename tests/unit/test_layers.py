@@ -13,15 +13,18 @@ PACKAGE = Path(__file__).parents[2] / "pytest_dibctl"
 
 LAYERS = (
     {"errors"},
-    {"config", "process", "ledger", "signals"},
+    {"config", "process", "ledger", "shared", "signals"},
     {"artifact", "banner", "ssh", "dib", "fingerprint", "build_log", "build_guard"},
     {"clouds", "preflight", "build_causes"},
     {"builder"},
     {"lifecycle", "variables"},
-    {"collect"},
-    {"active", "fixtures", "host", "plugin", "cli"},
+    {"targets"},
+    {"remains"},
+    {"collect", "accounts", "scheduler"},
+    {"summary", "junit"},
+    {"active", "controller", "fixtures", "host", "plugin", "cli"},
 )
-PYTEST_LAYERS = {"collect", "active", "fixtures", "host", "plugin"}
+PYTEST_LAYERS = {"collect", "junit", "controller", "active", "fixtures", "host", "plugin"}
 
 
 NEW_MODULES = """

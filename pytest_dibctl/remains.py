@@ -1,0 +1,200 @@
+"""What a run's workers do not remove themselves: shared test images, and whatever a worker that died made.
+
+The controller of an xdist run removes these while the run goes on, each in a thread, so that it can still
+listen to its workers; and once more, for all that is left, when they are gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from pytest_dibctl import lifecycle
+from pytest_dibctl.clouds import CloudImage
+from pytest_dibctl.config import merge
+from pytest_dibctl.config.catalog import Catalog
+from pytest_dibctl.ledger import Ledger, Record
+from pytest_dibctl.ledger import load as load_record
+from pytest_dibctl.lifecycle import Kept
+from pytest_dibctl.shared import POLL, Shared
+from pytest_dibctl.targets import Target
+
+log = logging.getLogger(__name__)
+
+DEATH = 30.0
+"""Seconds that a worker which was given up by xdist has to be really dead."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What became of something: kept, or not removed, or nothing but the seconds its removal took."""
+
+    image: str
+    environment: str
+    seconds: float = 0.0
+    kept: Kept | None = None
+    leftover: str | None = None
+
+
+@dataclasses.dataclass(kw_only=True)
+class Caretaker:
+    """Removes what is left of targets and of workers; ``failed`` says whether a target failed by now."""
+
+    ledger: Ledger
+    catalog: Catalog
+    cwd: Path
+    wishes: lifecycle.Wishes
+    failed: Callable[[str, str], bool]
+    findings: list[Finding] = dataclasses.field(default_factory=list)
+    _threads: list[threading.Thread] = dataclasses.field(default_factory=list)
+
+    def target_done(self, target: Target) -> None:
+        """Remove a target's test image as soon as no worker uses it any more."""
+        self._start(lambda: self._remove_image(target))
+
+    def worker_died(self, pid: int) -> None:
+        """Remove what a worker made that died, at once; or mark it as kept if that is wished."""
+        self._start(lambda: self._remove_made_by(pid))
+
+    def finish(self, targets: Iterable[Target]) -> list[Finding]:
+        """Wait for the removals that go on, then remove all that is left; the workers must be gone."""
+        for thread in self._threads:
+            thread.join()
+        for target in targets:
+            self._guarded(lambda target=target: self._remove_image(target, wait=False))  # type: ignore[misc]
+        self._guarded(lambda: self._sweep(self.ledger.records()))
+        return self.findings
+
+    def _start(self, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=self._guarded, args=(work,), daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:  # its record is still there: the end of the run, or `dibctl cleanup`, tries again
+            log.debug("a removal failed", exc_info=True)
+
+    # -- test images -----------------------------------------------------------------------------
+
+    def _remove_image(self, target: Target, *, wait: bool = True) -> None:
+        shared = Shared(directory=self.ledger.directory)
+        step = lifecycle.upload_step(target.image.label, target.environment.label)
+        while True:
+            with shared.taken(step) as made:
+                if made is not None:
+                    if made:
+                        self._remove_uploaded(target, made)
+                    return
+            if not wait:
+                return
+            time.sleep(POLL)
+
+    def _remove_uploaded(self, target: Target, made: dict[str, object]) -> None:
+        image = CloudImage(**lifecycle.restored(CloudImage, made["image"]))  # type: ignore[arg-type]
+        record = load_record(Path(str(made["record"])))
+        label, environment = target.image.label, target.environment.label
+        started, leftover, kept = time.monotonic(), None, None
+        reason = lifecycle.keeps_image(self.wishes, failed=self.failed(label, environment))
+        if reason is not None:
+            kept = lifecycle.kept_image(record, image, self.ledger, reason)
+        else:
+            try:
+                cloud = lifecycle.open_environment(
+                    target.environment,
+                    run=self.ledger,
+                    cwd=self.cwd,
+                    deadlines=merge.deadlines(target.image, target.environment),
+                )
+                with contextlib.closing(cloud):
+                    cloud.delete_image(image)
+            except Exception as error:  # noqa: BLE001 -- it must be told, and must hide no other removal
+                leftover = f"image {image.name}: {error}"
+            else:
+                if record is not None:
+                    record.done()
+        self.findings.append(
+            Finding(
+                image=label,
+                environment=environment,
+                seconds=time.monotonic() - started,
+                kept=kept,
+                leftover=leftover,
+            )
+        )
+
+    # -- what dead workers made ------------------------------------------------------------------
+
+    def _remove_made_by(self, pid: int) -> None:
+        deadline = time.monotonic() + DEATH
+        while _lives(pid) and time.monotonic() < deadline:
+            time.sleep(POLL)
+        if not _lives(pid):
+            self._sweep([record for record in self.ledger.records() if record.pid == pid])
+
+    def _sweep(self, records: Iterable[Record]) -> None:
+        shared = self._shared_records()
+        mine = [record for record in records if record.kept is None and record.path not in shared]
+        for record in [record for record in mine if self._keeps(record)]:
+            self._keep(record)
+            mine.remove(record)
+        self._keep_consoles(mine)
+        told = {finding.leftover.split(":")[0] for finding in self.findings if finding.leftover}
+        for record, outcome in lifecycle.sweep_records(lambda: self.catalog, self.ledger, mine, cwd=self.cwd):
+            what = f"{record.kind} {record.name}"
+            if outcome.startswith(lifecycle.FAILED_REMOVAL) and what not in told:
+                self._find(record, leftover=f"{what}: {outcome}")
+
+    def _shared_records(self) -> set[Path]:
+        """Return the records of test images that are whole, and everybody's."""
+        shared = Shared(directory=self.ledger.directory)
+        return {Path(made["record"]) for made in shared.values() if "record" in made}
+
+    def _keeps(self, record: Record) -> bool:
+        if record.kind not in {"instance", "keypair", "key"} or not self.wishes.keep_failed_instance:
+            return False
+        return self.failed(record.details.get("image", ""), record.details.get("environment", ""))
+
+    def _keep(self, record: Record) -> None:
+        reason = "--dib-keep-failed-instance"
+        record.keep(reason)
+        if record.kind == "instance":
+            remove = lifecycle.cleanup_command(self.ledger)
+            kept = Kept(what=f"instance {record.name}", reason=reason, reach=None, remove=remove)
+            self._find(record, kept=kept)
+
+    def _keep_consoles(self, records: Iterable[Record]) -> None:
+        for record in records:
+            if record.kind == "instance" and self.wishes.logs is not None:
+                environment = self.catalog.environment(record.details["environment"])
+                lifecycle.keep_console_of(
+                    environment,
+                    record.name,
+                    run=self.ledger,
+                    cwd=self.cwd,
+                    logs=self.wishes.logs,
+                )
+
+    def _find(self, record: Record, *, kept: Kept | None = None, leftover: str | None = None) -> None:
+        self.findings.append(
+            Finding(
+                image=record.details.get("image", ""),
+                environment=record.details.get("environment", ""),
+                kept=kept,
+                leftover=leftover,
+            )
+        )
+
+
+def _lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"  # whoever should have waited for it need not have

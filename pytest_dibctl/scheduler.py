@@ -1,0 +1,192 @@
+"""Which xdist worker runs which test: one image, in one environment, on one worker at a time.
+
+xdist's own schedulers group by file or by a mark, and its loadgroup has silently stopped to group with a
+newer pytest before. This one implements xdist's public ``Scheduling`` protocol and overrides nothing of it.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NoReturn
+
+Node = Any
+"""xdist's WorkerController: a worker, as its controller sees it."""
+
+LOOKAHEAD = 2
+"""Tests a worker must have to run one: xdist's workers begin a test only once they know the next."""
+
+
+class ImageScheduling:
+    """Gives each worker one group at a time, two tests ahead, so that a run can stop soon.
+
+    ``numnodes`` workers are waited for; ``groups_of`` returns the group of each of a worker's tests, in
+    order, or None before it is known; at most ``instances`` workers share a group, and only where no group
+    is left without one. ``on_done`` is called with each group that no worker has tests of any more, which
+    happens again if a test of it is called for again.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Any,
+        numnodes: int,
+        groups_of: Callable[[Node], Sequence[Hashable]],
+        instances: int,
+        on_done: Callable[[Hashable], None],
+        on_difference: Callable[[Node, Node], None],
+    ) -> None:
+        self.config = config  # pytest-rerunfailures looks for it here, as in all of xdist's own
+        self.numnodes = numnodes
+        self.collection: list[str] | None = None
+        self._groups_of = groups_of
+        self._instances = instances
+        self._on_done = on_done
+        self._on_difference = on_difference
+        self._pending: dict[Node, list[int]] = {}
+        self._collections: dict[Node, list[str]] = {}
+        self._group: list[Hashable] = []
+        self._queues: dict[Hashable, collections.deque[int]] = {}
+        self._left: dict[Hashable, int] = {}
+        self._attached: dict[Node, Hashable] = {}
+
+    # -- what xdist asks -------------------------------------------------------------------------
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The workers there are."""
+        return list(self._pending)
+
+    @property
+    def collection_is_completed(self) -> bool:
+        """Whether as many workers as were started have collected."""
+        return len(self._collections) >= self.numnodes
+
+    @property
+    def tests_finished(self) -> bool:
+        """Whether nothing is left but tests that only wait to know that there is no next one."""
+        return (
+            self.collection_is_completed
+            and not any(self._queues.values())
+            and all(len(pending) < LOOKAHEAD for pending in self._pending.values())
+        )
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether any test is still to be run."""
+        return any(self._queues.values()) or any(self._pending.values())
+
+    # -- what xdist tells ------------------------------------------------------------------------
+
+    def add_node(self, node: Node) -> None:
+        """Know a new worker; it gets tests once it has collected them."""
+        self._pending[node] = []
+
+    def add_node_collection(self, node: Node, collection: Sequence[str]) -> None:
+        """Take note of what a worker has collected; one that comes late must have the same."""
+        if self.collection is not None and list(collection) != self.collection:
+            self._on_difference(next(iter(self._collections)), node)
+            node.shutdown()  # of no use, and never to be waited for
+            return
+        self._collections[node] = list(collection)
+
+    def schedule(self) -> None:
+        """Begin to hand out tests, or go on with a worker that came later."""
+        if self.collection is None and not self._begin():
+            return
+        self._feed_all()
+
+    def mark_test_complete(self, node: Node, item_index: int, duration: float = 0) -> None:
+        """Give the worker that has run a test another one."""
+        del duration
+        self._pending[node].remove(item_index)
+        self._feed_all()
+        self._count_down(item_index)
+
+    def mark_test_pending(self, item: str) -> None:
+        """Have a test run once more, which somebody wants of one that crashed its worker."""
+        assert self.collection is not None
+        index = self.collection.index(item)
+        group = self._group[index]
+        self._queues[group].appendleft(index)
+        self._left[group] += 1
+        self._feed_all()
+
+    def remove_node(self, node: Node) -> str | None:
+        """Forget a worker; return the test that it died of, if it died. Its other tests go elsewhere."""
+        pending = self._pending.pop(node)
+        self._attached.pop(node, None)
+        if not pending:
+            return None
+        assert self.collection is not None
+        crashed, *others = pending
+        for index in reversed(others):
+            self._queues[self._group[index]].appendleft(index)
+        self._feed_all()
+        self._count_down(crashed)
+        return self.collection[crashed]
+
+    def remove_pending_tests_from_node(self, node: Node, indices: Sequence[int]) -> NoReturn:
+        """Never called: it answers a request that this scheduler does not make."""
+        raise NotImplementedError
+
+    # -- how -------------------------------------------------------------------------------------
+
+    def group_of(self, nodeid: str) -> Hashable | None:
+        """Return the group of a test."""
+        if self.collection is None or nodeid not in self.collection:
+            return None
+        return self._group[self.collection.index(nodeid)]
+
+    def _begin(self) -> bool:
+        first, *others = self._collections
+        different = [node for node in others if self._collections[node] != self._collections[first]]
+        for node in different:
+            self._on_difference(first, node)
+        if different:
+            return False
+        self.collection = self._collections[first]
+        self._group = list(self._groups_of(first))
+        for index, group in enumerate(self._group):
+            self._queues.setdefault(group, collections.deque()).append(index)
+        self._left = {group: len(queue) for group, queue in self._queues.items()}
+        return True
+
+    def _feed_all(self) -> None:
+        # In rounds: the first worker must not take the second test of a group that another could begin.
+        for wanted in range(1, LOOKAHEAD + 1):
+            for node in self._pending:
+                if len(self._pending[node]) < wanted:
+                    self._feed(node)
+        for node, pending in self._pending.items():
+            if 0 < len(pending) < LOOKAHEAD and not node.shutting_down:
+                node.shutdown()  # there is no next test: now it can run its last
+
+    def _feed(self, node: Node) -> None:
+        if node not in self._collections or node.shutting_down:
+            return
+        group = self._choose(node)
+        if group is None:
+            return
+        self._attached[node] = group
+        index = self._queues[group].popleft()
+        self._pending[node].append(index)
+        node.send_runtest_some([index])
+
+    def _choose(self, node: Node) -> Hashable | None:
+        """Return the group to give ``node`` a test of: its own, else the first without a worker."""
+        mine = self._attached.get(node, _NONE)
+        if self._queues.get(mine):
+            return mine
+        workers = collections.Counter(self._attached[other] for other in self._attached if other is not node)
+        free = [group for group, queue in self._queues.items() if queue and workers[group] < self._instances]
+        return min(free, key=lambda group: workers[group], default=None)
+
+    def _count_down(self, index: int) -> None:
+        group = self._group[index]
+        self._left[group] -= 1
+        if not self._left[group]:
+            self._on_done(group)
+
+
+_NONE = object()

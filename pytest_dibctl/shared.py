@@ -1,0 +1,217 @@
+"""What the processes of one run share: steps done once, whoever needs them first, and turns at building.
+
+Everything lies in the run's directory, under locks that the kernel releases however a process ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pytest_dibctl import errors
+from pytest_dibctl.errors import DibctlError
+
+POLL = 0.1
+"""Seconds between two looks at a lock that somebody else holds."""
+
+Waiting = Callable[[], AbstractContextManager[object]]
+"""Entered while a process waits for another one."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a step; ``mine`` says that this process has just done it."""
+
+    value: dict[str, Any]
+    mine: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shared:
+    """The state that a run's processes have in common; ``directory`` is the run's."""
+
+    directory: Path
+
+    def once(
+        self,
+        step: str,
+        make: Callable[[], dict[str, Any]],
+        *,
+        waiting: Waiting = contextlib.nullcontext,
+    ) -> Outcome:
+        """Return what ``make`` returned, plain data, for the first process that came here.
+
+        A DibctlError is an outcome too: whoever comes later gets it again, with ``step`` as its
+        ``origin``. A process that ends in the middle, or is interrupted, leaves the step to the next one.
+        """
+        path = self._path(step, "outcome")
+        with _locked(FileLock(self._path(step, "lock"), poll_interval=POLL), waiting):
+            known = _read(path)
+            mine = known is None
+            if known is None:
+                known = _attempt(make)
+                _write(path, known)
+        if "error" in known:
+            raise _error(known["error"], origin=step)
+        return Outcome(value=known["value"], mine=mine)
+
+    @contextlib.contextmanager
+    def in_use(self, step: str) -> Iterator[None]:
+        """Keep others from taking away, with ``taken``, what the step made."""
+        descriptor = self._open(step)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def taken(self, step: str) -> Iterator[dict[str, Any] | None]:
+        """Take away what the step made, to remove it; the value is None while somebody still uses it.
+
+        An empty value says that there is nothing. The step will be done anew for whoever comes later.
+        """
+        descriptor = self._open(step)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield None
+                return
+            path = self._path(step, "outcome")
+            known = _read(path) or {}
+            path.unlink(missing_ok=True)
+            yield known.get("value", {})
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def turn(self, kind: str, limit: int, *, waiting: Waiting = contextlib.nullcontext) -> Iterator[None]:
+        """Be one of at most ``limit`` processes of the run that do ``kind`` at the same time."""
+        locks = [FileLock(self._path(f"{kind}-{number}", "turn")) for number in range(limit)]
+        lock = _any_of(locks)
+        if lock is None:
+            with waiting():
+                while (lock := _any_of(locks)) is None:
+                    time.sleep(POLL)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def first(self, matter: str, name: str) -> str:
+        """Return the ``name`` that was first given for ``matter`` in this run."""
+        path = self._path(matter, "first")
+        draft = path.with_suffix(f".{os.getpid()}")
+        draft.write_text(name)
+        try:
+            os.link(draft, path)  # fails if it is there, and is never seen half written
+        except FileExistsError:
+            return path.read_text()
+        finally:
+            draft.unlink()
+        return name
+
+    def add(self, tally: str, amount: float) -> None:
+        """Add to a sum of the run."""
+        descriptor = os.open(self._path(tally, "tally"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(descriptor, f"{amount}\n".encode())
+        finally:
+            os.close(descriptor)
+
+    def total(self, tally: str) -> float:
+        """Return a sum of the run."""
+        try:
+            return sum(float(line) for line in self._path(tally, "tally").read_text().split())
+        except FileNotFoundError:
+            return 0.0
+
+    def values(self) -> list[dict[str, Any]]:
+        """Return what was made by the steps that are done and were not taken away."""
+        known = [_read(path) for path in self.directory.glob("*.outcome")]
+        return [found["value"] for found in known if found and "value" in found]
+
+    def say(self, name: str, value: object) -> None:
+        """Let the run's other processes know something, plain data."""
+        _write(self._path(name, "said"), {"value": value})
+
+    def heard(self, name: str) -> Any | None:
+        """Return what was said under ``name``, None if nothing was."""
+        return (_read(self._path(name, "said")) or {}).get("value")
+
+    def _open(self, step: str) -> int:
+        return os.open(self._path(step, "users"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _path(self, name: str, kind: str) -> Path:
+        # Labels may hold any character and differ in those only that no file name may have.
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        return self.directory / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:80]}-{digest}.{kind}"
+
+
+@contextlib.contextmanager
+def _locked(lock: FileLock, waiting: Waiting) -> Iterator[None]:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        with waiting():
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _any_of(locks: list[FileLock]) -> FileLock | None:
+    for lock in locks:
+        with contextlib.suppress(Timeout):
+            lock.acquire(timeout=0)
+            return lock
+    return None
+
+
+def _attempt(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return {"value": make()}
+    except DibctlError as error:
+        return {
+            "error": {
+                "class": type(error).__name__,
+                "message": error.message,
+                "hint": error.hint,
+                "exit_code": int(error.exit_code),
+            }
+        }
+
+
+def _error(said: dict[str, Any], *, origin: str) -> DibctlError:
+    kind = getattr(errors, said["class"], DibctlError)
+    error: DibctlError = kind(said["message"], hint=said["hint"], exit_code=said["exit_code"])
+    error.origin = origin
+    return error
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        known: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    return known
+
+
+def _write(path: Path, known: dict[str, Any]) -> None:
+    draft = path.with_suffix(f".{os.getpid()}")
+    draft.write_text(json.dumps(known))
+    draft.replace(path)

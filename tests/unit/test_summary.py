@@ -1,0 +1,106 @@
+"""The Markdown summary, and the accounts it is made of."""
+
+from __future__ import annotations
+
+import collections
+from pathlib import Path
+
+import pytest
+
+from pytest_dibctl import summary
+from pytest_dibctl.accounts import Account, Failure
+from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.lifecycle import Kept
+from pytest_dibctl.remains import Finding
+
+
+def account(**more: object) -> Account:
+    """An account of an image that passed."""
+    return Account(
+        **{
+            "image": "debian",
+            "environment": "local",
+            "phases": {"build": 12.34, "boot": 5.0, "tests": 1.0},
+            "digest": "abcdef0123456789",
+            "outcomes": collections.Counter(passed=3, skipped=1),
+            **more,
+        }  # type: ignore[arg-type]
+    )
+
+
+def rows(text: str) -> list[list[str]]:
+    """Return the cells of the first table."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def test_a_row_for_each_target() -> None:
+    text = summary.markdown({"debian": account(), "other": account(image="other")})
+    head, rule, first, second = rows(text)
+    assert len({len(row) for row in (head, rule, first, second)}) == 1
+    found = dict(zip(head, first, strict=True))
+    assert found["image"] == "debian"
+    assert found["outcome"] == "3 passed, 1 skipped"
+    assert (found["build (s)"], found["upload (s)"], found["boot (s)"]) == ("12.3", "", "5.0")
+    assert found["digest"] == "`abcdef012345`"
+    assert first[0] == "✅"
+    assert second[1] == "other"
+
+
+def test_a_failure_is_shown_with_its_text_and_logs() -> None:
+    failure = Failure(nodeid="t.py::test_it[a]", when="setup", text="```\nit <broke>", logs=("x.log",))
+    text = summary.markdown({"debian": account(failures=[failure])})
+    assert "<code>t.py::test_it[a]</code> (setup)" in text
+    assert "````\n```\nit <broke>\n````" in text
+    assert "- x.log" in text
+    assert rows(text)[2][0] == "❌"
+
+
+def test_long_texts_and_many_failures_are_cut() -> None:
+    failure = Failure(nodeid="t", when="call", text="x" * 100_000 + "the end")
+    text = summary.markdown({"debian": account(failures=[failure] * 200)})
+    assert len(text) < 1 << 20
+    assert text.count("the end") == summary.MOST_FAILURES
+    assert f"{200 - summary.MOST_FAILURES} more are not shown" in text
+
+
+def test_what_is_still_there_is_told() -> None:
+    kept = {"what": "instance x", "reason": "exit 42", "reach": None, "remove": "dibctl cleanup --run 1"}
+    text = summary.markdown({"debian": account(kept=[kept], leftovers=["image y: no answer"])})
+    assert "kept instance x (exit 42); `dibctl cleanup --run 1` removes it" in text
+    assert "**not removed**: image y: no answer" in text
+
+
+def test_odd_labels_break_no_table() -> None:
+    text = summary.markdown({"a|b": account(image="a|b*`<c>")})
+    assert r"a\|b\*\`&lt;c&gt;" in text
+
+
+def test_a_file_is_written_anew_or_appended_to(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "summary.md"
+    for append in (False, False, True):
+        summary.write(file, "x\n", append=append)
+    assert file.read_text() == "x\nx\n"
+    with pytest.raises(DibctlError, match="--dib-summary"):
+        summary.write(tmp_path, "x", append=False)
+
+
+def test_accounts_of_several_workers_add_up() -> None:
+    total = Account()
+    for data in (account().as_data(), account(instances=["i-2"]).as_data()):
+        total.add(Account(**data))
+    assert total.phases == {"build": 24.68, "boot": 10.0, "tests": 2.0}
+    assert (total.image, total.environment, total.instances) == ("debian", "local", ["i-2"])
+
+
+def test_findings_are_told_once_and_forgotten_when_removed_after_all() -> None:
+    total = account(leftovers=["instance x: no answer"])
+    total.find(Finding(image="debian", environment="local", leftover="instance x: still no answer"))
+    total.find(Finding(image="debian", environment="local", leftover="key y: denied", seconds=2.0))
+    kept = Kept(what="image z", reason="failed", reach=None, remove="rm")
+    total.find(Finding(image="debian", environment="local", kept=kept))
+    assert total.leftovers == ["instance x: no answer", "key y: denied"]
+    assert total.phases["cleanup"] == 2.0
+    assert total.kept[0]["what"] == "image z"
+    total.forget_removed({"key y"})
+    assert total.leftovers == ["key y: denied"]
