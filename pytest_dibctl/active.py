@@ -28,7 +28,10 @@ KEY: pytest.StashKey[ActiveRun] = pytest.StashKey()
 ENTRY: pytest.StashKey[collect.PlannedEntry | None] = pytest.StashKey()
 PREFIX = "dib_"
 STEPS = ("build", "upload", "boot", "ready")
+RARE = ("pristine",)
+"""Steps that few runs have; the summary shows them where one took place."""
 PHASES = (*STEPS, "tests", "cleanup")
+PRISTINE_MARK = "dib_pristine"
 
 
 def activate(config: pytest.Config, *, at_terminal: bool) -> None:
@@ -183,6 +186,7 @@ class ActiveRun:
         self._failed_entries: dict[str, collect.PlannedEntry] = {}
         self._told: dict[int, str] = {}
         self._line_broken = False
+        self._wanting_pristine: frozenset[str] = frozenset()
 
     # -- session ---------------------------------------------------------------------------------
 
@@ -351,6 +355,11 @@ class ActiveRun:
             ]
             raise pytest.UsageError("no test was found for\n" + "\n".join(places))
 
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note which images have a test that wants a first-booted instance; only those pay for it."""
+        marked = (item for item in session.items if item.get_closest_marker(PRISTINE_MARK))
+        self._wanting_pristine = frozenset(label for item in marked if (label := image_of(item)))
+
     def _order(self, item: pytest.Item) -> tuple[int, int]:
         label = image_of(item)
         return self.plan.order(label, item.stash[ENTRY]) if label else (-1, -1)
@@ -395,6 +404,16 @@ class ActiveRun:
         failed = self._failed_entries.get(entry.image)
         if failed is not None and failed.index < entry.index and self.config.getoption("dib_stop_on_fail"):
             pytest.skip(f"{failed.written} failed before, and --dib-stop-on-fail is on")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
+        """Note that a fixture that outlives a test may have done something to an instance."""
+        try:
+            return (yield)
+        finally:
+            if _may_touch_an_instance(fixturedef):
+                for journey in self.journeys.values():
+                    journey.untouched = False
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -551,6 +570,7 @@ class ActiveRun:
                 ledger=self._ledger,
                 cwd=self.config.invocation_params.dir,
                 progress=lambda line: self.say(f"{label}: {line}"),
+                wants_pristine=label in self._wanting_pristine,
             )
         return self.journeys[label]
 
@@ -598,6 +618,20 @@ def image_of(item: pytest.Item) -> str | None:
     return callspec.params.get("image") if callspec else None
 
 
+def _may_touch_an_instance(fixturedef: pytest.FixtureDef[Any]) -> bool:
+    """Return whether a fixture could do something to an instance that is not noted with its test.
+
+    Steps of our ladder only look at it, by whatever fixture they are overridden; one that asks for nothing
+    can reach nothing.
+    """
+    from pytest_dibctl import fixtures
+
+    short = fixturedef.scope == "function"
+    ours = hasattr(fixtures, fixturedef.argname) or fixturedef.argname == "host"
+    pytests = getattr(fixturedef.func, "__module__", "").startswith("_pytest.")
+    return bool(fixturedef.argnames) and not short and not ours and not pytests
+
+
 def _own_timeout(item: pytest.Item) -> Any:
     """Return what pytest-timeout would apply to the item by itself."""
     return pytest_timeout._get_item_settings(item)  # noqa: SLF001 -- the one place that knows marker, option and ini
@@ -610,7 +644,11 @@ def _stamp(item: pytest.Item, journey: lifecycle.Journey) -> None:
         "digest": f"sha512:{journey.digest}" if journey.digest else None,
         "instance": journey.instance_id,
         **journey.facts,
-        **{f"seconds_{name}": f"{journey.phases[name]:.1f}" for name in STEPS if name in journey.phases},
+        **{
+            f"seconds_{name}": f"{journey.phases[name]:.1f}"
+            for name in (*STEPS, *RARE)
+            if name in journey.phases
+        },
     }
     ours = {PREFIX + name: value for name, value in facts.items() if value}
     others = [(name, value) for name, value in item.user_properties if name not in ours]
@@ -630,10 +668,12 @@ def _account(journey: lifecycle.Journey) -> Account:
 def phase_table(accounts: dict[str, Account]) -> list[str]:
     """Return the summary's table: a line per image, seconds per phase."""
     width = max(len("image"), *(len(label) for label in accounts))
-    lines = [f"{'image':<{width}}  " + "  ".join(f"{name:>8}" for name in PHASES)]
+    rare = [name for name in RARE if any(name in account.phases for account in accounts.values())]
+    columns = [*STEPS, *rare, *PHASES[len(STEPS) :]]
+    lines = [f"{'image':<{width}}  " + "  ".join(f"{name:>8}" for name in columns)]
     for label, account in accounts.items():
         cells = [
-            f"{account.phases[name]:>7.1f}s" if name in account.phases else f"{'-':>8}" for name in PHASES
+            f"{account.phases[name]:>7.1f}s" if name in account.phases else f"{'-':>8}" for name in columns
         ]
         note = f"  ({account.reused})" if account.reused else ""
         lines.append(f"{label:<{width}}  " + "  ".join(cells) + note)

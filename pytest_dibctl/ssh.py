@@ -184,8 +184,7 @@ class SshAccess:
         self._files.mkdir(mode=0o700, exist_ok=True)
         self._short_directory: Path | None = None
         self.control_path = self._control_path()
-        self.known_hosts.write_text("".join(f"{line}\n" for line in self._known_lines()))
-        self._write_config(multiplexed=True)
+        self.trust(self.host_keys)
 
     @property
     def config_file(self) -> Path:
@@ -263,6 +262,15 @@ class SshAccess:
         wait.for_banner()
         wait.for_login()
         return wait.elapsed
+
+    def trust(self, host_keys: HostKeyPolicy) -> None:
+        """Accept these host keys from now on, and forget one that was seen: the guest may make new ones.
+
+        To be called when its root disk was replaced, before the next login.
+        """
+        self.host_keys = host_keys
+        self.known_hosts.write_text("".join(f"{line}\n" for line in self._known_lines()))
+        self._write_config(multiplexed=True)
 
     def disconnect(self) -> None:
         """Close the shared connection if there is one; the next use opens another."""
