@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from pytest_dibctl import builder, process, signals
+from pytest_dibctl import builder, preprocess, process, signals
 from pytest_dibctl.artifact import Artifact
 from pytest_dibctl.clouds import BootRequest, Cloud, CloudImage, Instance, Progress
 from pytest_dibctl.config import merge
@@ -204,7 +204,8 @@ def uploaded(journey: Journey, cloud: Cloud, built: Artifact) -> Iterator[CloudI
     record = journey.ledger.record("image", name, environment=journey.environment.label)
     with journey.phase("upload"):
         try:
-            image = cloud.upload(built, name=name, progress=journey.progress)
+            with _preprocessed(journey, built) as file:
+                image = cloud.upload(file, name=name, progress=journey.progress)
         except BaseException:
             record.done()  # upload removes what it began
             raise
@@ -224,6 +225,21 @@ def uploaded(journey: Journey, cloud: Cloud, built: Artifact) -> Iterator[CloudI
         else:
             with journey.removal(f"image {image.name}", record):
                 cloud.delete_image(image)
+
+
+def _preprocessed(journey: Journey, built: Artifact) -> contextlib.AbstractContextManager[Artifact]:
+    """Return what is uploaded of the image: what ``preprocessing`` makes of it, while the block lasts."""
+    environment = journey.environment
+    told = merge.glance(journey.image, environment)
+    return preprocess.preprocessed(
+        built,
+        environment.settings.preprocessing,
+        disk_format=told.disk_format,
+        container_format=told.container_format,
+        where=environment.at("preprocessing"),
+        cwd=journey.cwd,
+        progress=journey.progress,
+    )
 
 
 @contextlib.contextmanager

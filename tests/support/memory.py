@@ -140,7 +140,7 @@ class MemoryCloud:
 
     def upload(self, artifact: Artifact, *, name: str, progress: Progress) -> CloudImage:
         progress("uploaded")
-        log("upload", name=name)
+        log("upload", name=name, file=artifact.path.name, exists=artifact.path.exists())
         return CloudImage(
             id=f"id-{name}",
             name=name,
