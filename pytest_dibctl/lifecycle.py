@@ -70,7 +70,8 @@ class Journey:
 
     ``phases`` are seconds; ``failed`` becomes true once a step or a test of the image failed, and an
     interruption is not a failure; ``keep`` is set by ``exit 42``. ``wants_pristine`` says that a test will
-    ask for the instance as it was when it first let us log in, ``untouched`` that it still is so.
+    ask for the instance as it was when it first let us log in, ``has_pristine`` that there is a snapshot of
+    that, ``untouched`` that the instance still is so.
     """
 
     image: Entry[Image]
@@ -91,7 +92,7 @@ class Journey:
     instance_id: str | None = None
     wants_pristine: bool = False
     untouched: bool = False
-    pristine_snapshot: str | None = None
+    has_pristine: bool = False
     facts: dict[str, str] = dataclasses.field(default_factory=dict)
     reach: str | None = None
 
@@ -437,7 +438,7 @@ def rebuild(
 def revert(
     journey: Journey, instance: Instance, access: SshAccess, name: str, *, timeout: float | None = None
 ) -> float:
-    """Go back to a snapshot of the instance and wait until it lets us log in; return the seconds it took.
+    """Go back to a snapshot of the instance, by its name, and wait for a login; return the seconds it took.
 
     A guest whose memory came back gets the time of now, if its login may set the clock. Raises
     InstanceError, and what ``SshAccess.wait_ready`` raises.
@@ -459,16 +460,18 @@ PRISTINE = "pristine"
 def remember_pristine(journey: Journey, instance: Instance, access: SshAccess) -> None:
     """Take note that the instance was ready just now, for ``pristine`` to come back to."""
     journey.untouched = True
-    journey.pristine_snapshot = None
+    journey.has_pristine = False
     foreign = journey.wishes.existing_instance is not None
     if foreign or not journey.wants_pristine or not instance.snapshots_memory:
         return
     with journey.phase("pristine"):
         access.disconnect()  # or the guest would come back with a connection whose other end is gone
         try:
-            journey.pristine_snapshot = instance.snapshot(PRISTINE)
+            instance.snapshot(PRISTINE)
         except InstanceError as error:
             journey.progress(f"instances will be rebuilt for dib_pristine tests: {error.message}")
+        else:
+            journey.has_pristine = True
 
 
 def pristine(journey: Journey, instance: Instance, access: SshAccess) -> None:
@@ -480,8 +483,8 @@ def pristine(journey: Journey, instance: Instance, access: SshAccess) -> None:
     if journey.untouched:
         return
     with journey.phase("pristine"):
-        if journey.pristine_snapshot is not None:
-            revert(journey, instance, access, journey.pristine_snapshot)
+        if journey.has_pristine:
+            revert(journey, instance, access, PRISTINE)
         else:
             took = rebuild(journey, instance, access)
             _wait_configured_port(journey, instance, max(0.0, journey.deadlines.port - took))

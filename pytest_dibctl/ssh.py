@@ -184,7 +184,8 @@ class SshAccess:
         self._files.mkdir(mode=0o700, exist_ok=True)
         self._short_directory: Path | None = None
         self.control_path = self._control_path()
-        self.trust(self.host_keys)
+        self._trust(self.host_keys.known)
+        self._write_config(multiplexed=True)
 
     @property
     def config_file(self) -> Path:
@@ -269,7 +270,7 @@ class SshAccess:
         To be called when its root disk was replaced, before the next login.
         """
         self.host_keys = host_keys
-        self.known_hosts.write_text("".join(f"{line}\n" for line in self._known_lines()))
+        self._trust(host_keys.known)
         self._write_config(multiplexed=True)
 
     def disconnect(self) -> None:
@@ -303,9 +304,9 @@ class SshAccess:
         self._short_directory = Path(tempfile.mkdtemp(prefix="dibctl-", dir="/tmp"))
         return self._short_directory / "s"
 
-    def _known_lines(self) -> list[str]:
+    def _trust(self, keys: tuple[str, ...]) -> None:
         host = self.ip if self.port == 22 else f"[{self.ip}]:{self.port}"  # noqa: PLR2004 -- ssh's own port
-        return [f"{host} {' '.join(line.split()[:2])}" for line in self.host_keys.known]
+        self.known_hosts.write_text("".join(f"{host} {' '.join(line.split()[:2])}\n" for line in keys))
 
     def _write_config(self, *, multiplexed: bool) -> None:
         self.config_file.write_text(_config(self, multiplexed=multiplexed))

@@ -153,7 +153,7 @@ class Instance(Protocol):
         ...
 
     def snapshot(self, name: str) -> str:
-        """Remember the state under a name; return what ``revert`` is to be given.
+        """Remember the state under a name.
 
         QEMU: disk and memory, so that ``revert`` takes well under a second; the name is returned, and an
         older snapshot of that name is replaced. OpenStack: a Glance image, whose id is returned and which
@@ -162,7 +162,7 @@ class Instance(Protocol):
         ...
 
     def revert(self, name: str) -> None:
-        """Go back to the snapshot that ``snapshot`` returned ``name`` for.
+        """Go back to the snapshot of that name.
 
         QEMU: memory comes back too. The guest's clock then shows the time of the snapshot, and what was
         connected to it since, the shared ssh connection included, is dead: disconnect and log in again

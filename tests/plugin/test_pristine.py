@@ -279,8 +279,8 @@ def test_rebuild_and_revert_wait_for_a_login(project: Project) -> None:
         project,
         """
 def test_it(instance, rebuild, revert):
-    name = instance.snapshot("mine")
-    assert revert(name) >= 0
+    instance.snapshot("mine")
+    assert revert("mine") >= 0
     assert rebuild(timeout=5) >= 0
 """,
     )

@@ -77,6 +77,7 @@ class MemoryInstance:
     )
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     boots: int = 1
+    snapshots: set[str] = dataclasses.field(default_factory=set)
 
     @property
     def snapshots_memory(self) -> bool:
@@ -104,11 +105,12 @@ class MemoryInstance:
         log("snapshot", name=self.name, snapshot=name)
         if "snapshot" in faults():
             raise InstanceError("no room")
-        return f"{self.name}@{name}"
+        self.snapshots.add(name)
+        return f"id-{self.name}-{name}"
 
     def revert(self, name: str) -> None:
         log("revert", name=self.name, snapshot=name)
-        if not name.startswith(f"{self.name}@"):
+        if name not in self.snapshots:
             raise InstanceError(f"there is no snapshot {name}")
         time.sleep(faults().get("revert_seconds", 0))
         if "revert" in faults():
