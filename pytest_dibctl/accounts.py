@@ -11,6 +11,8 @@ from pytest_dibctl import lifecycle
 from pytest_dibctl.remains import Finding
 
 STEPS = ("build", "upload", "boot", "ready")
+RARE = ("pristine",)
+"""Steps that few runs have; the summary shows them where one took place."""
 PHASES = (*STEPS, "tests", "cleanup")
 WAIT = "wait"
 """Seconds spent waiting for other workers; shown only where there were any."""
@@ -105,7 +107,8 @@ def account_of(journey: lifecycle.Journey) -> Account:
 def columns(accounts: Mapping[str, Account]) -> tuple[str, ...]:
     """Return the phases that a table of ``accounts`` has columns for."""
     waited = any(account.phases.get(WAIT, 0.0) >= 1 for account in accounts.values())
-    return (*PHASES, WAIT) if waited else PHASES
+    rare = [name for name in RARE if any(name in account.phases for account in accounts.values())]
+    return (*STEPS, *rare, *PHASES[len(STEPS) :], *([WAIT] if waited else []))
 
 
 def phase_table(accounts: Mapping[str, Account]) -> list[str]:

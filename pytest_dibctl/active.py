@@ -17,7 +17,7 @@ import pytest_timeout
 from _pytest import python, runner
 
 from pytest_dibctl import builder, collect, junit, ledger, lifecycle, signals, summary
-from pytest_dibctl.accounts import STEPS, Account, Failure, account_of, phase_table
+from pytest_dibctl.accounts import RARE, STEPS, Account, Failure, account_of, phase_table
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.config import entries, merge
 from pytest_dibctl.controller import PREFIX, Distribution, is_controller, items_of, worker_id
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 KEY: pytest.StashKey[ActiveRun] = pytest.StashKey()
 LOGS = (f"{PREFIX}console_log", f"{PREFIX}build_log")
 ENTRY: pytest.StashKey[collect.PlannedEntry | None] = pytest.StashKey()
+PRISTINE_MARK = "dib_pristine"
 
 
 def activate(config: pytest.Config, *, at_terminal: bool) -> None:
@@ -220,6 +221,7 @@ class ActiveRun:
         self._told: dict[int, str] = {}
         self._line_broken = False
         self._warnings: list[str] = []
+        self._wanting_pristine: frozenset[Target] = frozenset()
 
     # -- session ---------------------------------------------------------------------------------
 
@@ -422,7 +424,12 @@ class ActiveRun:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Say, on a worker, which target each test is for, before xdist tells the controller of them."""
+        """Note which targets have a test that wants a first-booted instance; only those pay for it.
+
+        On a worker, say which target each test is for, before xdist tells the controller of them.
+        """
+        marked = (item for item in session.items if item.get_closest_marker(PRISTINE_MARK))
+        self._wanting_pristine = frozenset(target for item in marked if (target := target_of(item)))
         worker = worker_id(self.config)
         if worker is not None:
             targets = [target_of(item) for item in session.items]
@@ -465,6 +472,16 @@ class ActiveRun:
                 and self.shared.total(_tally("failed", target, earlier))
             ):
                 pytest.skip(f"{earlier.written} failed before, and --dib-stop-on-fail is on")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
+        """Note that a fixture that outlives a test may have done something to an instance."""
+        try:
+            return (yield)
+        finally:
+            if _may_touch_an_instance(fixturedef):
+                for journey in self.journeys.values():
+                    journey.untouched = False
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -699,6 +716,7 @@ class ActiveRun:
                 cwd=self.config.invocation_params.dir,
                 progress=lambda line: self.say(f"{target.id}: {line}"),
                 owns_upload=worker_id(self.config) is None,
+                wants_pristine=target in self._wanting_pristine,
             )
         return self.journeys[target]
 
@@ -767,6 +785,20 @@ def _pointer(error: DibctlError, told: str) -> str:
     return f"{error.message.splitlines()[0]}\n(the same error as in {told})"
 
 
+def _may_touch_an_instance(fixturedef: pytest.FixtureDef[Any]) -> bool:
+    """Return whether a fixture could do something to an instance that is not noted with its test.
+
+    Steps of our ladder only look at it, by whatever fixture they are overridden; one that asks for nothing
+    can reach nothing.
+    """
+    from pytest_dibctl import fixtures
+
+    short = fixturedef.scope == "function"
+    ours = hasattr(fixtures, fixturedef.argname) or fixturedef.argname == "host"
+    pytests = getattr(fixturedef.func, "__module__", "").startswith("_pytest.")
+    return bool(fixturedef.argnames) and not short and not ours and not pytests
+
+
 def _own_timeout(item: pytest.Item) -> Any:
     """Return what pytest-timeout would apply to the item by itself."""
     return pytest_timeout._get_item_settings(item)  # noqa: SLF001 -- the one place that knows marker, option and ini
@@ -780,7 +812,7 @@ def _stamp(item: pytest.Item, journey: lifecycle.Journey) -> None:
         "digest": f"sha512:{journey.digest}" if journey.digest else None,
         "instance": journey.instance_id,
         **journey.facts,
-        **{f"seconds_{name}": f"{seconds[name]:.1f}" for name in STEPS if name in seconds},
+        **{f"seconds_{name}": f"{seconds[name]:.1f}" for name in (*STEPS, *RARE) if name in seconds},
         "build_log": _shown(journey.build_log, journey.cwd),
         "console_log": _shown(journey.console_log, journey.cwd),
     }

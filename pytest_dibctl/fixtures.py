@@ -126,6 +126,53 @@ def reboot(
 
 
 @pytest.fixture
+def rebuild(
+    dib_journey: lifecycle.Journey,
+    instance: Instance,
+    ssh_access: SshAccess,
+) -> Callable[..., float]:
+    """``rebuild(timeout=None)``: give it the image's disk again, wait for a login, return the seconds."""
+
+    def do_rebuild(*, timeout: float | None = None) -> float:
+        return lifecycle.rebuild(dib_journey, instance, ssh_access, timeout=timeout)
+
+    return do_rebuild
+
+
+@pytest.fixture
+def revert(
+    dib_journey: lifecycle.Journey,
+    instance: Instance,
+    ssh_access: SshAccess,
+) -> Callable[..., float]:
+    """``revert(name, timeout=None)``: go back to a snapshot of the instance, wait for a login."""
+
+    def do_revert(name: str, *, timeout: float | None = None) -> float:
+        return lifecycle.revert(dib_journey, instance, ssh_access, name, timeout=timeout)
+
+    return do_revert
+
+
+@pytest.fixture(autouse=True)
+def _dib_pristine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Put the instance back to its first-booted state for ``dib_pristine`` tests; note who used it."""
+    target = active.target_of(request.node)
+    if target is None:
+        yield
+        return
+    journey = request.config.stash[active.KEY].journey(target)
+    if request.node.get_closest_marker(active.PRISTINE_MARK):
+        if journey.wishes.existing_instance is not None:
+            pytest.skip("--dib-use-existing-instance: it is not ours, and not put back to its first state")
+        instance, access = (request.getfixturevalue(name) for name in ("instance", "ssh_access"))
+        lifecycle.pristine(journey, instance, access)
+    yield
+    # Asked only now: a test may get the instance in the middle of its body.
+    if "instance" in request.fixturenames:
+        journey.untouched = False
+
+
+@pytest.fixture
 def wait_for_port(dib_journey: lifecycle.Journey, instance: Instance) -> Callable[..., float]:
     """``wait_for_port(port, timeout=...)``: wait until the guest's port answers; return the seconds."""
 

@@ -18,13 +18,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pytest_dibctl import builder, process, signals
+from pytest_dibctl import builder, preprocess, process, signals
 from pytest_dibctl.artifact import Artifact
 from pytest_dibctl.clouds import BootRequest, Cloud, CloudImage, Instance, Progress, UploadRequest
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.catalog import Catalog, Entry, built_in_environment
 from pytest_dibctl.config.models import Image, TestEnvironment
-from pytest_dibctl.errors import CredentialsError, DibctlError, NotInConfigError, PortTimeoutError
+from pytest_dibctl.errors import (
+    CredentialsError,
+    DibctlError,
+    InstanceError,
+    NotInConfigError,
+    PortTimeoutError,
+)
 from pytest_dibctl.ledger import Ledger, Record, all_runs
 from pytest_dibctl.ledger import load as load_record
 from pytest_dibctl.shared import Shared
@@ -82,7 +88,8 @@ class Journey:
     ``phases`` are seconds; ``failed`` becomes true once a step or a test of the image failed, and an
     interruption is not a failure; ``keep`` is set by ``exit 42``. ``told`` are seconds that other
     processes of the run spent on steps done once for all. Unless ``owns_upload``, somebody else removes the
-    test image.
+    test image. ``wants_pristine`` says that a test will ask for the instance as it was when it first let us
+    log in, ``has_pristine`` that there is a snapshot of that, ``untouched`` that the instance still is so.
     """
 
     image: Entry[Image]
@@ -101,6 +108,9 @@ class Journey:
     file: Path | None = None
     instance: Instance | None = None
     instance_id: str | None = None
+    wants_pristine: bool = False
+    untouched: bool = False
+    has_pristine: bool = False
     facts: dict[str, str] = dataclasses.field(default_factory=dict)
     reach: str | None = None
     key_name: str | None = None
@@ -375,8 +385,8 @@ def _uploaded(journey: Journey, cloud: Cloud, built: Artifact) -> dict[str, Any]
     record = journey.record("image", request.name)
     image: CloudImage | None = None
     try:
-        with journey.phase("upload"):
-            image = cloud.upload(built, request, progress=journey.progress)
+        with journey.phase("upload"), _preprocessed(journey, built) as file:
+            image = cloud.upload(file, request, progress=journey.progress)
     finally:
         if image is None:
             # upload removes what it began; what it could not remove, or did not know of, is on record.
@@ -416,6 +426,21 @@ def keeps_image(wishes: Wishes, *, failed: bool) -> str | None:
     if wishes.upload_only and not failed:
         return "--dib-upload-only"
     return "--dib-keep-failed-image" if failed and wishes.keep_failed_image else None
+
+
+def _preprocessed(journey: Journey, built: Artifact) -> contextlib.AbstractContextManager[Artifact]:
+    """Return what is uploaded of the image: what ``preprocessing`` makes of it, while the block lasts."""
+    environment = journey.environment
+    told = merge.glance(journey.image, environment)
+    return preprocess.preprocessed(
+        built,
+        environment.settings.preprocessing,
+        disk_format=told.disk_format,
+        container_format=told.container_format,
+        where=environment.at("preprocessing"),
+        cwd=journey.cwd,
+        progress=journey.progress,
+    )
 
 
 @contextlib.contextmanager
@@ -577,6 +602,7 @@ def reachable(journey: Journey, instance: Instance, key: SshKey) -> Iterator[Ssh
     try:
         with journey.phase("ready"):
             _wait_ready(journey, instance, access)
+        remember_pristine(journey, instance, access)
         yield access
     finally:
         access.close(keep_files=_keeps_instance(journey))
@@ -637,25 +663,127 @@ def reboot(
     The kernel's boot id tells the old boot from the new one: a guest that is still shutting down answers
     ssh perfectly well. Raises what ``SshAccess.wait_ready`` raises.
     """
-    limit = journey.deadlines.port if timeout is None else timeout
     before = _boot_id(access)
     started = time.monotonic()
     instance.reboot(hard=hard)
+    return _await_boot(journey, instance, access, after=before, started=started, timeout=timeout)
+
+
+def rebuild(
+    journey: Journey, instance: Instance, access: SshAccess, *, timeout: float | None = None
+) -> float:
+    """Give the instance the image's root disk again and wait until it lets us log in; return the seconds.
+
+    The guest need not work. Raises InstanceError, and what ``SshAccess.wait_ready`` raises.
+    """
+    before = _old_boot_id(access)
+    started = time.monotonic()
+    instance.rebuild()
+    access.trust(instance.host_keys)
+    return _await_boot(journey, instance, access, after=before, started=started, timeout=timeout)
+
+
+def revert(
+    journey: Journey, instance: Instance, access: SshAccess, name: str, *, timeout: float | None = None
+) -> float:
+    """Go back to a snapshot of the instance, by its name, and wait for a login; return the seconds it took.
+
+    A guest whose memory came back gets the time of now, if its login may set the clock. Raises
+    InstanceError, and what ``SshAccess.wait_ready`` raises.
+    """
+    before = None if instance.snapshots_memory else _old_boot_id(access)
+    started = time.monotonic()
+    instance.revert(name)
+    access.trust(instance.host_keys)
+    _await_boot(journey, instance, access, after=before, started=started, timeout=timeout)
+    if instance.snapshots_memory:
+        _set_clock(journey, access)
+    return time.monotonic() - started
+
+
+PRISTINE = "pristine"
+"""The snapshot of an instance as it was when it first let us log in."""
+
+
+def remember_pristine(journey: Journey, instance: Instance, access: SshAccess) -> None:
+    """Take note that the instance was ready just now, for ``pristine`` to come back to."""
+    journey.untouched = True
+    journey.has_pristine = False
+    foreign = journey.wishes.existing_instance is not None
+    if foreign or not journey.wants_pristine or not instance.snapshots_memory:
+        return
+    with journey.phase("pristine"):
+        access.disconnect()  # or the guest would come back with a connection whose other end is gone
+        try:
+            instance.snapshot(PRISTINE)
+        except InstanceError as error:
+            journey.progress(f"instances will be rebuilt for dib_pristine tests: {error.message}")
+        else:
+            journey.has_pristine = True
+
+
+def pristine(journey: Journey, instance: Instance, access: SshAccess) -> None:
+    """Have the instance as it was when it first let us log in; quick if nothing was done to it since.
+
+    From a snapshot where that brings memory back, else by a rebuild. Raises InstanceError, and what
+    ``SshAccess.wait_ready`` raises.
+    """
+    if journey.untouched:
+        return
+    with journey.phase("pristine"):
+        if journey.has_pristine:
+            revert(journey, instance, access, PRISTINE)
+        else:
+            took = rebuild(journey, instance, access)
+            _wait_configured_port(journey, instance, max(0.0, journey.deadlines.port - took))
+    journey.untouched = True
+
+
+def _await_boot(
+    journey: Journey,
+    instance: Instance,
+    access: SshAccess,
+    *,
+    after: str | None,
+    started: float,
+    timeout: float | None,
+) -> float:
+    """Wait for a login to another boot than ``after`` (None: any); return the seconds since ``started``."""
+    limit = journey.deadlines.port if timeout is None else timeout
     access.disconnect()
     while True:
         left = limit - (time.monotonic() - started)
         if left <= 0:
-            raise PortTimeoutError(f"{instance.name} did not come back from its reboot within {limit:g} s")
+            raise PortTimeoutError(f"{instance.name} did not come back within {limit:g} s")
         access.wait_ready(timeout=left, check=instance.check, progress=journey.progress)
         with contextlib.suppress(DibctlError):
-            if _boot_id(access) != before:
+            if after is None or _boot_id(access) != after:
                 return time.monotonic() - started
         access.disconnect()
         time.sleep(0.5)
 
 
-def _boot_id(access: SshAccess) -> str:
-    return access.run("cat /proc/sys/kernel/random/boot_id", timeout=60, check=True).output.strip()
+OLD_BOOT_PATIENCE = 20.0
+"""Seconds a guest that is about to be thrown away has to tell its boot id; it may be broken."""
+
+
+def _old_boot_id(access: SshAccess) -> str | None:
+    with contextlib.suppress(DibctlError):
+        return _boot_id(access, timeout=OLD_BOOT_PATIENCE)
+    return None
+
+
+def _boot_id(access: SshAccess, *, timeout: float = 60) -> str:
+    return access.run("cat /proc/sys/kernel/random/boot_id", timeout=timeout, check=True).output.strip()
+
+
+def _set_clock(journey: Journey, access: SshAccess) -> None:
+    """Tell a guest that comes from a snapshot what time it is."""
+    set_it = f"date -u -s @{time.time():.0f}"
+    with contextlib.suppress(DibctlError):
+        if access.run(f"sudo -n {set_it} || {set_it}", timeout=60).returncode == 0:
+            return
+    journey.progress("the guest's clock still shows the time of its snapshot: this login may not set it")
 
 
 def open_shell(journey: Journey, access: SshAccess) -> int:

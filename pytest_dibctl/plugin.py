@@ -118,6 +118,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Activate the plugin: read the configuration, and collect the images' tests unless paths are given."""
+    # Known without --dib-image too: strict markers would refuse the files that use it.
+    config.addinivalue_line(
+        "markers", "dib_pristine: the test gets an instance as it was when it first let us log in"
+    )
     if not config.getoption("dib_image", None) or config.option.help:
         return
     from pytest_dibctl import active

@@ -282,6 +282,15 @@ class SshAccess:
             self.host_keys = dataclasses.replace(policy, known=keys)
         return bool(self.host_keys.known)
 
+    def trust(self, host_keys: HostKeyPolicy) -> None:
+        """Accept these host keys from now on, and forget one that was seen: the guest may make new ones.
+
+        To be called when its root disk was replaced, before the next login.
+        """
+        self.host_keys = host_keys
+        self._trust(host_keys.known)
+        self._write_config(multiplexed=True)
+
     def disconnect(self) -> None:
         """Close the shared connection if there is one; the next use opens another."""
         if not self.control_path.exists():

@@ -159,8 +159,47 @@ class Instance(Protocol):
     def stop(self) -> None: ...
     def start(self) -> None: ...
 
+    @property
+    def snapshots_memory(self) -> bool:
+        """Whether ``snapshot`` remembers memory too, so that ``revert`` goes on from there at once.
+
+        Where it does not, ``revert`` is a rebuild from another image, and the instance boots anew.
+        """
+        ...
+
+    def rebuild(self) -> None:
+        """Have the root disk be the image's again; the instance keeps its id, name, addresses and key.
+
+        It boots anew, and the caller waits for readiness. QEMU: a fresh overlay and a reset; host key and
+        seed are unchanged. Raises InstanceError.
+        """
+        ...
+
+    def snapshot(self, name: str) -> str:
+        """Remember the state under a name.
+
+        QEMU: disk and memory, so that ``revert`` takes well under a second; the name is returned, and an
+        older snapshot of that name is replaced. OpenStack: a Glance image, whose id is returned. Either goes
+        with the instance. Raises InstanceError.
+        """
+        ...
+
+    def revert(self, name: str) -> None:
+        """Go back to the snapshot of that name.
+
+        QEMU: memory comes back too. The guest's clock then shows the time of the snapshot, and what was
+        connected to it since, the shared ssh connection included, is dead: disconnect and log in again
+        (``lifecycle.revert`` does both and sets the clock). OpenStack: a rebuild from the snapshot's image;
+        the caller waits for readiness. Raises InstanceError, before anything is changed if there is no such
+        snapshot.
+        """
+        ...
+
     def delete(self) -> None:
-        """Remove the instance and everything ``boot`` made for it. Repeating it is harmless."""
+        """Remove the instance and everything ``boot`` made for it. Repeating it is harmless.
+
+        Its snapshots go along.
+        """
         ...
 
 

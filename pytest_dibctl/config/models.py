@@ -503,6 +503,15 @@ class EnvironmentTests(Section):
     environment_variables: Variables = Field(default_factory=dict)
 
 
+class Preprocessing(Section):
+    """A command that makes another file of the image before its upload."""
+
+    cmdline: NonEmpty
+    output_filename: NonEmpty
+    use_existing: Flag = False
+    delete_processed_after_upload: Flag = True
+
+
 class Site(Ruled):
     """What test and upload environments have in common: a cloud, and how to trust it."""
 
@@ -511,6 +520,7 @@ class Site(Ruled):
     ssl_insecure: Flag = False
     ssl_ca_path: NonEmpty | None = None
     disable_warnings: Flag = False
+    preprocessing: Preprocessing | None = None
 
 
 class TestEnvironment(Site):
@@ -523,7 +533,7 @@ class TestEnvironment(Site):
                 {"required": ["keystone", "nova"], "not": {"required": ["qemu"]}},
                 {
                     "required": ["qemu"],
-                    "not": {"anyOf": [{"required": ["keystone"]}, {"required": ["nova"]}]},
+                    "not": {"anyOf": [{"required": [key]} for key in ("keystone", "nova", "preprocessing")]},
                 },
             ],
         },
@@ -543,7 +553,9 @@ class TestEnvironment(Site):
 
     @classmethod
     def broken_rules(cls, data: Mapping[str, Any]) -> Iterator[Rule]:
-        """Refuse anything but exactly one engine."""
+        """Refuse anything but exactly one engine, and what only an upload can heed."""
+        if "qemu" in data and data.get("preprocessing") is not None:
+            yield "preprocessing", "is for uploads, and a local guest boots the built file itself"
         cloud = [key for key in ("keystone", "nova") if key in data]
         if "qemu" in data and cloud:
             yield "qemu", f"excludes {' and '.join(cloud)}: an environment is either OpenStack or local QEMU"
@@ -554,15 +566,6 @@ class TestEnvironment(Site):
             yield "", "needs keystone and nova (OpenStack) or qemu (a local guest)"
 
 
-class Preprocessing(Section):
-    """A command that makes another file of the image before its upload."""
-
-    cmdline: NonEmpty
-    output_filename: NonEmpty
-    use_existing: Flag = False
-    delete_processed_after_upload: Flag = True
-
-
 class UploadEnvironment(Site):
     """One entry of upload.yaml: where an image is published."""
 
@@ -570,7 +573,6 @@ class UploadEnvironment(Site):
         json_schema_extra={"anyOf": [{"required": ["keystone"]}, {"required": ["external_upload"]}]},
     )
 
-    preprocessing: Preprocessing | None = None
     external_upload: tuple[Command, ...] = ()
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import subprocess
 import threading
@@ -20,6 +21,8 @@ MOMENTS = {
     "test": "the test runs",
 }
 """What a run says when it has come to a phase."""
+IMAGE = r"dibctl-[0-9a-f]{8}-micro-[0-9a-f]{6}"
+"""What a test image is called; its kernel and ramdisk have a further part."""
 
 
 class Running:
@@ -97,7 +100,7 @@ def test_cleanup_removes_nothing_that_is_only_named_alike(site: Site) -> None:
     run.end(signal.SIGKILL)
     with contextlib.closing(site.cloud.connect("demo")) as demo:
         [server] = [one for one in demo.compute.servers() if one.name.startswith("dibctl-micro-")]
-        [image] = [one for one in demo.image.images() if one.name.endswith("-micro")]
+        [image] = [one for one in demo.image.images() if re.fullmatch(IMAGE, one.name)]
         foreign_image = demo.image.create_image(
             name=image.name, disk_format="raw", container_format="bare", data=b"0" * 1024
         )
@@ -131,7 +134,7 @@ def test_two_projects_with_images_of_the_same_name(site: Site) -> None:
         contextlib.closing(site.cloud.connect("demo")) as demo,
         contextlib.closing(site.cloud.connect("other")) as other,
     ):
-        [image] = [one for one in demo.image.images() if one.name.endswith("-micro")]
+        [image] = [one for one in demo.image.images() if re.fullmatch(IMAGE, one.name)]
         theirs = other.image.create_image(
             name=image.name,
             tags=list(image.tags),

@@ -150,10 +150,10 @@ def defined_fixtures() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for module in (fixtures, host):
         for name, value in vars(module).items():
-            if type(
-                value
-            ).__name__ == "FixtureFunctionDefinition" and value._get_wrapped_function().__module__ == (
-                module.__name__
+            if (
+                not name.startswith("_")
+                and type(value).__name__ == "FixtureFunctionDefinition"
+                and value._get_wrapped_function().__module__ == (module.__name__)
             ):
                 found[value.name or name] = value
     return found

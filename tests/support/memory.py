@@ -13,9 +13,9 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -42,7 +42,7 @@ from pytest_dibctl.errors import (
     NotInConfigError,
     PortTimeoutError,
 )
-from pytest_dibctl.ssh import HostKeyPolicy, SshKey
+from pytest_dibctl.ssh import HostKeyPolicy, SshAccess, SshKey
 
 
 def log(operation: str, **details: Any) -> None:
@@ -115,6 +115,12 @@ class MemoryInstance:
         default_factory=lambda: HostKeyPolicy(known=(), first_seen=True),
     )
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    boots: int = 1
+    snapshots: set[str] = dataclasses.field(default_factory=set)
+
+    @property
+    def snapshots_memory(self) -> bool:
+        return "no_memory" not in faults()
 
     def endpoint(self, port: int) -> Endpoint:
         return Endpoint(ip="127.0.0.1", port=port)
@@ -128,6 +134,26 @@ class MemoryInstance:
 
     def reboot(self, *, hard: bool = False) -> None:
         log("reboot", name=self.name, hard=hard)
+        self.boots += 1
+
+    def rebuild(self) -> None:
+        log("rebuild", name=self.name)
+        self.boots += 1
+
+    def snapshot(self, name: str) -> str:
+        log("snapshot", name=self.name, snapshot=name)
+        if "snapshot" in faults():
+            raise InstanceError("no room")
+        self.snapshots.add(name)
+        return f"id-{self.name}-{name}"
+
+    def revert(self, name: str) -> None:
+        log("revert", name=self.name, snapshot=name)
+        if name not in self.snapshots:
+            raise InstanceError(f"there is no snapshot {name}")
+        time.sleep(faults().get("revert_seconds", 0))
+        if "revert" in faults():
+            raise InstanceError("the snapshot is damaged")
 
     def stop(self) -> None:
         log("stop", name=self.name)
@@ -155,7 +181,13 @@ class MemoryCloud:
 
     def upload(self, artifact: Artifact, request: UploadRequest, *, progress: Progress) -> CloudImage:
         name = request.name
-        log("upload", name=name, cloud=self.name)
+        log(
+            "upload",
+            name=name,
+            cloud=self.name,
+            file=artifact.path.name,
+            exists=artifact.path.exists(),
+        )
         time.sleep(faults().get("upload_seconds", 0))
         if "upload" in faults():
             raise DibctlError(f"{name}: the image store is full", hint="make room")
@@ -216,16 +248,32 @@ class LocalAccess:
     key: SshKey
     name: str
     config_file: Path
+    instance: MemoryInstance
     known_hosts: Path = Path("/dev/null")
 
     def command_line(self) -> list[str]:
         return ["env", f"GUEST={self.name}", "sh", "-c"]
 
     def run(self, command: str, *, timeout: float | None = None, check: bool = False) -> process.Result:
-        # The guest's own user, not ours.
-        return process.run(
-            ["sh", "-c", f"id() {{ echo {self.username}; }}; {command}"], timeout=timeout, check=check
+        # The guest's own user and boots, not ours; and nobody sets this machine's clock.
+        guest = (
+            f"id() {{ echo {self.username}; }}; cat() {{ case $1 in */boot_id) echo {self.instance.boots} ;; "
+            '*) command cat "$@" ;; esac; }; sudo() { :; }; date() { :; }'
         )
+        return process.run(["sh", "-c", f"{guest}; {command}"], timeout=timeout, check=check)
+
+    def wait_ready(
+        self, *, timeout: float, check: Callable[[], None], progress: Callable[[str], None]
+    ) -> float:
+        del timeout, progress
+        check()
+        return 0.0
+
+    def trust(self, host_keys: HostKeyPolicy) -> None:
+        """There is nobody to trust."""
+
+    def disconnect(self) -> None:
+        """There is no connection."""
 
 
 @pytest.fixture(scope="session")
@@ -238,7 +286,7 @@ def cloud(dib_journey: lifecycle.Journey) -> Iterator[MemoryCloud]:
 @pytest.fixture(scope="session")
 def ssh_access(
     dib_journey: lifecycle.Journey,
-    instance: Instance,
+    instance: MemoryInstance,
     keypair: SshKey,
 ) -> LocalAccess:
     """An access that needs no guest."""
@@ -246,11 +294,14 @@ def ssh_access(
         if "port" in faults():
             raise PortTimeoutError("port 22 gave no ssh banner within 1 s")
         log("ready", name=instance.name)
-    return LocalAccess(
+    access = LocalAccess(
         ip="127.0.0.1",
         port=22,
         username="debian",
         key=keypair,
         name=instance.name,
         config_file=Path("/dev/null"),
+        instance=instance,
     )
+    lifecycle.remember_pristine(dib_journey, instance, cast("SshAccess", access))
+    return access

@@ -103,7 +103,8 @@ class OpenStackCloud:
     def check(self, artifact: Artifact, request: UploadRequest) -> None:
         """Raise NovaBadRequestError if the image does not fit the flavor, ConfigError for a wrong format."""
         glance = merge.glance(request.image, self._environment)
-        self._disk_format(artifact, request)
+        if self._environment.settings.preprocessing is None:  # what it makes is looked at when it is uploaded
+            self._disk_format(artifact, request)
         place = self._resolved()
         volume = self._nova.volume
         flavors.check_fit(

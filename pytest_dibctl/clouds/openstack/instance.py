@@ -100,6 +100,11 @@ class OpenStackInstance:
         }
         return {name: value for name, value in facts.items() if value}
 
+    @property
+    def snapshots_memory(self) -> bool:
+        """A Glance image holds the disk only."""
+        return False
+
     def endpoint(self, port: int) -> Endpoint:
         """Return the address, the floating one if there is one, and the port itself."""
         return Endpoint(ip=self._known.floating_ip or self.main_ip, port=port)

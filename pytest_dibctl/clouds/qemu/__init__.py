@@ -269,7 +269,7 @@ class QemuCloud:
         try:
             State(**{**vars(state), "pid": child.pid}).write(directory)
             progress(f"QEMU runs (process {child.pid}, {state.accelerator}: {state.reason})")
-            instance.wait_started(request.deadlines.active)
+            instance.switch_on(request.deadlines.active)
         except BaseException:
             instance.delete()
             raise

@@ -31,6 +31,10 @@ PRESS_AGAIN = 10.0
 STATUS_INTERVAL = 2.0
 """Seconds between two questions to QEMU whether the guest still runs; the console is looked at each time."""
 QUIT_PATIENCE = 3.0
+SNAPSHOT_PATIENCE = 300.0
+"""Seconds QEMU may take to write or read a guest's memory; it answers nothing else meanwhile."""
+POWER_ON = "power-on"
+"""The snapshot of the blank disk and a machine that has not run yet, which a rebuild goes back to."""
 SETTLE = 0.3
 """Seconds to let a dying guest finish its last words."""
 
@@ -207,6 +211,43 @@ class QemuInstance:
         """Switch the guest on again."""
         self._power_on()
 
+    @property
+    def snapshots_memory(self) -> bool:
+        """Yes: QEMU's snapshots are of disk, memory and devices."""
+        return True
+
+    def rebuild(self) -> None:
+        """Throw away what the overlay holds, and switch the guest on as for the first time.
+
+        Snapshots stay. Raises InstanceError.
+        """
+        self._load(POWER_ON, missing="QEMU could not remember how it was before its first boot")
+        self._power_on()
+
+    def snapshot(self, name: str) -> str:
+        """Save disk, memory and devices in the overlay, which grows by the memory in use; return the name.
+
+        The guest stands still meanwhile. Raises InstanceError when it does not run, or QEMU cannot write.
+        """
+        self._check_process()
+        status = self._status()
+        if status != "running":
+            raise InstanceError(
+                f"{self.name}: no snapshot can be taken of a guest that does not run ({status})",
+                hint="start it first",
+            )
+        self._save(_tag(name))
+        return name
+
+    def revert(self, name: str) -> None:
+        """Go back to a snapshot; the guest runs on from there, with the clock of then.
+
+        Raises InstanceError.
+        """
+        self._load(_tag(name), missing=f"there is no snapshot {name}")
+        self._stopped = False
+        qmp.execute(self._control, "cont")
+
     def delete(self) -> None:
         """End QEMU and remove the directory; harmless when both are gone already.
 
@@ -225,8 +266,19 @@ class QemuInstance:
         except OSError as error:
             raise InstanceError(f"{self.name}: {self.directory} cannot be removed: {error}") from None
 
-    def wait_started(self, timeout: float) -> None:
-        """Wait until QEMU runs the guest; raises InstanceError if it ends, or is late (``timeout`` s)."""
+    def switch_on(self, timeout: float) -> None:
+        """Wait until QEMU is up and let the guest run, once its state of now is remembered.
+
+        Raises InstanceError if QEMU ends, or is late (``timeout`` s).
+        """
+        self._await_qemu(timeout)
+        try:
+            self._save(POWER_ON)
+        except InstanceError as error:
+            log.debug("%s cannot be rebuilt: %s", self.name, error)  # who never asks need not care
+        qmp.execute(self._control, "cont")
+
+    def _await_qemu(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         while True:
             ended = self._process.ended() if self._process else "was not started"
@@ -236,11 +288,44 @@ class QemuInstance:
                     hint=self._log_hint(),
                 )
             with contextlib.suppress(InstanceError):
-                if self._status() == "running":
+                if self._status() == "prelaunch":
                     return
             if time.monotonic() > deadline:
                 raise InstanceError(f"{self.name}: QEMU did not start the guest within {timeout:g} s")
             time.sleep(0.05)
+
+    def _save(self, tag: str) -> None:
+        said = qmp.monitor(self._control, f"savevm {tag}", timeout=SNAPSHOT_PATIENCE).strip()
+        if said:
+            raise InstanceError(
+                f"{self.name}: QEMU cannot take a snapshot: {said.removeprefix('Error: ')}",
+                hint=f"it needs the guest's memory ({self._state.memory} MiB at most) as room in "
+                f"{self.directory}; TMPDIR moves that",
+            )
+
+    def _load(self, tag: str, *, missing: str) -> None:
+        """Go back to a snapshot and leave the guest paused there; ``missing`` says that there is none."""
+        self._check_process()
+        if tag not in self._snapshots():
+            raise InstanceError(f"{self.name}: {missing}")
+        qmp.execute(self._control, "stop")
+        # A guest that is switched off could not be continued; what runs it now is overwritten anyway.
+        qmp.execute(self._control, "system_reset")
+        self._console.forget()
+        said = qmp.monitor(self._control, f"loadvm {tag}", timeout=SNAPSHOT_PATIENCE).strip()
+        if said:
+            raise InstanceError(
+                f"{self.name}: QEMU cannot go back to a snapshot: {said.removeprefix('Error: ')}"
+            )
+
+    def _snapshots(self) -> set[str]:
+        nodes = qmp.execute(self._control, "query-named-block-nodes", {"flat": True})
+        return {
+            snapshot["name"]
+            for node in (nodes if isinstance(nodes, list) else ())
+            if node["node-name"] == machine.DISK_NODE
+            for snapshot in node["image"].get("snapshots", ())
+        }
 
     def log(self) -> str:
         """Return the last lines QEMU itself wrote."""
@@ -314,6 +399,15 @@ def forwards(usernet: str) -> dict[int, int]:
     """Return the loopback port of each forwarded guest port, from the monitor's ``info usernet``."""
     rows = re.findall(r"TCP\[HOST_FORWARD\]\s+\S+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+(\d+)", usernet)
     return {int(inside): int(outside) for outside, inside in rows}
+
+
+def _tag(name: str) -> str:
+    """Return what QEMU calls the snapshot ``name``: never a number, which would be taken for an id."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", name):
+        raise InstanceError(
+            f"{name!r}: not a name for a snapshot", hint="use letters, digits, dots, dashes and underscores"
+        )
+    return f"at-{name}"
 
 
 def open_log(directory: Path) -> int:

@@ -18,6 +18,8 @@ Arch = Literal["x86_64", "aarch64"]
 Accelerator = Literal["kvm", "tcg"]
 
 DISK, SEED, CONSOLE, CONTROL, LOG = "disk.qcow2", "seed.iso", "console.log", "qmp.sock", "qemu.log"
+DISK_NODE = "disk"
+"""What QEMU calls the root disk; snapshots are in its overlay."""
 
 NETWORK, GUEST_IP, GATEWAY, DNS = "10.0.2.0/24", "10.0.2.15", "10.0.2.2", "10.0.2.3"
 
@@ -119,6 +121,8 @@ class Machine:
             *("-qmp", f"unix:{CONTROL},server=on,wait=off"),
             # The process outlives a guest that powers off, so that it can be started again.
             "-no-shutdown",
+            # The guest waits: its state before the first instruction is remembered, for a rebuild.
+            "-S",
             *self._kernel(),
         ]
 
@@ -144,7 +148,7 @@ def _disks() -> list[str]:
     # no-flush: the overlay is thrown away, so nothing in it need survive a crash of this machine.
     disk = {
         "driver": "qcow2",
-        "node-name": "disk",
+        "node-name": DISK_NODE,
         "discard": "unmap",
         "cache": {"direct": False, "no-flush": True},
         "file": {"driver": "file", "filename": DISK, "cache": {"direct": False, "no-flush": True}},
@@ -157,7 +161,8 @@ def _disks() -> list[str]:
         "file": {"driver": "file", "filename": SEED, "read-only": True},
     }
     return [
-        *("-blockdev", json.dumps(disk), "-device", "virtio-blk-pci,drive=disk,bootindex=1,serial=root"),
+        *("-blockdev", json.dumps(disk)),
+        *("-device", f"virtio-blk-pci,drive={DISK_NODE},bootindex=1,serial=root"),
         *("-blockdev", json.dumps(seed), "-device", "virtio-blk-pci,drive=seed,serial=seed"),
     ]
 

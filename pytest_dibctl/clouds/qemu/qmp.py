@@ -23,27 +23,35 @@ class QmpError(InstanceError):
     """QEMU did not answer, or refused a command."""
 
 
-def execute(path: Path, command: str, arguments: Mapping[str, object] | None = None) -> object:
+def execute(
+    path: Path,
+    command: str,
+    arguments: Mapping[str, object] | None = None,
+    *,
+    timeout: float = TIMEOUT,
+) -> object:
     """Run one QMP command on the control socket ``path`` and return what it returns.
 
-    Raises QmpError when nobody answers, or QEMU answers with an error.
+    Raises QmpError when nobody answers within ``timeout`` seconds, or QEMU answers with an error.
     """
     # A thread of its own, gone when this returns, so that this works inside a running event loop as well.
     with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="qmp") as pool:
-        return pool.submit(asyncio.run, _execute(path, command, arguments)).result()
+        return pool.submit(asyncio.run, _execute(path, command, arguments, timeout)).result()
 
 
-def monitor(path: Path, line: str) -> str:
+def monitor(path: Path, line: str, *, timeout: float = TIMEOUT) -> str:
     """Run one command of the human monitor, for what QMP has no command for; return its output."""
-    return str(execute(path, "human-monitor-command", {"command-line": line}))
+    return str(execute(path, "human-monitor-command", {"command-line": line}, timeout=timeout))
 
 
-async def _execute(path: Path, command: str, arguments: Mapping[str, object] | None) -> object:
+async def _execute(
+    path: Path, command: str, arguments: Mapping[str, object] | None, patience: float
+) -> object:
     client = QMPClient("dibctl")
     client.logger.setLevel(logging.CRITICAL)  # what goes wrong is raised, and often expected
     try:
         with _connected(path) as connection:
-            async with asyncio.timeout(TIMEOUT):
+            async with asyncio.timeout(patience):
                 await client.connect(connection)
                 try:
                     return await client.execute(command, arguments)

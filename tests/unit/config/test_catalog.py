@@ -449,6 +449,11 @@ ERRORS: list[tuple[Kind, str, list[str]]] = [
         ["1:12: a.qemu.forward_ports: expected a list (lines that start with `- `), got the number 5"],
     ),
     (
+        "test",
+        "a: {qemu: {}, preprocessing: {cmdline: x, output_filename: y}}",
+        ["1:15: a.preprocessing: is for uploads, and a local guest boots the built file itself"],
+    ),
+    (
         "upload",
         "a: {glance: {}}",
         ["1:1: a: keystone is missing (only external_upload can do without)"],

@@ -42,6 +42,10 @@ def test_files_of_dibctl_are_valid(kind: Kind) -> None:
         ("images", "a: {filename: 12.10, dib: {elements: [x], environment_variables: {A: 1, B: yes}}}"),
         ("test", "a: {qemu: {}}"),
         ("test", "a: {keystone: {OS_USERNAME: x, Pass: 1}, nova: {flavor: 1}}"),
+        (
+            "test",
+            "a: {keystone: {}, nova: {flavor: 1}, preprocessing: {cmdline: x, output_filename: y}}",
+        ),
         ("upload", "a: {external_upload: [{cmdline: x}]}"),
     ],
 )
@@ -53,6 +57,7 @@ def test_what_is_valid(kind: Kind, text: str) -> None:
     ("kind", "text"),
     [
         ("images", "a: {}"),
+        ("test", "a: {qemu: {}, preprocessing: {cmdline: x, output_filename: y}}"),
         ("images", "a: {filename: x, filenam: y}"),
         ("images", "a: {filename: ''}"),
         ("images", "a: {filename: x, dib: {elements: []}}"),

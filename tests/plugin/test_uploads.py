@@ -1,0 +1,51 @@
+"""What is uploaded of an image in a test environment that wants it preprocessed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.plugin.conftest import Project
+
+CONVERT = "qemu-img convert -O %(disk_format)s %(input_filename)s %(output_filename)s"
+
+
+@pytest.fixture
+def staging(project: Project) -> Project:
+    """A project that tests an image in an OpenStack environment, which the in-memory cloud stands for."""
+    project.write("test_it.py", "def test_it(instance): pass\ndef test_more(artifact): pass")
+    tests = {"environment_name": "staging", "tests_list": [{"pytest": "test_it.py"}]}
+    project.images({"debian": {"tests": tests}})
+    return project
+
+
+def preprocess(project: Project, cmdline: str) -> None:
+    environment: dict[str, Any] = {
+        "keystone": {},
+        "nova": {"flavor": "small"},
+        "glance": {"disk_format": "raw"},
+        "preprocessing": {"cmdline": cmdline, "output_filename": "made.%(disk_format)s"},
+    }
+    project.write("test.yaml", json.dumps({"staging": environment}))
+
+
+def test_the_made_file_is_uploaded_and_removed(staging: Project) -> None:
+    preprocess(staging, CONVERT)
+    staging.run().assert_outcomes(passed=2)
+    [upload] = [item for item in staging.operations() if item["operation"] == "upload"]
+    assert (upload["file"], upload["exists"]) == ("made.raw", True)
+    assert not (staging.path / "made.raw").exists()
+
+
+def test_a_failing_command_is_an_error_of_what_needed_it(staging: Project) -> None:
+    preprocess(staging, "qemu-img convert -O nonsense %(input_filename)s %(output_filename)s")
+    result = staging.run(f"--dib-result-file={staging.path}/result.json")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        ["*test.yaml:1:* (staging.preprocessing): qemu-img convert *exited with 1*", "*nonsense*"]
+    )
+    assert "Traceback" not in result.stdout.str()
+    assert json.loads((staging.path / "result.json").read_text())["exit_code"] == 18
+    assert "upload" not in staging.counts()

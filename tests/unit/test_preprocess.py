@@ -1,0 +1,330 @@
+"""The command between a built image and its upload, with real commands."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_dibctl import artifact as images
+from pytest_dibctl import preprocess, process
+from pytest_dibctl.artifact import Artifact
+from pytest_dibctl.config.models import Preprocessing
+from pytest_dibctl.errors import ConfigError, PreprocessingError
+
+WHERE = "test.yaml:4:3 (staging.preprocessing)"
+CONVERT = "qemu-img convert -O %(disk_format)s %(input_filename)s %(output_filename)s"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bench:
+    """A directory with an image in it."""
+
+    cwd: Path
+    image: Artifact
+    told: list[str] = dataclasses.field(default_factory=list)
+
+    def run(
+        self, cmdline: str = CONVERT, output: str = "out.raw", disk_format: str = "raw", **settings: Any
+    ) -> contextlib.AbstractContextManager[Artifact]:
+        return preprocess.preprocessed(
+            self.image,
+            Preprocessing(cmdline=cmdline, output_filename=output, **settings),
+            disk_format=disk_format,
+            container_format="bare",
+            where=WHERE,
+            cwd=self.cwd,
+            progress=self.told.append,
+        )
+
+    def fails(self, **run: Any) -> PreprocessingError:
+        with pytest.raises(PreprocessingError) as caught, self.run(**run):
+            pytest.fail("an image was made")
+        assert caught.value.exit_code == 18
+        assert WHERE in caught.value.message
+        return caught.value
+
+    @property
+    def files(self) -> set[str]:
+        """The files that are there, without locks."""
+        return {path.name for path in self.cwd.iterdir() if not path.name.endswith(".lock")}
+
+
+def make_image(path: Path, size: str = "2M") -> Artifact:
+    process.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), size])
+    return images.inspect(path)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    work = tmp_path / "work"
+    work.mkdir()
+    return Bench(cwd=work, image=make_image(work / "image.qcow2"))
+
+
+def test_without_a_section_the_image_itself_is_uploaded(bench: Bench) -> None:
+    with preprocess.preprocessed(
+        bench.image,
+        None,
+        disk_format="qcow2",
+        container_format="bare",
+        where=WHERE,
+        cwd=bench.cwd,
+        progress=bench.told.append,
+    ) as made:
+        assert made is bench.image
+    assert bench.told == []
+
+
+def test_the_output_is_an_image_of_its_own_and_goes_afterwards(bench: Bench) -> None:
+    with bench.run() as made:
+        assert made.path == bench.cwd / "out.raw"
+        assert (made.disk_format, made.size) == ("raw", 2 << 20)
+        assert made.sha512 == images.compute_digest(made.path)
+    assert bench.files == {"image.qcow2"}
+    assert images.inspect(bench.image.path) == bench.image
+    assert bench.told[0].startswith("preprocessing: qemu-img convert -O raw /")
+    assert bench.told[1].startswith("out.raw: 2 MiB of raw in ")
+
+
+def test_it_goes_after_a_failed_upload_too(bench: Bench) -> None:
+    with pytest.raises(ZeroDivisionError), bench.run():
+        _ = 1 / 0
+    assert bench.files == {"image.qcow2"}
+
+
+def test_it_stays_if_the_section_says_so(bench: Bench) -> None:
+    with bench.run(delete_processed_after_upload=False):
+        pass
+    assert bench.files == {"image.qcow2", "out.raw"}
+
+
+@pytest.mark.parametrize(
+    "name", ["a b.qcow2", "it's.qcow2", 'say "hi" $HOME;x.qcow2', "-dash.qcow2", "é%s.raw"]
+)
+def test_any_name_reaches_the_command_as_it_is(bench: Bench, name: str) -> None:
+    odd = dataclasses.replace(bench, image=make_image(bench.cwd / name))
+    with odd.run(output="%(input_filename)s of '$x'.raw") as made:
+        assert made.path == bench.cwd / f"{name} of '$x'.raw"
+        assert made.size == 2 << 20
+    assert bench.files == {"image.qcow2", name}
+
+
+def test_a_shell_that_the_section_starts_gets_the_names_as_arguments(bench: Bench) -> None:
+    with bench.run(
+        cmdline='sh -c \'cat "$1" > "$2"\' - %(input_filename)s %(output_filename)s', output="a b"
+    ) as made:
+        assert made.sha512 == bench.image.sha512
+
+
+class TestFailures:
+    def test_a_failing_command_is_quoted_with_its_last_lines(self, bench: Bench) -> None:
+        error = bench.fails(cmdline="qemu-img convert -O nonsense %(input_filename)s %(output_filename)s")
+        assert "exited with 1" in error.message
+        assert "Unknown file format 'nonsense'" in error.message
+        assert "setpriv" not in error.message
+        assert bench.files == {"image.qcow2"}
+
+    def test_only_the_last_lines_are_shown(self, bench: Bench) -> None:
+        error = bench.fails(cmdline="sh -c 'seq 100; exit 3'")
+        assert error.message.splitlines()[-1] == "  100"
+        assert len(error.message.splitlines()) == 1 + preprocess.LAST_LINES
+        assert "exited with 3" in error.message
+
+    def test_what_a_failing_command_wrote_goes(self, bench: Bench) -> None:
+        bench.fails(cmdline="sh -c 'echo part > out.raw; exit 3'", delete_processed_after_upload=False)
+        assert bench.files == {"image.qcow2"}
+
+    def test_a_file_it_did_not_touch_stays(self, bench: Bench) -> None:
+        (bench.cwd / "out.raw").write_text("mine")
+        bench.fails(cmdline="false")
+        assert (bench.cwd / "out.raw").read_text() == "mine"
+
+    def test_a_missing_program(self, bench: Bench) -> None:
+        assert "no-such-program: not found" in bench.fails(cmdline="no-such-program x").message
+
+    def test_no_output(self, bench: Bench) -> None:
+        error = bench.fails(cmdline="true")
+        assert "out.raw: no such image file" in error.message
+        assert "%(output_filename)s" in str(error)
+
+    def test_an_output_that_is_no_image(self, bench: Bench) -> None:
+        bench.fails(cmdline="touch out.raw", delete_processed_after_upload=False)
+        assert bench.files == {"image.qcow2"}
+
+    def test_an_output_in_no_folder(self, bench: Bench) -> None:
+        assert "there is no folder" in bench.fails(output="nowhere/out.raw").message
+
+    def test_the_image_itself_as_output(self, bench: Bench) -> None:
+        with pytest.raises(ConfigError, match="is the image itself"), bench.run(output="./image.qcow2"):
+            pass
+        assert images.compute_digest(bench.image.path) == bench.image.sha512
+
+    def test_a_wrong_format_is_told(self, bench: Bench) -> None:
+        with bench.run(cmdline="qemu-img convert -O vmdk %(input_filename)s %(output_filename)s"):
+            pass
+        assert any("is vmdk, and Glance is told raw" in line for line in bench.told)
+
+
+class TestExistingFile:
+    def test_it_is_taken_and_never_removed(self, bench: Bench) -> None:
+        there = make_image(bench.cwd / "out.qcow2", "3M")
+        with bench.run(cmdline="false", output="out.qcow2", use_existing=True) as made:
+            assert made == there
+        assert there.path.exists()
+        assert "out.qcow2 is there already, and used" in bench.told
+
+    def test_an_older_one_is_told(self, bench: Bench) -> None:
+        there = make_image(bench.cwd / "out.qcow2")
+        os.utime(there.path, (1, 1))
+        with bench.run(cmdline="false", output="out.qcow2", use_existing=True):
+            pass
+        assert any("is older than image.qcow2" in line for line in bench.told)
+
+    def test_what_was_made_because_there_was_none_goes(self, bench: Bench) -> None:
+        with bench.run(use_existing=True):
+            pass
+        assert bench.files == {"image.qcow2"}
+
+    def test_without_use_existing_it_is_made_again(self, bench: Bench) -> None:
+        (bench.cwd / "out.raw").write_text("old")
+        with bench.run() as made:
+            assert made.size == 2 << 20
+        assert bench.files == {"image.qcow2"}
+
+    def test_one_that_is_no_image_is_refused_and_left(self, bench: Bench) -> None:
+        (bench.cwd / "out.qcow2").write_text("not one")
+        assert "use_existing" in str(bench.fails(output="out.qcow2", use_existing=True))
+        assert (bench.cwd / "out.qcow2").read_text() == "not one"
+
+
+class TestKernel:
+    @pytest.fixture
+    def filesystem(self, bench: Bench) -> Bench:
+        """A bench whose image is a bare filesystem with its kernel and initrd."""
+        path = bench.cwd / "fs.qcow2"
+        raw = bench.cwd / "raw"
+        process.run(["mke2fs", "-q", "-t", "ext4", str(raw), "4M"])
+        process.run(["qemu-img", "convert", "-O", "qcow2", str(raw), str(path)])
+        raw.unlink()
+        for suffix in ("vmlinuz", "initrd"):
+            (bench.cwd / f"fs.{suffix}").write_text(suffix)
+        return dataclasses.replace(bench, image=images.inspect(path))
+
+    def test_it_goes_along_wherever_the_output_lies(self, filesystem: Bench) -> None:
+        (filesystem.cwd / "elsewhere").mkdir()
+        with filesystem.run(output="elsewhere/other.raw") as made:
+            assert made.layout == "filesystem"
+            assert made.kernel == filesystem.cwd / "fs.vmlinuz"
+            assert made.initrd == filesystem.cwd / "fs.initrd"
+
+    def test_a_whole_disk_made_of_it_needs_none(self, filesystem: Bench) -> None:
+        code = "import sys; open(sys.argv[1], 'wb').write(bytes(510) + b'\\x55\\xaa' + bytes(1 << 20))"
+        with filesystem.run(cmdline=f'{sys.executable} -c "{code}" %(output_filename)s') as made:
+            assert (made.layout, made.kernel, made.initrd) == ("disk", None, None)
+
+
+RUN = """
+import sys, time
+from pathlib import Path
+from pytest_dibctl import artifact, preprocess, signals
+from pytest_dibctl.config.models import Preprocessing
+
+cwd, cmdline, use_existing = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "existing"
+with signals.as_keyboard_interrupt():
+    with preprocess.preprocessed(
+        artifact.inspect(cwd / "image.qcow2"),
+        Preprocessing(cmdline=cmdline, output_filename="out.raw", use_existing=use_existing),
+        disk_format="raw", container_format="bare", where="x", cwd=cwd,
+        progress=lambda line: print(line, flush=True),
+    ) as made:
+        first = made.path.read_bytes()
+        time.sleep(0.5)
+        assert made.path.read_bytes() == first
+        print("uploaded", len(first), flush=True)
+"""
+SLOWLY = (
+    'sh -c \'echo $$ > pid; head -c 1000 /dev/zero > "$2"; sleep 1; cat "$1" > "$2"\' - '
+    "%(input_filename)s %(output_filename)s"
+)
+
+
+@contextlib.contextmanager
+def another(bench: Bench, cmdline: str, how: str = "") -> Iterator[subprocess.Popen[str]]:
+    """Run the same in a process of its own."""
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(RUN), str(bench.cwd), cmdline, how],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    ) as child:
+        try:
+            yield child
+        finally:
+            if child.poll() is None:
+                child.kill()
+
+
+def await_file(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not (path.exists() and path.stat().st_size):
+        assert time.monotonic() < deadline, path
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("how", ["", "existing"])
+def test_two_runs_do_not_spoil_each_other_s_file(bench: Bench, how: str) -> None:
+    with another(bench, SLOWLY, how) as first, another(bench, SLOWLY, how) as second:
+        outputs = [child.communicate(timeout=60)[0] for child in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], outputs
+    for output in outputs:
+        assert f"uploaded {bench.image.size}" in output
+    assert "waiting for another run" in "".join(outputs)
+    assert bench.files == {"image.qcow2", "pid"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_an_interrupted_command_is_ended_and_leaves_nothing(bench: Bench, number: signal.Signals) -> None:
+    with another(bench, SLOWLY.replace("sleep 1", "sleep 60")) as child:
+        await_file(bench.cwd / "out.raw")
+        child.send_signal(number)
+        output, _ = child.communicate(timeout=30)
+    assert "KeyboardInterrupt" in output
+    assert bench.files == {"image.qcow2", "pid"}
+    assert not alive(int((bench.cwd / "pid").read_text()))
+
+
+def test_what_a_killed_run_left_is_not_taken_for_whole(bench: Bench) -> None:
+    with another(bench, SLOWLY.replace("sleep 1", "sleep 60"), "existing") as child:
+        await_file(bench.cwd / "out.raw")
+        child.kill()
+        child.wait()
+    assert (bench.cwd / "out.raw").stat().st_size == 1000
+    deadline = time.monotonic() + 10
+    while alive(int((bench.cwd / "pid").read_text())) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(int((bench.cwd / "pid").read_text())), "the command outlived its run"
+    with bench.run(use_existing=True) as made:
+        assert made.size == 2 << 20
+    assert any("was left unfinished" in line for line in bench.told)
+    assert bench.files == {"image.qcow2", "pid"}
+
+
+def alive(pid: int) -> bool:
+    """Return whether a process lives; a zombie that nobody waits for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
