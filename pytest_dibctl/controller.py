@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -47,6 +47,9 @@ class Distribution:
         """What the last report of a worker said of a target, by the worker's and the target's id."""
         self._phases: dict[tuple[str, str], dict[str, float]] = {}
         """The seconds that the worker itself had spent on the target by then."""
+        self._crashing: Any = None
+        """The worker that just died in a test whose report, the one that says so, is still to come."""
+        self._after_crash: list[Callable[[], None]] = []
 
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker which run it belongs to."""
@@ -80,7 +83,20 @@ class Distribution:
     def _done(self, group: Hashable) -> None:
         target = self._target(group)
         if target is not None:
-            self._caretaker.target_done(target)
+            self._once_told(lambda: self._caretaker.target_done(target))
+
+    def _once_told(self, removal: Callable[[], None]) -> None:
+        """Begin a removal, but not before a crash is told: what to keep depends on who failed."""
+        if self._crashing is None:
+            removal()
+        else:
+            self._after_crash.append(removal)
+
+    def _crash_is_told(self) -> None:
+        self._crashing = None
+        removals, self._after_crash = self._after_crash, []
+        for removal in removals:
+            removal()
 
     def _target(self, group: Hashable) -> Target | None:
         return next((target for target in self._run.plan.targets if target.id == group), None)
@@ -104,7 +120,9 @@ class Distribution:
             self._run.account(label).add(Account(**data))
         if error and error != INTERRUPTED and (said := self._said(node)) is not None:
             self._account_for_dead(node.gateway.id)
-            self._caretaker.worker_died(said["pid"])
+            if self._scheduling is not None and self._scheduling.is_busy(node):
+                self._crashing = node
+            self._once_told(lambda: self._caretaker.worker_died(said["pid"]))
 
     def _account_for_dead(self, worker: str) -> None:
         """Enter what is known of the time that a worker spent which cannot tell any more."""
@@ -112,9 +130,16 @@ class Distribution:
             if whose == worker:
                 self._run.account(label).add(Account(phases=phases))
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, object, object]:
         """Remember the facts of the report, for the test that its worker may die of."""
+        self._remember(report)
+        result = yield
+        if self._crashing is not None and getattr(report, "node", None) is self._crashing:
+            self._crash_is_told()
+        return result
+
+    def _remember(self, report: pytest.TestReport) -> None:
         facts = {name: str(value) for name, value in report.user_properties if name.startswith(PREFIX)}
         target = self._run.target_named(facts)
         if target is not None and (worker := getattr(report, "worker_id", None)):
@@ -142,6 +167,7 @@ class Distribution:
 
     def finish(self) -> None:
         """Remove all that is left, now that the workers are gone."""
+        self._crash_is_told()
         by_label = {
             (target.image.label, target.environment.label): target.id for target in self._run.plan.targets
         }

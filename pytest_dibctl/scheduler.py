@@ -112,6 +112,10 @@ class ImageScheduling:
         self._left[group] += 1
         self._feed_all()
 
+    def is_busy(self, node: Node) -> bool:
+        """Whether a worker has tests to run; if it dies, it died of the first."""
+        return bool(self._pending.get(node))
+
     def remove_node(self, node: Node) -> str | None:
         """Forget a worker; return the test that it died of, if it died. Its other tests go elsewhere."""
         pending = self._pending.pop(node)
