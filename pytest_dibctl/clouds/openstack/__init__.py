@@ -68,9 +68,8 @@ class OpenStackCloud:
         self._deadlines = deadlines
         self._progress = progress
         where = environment.at("keystone")
-        self._credentials = resolve(
-            settings.keystone, os.environ if environ is None else environ, "test", where=where
-        )
+        self._environ = os.environ if environ is None else environ
+        self._credentials = resolve(settings.keystone, self._environ, "test", where=where)
         self._api: Api | None = None
         self._place: Place | None = None
         self._endpoint = settings.glance.endpoint
@@ -89,6 +88,7 @@ class OpenStackCloud:
                 self._environment.settings,
                 where=self._environment.at("keystone"),
                 image_endpoint=self._endpoint,
+                environ=self._environ,
             )
         return self._api
 
