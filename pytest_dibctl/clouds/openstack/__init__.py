@@ -244,6 +244,7 @@ class OpenStackCloud:
     def remove(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
         """Remove what a dead run recorded."""
         if kind == "image":
+            self._use_endpoint(details.get("endpoint"))
             parts = [name, f"{name}-kernel", f"{name}-ramdisk"]
             images.remove_named(self.api, parts, marks.tags(self._run_id))
         elif kind == "keypair":
