@@ -382,7 +382,9 @@ def _upload_request(journey: Journey) -> UploadRequest:
 
 def _uploaded(journey: Journey, cloud: Cloud, built: Artifact) -> dict[str, Any]:
     request = _upload_request(journey)
-    record = journey.record("image", request.name)
+    # Whoever removes it after us has only the environment, and it may be the image that names the endpoint.
+    endpoint = merge.glance(journey.image, journey.environment).endpoint
+    record = journey.record("image", request.name, **({"endpoint": endpoint} if endpoint else {}))
     image: CloudImage | None = None
     try:
         with journey.phase("upload"), _preprocessed(journey, built) as file:

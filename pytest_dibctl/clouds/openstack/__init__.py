@@ -68,9 +68,8 @@ class OpenStackCloud:
         self._deadlines = deadlines
         self._progress = progress
         where = environment.at("keystone")
-        self._credentials = resolve(
-            settings.keystone, os.environ if environ is None else environ, "test", where=where
-        )
+        self._environ = os.environ if environ is None else environ
+        self._credentials = resolve(settings.keystone, self._environ, "test", where=where)
         self._api: Api | None = None
         self._place: Place | None = None
         self._endpoint = settings.glance.endpoint
@@ -89,6 +88,7 @@ class OpenStackCloud:
                 self._environment.settings,
                 where=self._environment.at("keystone"),
                 image_endpoint=self._endpoint,
+                environ=self._environ,
             )
         return self._api
 
@@ -245,6 +245,7 @@ class OpenStackCloud:
     def remove(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
         """Remove what a dead run recorded."""
         if kind == "image":
+            self._use_endpoint(details.get("endpoint"))
             parts = [name, f"{name}-kernel", f"{name}-ramdisk"]
             images.remove_named(self.api, parts, marks.tags(self._run_id))
         elif kind == "keypair":

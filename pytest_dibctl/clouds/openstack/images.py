@@ -22,6 +22,8 @@ BLOCK = 1 << 20
 """Bytes that are read, hashed and sent at a time."""
 SENDINGS = 3
 """How often a body is sent at most, when the connection breaks or the token ends under it."""
+SETTLING = 30.0
+"""Seconds in which Glance notices that a connection broke, and takes the body anew."""
 TELL_EVERY = 5.0
 """Seconds between two lines of progress."""
 CONFLICT = 409
@@ -197,12 +199,26 @@ def _send(api: Api, image_id: str, body: Body, *, deadline: float) -> None:
             api.once("image", doing, put, timeout=left)
         except ApiError as error:
             again = error.transient and body.sendings < SENDINGS and time.monotonic() < deadline
-            if not again or get(api, image_id).get("status") != "queued":
+            status = _settled(api, image_id, deadline=deadline) if again else None
+            if status == "active":  # only the answer got lost; whether all of it arrived is verified
+                return
+            if status != "queued":
                 raise
             log.info("%s; sending it again", error.message)
             api.forget_token()
         else:
             return
+
+
+def _settled(api: Api, image_id: str, *, deadline: float) -> str | None:
+    """Return the image's status once Glance has noticed that nothing more comes, None if it never does."""
+
+    def look() -> str | None:
+        status = get(api, image_id).get("status")
+        return str(status) if status != "saving" else None
+
+    left = max(0.0, deadline - time.monotonic())
+    return api.wait(look, timeout=min(SETTLING, left))
 
 
 def await_active(api: Api, image_id: str, name: str, *, timeout: float) -> dict[str, Any] | None:

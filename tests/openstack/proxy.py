@@ -1,0 +1,197 @@
+"""A proxy before one service: it notes what passes, and does the harm that a test asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.client
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+BLOCK = 1 << 16
+HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A request that passed. ``status`` is None when the client got no answer; ``sent`` is bytes of body."""
+
+    method: str
+    path: str
+    status: int | None
+    sent: int
+
+
+class CutError(Exception):
+    """The connections to both sides are to be closed."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Harm:
+    """What is done to the next requests that match, ``times`` of them.
+
+    ``body`` gets each block with its offset and returns what is passed on, and may raise CutError;
+    ``before`` is called when the request's head has come; ``lose_answer`` lets the service work, and the
+    client never hear of it.
+    """
+
+    method: str
+    path: str
+    times: int = 1
+    body: Callable[[bytes, int], bytes] = lambda block, _offset: block
+    before: Callable[[], None] = lambda: None
+    lose_answer: bool = False
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Proxy:
+    """A running proxy; ``url`` stands for ``target``, an http URL."""
+
+    target: str
+    url: str = ""
+    seen: list[Seen] = dataclasses.field(default_factory=list)
+    harms: list[Harm] = dataclasses.field(default_factory=list)
+
+    def count(self, method: str, path: str) -> int:
+        """Return how many requests of that kind passed."""
+        return sum(one.method == method and bool(re.search(path, one.path)) for one in self.seen)
+
+    def harm_for(self, method: str, path: str) -> Harm:
+        """Return what is to be done to a request, and take it off the list."""
+        for number, harm in enumerate(self.harms):
+            if harm.method == method and re.search(harm.path, path):
+                left = dataclasses.replace(harm, times=harm.times - 1)
+                self.harms[number : number + 1] = [left] if left.times else []
+                return harm
+        return Harm(method=method, path=path)
+
+
+def flip(at: int) -> Callable[[bytes, int], bytes]:
+    """Return a ``body`` that changes the byte at that offset."""
+
+    def through(block: bytes, offset: int) -> bytes:
+        if not offset <= at < offset + len(block):
+            return block
+        changed = bytearray(block)
+        changed[at - offset] ^= 0xFF
+        return bytes(changed)
+
+    return through
+
+
+def cut(at: int) -> Callable[[bytes, int], bytes]:
+    """Return a ``body`` that breaks the connection once so many bytes have passed."""
+
+    def through(block: bytes, offset: int) -> bytes:
+        if offset >= at:
+            raise CutError
+        return block
+
+    return through
+
+
+def crawl(bytes_a_second: int) -> Callable[[bytes, int], bytes]:
+    """Return a ``body`` that is slow."""
+
+    def through(block: bytes, _offset: int) -> bytes:
+        time.sleep(len(block) / bytes_a_second)
+        return block
+
+    return through
+
+
+@contextlib.contextmanager
+def before(target: str, *, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
+    """Run a proxy before the service at ``target``, with TLS on the clients' side if ``tls`` is given."""
+    proxy = Proxy(target=target.rstrip("/"))
+
+    class Handler(_Handler):
+        served = proxy
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients may go at any time
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        path = urlsplit(proxy.target).path
+        proxy.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}{path}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield proxy
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    served: Proxy
+    protocol_version = "HTTP/1.1"
+
+    def _serve(self) -> None:
+        harm = self.served.harm_for(self.command, self.path)
+        harm.before()
+        target = urlsplit(self.served.target)
+        upstream = http.client.HTTPConnection(str(target.hostname), target.port, timeout=60)
+        sent = 0
+        status: int | None = None
+        try:
+            self._head(upstream)
+            length = int(self.headers.get("Content-Length") or 0)
+            refused = False
+            while sent < length and (block := self.rfile.read(min(BLOCK, length - sent))):
+                passed = harm.body(block, sent)
+                sent += len(block)
+                if not refused:
+                    try:
+                        upstream.send(passed)
+                    except OSError:  # it has answered before it read all
+                        refused = True
+            answer = upstream.getresponse()
+            content = answer.read()
+            if not harm.lose_answer:
+                status = answer.status
+                self._answer(answer, content)
+        except (CutError, OSError, http.client.HTTPException):
+            pass
+        finally:
+            self.served.seen.append(Seen(method=self.command, path=self.path, status=status, sent=sent))
+            upstream.close()
+            self.close_connection = True
+            if status is None:
+                with contextlib.suppress(OSError):
+                    self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _head(self, upstream: http.client.HTTPConnection) -> None:
+        # With the client's own Host header: services make links of it, which then lead here too.
+        upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        for name, value in self.headers.items():
+            if name.lower() not in HOP_BY_HOP:
+                upstream.putheader(name, value)
+        upstream.putheader("Connection", "close")
+        upstream.endheaders()
+
+    def _answer(self, answer: http.client.HTTPResponse, content: bytes) -> None:
+        self.send_response_only(answer.status, answer.reason)
+        for name, value in answer.getheaders():
+            if name.lower() not in HOP_BY_HOP | {"content-length"}:
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        if name.startswith("do_"):  # how the base class asks for the method of a request
+            return self._serve
+        raise AttributeError(name)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Say nothing."""
