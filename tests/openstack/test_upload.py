@@ -259,23 +259,23 @@ def request_of(opened: Bench, deadlines: Any) -> Any:
 
 def test_an_image_that_is_deleted_while_it_is_uploaded(small: Site) -> None:
     with proxy.before(glance(small)) as between, bench(small, glance={"endpoint": between.url}) as opened:
-        name = f"dibctl-{opened.ledger.run_id}-micro"
-        between.harms.append(proxy.Harm(method="PUT", path="/file$", before=lambda: deleted(small, name)))
+        tag = f"dibctl-run-{opened.ledger.run_id}"
+        between.harms.append(proxy.Harm(method="PUT", path="/file$", before=lambda: deleted(small, tag)))
         with pytest.raises(ImageNotFoundError, match="cannot upload image"), uploaded(opened):
             pytest.fail("an image that is gone was accepted")
         assert not recorded(opened)
 
 
-def deleted(site: Site, name: str) -> None:
+def deleted(site: Site, tag: str) -> None:
     with contextlib.closing(site.cloud.connect()) as connection:
-        for image in connection.image.images(name=name):
+        for image in connection.image.images(tag=tag):
             connection.image.delete_image(image.id)
 
 
 def test_an_image_that_is_deleted_before_it_is_booted(small: Site) -> None:
     with bench(small) as opened:
         with uploaded(opened) as image, lifecycle.keypair(opened.journey, opened.cloud) as key:
-            deleted(small, image.name)
+            deleted(small, f"dibctl-run-{opened.ledger.run_id}")
             boot = lifecycle.booted(opened.journey, opened.cloud, image, key)
             with pytest.raises(NovaBadRequestError, match=r"test\.yaml.*requested image"), boot:
                 pytest.fail("an image that is gone was booted")

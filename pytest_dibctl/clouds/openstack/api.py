@@ -393,7 +393,7 @@ def _unanswered(error: Exception, service: Service, doing: str, where: str) -> D
             f"{where}: cannot {doing}: the certificate of the server is not trusted: {_said(error)}",
             hint="name the authority's certificate in ssl_ca_path (ssl_insecure: true trusts anybody)",
         )
-    if isinstance(error, auth_exceptions.EndpointNotFound):
+    if isinstance(error, auth_exceptions.EndpointNotFound | sdk_exceptions.ServiceDisabledException):
         return ConfigError(
             f"{where}: cannot {doing}: the catalog has no {name} there: {_said(error)}",
             hint="check region_name; `openstack catalog list` shows what there is",
