@@ -34,6 +34,11 @@ class Site:
     path: Path
     cloud: DevCloud
     image: Path
+    before: frozenset[str] = frozenset()
+
+    def left(self) -> set[str]:
+        """Return what is ours in the cloud and was not there when the test began."""
+        return ours(self.cloud) - self.before
 
     def network(self, name: str = names.EXT.name) -> str:
         """Return a network's id."""

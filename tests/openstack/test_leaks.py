@@ -12,7 +12,7 @@ import uuid
 
 import pytest
 
-from tests.openstack.site import Site, ours
+from tests.openstack.site import Site
 
 MOMENTS = {
     "upload": "uploading micro.qcow2",
@@ -78,20 +78,20 @@ def started(site: Site, moment: str) -> Running:
 def test_a_signal_ends_a_run_with_everything_removed(site: Site, moment: str, number: signal.Signals) -> None:
     run = started(site, moment)
     assert run.end(number) == pytest.ExitCode.INTERRUPTED, run.lines
-    assert ours(site.cloud) == set()
+    assert site.left() == set()
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_cleanup_removes_what_a_killed_run_left(site: Site, moment: str) -> None:
     run = started(site, moment)
     run.end(signal.SIGKILL)
-    assert ours(site.cloud) != set()
+    assert site.left() != set()
     foreseen = site.dibctl("cleanup", "--dry-run")
     assert "would be removed" in foreseen.stdout
-    assert ours(site.cloud) != set()
+    assert site.left() != set()
     removed = site.dibctl("cleanup")
     assert removed.returncode == 0, removed.stdout
-    assert ours(site.cloud) == set()
+    assert site.left() == set()
 
 
 def test_cleanup_removes_nothing_that_is_only_named_alike(site: Site) -> None:
