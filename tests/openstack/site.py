@@ -102,6 +102,7 @@ class Site:
             "OS_CLIENT_CONFIG_FILE": str(self.cloud.clouds_yaml),
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
+            "PYTEST_ADDOPTS": "-p no:randomly",  # installed for tests of the plugin only
             **extra,
         }
 
