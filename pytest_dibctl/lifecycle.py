@@ -134,6 +134,11 @@ class Journey:
         """Seconds each step of this image may take in this environment."""
         return merge.deadlines(self.image, self.environment)
 
+    @property
+    def image_endpoint(self) -> str | None:
+        """The Glance that the image's files name; None for the catalog's."""
+        return merge.glance(self.image, self.environment).endpoint
+
     def record(self, kind: str, name: str, **details: Any) -> Record:
         """Write down that something is about to be made in the test environment; raises DibctlError."""
         where = {
@@ -320,7 +325,12 @@ def opened(journey: Journey) -> Iterator[Cloud]:
     if journey.wishes.existing_instance is not None and journey.environment.settings.engine == "qemu":
         run = find_instance(journey.wishes.existing_instance)[0]
     cloud = open_environment(
-        journey.environment, run=run, cwd=journey.cwd, deadlines=journey.deadlines, progress=journey.progress
+        journey.environment,
+        run=run,
+        cwd=journey.cwd,
+        deadlines=journey.deadlines,
+        image_endpoint=journey.image_endpoint,
+        progress=journey.progress,
     )
     with contextlib.closing(cloud):
         cloud.preflight()  # before a build of minutes, not after it
@@ -333,10 +343,13 @@ def open_environment(
     run: Ledger,
     cwd: Path,
     deadlines: merge.Deadlines,
+    image_endpoint: str | None,
     progress: Progress = log.info,
 ) -> Cloud:
     """Return the Cloud of an environment; what it makes bears ``run``'s id, or lies in its directory.
 
+    ``image_endpoint`` is where its images are, if the image or the environment says so: whoever removes an
+    image must look for it where it was uploaded.
     Raises CredentialsError when the environment lacks some.
     """
     if environment.settings.engine == "qemu":
@@ -345,7 +358,14 @@ def open_environment(
         return QemuCloud(environment, directory=run.directory, cwd=cwd)
     from pytest_dibctl.clouds.openstack import OpenStackCloud  # a quarter of a second, likewise
 
-    return OpenStackCloud(environment, run_id=run.run_id, cwd=cwd, deadlines=deadlines, progress=progress)
+    return OpenStackCloud(
+        environment,
+        run_id=run.run_id,
+        cwd=cwd,
+        deadlines=deadlines,
+        image_endpoint=image_endpoint,
+        progress=progress,
+    )
 
 
 @contextlib.contextmanager
@@ -383,7 +403,7 @@ def _upload_request(journey: Journey) -> UploadRequest:
 def _uploaded(journey: Journey, cloud: Cloud, built: Artifact) -> dict[str, Any]:
     request = _upload_request(journey)
     # Whoever removes it after us has only the environment, and it may be the image that names the endpoint.
-    endpoint = merge.glance(journey.image, journey.environment).endpoint
+    endpoint = journey.image_endpoint
     record = journey.record("image", request.name, **({"endpoint": endpoint} if endpoint else {}))
     image: CloudImage | None = None
     try:
@@ -882,7 +902,11 @@ def keep_console_of(
     """Write the console of an instance that nobody holds any more to ``logs``, if it can be had."""
     with contextlib.suppress(DibctlError):
         cloud = open_environment(
-            environment, run=run, cwd=cwd, deadlines=merge.environment_deadlines(environment)
+            environment,
+            run=run,
+            cwd=cwd,
+            deadlines=merge.environment_deadlines(environment),
+            image_endpoint=environment.settings.glance.endpoint,
         )
         with contextlib.closing(cloud):
             console = cloud.existing(name).console_output()
@@ -919,8 +943,14 @@ def _remove_recorded(load: Callable[[], Catalog], run: Ledger, record: Record, *
     details: dict[str, Any] = record.details
     local = details.get("engine") == "qemu"
     environment = built_in_environment() if local else load().environment(details["environment"])
-    deadlines = merge.environment_deadlines(environment)
-    with contextlib.closing(open_environment(environment, run=run, cwd=cwd, deadlines=deadlines)) as cloud:
+    opened = open_environment(
+        environment,
+        run=run,
+        cwd=cwd,
+        deadlines=merge.environment_deadlines(environment),
+        image_endpoint=details.get("endpoint") or environment.settings.glance.endpoint,
+    )
+    with contextlib.closing(opened) as cloud:
         cloud.remove(record.kind, record.name, details)
 
 

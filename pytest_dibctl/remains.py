@@ -111,6 +111,7 @@ class Caretaker:
                     run=self.ledger,
                     cwd=self.cwd,
                     deadlines=merge.deadlines(target.image, target.environment),
+                    image_endpoint=merge.glance(target.image, target.environment).endpoint,
                 )
                 with contextlib.closing(cloud):
                     cloud.delete_image(image)

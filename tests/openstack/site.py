@@ -162,6 +162,7 @@ class Site:
                 run_id=book.run_id,
                 cwd=self.path,
                 deadlines=merge.deadlines(image, environment),
+                image_endpoint=journey.image_endpoint,
                 progress=told.append,
                 environ=self.environ(),
             )

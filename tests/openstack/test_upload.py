@@ -137,6 +137,21 @@ def test_a_dead_run_is_cleaned_up_where_its_image_went(small: Site) -> None:
     assert not in_glance(small, name, "demo-two")
 
 
+def test_the_controller_removes_it_from_the_glance_that_the_image_names(small: Site) -> None:
+    """Under xdist not the process that uploaded removes the image, but one that logs in anew."""
+    (small.path / "test_it.py").write_text("def test_it(cloud_image): assert cloud_image.id\n")
+    endpoint = glance(small, "demo-two")
+    small.write(
+        {"cloud": small.environment()},
+        [{"pytest": "test_it.py"}],
+        image={"glance": {"endpoint": endpoint}},
+    )
+    run = small.pytest("-n1")
+    assert run.returncode == 0, run.stdout
+    assert "environment cloud" in run.stdout
+    assert small.left() == set()
+
+
 def test_an_image_that_is_there_already_can_be_used(small: Site) -> None:
     with bench(small) as opened, uploaded(opened) as image:
         found = opened.cloud.existing_image(image.id)

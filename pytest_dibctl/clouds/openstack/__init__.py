@@ -46,7 +46,10 @@ class Place:
 
 
 class OpenStackCloud:
-    """A test environment with ``keystone`` and ``nova``. The login happens at the first call."""
+    """A test environment with ``keystone`` and ``nova``. The login happens at the first call.
+
+    ``image_endpoint`` is the Glance that the image or the environment names, None for the catalog's.
+    """
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class OpenStackCloud:
         run_id: str,
         cwd: Path,
         deadlines: merge.Deadlines,
+        image_endpoint: str | None = None,
         progress: Progress = lambda _line: None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
@@ -72,7 +76,7 @@ class OpenStackCloud:
         self._credentials = resolve(settings.keystone, self._environ, "test", where=where)
         self._api: Api | None = None
         self._place: Place | None = None
-        self._endpoint = settings.glance.endpoint
+        self._image_endpoint = image_endpoint
 
     @property
     def name(self) -> str:
@@ -87,7 +91,7 @@ class OpenStackCloud:
                 self._credentials,
                 self._environment.settings,
                 where=self._environment.at("keystone"),
-                image_endpoint=self._endpoint,
+                image_endpoint=self._image_endpoint,
                 environ=self._environ,
             )
         return self._api
@@ -120,7 +124,6 @@ class OpenStackCloud:
     def upload(self, artifact: Artifact, request: UploadRequest, *, progress: Progress) -> CloudImage:
         """Make a private image of the file, with its kernel and initrd if it needs them to boot."""
         glance = merge.glance(request.image, self._environment)
-        self._use_endpoint(glance.endpoint)
         timeout = request.deadlines.upload
         tags = tuple(dict.fromkeys((*glance.tags, *marks.tags(self._run_id))))
         properties = dict(glance.properties)
@@ -245,7 +248,6 @@ class OpenStackCloud:
     def remove(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
         """Remove what a dead run recorded."""
         if kind == "image":
-            self._use_endpoint(details.get("endpoint"))
             parts = [name, f"{name}-kernel", f"{name}-ramdisk"]
             images.remove_named(self.api, parts, marks.tags(self._run_id))
         elif kind == "keypair":
@@ -297,12 +299,6 @@ class OpenStackCloud:
                 is_router_external=True,
             )
         return Place(flavor=flavor, groups=groups, floating_network=floating)
-
-    def _use_endpoint(self, endpoint: str | None) -> None:
-        """Open the login again when the image names another endpoint of Glance than the environment."""
-        if endpoint is not None and endpoint != self._endpoint:
-            self.close()
-            self._endpoint = endpoint
 
     def _disk_format(self, artifact: Artifact, request: UploadRequest) -> str:
         """Return the format Glance is told: the configured one, else the file's own.
