@@ -21,6 +21,7 @@ from pytest_dibctl.config.models import (
     IDENTITY_V2,
     EnvironmentTests,
     Image,
+    Nova,
     Qemu,
     Section,
     TestEnvironment,
@@ -255,6 +256,23 @@ def resolve_input(path: str | Path, entry: Entry[Section], cwd: Path) -> Path:
     first = cwd / path
     beside = entry.path.parent / path
     return beside if not exists(first) and exists(beside) else first
+
+
+def read_user_data(
+    section: Nova | Qemu, environment: Entry[TestEnvironment], name: str, cwd: Path
+) -> str | None:
+    """Return the user data that a section of ``environment``, called ``name``, holds or names.
+
+    Raises ConfigError when its file cannot be read.
+    """
+    if section.userdata_file is None:
+        return section.userdata
+    path = resolve_input(section.userdata_file, environment, cwd)
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise ConfigError(f"{environment.at(f'{name}.userdata_file')}: {path}: {said}") from None
 
 
 def exists(path: Path) -> bool:

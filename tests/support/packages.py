@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -42,8 +42,13 @@ TEST_PACKAGES: Mapping[str, str] = MappingProxyType(
 
 def missing() -> tuple[str, ...]:
     """Return the packages that this machine lacks."""
+    return lacking_of(TEST_PACKAGES)
+
+
+def lacking_of(wanted: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the packages of ``wanted`` whose program, or file, is not there."""
     path = process.tool_path()
-    return tuple(sorted({package for tool, package in TEST_PACKAGES.items() if not _found(tool, path)}))
+    return tuple(sorted({package for tool, package in wanted.items() if not _found(tool, path)}))
 
 
 def _found(tool: str, path: str) -> bool:
@@ -69,15 +74,15 @@ def install(packages: Sequence[str]) -> None:
     process.run(["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages], env=quiet)
 
 
-def main() -> None:
-    """Report or install what is missing."""
-    lacking = missing()
+def main(look: Callable[[], Sequence[str]], bring: Callable[[Sequence[str]], None]) -> None:
+    """Report what ``look`` finds missing, after ``bring`` installed it if the command line says so."""
+    lacking = look()
     if lacking and "--install" in sys.argv[1:]:
-        install(lacking)
-        lacking = missing()
+        bring(lacking)
+        lacking = look()
     if lacking:
         raise SystemExit(f"missing: {' '.join(lacking)}")
 
 
 if __name__ == "__main__":
-    main()
+    main(missing, install)

@@ -17,10 +17,10 @@ from typing import Any
 from pytest_dibctl.artifact import Artifact
 from pytest_dibctl.clouds import BootRequest, CloudImage, Flavor, Progress, UploadRequest, forget_note
 from pytest_dibctl.clouds.openstack import flavors, images, marks, networks, servers
-from pytest_dibctl.clouds.openstack.api import Api, open_api
+from pytest_dibctl.clouds.openstack.api import Api, open_api, undoing
 from pytest_dibctl.clouds.openstack.instance import Known, OpenStackInstance, with_console
 from pytest_dibctl.config import merge
-from pytest_dibctl.config.catalog import Entry, resolve_input
+from pytest_dibctl.config.catalog import Entry, read_user_data
 from pytest_dibctl.config.credentials import resolve
 from pytest_dibctl.config.models import Nova, TestEnvironment
 from pytest_dibctl.errors import ApiError, ConfigError, InstanceError, NotInConfigError, NovaBadRequestError
@@ -29,7 +29,6 @@ from pytest_dibctl.ssh import SshKey
 __all__ = ["OpenStackCloud", "OpenStackInstance"]
 
 GIB = 1 << 30
-NOT_FOUND, CONFLICT = 404, 409
 IMAGE_FORMATS = frozenset({"qcow2", "raw", "vmdk", "vdi", "vhdx"})
 """Formats that an image file shows by itself, so that a wrong word for it can be told."""
 COMMAND_LINE = "root=/dev/vda rw console=ttyS0"
@@ -100,7 +99,7 @@ class OpenStackCloud:
         """Log in, and raise a DibctlError for whatever the nova section names and the cloud does not have."""
         self._user_data()
         self._resolved()
-        if self._api is not None and self.api.has("network"):
+        if self.api.has("network"):
             for number, nic in enumerate(self._nova.nics):
                 networks.check_nic(self.api, nic, at=self._environment.at(f"nova.nics[{number}].net_id"))
 
@@ -193,14 +192,11 @@ class OpenStackCloud:
     def delete_key(self, name: str, *, fingerprint: str) -> None:
         """Remove the keypair if its fingerprint is ours; keypairs bear no other mark."""
         timeout = self._deadlines.cleanup
-        try:
-            found = self.api.safely(
-                "compute", f"find keypair {name}", lambda: self.api.compute.get_keypair(name), timeout=timeout
-            )
-        except ApiError as error:
-            if error.status == NOT_FOUND:
-                return
-            raise
+        found = self.api.find(
+            "compute", f"keypair {name}", lambda: self.api.compute.get_keypair(name), timeout=timeout
+        )
+        if found is None:
+            return
         if found.fingerprint != fingerprint:
             raise InstanceError(f"keypair {name} holds another key than this run's, so it is left alone")
         self.api.safely(
@@ -231,10 +227,8 @@ class OpenStackCloud:
                 known = dataclasses.replace(known, floating_ip=address)
             return OpenStackInstance(self.api, known, note=request.note, tell=progress)
         except BaseException as error:
-            try:
+            with undoing(error, f"instance {request.name} could not be removed"):
                 servers.remove(self.api, request.name, timeout=request.deadlines.cleanup)
-            except Exception as second:  # noqa: BLE001 -- it must not hide why the boot failed
-                error.add_note(f"instance {request.name} could not be removed: {second}")
             raise
 
     def existing(self, instance_id: str) -> OpenStackInstance:
@@ -319,14 +313,7 @@ class OpenStackCloud:
         return artifact.disk_format
 
     def _user_data(self) -> str | None:
-        if self._nova.userdata_file is None:
-            return self._nova.userdata
-        path = resolve_input(self._nova.userdata_file, self._environment, self._cwd)
-        try:
-            return path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            said = error.strerror if isinstance(error, OSError) else "not a text file"
-            raise ConfigError(f"{self._environment.at('nova.userdata_file')}: {path}: {said}") from None
+        return read_user_data(self._nova, self._environment, "nova", self._cwd)
 
     # -- servers -------------------------------------------------------------------------------
 
@@ -379,7 +366,6 @@ class OpenStackCloud:
             image_id=None if self._nova.volume is not None else image_id,
             region=str(self.api.connection.config.region_name or ""),
             first_seen=self._nova.ssh_host_key == "first-seen",
-            owned=owned,
             active_timeout=self._deadlines.active,
             cleanup_timeout=self._deadlines.cleanup,
         )
@@ -429,8 +415,6 @@ def _removed_on_failure(api: Api) -> Iterator[list[str]]:
         yield made
     except BaseException as error:
         for image_id in reversed(made):
-            try:
+            with undoing(error, f"image {image_id} could not be removed"):
                 images.delete(api, image_id)
-            except Exception as second:  # noqa: BLE001 -- it must not hide why the upload failed
-                error.add_note(f"image {image_id} could not be removed: {second}")
         raise

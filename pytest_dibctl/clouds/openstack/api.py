@@ -62,7 +62,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.25, 3.0
 """Seconds between two looks at something that is being waited for."""
 
 _REFUSED = (sdk_exceptions.SDKException, auth_exceptions.ClientException, requests.RequestException)
-_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT = 401, 403, 404, 409
 
 
 class Api:
@@ -152,6 +152,17 @@ class Api:
                 log.debug("%s; trying again in %.1f s", error.message, pause)
                 time.sleep(pause)
 
+    def find(
+        self, service: Service, what: str, call: Callable[[], T], *, timeout: float = SAFE_CALL_TIMEOUT
+    ) -> T | None:
+        """Return what ``call`` gets, None if the service says that there is no such thing."""
+        try:
+            return self.safely(service, f"find {what}", call, timeout=timeout)
+        except ApiError as error:
+            if error.status == NOT_FOUND:
+                return None
+            raise
+
     def wait(self, look: Callable[[], T | None], *, timeout: float) -> T | None:
         """Call ``look`` until it returns something; return None after ``timeout`` seconds.
 
@@ -221,6 +232,19 @@ def _no_warnings() -> Iterator[None]:
         for category in (DeprecationWarning, PendingDeprecationWarning):
             warnings.filterwarnings("ignore", category=category, module=r"openstack\.")
         yield
+
+
+@contextlib.contextmanager
+def undoing(error: BaseException, left: str) -> Iterator[None]:
+    """Let what is done inside, because of ``error``, not hide it: a failure becomes a note on it.
+
+    ``left`` says what may still be there then.
+    """
+    try:
+        yield
+    except Exception as second:  # noqa: BLE001 -- whatever it is, the first error is what counts
+        log.warning("%s: %s", left, second)
+        error.add_note(f"{left}: {second}")
 
 
 def raise_for_status(response: Any) -> Any:
@@ -351,19 +375,19 @@ def translated(
     if status is None:
         return _unanswered(error, service, doing, where)
     said = f"{PROJECTS[service]} answered {status}: {_said(error)}{_request_id(error)}"
-    if status == _UNAUTHORIZED:
+    if status == UNAUTHORIZED:
         return AuthorizationError(
             f"{where}: cannot {doing}: Keystone refused the credentials: {_said(error)}{_request_id(error)}",
             hint="check user, password, project and their domains",
         )
     message = f"{at}: cannot {doing}: {said}" if at else f"cannot {doing}: {said}"
     transient = status in TRANSIENT
-    if status == _FORBIDDEN:
+    if status == FORBIDDEN:
         kind = NovaForbiddenError if service == "compute" else ApiError
         return kind(message, status=status, hint=_forbidden_hint(said))
     if service == "compute" and not transient:
         return NovaBadRequestError(message, status=status)
-    if service == "image" and status == _NOT_FOUND:
+    if service == "image" and status == NOT_FOUND:
         return ImageNotFoundError(message)
     return ApiError(message, status=status, transient=transient)
 

@@ -10,7 +10,6 @@ from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.config.messages import suggestion
 from pytest_dibctl.errors import ApiError, NovaBadRequestError
 
-NOT_FOUND = 404
 GIB = 1 << 30
 
 
@@ -48,13 +47,8 @@ def _known(api: Api, wrong: str) -> str | None:
 
 
 def _by_id(api: Api, identity: str) -> Flavor | None:
-    try:
-        found = api.safely("compute", f"find flavor {identity}", lambda: api.compute.get_flavor(identity))
-    except ApiError as error:
-        if error.status == NOT_FOUND:
-            return None
-        raise
-    return _flavor(api, found)
+    found = api.find("compute", f"flavor {identity}", lambda: api.compute.get_flavor(identity))
+    return None if found is None else _flavor(api, found)
 
 
 def _flavor(api: Api, found: Any) -> Flavor:

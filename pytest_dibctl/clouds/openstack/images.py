@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.clouds import Progress
-from pytest_dibctl.clouds.openstack.api import Api, raise_for_status
+from pytest_dibctl.clouds.openstack.api import CONFLICT, Api, raise_for_status, undoing
 from pytest_dibctl.errors import ApiError, ArtifactError, ConfigError, DibctlError, ImageNotFoundError
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,6 @@ SETTLING = 30.0
 """Seconds in which Glance notices that a connection broke, and takes the body anew."""
 TELL_EVERY = 5.0
 """Seconds between two lines of progress."""
-CONFLICT = 409
 GOING_ON = frozenset({"queued", "saving", "importing", "uploading"})
 HASHES = ("md5", "sha512")
 """Digests that are computed while sending; Glance's usual ones."""
@@ -123,7 +122,7 @@ def create(
         _register(api, document)
         return _fill(api, image_id, path, spec.name, deadline=deadline, timeout=timeout, progress=progress)
     except BaseException as error:
-        with _noted(error, f"image {image_id} may have been left in Glance"):
+        with undoing(error, f"image {image_id} may have been left in Glance"):
             delete(api, image_id)
         raise
 
@@ -330,13 +329,3 @@ def remove_named(api: Api, names: Sequence[str], tags: Sequence[str]) -> None:
             first = first or error
     if first is not None:
         raise first
-
-
-@contextlib.contextmanager
-def _noted(error: BaseException, note: str) -> Iterator[None]:
-    """Add a note to ``error`` when what is done inside fails; that failure must not hide the first."""
-    try:
-        yield
-    except DibctlError as second:
-        log.warning("%s: %s", note, second)
-        error.add_note(note)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pytest_dibctl.clouds import Endpoint, Flavor, Interface
 from pytest_dibctl.clouds.console import clean, diagnose, excerpt, host_keys
 from pytest_dibctl.clouds.openstack import images, networks, servers
-from pytest_dibctl.clouds.openstack.api import Api, raise_for_status
+from pytest_dibctl.clouds.openstack.api import CONFLICT, FORBIDDEN, NOT_FOUND, Api, raise_for_status
 from pytest_dibctl.errors import ApiError, InstanceError
 from pytest_dibctl.ssh import HostKeyPolicy
 
@@ -19,14 +19,14 @@ log = logging.getLogger(__name__)
 STATUS_INTERVAL = 3.0
 """Seconds between two questions to Nova whether the instance still runs."""
 ENDED = frozenset({"SHUTOFF", "DELETED", "SOFT_DELETED", "SUSPENDED", "PAUSED"})
-FORBIDDEN, NOT_FOUND, CONFLICT, NOT_IMPLEMENTED = 403, 404, 409, 501
+NOT_IMPLEMENTED = 501
 NO_CONSOLE = frozenset({FORBIDDEN, NOT_FOUND, NOT_IMPLEMENTED})
 """What Nova answers where nobody may read, or nothing keeps, the console."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Known:
-    """What does not change about an instance. ``owned`` says that the run made it; timeouts in seconds."""
+    """What does not change about an instance. Timeouts are seconds."""
 
     id: str
     name: str
@@ -37,7 +37,6 @@ class Known:
     image_id: str | None
     region: str
     first_seen: bool
-    owned: bool
     active_timeout: float
     cleanup_timeout: float
 
@@ -125,7 +124,7 @@ class OpenStackInstance:
     def console_output(self) -> str:
         """Return the console output that Nova has; empty, with a reason in the log, where it gives none."""
         try:
-            return clean(servers.console_output(self._api, self.id).encode())
+            return self._console()
         except ApiError as error:
             if error.status not in {*NO_CONSOLE, CONFLICT}:
                 raise
@@ -222,10 +221,13 @@ class OpenStackInstance:
                 f"snapshot {title} ({image_id}) was not ready within {self._known.active_timeout:g} s"
             )
 
+    def _console(self) -> str:
+        return clean(servers.console_output(self._api, self.id).encode())
+
     def _printed_keys(self) -> tuple[str, ...] | None:
         """Return the host keys on the console so far, None where there is no console to be read."""
         try:
-            return host_keys(clean(servers.console_output(self._api, self.id).encode()))
+            return host_keys(self._console())
         except ApiError as error:
             if error.transient or error.status == CONFLICT:
                 return ()

@@ -10,12 +10,10 @@ from typing import Any
 
 from pytest_dibctl.clouds import Address, Interface
 from pytest_dibctl.clouds.openstack import marks
-from pytest_dibctl.clouds.openstack.api import Api
+from pytest_dibctl.clouds.openstack.api import NOT_FOUND, Api
 from pytest_dibctl.config.messages import suggestion
 from pytest_dibctl.config.models import Nic
 from pytest_dibctl.errors import ApiError, InstanceError, NovaBadRequestError
-
-NOT_FOUND = 404
 
 
 def check_nic(api: Api, nic: Nic, *, at: str) -> None:
@@ -34,12 +32,7 @@ def check_nic(api: Api, nic: Nic, *, at: str) -> None:
 def find(api: Api, kind: str, identity: str) -> Any | None:
     """Return the network or port of that id, None if there is none."""
     getter = getattr(api.network, f"get_{kind}")
-    try:
-        return api.safely("network", f"find {kind} {identity}", lambda: getter(identity))
-    except ApiError as error:
-        if error.status == NOT_FOUND:
-            return None
-        raise
+    return api.find("network", f"{kind} {identity}", lambda: getter(identity))
 
 
 def find_by_name(api: Api, kind: str, wanted: str, *, at: str, **filters: Any) -> str:

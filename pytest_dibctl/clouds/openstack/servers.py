@@ -17,7 +17,6 @@ from pytest_dibctl.errors import ApiError, DibctlError, InstanceError
 
 log = logging.getLogger(__name__)
 
-NOT_FOUND = 404
 LOST_ANSWER = 15.0
 """Seconds in which a server may still appear after Nova's answer to its making was lost."""
 
@@ -109,19 +108,9 @@ def _root_volume(spec: ServerSpec, size: int) -> dict[str, Any]:
     return mapping
 
 
-def get(api: Api, server_id: str) -> Any:
-    """Return a server; raises NovaBadRequestError with status 404 when there is none."""
-    return api.safely("compute", f"find instance {server_id}", lambda: api.compute.get_server(server_id))
-
-
 def find(api: Api, server_id: str) -> Any | None:
     """Return a server, or None when there is none."""
-    try:
-        return get(api, server_id)
-    except ApiError as error:
-        if error.status == NOT_FOUND:
-            return None
-        raise
+    return api.find("compute", f"instance {server_id}", lambda: api.compute.get_server(server_id))
 
 
 def named(api: Api, name: str) -> list[Any]:

@@ -20,7 +20,7 @@ from pytest_dibctl.artifact import Artifact, companion
 from pytest_dibctl.clouds import BootRequest, CloudImage, Progress, UploadRequest
 from pytest_dibctl.clouds.qemu import accel, guest, machine, seed
 from pytest_dibctl.clouds.qemu.instance import QemuInstance, State, open_log, read_state
-from pytest_dibctl.config.catalog import Entry, resolve_input
+from pytest_dibctl.config.catalog import Entry, read_user_data
 from pytest_dibctl.config.models import Qemu, TestEnvironment
 from pytest_dibctl.errors import (
     ArtifactError,
@@ -167,14 +167,7 @@ class QemuCloud:
 
     def _user_data(self) -> str:
         """Return the operator's user data; raises ConfigError when its file cannot be read."""
-        if self._settings.userdata_file is None:
-            return self._settings.userdata or ""
-        path = resolve_input(self._settings.userdata_file, self._environment, self._cwd)
-        try:
-            return path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            said = error.strerror if isinstance(error, OSError) else "not a text file"
-            raise ConfigError(f"{self._environment.at('qemu.userdata_file')}: {path}: {said}") from None
+        return read_user_data(self._settings, self._environment, "qemu", self._cwd) or ""
 
     def _state(self, artifact: Artifact, request: BootRequest) -> tuple[State, seed.HostKey | None]:
         settings = self._settings

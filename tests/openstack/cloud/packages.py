@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from pytest_dibctl import process
 from pytest_dibctl.errors import PreflightError
 from tests.support import packages
 
@@ -55,12 +53,7 @@ def missing() -> tuple[str, ...]:
         wanted[str(Path(sysconfig.get_path("include", vars={"base": sys.base_prefix})) / "Python.h")] = (
             "python3-dev"
         )
-    path = process.tool_path()
-    return tuple(sorted({package for tool, package in wanted.items() if not _found(tool, path)}))
-
-
-def _found(tool: str, path: str) -> bool:
-    return Path(tool).exists() if tool.startswith("/") else shutil.which(tool, path=path) is not None
+    return packages.lacking_of(wanted)
 
 
 def require() -> None:
@@ -96,15 +89,5 @@ def _no_service_starts() -> Iterator[None]:
             kept.rename(POLICY)
 
 
-def main() -> None:
-    """Report or install what is missing."""
-    lacking = missing()
-    if lacking and "--install" in sys.argv[1:]:
-        install(lacking)
-        lacking = missing()
-    if lacking:
-        raise SystemExit(f"missing: {' '.join(lacking)}")
-
-
 if __name__ == "__main__":
-    main()
+    packages.main(missing, install)
