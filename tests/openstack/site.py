@@ -20,6 +20,7 @@ from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.config import merge
 from pytest_dibctl.ledger import Ledger
 from tests.openstack.cloud import DevCloud, names
+from tests.support.plugins import without
 
 ROOT = Path(__file__).parents[2]
 READY = 240
@@ -102,7 +103,7 @@ class Site:
             "OS_CLIENT_CONFIG_FILE": str(self.cloud.clouds_yaml),
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
-            "PYTEST_ADDOPTS": "-p no:randomly",  # installed for tests of the plugin only
+            "PYTEST_ADDOPTS": " ".join(without()),
             **extra,
         }
 

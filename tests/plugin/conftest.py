@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.plugins import without
+
 ROOT = Path(__file__).parents[2]
 
 CONFTEST = """
@@ -68,9 +70,14 @@ class Project:
         self.monkeypatch.setenv("MEMORY_CLOUD_FAULTS", json.dumps(faults))
 
     def run(self, *arguments: str, images: str | None = "all", randomly: bool = False) -> pytest.RunResult:
-        """Run pytest in a process of its own; ``randomly`` leaves pytest-randomly's order on."""
+        """Run pytest in a process of its own; ``randomly`` leaves pytest-randomly's order on.
+
+        pytest-rerunfailures is there when one of its options is.
+        """
         selection = (f"--dib-image={images}",) if images else ()
-        plugins = ("-p", "no:hypothesispytest", *(() if randomly else ("-p", "no:randomly")))
+        reruns = any(argument.startswith("--reruns") for argument in arguments)
+        wanted = {name for name, on in (("randomly", randomly), ("rerunfailures", reruns)) if on}
+        plugins = ("-p", "no:hypothesispytest", *without(wanted))
         return self.pytester.runpytest_subprocess(*plugins, *selection, *arguments)
 
     def operations(self) -> list[dict[str, Any]]:

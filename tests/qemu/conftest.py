@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_dibctl.errors import DibctlError
-from tests.support import leaks, micro, packages
+from tests.support import leaks, micro, packages, plugins
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +53,7 @@ def _no_leftovers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     session = uuid.uuid4().hex
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(leaks.MARKER, session)
-        patch.setenv("PYTEST_ADDOPTS", "-p no:randomly")  # installed for tests of the plugin only
+        patch.setenv("PYTEST_ADDOPTS", " ".join(plugins.without()))
         patch.setenv("TMPDIR", str(directory))
         patch.setenv("TMP_DIR", str(directory))  # diskimage-builder's name for it
         patch.setattr(tempfile, "tempdir", str(directory))
