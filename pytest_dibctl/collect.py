@@ -234,6 +234,7 @@ def script_test(path: Path) -> Callable[..., None]:
                 check=False,
                 timeout=limit,
                 on_line=hear,
+                credentials=True,
             )
         except CommandError as error:
             ended = (

@@ -14,6 +14,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import keystoneauth1.exceptions as auth_exceptions
@@ -312,6 +313,22 @@ def _clouds_yaml(environ: Mapping[str, str]) -> Any:
         config_files=files("OS_CLIENT_CONFIG_FILE", loader.CONFIG_FILES),
         secure_files=files("OS_CLIENT_SECURE_FILE", loader.SECURE_FILES),
     )
+
+
+def login_files(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the texts of the clouds.yaml and secure.yaml there are, by the variable that names each."""
+    files = {
+        "OS_CLIENT_CONFIG_FILE": loader.CONFIG_FILES,
+        "OS_CLIENT_SECURE_FILE": loader.SECURE_FILES,
+    }
+    texts = {}
+    for variable, usual in files.items():
+        named = environ.get(variable)
+        for path in map(Path, [named, *usual] if named else usual):
+            if path.exists():
+                texts[variable] = path.read_text()
+                break
+    return texts
 
 
 def _login(credentials: Credentials) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.clouds import Progress
+from pytest_dibctl.clouds.openstack import marks
 from pytest_dibctl.clouds.openstack.api import CONFLICT, Api, raise_for_status, undoing
 from pytest_dibctl.errors import ApiError, ArtifactError, ConfigError, DibctlError, ImageNotFoundError
 
@@ -301,6 +302,22 @@ def named(api: Api, names: Sequence[str], tags: Sequence[str]) -> list[dict[str,
                 if image["name"] == name and set(tags) <= set(image.get("tags", ())):
                     found[image["id"]] = image
     return list(found.values())
+
+
+def every(api: Api) -> Iterator[dict[str, Any]]:
+    """Yield all images of the project's own that are made for tests, hidden ones too."""
+    owner = api.project_id
+    for hidden in ("false", "true"):
+        yield from _listed(api, {"tag": marks.TAG, "owner": owner, "os_hidden": hidden})
+
+
+def tag(api: Api, image_id: str, name: str) -> None:
+    """Give an image a tag more; it may have it already."""
+    api.safely(
+        "image",
+        f"mark image {image_id}",
+        lambda: raise_for_status(api.image.put(f"/images/{image_id}/tags/{name}")),
+    )
 
 
 def _listed(api: Api, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:

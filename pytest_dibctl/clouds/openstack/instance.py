@@ -39,6 +39,7 @@ class Known:
     first_seen: bool
     active_timeout: float
     cleanup_timeout: float
+    run_id: str
 
 
 class OpenStackInstance:
@@ -194,6 +195,7 @@ class OpenStackInstance:
         servers.remove(
             self._api,
             self.name,
+            run_id=self._known.run_id,
             timeout=self._known.cleanup_timeout,
             snapshots=tuple(self._snapshots.values()),
         )

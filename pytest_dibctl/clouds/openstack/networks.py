@@ -235,6 +235,18 @@ def remove_ports(api: Api, server: str, *, timeout: float) -> None:
     _remove_described(api, "port", server, timeout=timeout)
 
 
+def every(api: Api, kind: str) -> list[Any]:
+    """Return all "ports" or "ips" of the project."""
+    return _all(api, kind, project_id=api.project_id)
+
+
+def remove_one(api: Api, kind: str, identity: str, *, timeout: float) -> None:
+    """Remove an "ip" or a "port" by its id; nothing happens if it is gone."""
+    remove = getattr(api.network, f"delete_{kind}")
+    call = functools.partial(remove, identity, ignore_missing=True)
+    api.safely("network", f"remove {kind} {identity}", call, timeout=timeout)
+
+
 def _remove_described(api: Api, kind: str, server: str, *, timeout: float) -> None:
     remove = getattr(api.network, f"delete_{kind}")
     for found in _all(api, f"{kind}s", description=marks.description(server)):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from pytest_dibctl.clouds.openstack import images, networks
+from pytest_dibctl.clouds.openstack import images, marks, networks
 from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.config.models import Nova
 from pytest_dibctl.errors import ApiError, DibctlError, InstanceError
@@ -120,6 +120,15 @@ def named(api: Api, name: str) -> list[Any]:
     return [server for server in listed if server.name == name]
 
 
+def annotate(api: Api, server: Any, metadata: Mapping[str, str]) -> None:
+    """Add to a server's metadata."""
+    api.safely(
+        "compute",
+        f"mark instance {server.name}",
+        lambda: api.compute.set_server_metadata(server, **metadata),
+    )
+
+
 def wait_for(
     api: Api, server_id: str, wanted: str, *, timeout: float, tell: Callable[[str], None], name: str
 ) -> Any:
@@ -179,8 +188,8 @@ def console_output(api: Api, server_id: str) -> str:
 # -- removal ---------------------------------------------------------------------------------------
 
 
-def remove(api: Api, name: str, *, timeout: float, snapshots: tuple[str, ...] = ()) -> None:
-    """Remove the instance called ``name`` and all that was made for it; nothing happens if it is gone.
+def remove(api: Api, name: str, *, run_id: str, timeout: float, snapshots: tuple[str, ...] = ()) -> None:
+    """Remove the run's instance called ``name`` and all that was made for it; nothing if it is gone.
 
     ``timeout`` is seconds for each step. A step that fails does not stop the next; the first failure is
     raised at the end, as a DibctlError. ``snapshots`` are ids of images that were made of it.
@@ -193,7 +202,7 @@ def remove(api: Api, name: str, *, timeout: float, snapshots: tuple[str, ...] = 
     with _collected(failures):
         for server in named(api, name):
             with _collected(failures):
-                _delete(api, server, timeout=timeout)
+                _delete(api, server, run_id, timeout=timeout)
     if with_network:
         with _collected(failures):
             networks.remove_ports(api, name, timeout=timeout)
@@ -212,10 +221,11 @@ def _collected(failures: list[DibctlError]) -> Iterator[None]:
         failures.append(error)
 
 
-def _delete(api: Api, server: Any, *, timeout: float) -> None:
-    if "dibctl_run" not in (server.metadata or {}):
+def _delete(api: Api, server: Any, run_id: str, *, timeout: float) -> None:
+    if (server.metadata or {}).get(marks.RUN_KEY) != run_id:
         raise InstanceError(
-            f"{server.name} ({server.id}) does not bear this project's mark, so it is left alone",
+            f"{server.name} ({server.id}) does not bear this project's mark of run {run_id}, "
+            "so it is left alone"
         )
     volumes = [volume.id for volume in server.attached_volumes or () if _goes_along(volume)]
     api.safely(
