@@ -190,15 +190,24 @@ class OpenStackCloud:
     def import_key(self, key: SshKey, *, name: str) -> None:
         """Give Nova the public half of ``key``."""
         public = key.public_key
-        self.api.once(
+        self.api.create(
             "compute",
             f"import the ssh key {name}",
             lambda: self.api.compute.create_keypair(name=name, public_key=public, type="ssh"),
+            name=name,
+            find=lambda: self._keypair(name, key.nova_fingerprint),
             timeout=self._deadlines.keypair,
         )
 
+    def _keypair(self, name: str, fingerprint: str) -> Any | None:
+        found = self.api.find("compute", f"keypair {name}", lambda: self.api.compute.get_keypair(name))
+        return found if found is not None and found.fingerprint == fingerprint else None
+
     def delete_key(self, name: str, *, fingerprint: str) -> None:
         """Remove the keypair if its fingerprint is ours; keypairs bear no other mark."""
+        self.api.settled(name, lambda: self._delete_key(name, fingerprint))
+
+    def _delete_key(self, name: str, fingerprint: str) -> None:
         timeout = self._deadlines.cleanup
         found = self.api.find(
             "compute", f"keypair {name}", lambda: self.api.compute.get_keypair(name), timeout=timeout
@@ -251,18 +260,17 @@ class OpenStackCloud:
         """Remove what a dead run recorded."""
         if kind == "image":
             parts = [name, f"{name}-kernel", f"{name}-ramdisk"]
-            images.remove_named(self.api, parts, marks.tags(self._run_id))
+            images.remove_named(self.api, parts, marks.tags(self._run_id), timeout=self._deadlines.cleanup)
         elif kind == "keypair":
             self.delete_key(name, fingerprint=str(details.get("fingerprint")))
         elif kind == "instance":
             titles = [str(title) for key, title in details.items() if key.startswith("snapshot")]
-            snapshots = tuple(image["id"] for image in images.named(self.api, titles, ()))
             servers.remove(
                 self.api,
                 name,
                 run_id=self._run_id,
                 timeout=self._deadlines.cleanup,
-                snapshots=snapshots,
+                snapshots=tuple(titles),
             )
 
     def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:  # noqa: ARG002

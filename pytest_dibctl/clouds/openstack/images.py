@@ -120,11 +120,12 @@ def create(
     image_id = str(uuid.uuid4())
     document = {"id": image_id, **_document(spec, properties_at)}
     try:
-        _register(api, document)
+        with api.creating(image_id):
+            _register(api, document)
         return _fill(api, image_id, path, spec.name, deadline=deadline, timeout=timeout, progress=progress)
     except BaseException as error:
         with undoing(error, f"image {image_id} may have been left in Glance"):
-            delete(api, image_id)
+            api.settled(image_id, lambda: delete(api, image_id))
         raise
 
 
@@ -336,12 +337,12 @@ def _listed(api: Api, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         parameters = None
 
 
-def remove_named(api: Api, names: Sequence[str], tags: Sequence[str]) -> None:
+def remove_named(api: Api, names: Sequence[str], tags: Sequence[str], *, timeout: float) -> None:
     """Delete every image that ``named`` finds; an error of one does not stop the others."""
     first: DibctlError | None = None
     for image in named(api, names, tags):
         try:
-            delete(api, image["id"])
+            delete(api, image["id"], timeout=timeout)
         except DibctlError as error:
             first = first or error
     if first is not None:

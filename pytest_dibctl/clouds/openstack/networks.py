@@ -109,10 +109,22 @@ def _own_port(
     }
     if groups:
         attributes["security_groups"] = list(groups)
-    port = api.once(
-        "network", f"make port {name}", lambda: api.network.create_port(**attributes), timeout=timeout
+    port = api.create(
+        "network",
+        f"make port {name}",
+        lambda: api.network.create_port(**attributes),
+        name=server,
+        find=lambda: _described(api, "ports", server, name=name),
+        timeout=timeout,
     )
     return str(port.id)
+
+
+def _described(api: Api, kind: str, server: str, **filters: Any) -> Any | None:
+    """Return what was made for an instance, None if there is nothing."""
+    description = marks.description(server)
+    found = _all(api, kind, description=description, **filters)
+    return next((one for one in found if one.description == description), None)
 
 
 # -- what it got -----------------------------------------------------------------------------------
@@ -206,12 +218,14 @@ def main_address(interface: Interface) -> str:
 def float_ip(api: Api, network_id: str, mac: str, server_id: str, server: str, *, timeout: float) -> str:
     """Give the port with ``mac`` a new floating IP and return it; found again by its description."""
     port = next(port for port in _all(api, "ports", device_id=server_id) if port.mac_address == mac)
-    made = api.once(
+    made = api.create(
         "network",
         f"make a floating IP for {server}",
         lambda: api.network.create_ip(
             floating_network_id=network_id, port_id=port.id, description=marks.description(server)
         ),
+        name=server,
+        find=lambda: _described(api, "ips", server),
         timeout=timeout,
     )
     return str(made.floating_ip_address)
