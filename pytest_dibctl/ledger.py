@@ -161,8 +161,7 @@ def opened(run_id: str, *, base: Path | None = None) -> Iterator[Ledger]:
     """Hold a run's ledger; several processes of one run may hold it at the same time."""
     directory = (base or base_directory()) / run_id
     try:
-        # With ``parents``: another run that ends just now may take the empty base with it.
-        directory.mkdir(mode=0o700, exist_ok=True, parents=True)
+        _make(directory)
         _check_room(directory)
         descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -183,6 +182,16 @@ def opened(run_id: str, *, base: Path | None = None) -> Iterator[Ledger]:
             os.close(descriptor)
             if not ledger.is_alive():
                 ledger.remove_if_empty()
+
+
+def _make(directory: Path) -> None:
+    """Make a run's directory, and the base again: another run that ends just now may have removed it."""
+    for _ in range(10):
+        directory.parent.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            directory.mkdir(mode=0o700, exist_ok=True)
+            return
+    directory.mkdir(mode=0o700)
 
 
 _held: set[int] = set()

@@ -104,13 +104,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         "=", f"faults (--faults-seed={table.seed}{', a slice' if table.sliced else ''})"
     )
     width = max(len(name) for name in table.rows)
-    terminalreporter.write_line(
-        f"{'':<{width}}  {'cases':>6} {'succeeded':>9} {'left':>5} {'foreign':>7} {'seconds':>8}"
-    )
+    head = f"{'':<{width}}  {'cases':>6} {'succeeded':>9} {'left':>5} {'foreign':>7} {'seconds':>8}"
+    terminalreporter.write_line(head)
     for name, row in table.rows.items():
-        terminalreporter.write_line(
-            f"{name:<{width}}  {row.cases:>6} {row.succeeded:>9} {row.left:>5} {row.foreign:>7} {row.seconds:>8.1f}"
-        )
+        numbers = f"{row.cases:>6} {row.succeeded:>9} {row.left:>5} {row.foreign:>7} {row.seconds:>8.1f}"
+        terminalreporter.write_line(f"{name:<{width}}  {numbers}")
     total = sum(row.cases for row in table.rows.values())
     terminalreporter.write_line(f"{total} cases; left behind: {sum(row.left for row in table.rows.values())}")
 

@@ -81,7 +81,7 @@ class Stage:
     catalog: Catalog
     artifact: Artifact
 
-    def flow(self, *, snapshot: bool = True, stop_after: str | None = None) -> Outcome:
+    def flow(self, *, snapshot: bool = True) -> Outcome:
         """Do everything once: upload, key, instance, its operations, and the removal of it all."""
         outcome = Outcome()
         image = self.catalog.image(LABEL)

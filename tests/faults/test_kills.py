@@ -111,7 +111,8 @@ class Site:
             *self.cloud.left(),
             *(f"process {pid}: {line}" for pid, line in processes),
             *(f"mount {point}" for point in leaks.mounts(self.path)),
-            *(f"file {path}" for path in leaks.files(self.temporary)),
+            # pytest itself keeps the directories of its last runs.
+            *(f"file {path}" for path in leaks.files(self.temporary) if "/pytest-of-" not in path),
             *(f"loop device {device}" for device in leaks.loop_devices(self.path)),
         }
 

@@ -87,6 +87,7 @@ class Api:
         self._session.timeout = CALL_TIMEOUT
         self._latest = math.inf
         self._in_flight: dict[str, float] = {}
+        self._has: dict[Service, bool] = {}
 
     @property
     def compute(self) -> Any:
@@ -115,12 +116,11 @@ class Api:
 
     def has(self, service: Service) -> bool:
         """Whether the catalog lists the service, in this region."""
-        names = {"volume": "block-storage"}
-        return bool(
-            self.safely(
-                "identity", "log in", lambda: self.connection.has_service(names.get(service, service))
-            )
-        )
+        if service not in self._has:
+            name = {"volume": "block-storage"}.get(service, service)
+            found = self.safely("identity", "log in", lambda: self.connection.has_service(name))
+            self._has[service] = bool(found)
+        return self._has[service]
 
     def close(self) -> None:
         """Close the connections."""
@@ -635,6 +635,5 @@ def _unanswered(error: Exception, service: Service, doing: str, where: str) -> D
             transient=True,
             undone=_never_sent(error),
         )
-    return ApiError(
-        f"cannot {doing}: {name}: {_said(error)}", transient=isinstance(error, requests.RequestException)
-    )
+    garbled = (requests.RequestException, auth_exceptions.InvalidResponse)
+    return ApiError(f"cannot {doing}: {name}: {_said(error)}", transient=isinstance(error, garbled))
