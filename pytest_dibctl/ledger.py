@@ -34,6 +34,8 @@ GUARDIAN = "guardian"
 """The file that a run's guardian has locked while it lives."""
 FINISHED = "finished"
 """The file that says that a run came to its end by itself, and told what it could not remove."""
+ELSEWHERE = "elsewhere-"
+"""What links to directories of the run begin with that had to be made elsewhere."""
 ROOM = 64 * 1024
 """Bytes a new run must be able to write: it will need some for the records of what it makes."""
 
@@ -121,6 +123,8 @@ class Ledger:
     def remove_if_empty(self) -> None:
         """Remove the run's directory unless a record, so a thing, is still there."""
         if not any(self.directory.glob("*.json")):
+            for link in self.directory.glob(f"{ELSEWHERE}*"):
+                _remove_elsewhere(link)
             shutil.rmtree(self.directory, ignore_errors=True)
             with contextlib.suppress(OSError):
                 self.directory.parent.rmdir()
@@ -132,7 +136,8 @@ def base_directory(*, make: bool = True) -> Path:
     It holds unix sockets, whose paths may have 107 bytes, and root disks, which may be large: set TMPDIR
     to move it. Without ``make`` it may not be there. Raises DibctlError if somebody else owns it.
     """
-    base = Path(tempfile.gettempdir()) / f"dibctl-{os.getuid()}"
+    # Python takes another directory in silence when $TMPDIR is full or read-only, and finds neither again.
+    base = Path(os.environ.get("TMPDIR") or tempfile.gettempdir()) / f"dibctl-{os.getuid()}"
     try:
         if make:
             base.mkdir(mode=0o700, exist_ok=True)
@@ -245,6 +250,14 @@ def all_runs(base: Path | None = None) -> tuple[Ledger, ...]:
 def load(path: Path) -> Record | None:
     """Return the record at ``path``, None if it is gone or unreadable."""
     return _read(path)
+
+
+def _remove_elsewhere(link: Path) -> None:
+    """Remove a directory of the run's in /tmp: unix sockets need short paths."""
+    with contextlib.suppress(OSError):
+        directory = link.readlink()
+        if directory.parent == Path("/tmp") and directory.name.startswith("dibctl-"):  # noqa: S108
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _safe(name: str) -> str:

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -72,11 +72,40 @@ TABLE: pytest.StashKey[Table] = pytest.StashKey()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    seed = config.getoption("--faults-seed")
+    # Workers choose the same cases as their controller.
+    seed = getattr(config, "workerinput", {}).get("faults_seed", config.getoption("--faults-seed"))
     if seed is None:
         seed = random.SystemRandom().randrange(10**6)
     config.addinivalue_line("markers", "one_in(number): of a slice, about one case in so many is run")
     config.stash[TABLE] = Table(seed=seed, sliced=config.getoption("--faults-slice"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of xdist the seed."""
+    node.workerinput["faults_seed"] = node.config.stash[TABLE].seed
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add up what a worker did."""
+    for name, values in getattr(node, "workeroutput", {}).get("faults", {}).items():
+        row = node.config.stash[TABLE].rows[name]
+        for key, value in values.items():
+            setattr(row, key, getattr(row, key) + value)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the controller what this worker did."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        rows = session.config.stash[TABLE].rows
+        output["faults"] = {name: dataclasses.asdict(row) for name, row in rows.items()}
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say which cases these are."""
+    return f"faults: --faults-seed={config.stash[TABLE].seed}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -90,7 +119,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for name, cases in groups.items():
         marker = cases[0].get_closest_marker("one_in")
         assert marker is not None
-        out |= set(cases) - set(table.some(cases, name, one_in=marker.args[0]))
+        out |= set(cases) - set(table.some(cases, name, one_in=marker.args[0], least=1))
     if out:
         items[:] = [item for item in items if item not in out]
         config.hook.pytest_deselected(items=list(out))

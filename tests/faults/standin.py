@@ -102,12 +102,16 @@ class Cloud:
     """The ids of everything that was removed through the API."""
     made: list[str] = dataclasses.field(default_factory=list)
     """"kind name" of everything that was made through the API."""
+    passwords: set[str] = dataclasses.field(default_factory=lambda: {PASSWORD})
+    refuses_deletes: bool = False
     lock: threading.RLock = dataclasses.field(default_factory=threading.RLock)
 
     def handle(self, request: Request) -> Answer:
         """Return the services' answer."""
         with self.lock:
             now = email.utils.format_datetime(self.now(), usegmt=True)
+            if self.refuses_deletes and request.method == "DELETE":
+                return refused(403, "Policy doesn't allow it.")
             for method, pattern, handler in ROUTES:
                 if method == request.method and (found := pattern.fullmatch(request.path)):
                     said = handler(self, request, *found.groups())
@@ -158,10 +162,15 @@ class Cloud:
         """Put a keypair there."""
         self.keypairs[name] = _keypair(self, name, public_key)
 
+    def add_port(self, name: str, *, description: str) -> None:
+        """Put a port there."""
+        port = _port(self, name=name, network=NETWORK, device="", description=description)
+        self.ports[port["id"]] = port
+
     def add_snapshot(self, server_id: str, name: str) -> str:
         """Make a user's snapshot of a server, which inherits its image's properties, and not its tags."""
         base = self.images.get(self.servers[server_id]["image"]["id"], {})
-        inherited = {
+        inherited: Document = {
             key: value for key, value in base.items() if isinstance(value, str) and key not in _NOT_INHERITED
         }
         return self.add_image(name, **inherited, image_type="snapshot", instance_uuid=server_id)
@@ -212,7 +221,7 @@ def _identity(cloud: Cloud, request: Request, version: str | None) -> Answer:
 @route("POST", r"/identity/v3/auth/tokens")
 def _token(cloud: Cloud, request: Request) -> Answer:
     user = request.data["auth"]["identity"]["password"]["user"]
-    if user["password"] != PASSWORD:
+    if user["password"] not in cloud.passwords:
         return refused(401, "The request you have made requires authentication.")
     expires = dt.datetime.now(dt.UTC) + dt.timedelta(days=365)  # by the client's clock
     document = {

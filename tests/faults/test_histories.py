@@ -12,7 +12,7 @@ import dataclasses
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +72,23 @@ class Cleanup:
     expired: bool
 
 
-FOREIGN = (
-    *("server without mark", "server marked without name", "server copies metadata", "image named alike"),
-    *(
-        "image tagged alike",
-        "image copies all",
-        "snapshot of ours",
-        "snapshot as ours",
-        "keypair alike",
-        "port",
-    ),
-)
+OURS = {"name": "dibctl-image-0a1b2c3d", "metadata": {"dibctl_run": "0a1b2c3d"}}
+"""What a server of ours looks like, for whoever imitates it."""
+OUR_IMAGE = {"name": "dibctl-0a1b2c3d-image-0a1b2c", "tags": ["dibctl-test", "dibctl-run-0a1b2c3d"]}
+SERVERS: Mapping[str, Callable[[Any], tuple[str, dict[str, str]]]] = {
+    "server without mark": lambda ours: (ours["name"], {}),
+    "server marked without name": lambda ours: ("mine", dict(ours["metadata"])),
+    "server of no run": lambda ours: (ours["name"], {**ours["metadata"], "dibctl_run": "not one"}),
+}
+IMAGES: Mapping[str, Callable[[Any], tuple[str, list[str], dict[str, str]]]] = {
+    "image named alike": lambda ours: (ours["name"], [], {}),
+    "image tagged alike": lambda ours: ("mine", ours["tags"], {}),
+    # By a tool that copies the name and makes properties of everything else.
+    "image copies all": lambda ours: (ours["name"], [], dict.fromkeys(ours["tags"], "yes")),
+    "tagged snapshot": lambda ours: (f"{ours['name']}-copy", ours["tags"], {"image_type": "snapshot"}),
+}
+SNAPSHOTS = {"snapshot of ours": "my snapshot", "snapshot as ours": "{name}-before"}
+FOREIGN = (*SERVERS, *IMAGES, *SNAPSHOTS, "keypair alike", "port")
 events = st.one_of(
     st.builds(
         Run,
@@ -163,45 +169,27 @@ class World:
         return {one for one in made if one.split()[1] in names or self._belongs(one, names)}
 
     def _belongs(self, one: str, names: set[str]) -> bool:
-        kind, identity = one.split()[0], one.split()[-1]
+        kind, *_, identity = one.split()
         servers = {server["id"] for server in self.cloud.servers.values() if server["name"] in names}
         return kind == "port" and self.cloud.ports[identity]["device_id"] in servers
 
     def _foreign(self, how: str) -> None:
         before = self.cloud.left()
-        servers, images = list(self.cloud.servers.values()), list(self.cloud.images.values())
-        ours = servers[-1] if servers else None
-        shape = images[-1] if images else None
-        if how == "server without mark":
-            self.cloud.add_server(ours["name"] if ours else "dibctl-image-0a1b2c3d", {})
-        elif how == "server marked without name":
-            self.cloud.add_server("mine", ours["metadata"] if ours else {"dibctl_run": "01234567"})
-        elif how == "server copies metadata":
-            self.cloud.add_server("dibctl-image-0a1b2c3d", {"dibctl_host": "here", "dibctl_run": "not one"})
-        elif how == "image named alike":
-            self.cloud.add_image(shape["name"] if shape else "dibctl-0a1b2c3d-image-0a1b2c")
-        elif how == "image tagged alike":
-            self.cloud.add_image("mine", tags=tuple(shape["tags"]) if shape else ("dibctl-test",))
-        elif how == "image copies all":
-            # By a tool that copies properties and the name, but cannot have our tags.
-            self.cloud.add_image("dibctl-0a1b2c3d-image-0a1b2c", dibctl_run="0a1b2c3d", dibctl_test="yes")
-        elif how.startswith("snapshot") and ours:
-            name = "my snapshot" if how.endswith("of ours") else f"{ours['name']}-before"
-            self.cloud.add_snapshot(ours["id"], name)
+        servers = list(self.cloud.servers.values())
+        if how in SERVERS:
+            name, metadata = SERVERS[how](servers[-1] if servers else OURS)
+            self.cloud.add_server(name, metadata)
+        elif how in IMAGES:
+            images = list(self.cloud.images.values())
+            name, tags, properties = IMAGES[how](images[-1] if images else OUR_IMAGE)
+            self.cloud.add_image(name, tags=tuple(tags), **properties)
+        elif how in SNAPSHOTS and servers:
+            self.cloud.add_snapshot(servers[-1]["id"], SNAPSHOTS[how].format(**servers[-1]))
         elif how == "keypair alike":
             _, public = make_key("me@laptop")
-            name = f"dibctl-0a1b2c3d-image-{len(self.foreign):06x}"
-            if name not in self.cloud.keypairs:
-                self.cloud.add_keypair(name, public)
+            self.cloud.add_keypair(f"dibctl-0a1b2c3d-image-{len(self.cloud.keypairs):06x}", public)
         elif how == "port":
-            port = standin._port(
-                self.cloud,
-                name="mine",
-                network=standin.NETWORK,
-                device="",
-                description="dibctl test instance",
-            )
-            self.cloud.ports[port["id"]] = port
+            self.cloud.add_port("mine", description="dibctl test instance")
         self.foreign |= self.cloud.left() - before
 
     def clean_up(self, *, expired: bool) -> None:
@@ -251,7 +239,7 @@ MEMORY = Path("/dev/shm")
 def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     where = MEMORY if MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="dh-", dir=where) as directory:
-        monkeypatch.setattr(tempfile, "tempdir", directory)
+        monkeypatch.setenv("TMPDIR", directory)
         nics = [{"net_id": standin.NETWORK}]
         with staged(Path(directory), adapter.URL, nics=nics, floating_network=None) as made:
             yield dataclasses.replace(made, base=ledger.base_directory())
@@ -279,8 +267,11 @@ def living(monkeypatch: pytest.MonkeyPatch) -> list[World]:
         monkeypatch.setattr(owner, name, if_alive(getattr(owner, name)))
     for module in (sweep, api):
         monkeypatch.setattr(module, "IN_FLIGHT", 0.0)
-    backend = adapter.opening(lambda request: worlds[-1].backend(request))
-    monkeypatch.setattr(engine, "open_api", backend)
+
+    def backend(request: Request) -> Answer:
+        return worlds[-1].backend(request)
+
+    monkeypatch.setattr(engine, "open_api", adapter.opening(backend))
     return worlds
 
 

@@ -189,7 +189,7 @@ def victim(run: subprocess.Popen[bytes], mode: str) -> int:
     return worker
 
 
-@pytest.mark.one_in(8)
+@pytest.mark.one_in(7)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 @pytest.mark.parametrize("phase", PHASES)
