@@ -167,8 +167,16 @@ def configure(site: Site, phase: str) -> Callable[[], object]:
         site.cloud.builds = 300.0
         return lambda: "instance is BUILD" in site.said()
     if phase == "ssh":
-        return lambda: "no listener" in site.said() or "refuse" in site.said() or "s: " in site.said()
+        since: list[float] = []
+        return lambda: _has_waited(site, since)
     return (site.path / "started").exists
+
+
+def _has_waited(site: Site, since: list[float]) -> bool:
+    """Whether the instance has had its last address for a second: then its ssh server is waited for."""
+    if site.cloud.floating and not since:
+        since.append(time.monotonic())
+    return bool(since) and time.monotonic() - since[0] > 1.0
 
 
 def _hang_in_the_build(site: Site) -> None:
