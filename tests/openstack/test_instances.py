@@ -272,7 +272,7 @@ def test_a_root_disk_in_cinder_goes_with_the_guest(site: Site) -> None:
         volume = booted.demo.block_storage.get_volume(attached.id)
         assert (volume.size, volume.is_bootable, volume.status) == (2, True, "in-use")
         assert int(booted.sh("df -m / | tail -n 1 | awk '{ print $2 }'")) > 1500
-        assert booted.server.image is None or not booted.server.image.id
+        assert not dict(booted.server.image or {}).get("id")
         with pytest.raises(InstanceError, match="booted from a volume"):
             booted.instance.rebuild()
         lifecycle.reboot(booted.bench.journey, booted.instance, booted.access, hard=True)
