@@ -91,6 +91,7 @@ def cloud_image(
     request: pytest.FixtureRequest,
 ) -> Iterator[CloudImage | None]:
     """The image as the cloud knows it, private to this run; None with --dib-use-existing-instance."""
+    content.refuse_spoiled(dib_journey)
     if dib_journey.wishes.existing_instance is not None:
         yield None
         return
