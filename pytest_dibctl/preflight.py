@@ -209,7 +209,7 @@ def doctor(directory: Path | None = None) -> list[Check]:
         *(dataclasses.replace(_tool(name), required=False) for name in optional),
         _root(),
         _loop_devices(),
-        _fuse(),
+        dataclasses.replace(_fuse(), required=False),  # for `image` entries only
         _writable(here),
         _space(here, DISTRIBUTION_SPACE),
         _device_mapper(),
