@@ -67,6 +67,11 @@ class Wishes:
     keep_on_kill: bool = False
 
     @property
+    def has_file(self) -> bool:
+        """Whether what is tested was made of the image's file here, and not by somebody else before."""
+        return self.existing_image is None and self.existing_instance is None
+
+    @property
     def may_keep_instance(self) -> bool:
         """Whether an instance may have to outlive this process."""
         return self.keep_failed_instance or self.shell or self.keep_on_kill
@@ -312,7 +317,8 @@ def environments_of(
 
 
 @contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
+def disk_errors() -> Iterator[None]:
+    """Say of an OSError that comes from below which file it is about, as a DibctlError."""
     try:
         yield
     except OSError as error:
@@ -524,7 +530,7 @@ def _made_key(journey: Journey, name: str) -> Iterator[SshKey]:
         "key", name, directory=str(directory), image=journey.label, environment=journey.environment.label
     )
     try:
-        with _disk_errors():
+        with disk_errors():
             directory.mkdir(mode=0o700)
             key = SshKey.generate(directory, comment=name)
         yield key
@@ -586,7 +592,7 @@ def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey
     )
     instance: Instance | None = None
     try:
-        with journey.phase("boot"), _disk_errors():
+        with journey.phase("boot"), disk_errors():
             instance = cloud.boot(image, request, progress=journey.progress)
         _note(journey, instance)
         with contextlib.suppress(DibctlError):  # it is on record by its name already
@@ -634,7 +640,7 @@ def reachable(journey: Journey, instance: Instance, key: SshKey) -> Iterator[Ssh
     """Wait until the instance lets us log in, and keep that way open."""
     username, port = merge.login(journey.image)
     endpoint = instance.endpoint(port)
-    with _disk_errors():
+    with disk_errors():
         access = SshAccess(
             ip=endpoint.ip,
             port=endpoint.port,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pytest_dibctl import lifecycle
+from pytest_dibctl import lifecycle, tree
 from pytest_dibctl.clouds import IN_FLIGHT, Cloud, Stray
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.catalog import Entry, built_in_environment
@@ -29,7 +29,7 @@ Find = Callable[[str], Entry[TestEnvironment]]
 
 FAILED_REMOVAL = "could not be removed"
 REMOVED = "removed"
-ORDER = ("instance", "image", "keypair", "key")
+ORDER = ("tree", "instance", "image", "keypair", "key")
 """Instances first: keys and images are of no use without them, but not the other way round."""
 LOOK_AGAIN = 3.0
 """Seconds between two looks for what may still appear."""
@@ -158,6 +158,8 @@ class _Remover:
         try:
             if record.kind == "key":
                 lifecycle.remove_tree(self._inside(record.details["directory"]))
+            elif record.kind == "tree":
+                tree.remove(self._inside(record.details["directory"]))
             else:
                 self._cloud(record).remove(record.kind, record.name, record.details)
         except DibctlError as error:
@@ -201,7 +203,7 @@ class _Remover:
 
 def is_settled(record: Record) -> bool:
     """Whether no create call of the thing can still be going on somewhere."""
-    local = record.kind == "key" or record.details.get("engine") == "qemu"
+    local = record.kind in {"key", "tree"} or record.details.get("engine") == "qemu"
     complete = bool(record.details.get("made"))
     return local or (complete and not any(key.startswith("snapshot") for key in record.details))
 

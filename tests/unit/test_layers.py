@@ -15,16 +15,17 @@ LAYERS = (
     {"errors"},
     {"config", "process", "ledger", "shared", "signals"},
     {"artifact", "banner", "ssh", "dib", "fingerprint", "build_log", "build_guard"},
+    {"tree", "tree_guard", "guest_script"},
     {"clouds", "preflight", "preprocess", "build_causes"},
     {"builder"},
-    {"lifecycle", "variables"},
-    {"targets", "sweep"},
+    {"lifecycle", "variables", "scripts"},
+    {"content", "targets", "sweep"},
     {"remains", "guardian"},
     {"collect", "accounts", "scheduler"},
     {"summary", "junit"},
-    {"active", "controller", "fixtures", "host", "plugin", "cli"},
+    {"active", "collecting", "controller", "fixtures", "host", "plugin", "cli"},
 )
-PYTEST_LAYERS = {"collect", "junit", "controller", "active", "fixtures", "host", "plugin"}
+PYTEST_LAYERS = {"collect", "collecting", "junit", "controller", "active", "fixtures", "host", "plugin"}
 
 
 NEW_MODULES = """
