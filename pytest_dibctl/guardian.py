@@ -202,6 +202,7 @@ def main() -> int:
     os.pwrite(descriptor, CHARGED, 0)
     _await_end(run)
     if run.finished or not run.directory.exists():
+        run.remove_if_empty()  # our waiting lock may have made the run look alive to itself
         return 0
     charge: Charge = pickle.loads(data)  # noqa: S301 -- from our own parent, through our own pipe
     _take_credentials(charge)

@@ -14,7 +14,9 @@ from pytest_dibctl import ledger
 from pytest_dibctl.errors import DibctlError
 from tests.faults.stage import write
 from tests.faults.test_kills import Site
-from tests.faults.test_secrets import site  # noqa: F401 -- a fixture
+from tests.faults.test_secrets import site
+
+__all__ = ["site"]
 
 
 def fill(directory: Path) -> None:
@@ -46,7 +48,7 @@ def mounted(request: pytest.FixtureRequest, place: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("mounted", ["full", "read-only"], indirect=True)
 @pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["single", "xdist"])
 def test_a_run_is_refused_before_anything_is_made(
-    site: Site,  # noqa: F811
+    site: Site,
     mounted: Path,
     workers: tuple[str, ...],
 ) -> None:
