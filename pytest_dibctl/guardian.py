@@ -159,8 +159,9 @@ class Guardian:
 
 
 def _plain_environment() -> dict[str, str]:
-    """Return this process's environment without credentials: anybody may ask /proc for it."""
-    return {name: value for name, value in process.environment().items() if not name.startswith("OS_")}
+    """Return this process's environment without credentials, and without the mark of what is to be ended."""
+    found = process.environment({process.RUN: ""})
+    return {name: value for name, value in found.items() if not name.startswith("OS_")}
 
 
 def charge_for(

@@ -46,6 +46,8 @@ class Interruption:
 
     def _patience(self) -> str:
         left = self._left()
+        if self.outlook is not None and not left:
+            return ""
         what = f": {', '.join(left)}" if left else " what this run made"
         whom = "the run's guardian" if self.guarded else "`dibctl cleanup`"
         return f"dibctl: still removing{what}; once more to leave that to {whom}"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pytest_dibctl import lifecycle, tree
+from pytest_dibctl import lifecycle, process, tree
 from pytest_dibctl.clouds import IN_FLIGHT, Cloud, Stray
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.catalog import Entry, built_in_environment
@@ -77,6 +77,7 @@ def sweep(find: Find, choice: Choice, *, cwd: Path, dry_run: bool = False) -> tu
             continue
         if not dry_run:
             _await_guardian(run)
+            process.end_marked(run.run_id)
         records = [record for record in run.records() if choice.takes(record)]
         for record, outcome in sweep_records(find, run, records, cwd=cwd, named=named, dry_run=dry_run):
             swept.append(_swept(run, f"{record.kind} {record.name}", outcome))

@@ -143,7 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
             path=parts.path,
             query=dict(parse_qsl(parts.query)),
             body=self._body(),
-            base=self.served.url,
+            # As the client named it: links that a service makes lead back through a proxy before it.
+            base=f"http://{self.headers['Host']}",
             token=self.headers.get("X-Auth-Token"),
             headers=tuple(
                 (name, value) for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP

@@ -11,7 +11,7 @@ import pytest
 from pytest_dibctl.errors import ApiError, DibctlError
 from tests.faults import standin
 from tests.faults.conftest import Table
-from tests.faults.server import FAULTS, Fault, Plan, Server, serving
+from tests.faults.server import FAULTS, Fault, Plan, Server, serving, upstream
 from tests.faults.stage import Stage, staged
 from tests.faults.standin import Request
 
@@ -119,6 +119,22 @@ def test_one_fault_in_ten_calls(
     assert not wrong, "\n".join(wrong)
     # At most one in a hundred may fail, over all chunks; none has.
     assert not failures, "\n".join(failures)
+
+
+def test_a_proxy_does_the_same_harm_before_services_of_others(
+    server: Server, cloud: standin.Cloud, place: Path
+) -> None:
+    with serving(upstream(server.url)) as proxy, staged(place, proxy.url) as stage:
+        outcome = stage.flow()
+        assert (outcome.error, cloud.left()) == (None, set())
+        assert len(proxy.plan.seen) > 40
+        assert len(server.plan.seen) == len(proxy.plan.seen)
+        number = proxy.plan.seen.index("POST /compute/v2.1/servers")
+        proxy.plan = at(number, "reset after")
+        outcome = stage.flow()
+        assert (outcome.error, doubled(cloud)) == (None, [])
+        assert proxy.plan.done == ["reset after: POST /compute/v2.1/servers"]
+        assert cloud.left() == set()
 
 
 def test_a_refused_call_is_not_repeated(stage: Stage, server: Server, cloud: standin.Cloud) -> None:
