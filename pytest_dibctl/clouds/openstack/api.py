@@ -664,5 +664,6 @@ def _unanswered(error: Exception, service: Service, doing: str, where: str) -> D
             transient=True,
             undone=_never_sent(error),
         )
-    garbled = (requests.RequestException, auth_exceptions.InvalidResponse)
+    # NotSupported is also what comes of a service that could not be asked which versions it has.
+    garbled = (requests.RequestException, auth_exceptions.InvalidResponse, sdk_exceptions.NotSupported)
     return ApiError(f"cannot {doing}: {name}: {_said(error)}", transient=isinstance(error, garbled))
