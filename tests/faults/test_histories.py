@@ -165,7 +165,10 @@ class World:
         if not here:
             servers = [one for one in self.cloud.servers.values() if marks.KEPT_KEY in one["metadata"]]
             images = [one for one in self.cloud.images.values() if marks.KEPT in one["tags"]]
-            names &= {*(one["name"] for one in (*servers, *images)), *(one["key_name"] for one in servers)}
+            # What a kept server was made of stays with it.
+            names = {one["name"] for one in (*servers, *images)} | {one["key_name"] for one in servers}
+            needed = {one["image"]["id"] for one in servers}
+            names |= {one["name"] for one in self.cloud.images.values() if one["id"] in needed}
         return {one for one in made if one.split()[1] in names or self._belongs(one, names)}
 
     def _belongs(self, one: str, names: set[str]) -> bool:
