@@ -19,10 +19,12 @@ from pytest_dibctl import (
     collect,
     collecting,
     content,
+    guardian,
     junit,
     ledger,
     lifecycle,
     preflight,
+    process,
     signals,
     summary,
 )
@@ -79,7 +81,7 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
     config.pluginmanager.register(
         collecting.Collecting(config, catalog=catalog, plan=plan), "dibctl-collecting"
     )
-    config.pluginmanager.register(FinalizersFirst(), "dibctl-finalizers")
+    config.pluginmanager.register(FinalizersFirst(run), "dibctl-finalizers")
 
 
 def _refuse_what_cannot_work(plan: collect.Plan, wishes: lifecycle.Wishes) -> None:
@@ -116,6 +118,7 @@ def _wishes(config: pytest.Config) -> lifecycle.Wishes:
         private_key_file=_path(options.dib_private_key_file),
         build_jobs=_build_jobs(config),
         logs=_logs_directory(config),
+        keep_on_kill=options.dib_keep_on_kill,
     )
 
 
@@ -195,6 +198,9 @@ def _write_result(path: Path, exit_code: int, reason: str) -> None:
 class FinalizersFirst:
     """Let finalizers end before an interruption does: pytest would forget those that are left."""
 
+    def __init__(self, run: ActiveRun) -> None:
+        self._run = run
+
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self) -> Generator[None, object, object]:
         """Hold an interruption back while fixtures of a test, and maybe of an image, are torn down."""
@@ -210,6 +216,10 @@ class FinalizersFirst:
                 result = yield
         except KeyboardInterrupt:
             session.exitstatus = pytest.ExitCode.INTERRUPTED
+            if not (self._run.drawn or signals.abandoned()):
+                # Somebody's finalizer was broken off, and with it all that were to follow.
+                with contextlib.suppress(KeyboardInterrupt), signals.held(for_removal=False):
+                    self._run.pytest_sessionfinish(session, int(session.exitstatus))
         return result
 
 
@@ -242,6 +252,10 @@ class ActiveRun:
         self._line_broken = False
         self._warnings: list[str] = []
         self._wanting_pristine: frozenset[Target] = frozenset()
+        self._guardian: guardian.Guardian | None = None
+        self.drawn = False
+        """Whether the accounts are drawn: the session's end has come to us."""
+        self._swept = False
 
     # -- session ---------------------------------------------------------------------------------
 
@@ -264,15 +278,41 @@ class ActiveRun:
         # testinfra brings a fixture `host` too; of two plugins the one registered last wins.
         config.pluginmanager.register(host, "dibctl-host")
         try:
-            self._ledger = self._resources.enter_context(ledger.opened(self._run_id()))
+            self._ledger = self._open_ledger()
         except DibctlError as error:
             _usage_error(config.getoption("dib_result_file"), error)
-        self._resources.enter_context(signals.as_keyboard_interrupt())
+        heard = self._resources.enter_context(signals.as_keyboard_interrupt())
+        heard.outlook, heard.guarded = self._still_to_be_removed, self._guardian is not None
         if worker_id(config) is None:
             config.pluginmanager.register(junit.Attachments(config, LOGS), "dibctl-attachments")
         if is_controller(config):
             self._distribution = Distribution(self, self._caretaker())
             config.pluginmanager.register(self._distribution, "dibctl-distribution")
+
+    def _open_ledger(self) -> ledger.Ledger:
+        """Hold the run's ledger, and have a guardian ready; raises DibctlError."""
+        directory = ledger.base_directory() / self._run_id()
+        if not self.wishes.keep_on_kill:
+            environments = [target.environment for target in self.plan.targets]
+            cwd = self.config.invocation_params.dir
+            self._guardian = guardian.Guardian(
+                directory=directory,
+                make_charge=lambda: guardian.charge_for(directory, environments, cwd=cwd, environ=os.environ),
+            )
+            # Last of all: it waits for the ledger to be let go, by the workers too.
+            leave = self._guardian.reap if worker_id(self.config) is None else self._guardian.disown
+            self._resources.callback(leave)
+        opened = self._resources.enter_context(ledger.opened(directory.name))
+        process.mark(opened.run_id)
+        self._resources.callback(process.mark, None)
+        return opened
+
+    def _still_to_be_removed(self) -> list[str]:
+        """Return what this run has made and not removed; nothing on a worker, whose controller says it."""
+        if self._ledger is None or worker_id(self.config) is not None:
+            return []
+        left = [record for record in self._ledger.records() if record.kept is None]
+        return [f"{record.kind} {record.name}" for record in left if record.kind != "key"]
 
     def _caretaker(self) -> Caretaker:
         assert self._ledger is not None
@@ -281,6 +321,7 @@ class ActiveRun:
             catalog=self.catalog,
             cwd=self.config.invocation_params.dir,
             wishes=self.wishes,
+            targets=self.plan.targets,
             failed=self._has_failed,
         )
 
@@ -294,6 +335,8 @@ class ActiveRun:
 
     def pytest_unconfigure(self) -> None:
         """Let go of ledger and signals."""
+        if self._ledger is not None and self._swept and not signals.abandoned():
+            self._ledger.finish()
         self._resources.close()
 
     def pytest_report_header(self) -> list[str]:
@@ -549,14 +592,14 @@ class ActiveRun:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Draw the accounts; by now every finalizer has run."""
+        self.drawn = True
         for target, journey in self.journeys.items():
             self.account(target.id).add(account_of(journey))
         output = getattr(self.config, "workeroutput", None)
         if output is not None:
             output["dibctl"] = {label: account.as_data() for label, account in self.accounts.items()}
             return
-        if self._distribution is not None:
-            self._distribution.finish()
+        self._remove_the_rest()
         if any(account.leftovers for account in self.accounts.values()) and exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
             self.exit_code, self.reason = ExitCode.UNSPECIFIED, "something could not be removed"
@@ -564,6 +607,19 @@ class ActiveRun:
         self._summarize(session)
         if result_file := self.config.getoption("dib_result_file"):
             _write_result(Path(result_file), self.exit_code, self.reason)
+
+    def _remove_the_rest(self) -> None:
+        """Remove what is left, whatever ended the run before its fixtures could."""
+        if self._distribution is not None:
+            self._distribution.finish()
+        elif self._ledger is not None and self._ledger.records():
+            told = [leftover for account in self.accounts.values() for leftover in account.leftovers]
+            for finding in self._caretaker().finish(told):
+                target = self.target_named(
+                    {PREFIX + "image": finding.image, PREFIX + "environment": finding.environment}
+                )
+                self.account(target.id if target else finding.image or "run").find(finding)
+        self._swept = True
 
     def _summarize(self, session: pytest.Session) -> None:
         """Write --dib-summary's file; GitHub's is shared by all steps of a job."""
@@ -632,6 +688,7 @@ class ActiveRun:
                 progress=lambda line: self.say(f"{target.id}: {line}"),
                 owns_upload=worker_id(self.config) is None,
                 wants_pristine=target in self._wanting_pristine,
+                guard=self._guardian.ensure if self._guardian is not None else lambda: None,
             )
         return self.journeys[target]
 

@@ -444,7 +444,8 @@ def _guarded(plan: _Plan, steps: Sequence[Step], *, sink: int, lock: int, watche
         try:
             with process.spawn(
                 argv,
-                env=_environment(plan),
+                # Unmarked: nobody may end it but its guard, which knows how.
+                env={**_environment(plan), process.RUN: ""},
                 cwd=plan.cwd,
                 # The guard ends the build when this pipe closes, which it does however this process ends.
                 stdin=subprocess.PIPE,

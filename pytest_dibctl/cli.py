@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import logging
 import os
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest_dibctl
 from pytest_dibctl import process, signals
-from pytest_dibctl.errors import DibctlError, ExitCode
+from pytest_dibctl.errors import DibctlError, ExitCode, NotInConfigError
 
 Arguments = argparse.Namespace
 PYTEST_NOTHING_COLLECTED = 5
+LOCAL = "local"
+"""The built-in environment, which no file needs to have."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_schema(command("schema", run_schema, "Print the JSON Schema of a configuration file, for editors."))
     _add_doctor(command("doctor", run_doctor, "Check whether this machine can build and boot images."))
-    _add_cleanup(command("cleanup", run_cleanup, "Remove what dead or named runs left on this machine."))
+    _add_cleanup(command("cleanup", run_cleanup, "Remove what dead or named runs left."))
 
     def run_help(_arguments: Arguments) -> int:
         parser.print_help()
@@ -184,6 +186,14 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
 def _add_cleanup(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     parser.add_argument("--run", dest="run_id", metavar="ID", help="this run only, what it kept included")
+    parser.add_argument(
+        "--env", dest="environment", metavar="LABEL", help="what is in this test environment only"
+    )
+    parser.add_argument(
+        "--expired",
+        action="store_true",
+        help="also what runs of any machine left in the OpenStack environments more than 24 hours ago",
+    )
 
 
 # -- commands --------------------------------------------------------------------------------------
@@ -222,8 +232,9 @@ def run_build(arguments: Arguments) -> int:
 
 def run_test(arguments: Arguments) -> int:
     """``dibctl test``: pytest as a child, its outcome as dibctl's exit code."""
-    with tempfile.TemporaryDirectory(prefix="dibctl-test-") as directory:
-        result_file = Path(directory) / "result.json"
+    # In memory, and reached through us: nothing has to be removed, however we end.
+    with os.fdopen(os.memfd_create("dibctl-result")) as memory:
+        result_file = Path(f"/proc/{os.getpid()}/fd/{memory.fileno()}")
         argv = pytest_argv(arguments, result_file)
         code = _call_forwarding_signals(argv)
         return exit_code_of(code, result_file)
@@ -281,7 +292,7 @@ def _call_forwarding_signals(argv: Sequence[str]) -> int:
 
     former = {number: signal.signal(number, forward) for number in signals.STOPPING}
     try:
-        children.append(subprocess.Popen(list(argv), env=process.environment()))
+        children.append(subprocess.Popen(list(argv), env=process.environment(credentials=True)))
         for number in early:
             children[0].send_signal(number)
         return children[0].wait()
@@ -299,13 +310,13 @@ def _in_foreground() -> bool:
 
 def run_shell(arguments: Arguments) -> int:
     """``dibctl shell``: the image's instance until the shell ends; ``exit 42`` keeps it."""
-    from pytest_dibctl import ledger, lifecycle
+    from pytest_dibctl import lifecycle
     from pytest_dibctl.config import merge
 
     catalog = _load(arguments)
     image = catalog.image(arguments.image)
     merge.login(image)  # before a build of minutes, not after it
-    with ledger.opened(ledger.new_run_id()) as book:
+    with _guarded_run(catalog, arguments) as (book, guard):
         journey = lifecycle.Journey(
             image=image,
             environment=catalog.environment_for(image, override=arguments.environment),
@@ -317,6 +328,7 @@ def run_shell(arguments: Arguments) -> int:
             ledger=book,
             cwd=Path.cwd(),
             progress=lambda line: say(f"{image.label}: {line}"),
+            guard=guard,
         )
         with contextlib.ExitStack() as stack:
             stack.callback(_tell, journey)
@@ -329,6 +341,31 @@ def run_shell(arguments: Arguments) -> int:
             say(f"{instance.name} is ready; `exit {lifecycle.SHELL_KEEPS}` keeps it when the shell ends")
             lifecycle.open_shell(journey, access)
     return ExitCode.UNSPECIFIED if journey.leftovers else ExitCode.OK
+
+
+@contextlib.contextmanager
+def _guarded_run(catalog: Any, arguments: Arguments) -> Iterator[tuple[Any, Callable[[], None]]]:
+    """Open a new run's ledger; yield it with what gives the run a guardian."""
+    from pytest_dibctl import guardian, ledger
+
+    environments = [catalog.environment_for(catalog.image(arguments.image), override=arguments.environment)]
+    with contextlib.ExitStack() as stack:
+        directory = ledger.base_directory() / ledger.new_run_id()
+        guard = guardian.Guardian(
+            directory=directory,
+            make_charge=lambda: guardian.charge_for(
+                directory, environments, cwd=Path.cwd(), environ=os.environ
+            ),
+        )
+        stack.callback(guard.reap)  # last of all: it waits for the ledger to be let go
+        book = stack.enter_context(ledger.opened(directory.name))
+        process.mark(book.run_id)
+        stack.callback(process.mark, None)
+        try:
+            yield book, guard.ensure
+        finally:
+            if not signals.abandoned():
+                book.finish()
 
 
 def _tell(journey: Any) -> None:
@@ -396,19 +433,34 @@ def _print_checks(checks: Sequence[Any]) -> None:
 
 def run_cleanup(arguments: Arguments) -> int:
     """``dibctl cleanup``: exits 1 when something could not be removed."""
-    from pytest_dibctl import lifecycle
+    from pytest_dibctl import sweep
 
-    swept = lifecycle.sweep(
-        lambda: _load(arguments, need_images=False),
-        cwd=Path.cwd(),
-        run_id=arguments.run_id,
-        dry_run=arguments.dry_run,
-    )
+    catalog = functools.cache(lambda: _load(arguments, need_images=False))
+    if arguments.environment is not None and arguments.environment != LOCAL:
+        catalog().environment(arguments.environment)  # a label that is not there is said to be so
+    choice = sweep.Choice(run_id=arguments.run_id, environment=arguments.environment)
+    swept: list[sweep.Swept] = []
+
+    def tell(found: Iterable[sweep.Swept]) -> None:
+        for item in found:
+            swept.append(item)
+            print(f"{item.run_id}  {item.what}: {item.outcome}", flush=True)
+
+    with contextlib.suppress(*([NotInConfigError] if arguments.expired else [])):
+        tell(
+            sweep.sweep(
+                lambda label: catalog().environment(label),
+                choice,
+                cwd=Path.cwd(),
+                dry_run=arguments.dry_run,
+            )
+        )
+    if arguments.expired:
+        environments = catalog().environments.values()
+        tell(sweep.sweep_expired(environments, choice, cwd=Path.cwd(), dry_run=arguments.dry_run))
     if not swept:
         print("nothing to remove")
-    for item in swept:
-        print(f"{item.run_id}  {item.what}: {item.outcome}")
-    return ExitCode.UNSPECIFIED if any("could not" in item.outcome for item in swept) else ExitCode.OK
+    return ExitCode.UNSPECIFIED if any(item.failed for item in swept) else ExitCode.OK
 
 
 def _load(arguments: Arguments, *, need_images: bool = True) -> Any:

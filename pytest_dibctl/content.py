@@ -27,6 +27,7 @@ def file_tree(journey: Journey, built: Artifact) -> Iterator[ImageTree]:
     preflight.for_trees(journey.image)
     name = f"{lifecycle.file_name(journey.label)}-{uuid.uuid4().hex[:6]}"
     directory = journey.ledger.directory / f"tree-{name}"
+    journey.guard()
     record = journey.ledger.record(
         "tree",
         name,

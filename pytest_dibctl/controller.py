@@ -181,7 +181,7 @@ class Distribution:
         by_label = {
             (target.image.label, target.environment.label): target.id for target in self._run.plan.targets
         }
-        for finding in self._caretaker.finish(self._run.plan.targets):
+        for finding in self._caretaker.finish():
             label = by_label.get((finding.image, finding.environment))
             self._run.account(label or finding.image or "run").find(finding)
         still_there = {f"{record.kind} {record.name}" for record in self._caretaker.ledger.records()}

@@ -85,7 +85,8 @@ class ApiError(DibctlError):
     """A cloud's API refused a call, or did not answer.
 
     ``status`` is the HTTP status, None when no answer came; ``transient`` says that the same call may work
-    a moment later.
+    a moment later, ``undone`` that it surely had no effect, ``retry_after`` after how many seconds the
+    service wants to be asked again.
     """
 
     def __init__(
@@ -96,10 +97,14 @@ class ApiError(DibctlError):
         exit_code: int | None = None,
         status: int | None = None,
         transient: bool = False,
+        undone: bool = False,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message, hint=hint, exit_code=exit_code)
         self.status = status
         self.transient = transient
+        self.undone = undone
+        self.retry_after = retry_after
 
 
 class NovaBadRequestError(ApiError):

@@ -4,6 +4,9 @@ A run has a directory ``<base>/<run id>/`` that holds its records and the files 
 anything of the run lives (pytest, its workers), it holds a shared flock on ``lock`` in there; the kernel
 releases it however the process ends, so "is this run dead?" needs no pid. A record is one JSON file,
 ``<kind>.<name>.json``, removed when the thing is gone again.
+
+Versions: a record may get new keys, which older versions keep as they are, and new kinds, which they leave
+alone. A file that cannot be read counts as a thing that is still there.
 """
 
 from __future__ import annotations
@@ -26,6 +29,15 @@ from typing import Any
 from pytest_dibctl.errors import DibctlError
 
 RECORD_VERSION = 1
+LOCK = "lock"
+GUARDIAN = "guardian"
+"""The file that a run's guardian has locked while it lives."""
+FINISHED = "finished"
+"""The file that says that a run came to its end by itself, and told what it could not remove."""
+ELSEWHERE = "elsewhere-"
+"""What links to directories of the run begin with that had to be made elsewhere."""
+ROOM = 64 * 1024
+"""Bytes a new run must be able to write: it will need some for the records of what it makes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +54,8 @@ class Record:
     created: float
     kept: str | None = None
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    unknown: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    """What another version wrote there besides."""
 
     @property
     def pid(self) -> int | None:
@@ -84,23 +98,33 @@ class Ledger:
         found = [record for path in self.directory.glob("*.json") if (record := _read(path))]
         return tuple(sorted(found, key=lambda record: record.created))
 
+    def unreadable(self) -> tuple[Path, ...]:
+        """Return the records that this version cannot read."""
+        return tuple(path for path in sorted(self.directory.glob("*.json")) if _read(path) is None)
+
     def is_alive(self) -> bool:
         """Whether a process of this run still holds its lock."""
-        try:
-            descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return _is_locked(self.directory / LOCK)
+
+    def has_guardian(self) -> bool:
+        """Whether a guardian watches over this run, or is removing what it left."""
+        return _is_locked(self.directory / GUARDIAN)
+
+    def finish(self) -> None:
+        """Say that the run came to its end by itself: what is on record now was told to somebody."""
+        with contextlib.suppress(OSError):
+            (self.directory / FINISHED).touch(mode=0o600)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end by itself."""
+        return (self.directory / FINISHED).exists()
 
     def remove_if_empty(self) -> None:
         """Remove the run's directory unless a record, so a thing, is still there."""
-        if not self.records():
+        if not any(self.directory.glob("*.json")):
+            for link in self.directory.glob(f"{ELSEWHERE}*"):
+                _remove_elsewhere(link)
             shutil.rmtree(self.directory, ignore_errors=True)
             with contextlib.suppress(OSError):
                 self.directory.parent.rmdir()
@@ -112,7 +136,8 @@ def base_directory(*, make: bool = True) -> Path:
     It holds unix sockets, whose paths may have 107 bytes, and root disks, which may be large: set TMPDIR
     to move it. Without ``make`` it may not be there. Raises DibctlError if somebody else owns it.
     """
-    base = Path(tempfile.gettempdir()) / f"dibctl-{os.getuid()}"
+    # Python takes another directory in silence when $TMPDIR is full or read-only, and finds neither again.
+    base = Path(os.environ.get("TMPDIR") or tempfile.gettempdir()) / f"dibctl-{os.getuid()}"
     try:
         if make:
             base.mkdir(mode=0o700, exist_ok=True)
@@ -141,19 +166,75 @@ def opened(run_id: str, *, base: Path | None = None) -> Iterator[Ledger]:
     """Hold a run's ledger; several processes of one run may hold it at the same time."""
     directory = (base or base_directory()) / run_id
     try:
-        # With ``parents``: another run that ends just now may take the empty base with it.
-        directory.mkdir(mode=0o700, exist_ok=True, parents=True)
-        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _make(directory)
+        _check_room(directory)
+        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise DibctlError(f"{directory}: cannot keep a record of the run: {error.strerror}") from None
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+        raise DibctlError(
+            f"{directory}: cannot keep a record of the run: {error.strerror}; nothing was made",
+            hint="make room there, or set TMPDIR to another directory",
+        ) from None
     ledger = Ledger(directory=directory)
+    _held.add(descriptor)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield ledger
     finally:
+        if descriptor in _held:  # not in a forked child, which has closed its own
+            _held.remove(descriptor)
+            os.close(descriptor)
+            if not ledger.is_alive():
+                ledger.remove_if_empty()
+
+
+def _make(directory: Path) -> None:
+    """Make a run's directory, and the base again: another run that ends just now may have removed it."""
+    for _ in range(10):
+        directory.parent.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            directory.mkdir(mode=0o700, exist_ok=True)
+            return
+    directory.mkdir(mode=0o700)
+
+
+_held: set[int] = set()
+"""Descriptors that say that this process lives."""
+
+
+def _let_go() -> None:
+    """Close, in a child that was forked, what would make the run look alive after its end."""
+    for descriptor in _held:
         os.close(descriptor)
-        if not ledger.is_alive():
-            ledger.remove_if_empty()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+def _check_room(directory: Path) -> None:
+    """Write and remove a file; raises OSError where there is no room, or no writing."""
+    draft = directory / f"room.{os.getpid()}"
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(bytes(ROOM))
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def all_runs(base: Path | None = None) -> tuple[Ledger, ...]:
@@ -171,12 +252,21 @@ def load(path: Path) -> Record | None:
     return _read(path)
 
 
+def _remove_elsewhere(link: Path) -> None:
+    """Remove a directory of the run's in /tmp: unix sockets need short paths."""
+    with contextlib.suppress(OSError):
+        directory = link.readlink()
+        if directory.parent == Path("/tmp") and directory.name.startswith("dibctl-"):  # noqa: S108
+            shutil.rmtree(directory, ignore_errors=True)
+
+
 def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)
 
 
 def _write(record: Record) -> Record:
     document = {
+        **record.unknown,
         "version": RECORD_VERSION,
         "kind": record.kind,
         "name": record.name,
@@ -203,16 +293,20 @@ def _write(record: Record) -> Record:
     return record
 
 
+_KNOWN = frozenset({"version", "kind", "name", "created", "kept", "details"})
+
+
 def _read(path: Path) -> Record | None:
     try:
         document = json.loads(path.read_text())
         return Record(
             path=path,
-            kind=document["kind"],
-            name=document["name"],
-            created=document["created"],
+            kind=str(document["kind"]),
+            name=str(document["name"]),
+            created=float(document.get("created") or 0.0),
             kept=document.get("kept"),
-            details=document.get("details") or {},
+            details=dict(document.get("details") or {}),
+            unknown={key: value for key, value in document.items() if key not in _KNOWN},
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -14,15 +14,15 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pytest_dibctl import builder, preprocess, process, signals, tree
+from pytest_dibctl import builder, preprocess, process, signals
 from pytest_dibctl.artifact import Artifact
 from pytest_dibctl.clouds import BootRequest, Cloud, CloudImage, Instance, Progress, UploadRequest
 from pytest_dibctl.config import merge
-from pytest_dibctl.config.catalog import Catalog, Entry, built_in_environment
+from pytest_dibctl.config.catalog import Catalog, Entry
 from pytest_dibctl.config.models import Image, TestEnvironment
 from pytest_dibctl.errors import (
     CredentialsError,
@@ -64,6 +64,7 @@ class Wishes:
     private_key_file: Path | None = None
     build_jobs: int = 1
     logs: Path | None = None
+    keep_on_kill: bool = False
 
     @property
     def has_file(self) -> bool:
@@ -73,7 +74,7 @@ class Wishes:
     @property
     def may_keep_instance(self) -> bool:
         """Whether an instance may have to outlive this process."""
-        return self.keep_failed_instance or self.shell
+        return self.keep_failed_instance or self.shell or self.keep_on_kill
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,6 +124,8 @@ class Journey:
     owns_upload: bool = True
     build_log: Path | None = None
     console_log: Path | None = None
+    guard: Callable[[], None] = lambda: None
+    """Called before anything is made: from then on somebody removes it even if this process is killed."""
 
     @property
     def label(self) -> str:
@@ -146,6 +149,7 @@ class Journey:
 
     def record(self, kind: str, name: str, **details: Any) -> Record:
         """Write down that something is about to be made in the test environment; raises DibctlError."""
+        self.guard()
         where = {
             "image": self.label,
             "environment": self.environment.label,
@@ -411,12 +415,14 @@ def _uploaded(journey: Journey, cloud: Cloud, built: Artifact) -> dict[str, Any]
     # Whoever removes it after us has only the environment, and it may be the image that names the endpoint.
     endpoint = journey.image_endpoint
     record = journey.record("image", request.name, **({"endpoint": endpoint} if endpoint else {}))
-    image: CloudImage | None = None
+    whole = False
     try:
         with journey.phase("upload"), _preprocessed(journey, built) as file:
             image = cloud.upload(file, request, progress=journey.progress)
+        record = _made(record)
+        whole = True
     finally:
-        if image is None:
+        if not whole:
             # upload removes what it began; what it could not remove, or did not know of, is on record.
             with journey.removal(f"image {request.name}", record):
                 cloud.remove("image", request.name, record.details)
@@ -431,16 +437,25 @@ def _release(journey: Journey, cloud: Cloud, image: CloudImage, path: Path) -> N
     record = load_record(path)
     reason = keeps_image(journey.wishes, failed=journey.failed)
     if reason is not None:
-        journey.kept.append(kept_image(record, image, journey.ledger, reason))
+        journey.kept.append(kept_image(cloud, record, image, journey.ledger, reason))
     else:
         with journey.removal(f"image {image.name}", record):
             cloud.delete_image(image)
 
 
-def kept_image(record: Record | None, image: CloudImage, run: Ledger, reason: str) -> Kept:
+def keep(cloud: Cloud, record: Record, reason: str) -> None:
+    """Mark a thing as kept, in the ledger and in the cloud, where other machines see it."""
+    record = record.keep(reason)
+    try:
+        cloud.keep(record.kind, record.name, record.details)
+    except DibctlError as error:
+        log.warning("%s %s is kept, but does not show it in the cloud: %s", record.kind, record.name, error)
+
+
+def kept_image(cloud: Cloud, record: Record | None, image: CloudImage, run: Ledger, reason: str) -> Kept:
     """Mark a test image as kept."""
     if record is not None:
-        record.keep(reason)
+        keep(cloud, record, reason)
     return Kept(
         what=f"image {image.name} ({image.id})",
         reason=reason,
@@ -509,6 +524,7 @@ def _key_of_existing(journey: Journey) -> SshKey:
 
 @contextlib.contextmanager
 def _made_key(journey: Journey, name: str) -> Iterator[SshKey]:
+    journey.guard()
     directory = journey.ledger.directory / f"key-{name}"
     record = journey.ledger.record(
         "key", name, directory=str(directory), image=journey.label, environment=journey.environment.label
@@ -523,7 +539,7 @@ def _made_key(journey: Journey, name: str) -> Iterator[SshKey]:
             record.keep("its instance was kept")
         else:
             with journey.removal(f"key {name}", record):
-                _remove_tree(directory)
+                remove_tree(directory)
 
 
 @contextlib.contextmanager
@@ -533,10 +549,11 @@ def _imported(journey: Journey, cloud: Cloud, key: SshKey, name: str) -> Iterato
     try:
         with journey.phase("boot"):
             cloud.import_key(key, name=name)
+        record = _made(record)
         yield
     finally:
         if _keeps_instance(journey):
-            record.keep("its instance was kept")
+            keep(cloud, record, "its instance was kept")
         else:
             with journey.removal(f"keypair {name}", record):
                 cloud.delete_key(name, fingerprint=key.nova_fingerprint)
@@ -561,7 +578,7 @@ def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey
     name = f"dibctl-{_plain(journey.label)[:40].strip('-')}-{uuid.uuid4().hex[:8]}"
     record = journey.record("instance", name, key=str(key.private_key_file))
 
-    def note(**details: str) -> None:
+    def note(**details: Any) -> None:
         nonlocal record
         record = record.update(**details)
 
@@ -579,7 +596,7 @@ def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey
             instance = cloud.boot(image, request, progress=journey.progress)
         _note(journey, instance)
         with contextlib.suppress(DibctlError):  # it is on record by its name already
-            note(id=instance.id)
+            note(id=instance.id, made=True)
         yield instance
     finally:
         journey.instance = None
@@ -591,7 +608,7 @@ def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey
                 cloud.remove("instance", name, record.details)
         elif _keeps_instance(journey):
             reason = "exit 42" if journey.keep else "--dib-keep-failed-instance"
-            record.keep(reason)
+            keep(cloud, record, reason)
             journey.kept.append(
                 Kept(
                     what=f"instance {instance.name} ({instance.id})",
@@ -603,6 +620,13 @@ def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey
         else:
             with journey.removal(f"instance {name}", record):
                 instance.delete()
+
+
+def _made(record: Record) -> Record:
+    """Note that a thing is there: whoever removes it later need not wait for it to appear."""
+    with contextlib.suppress(DibctlError):  # it is on record all the same
+        return record.update(made=True)
+    return record
 
 
 def _note(journey: Journey, instance: Instance) -> None:
@@ -836,72 +860,6 @@ def find_instance(instance_id: str) -> tuple[Ledger, Record]:
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Swept:
-    """What became of one record of a dead run: removed, kept, would be removed, or an error."""
-
-    run_id: str
-    what: str
-    outcome: str
-
-
-def sweep(
-    load: Callable[[], Catalog], *, cwd: Path, run_id: str | None = None, dry_run: bool = False
-) -> tuple[Swept, ...]:
-    """Remove what dead runs left on this machine; what was kept goes only when its run is named.
-
-    Local instances need no configuration; ``load`` is called for others. Living runs are never touched.
-    Raises NotInConfigError for a ``run_id`` there is no trace of.
-    """
-    runs = [run for run in all_runs() if run_id in {None, run.run_id}]
-    if run_id is not None and not runs:
-        raise NotInConfigError(f"run {run_id} left nothing on this machine")
-    swept: list[Swept] = []
-    for run in runs:
-        if run.is_alive():
-            if run_id is not None:
-                raise DibctlError(f"run {run_id} is still going on; nothing was removed")
-            continue
-        for record, outcome in sweep_records(
-            load, run, run.records(), cwd=cwd, named=run_id is not None, dry_run=dry_run
-        ):
-            swept.append(Swept(run_id=run.run_id, what=f"{record.kind} {record.name}", outcome=outcome))
-        if not dry_run:
-            run.remove_if_empty()
-    return tuple(swept)
-
-
-FAILED_REMOVAL = "could not be removed"
-SWEEP_ORDER = ("instance", "image", "keypair", "key")
-"""Instances first: keys and images are of no use without them, but not the other way round."""
-
-
-def sweep_records(
-    load: Callable[[], Catalog],
-    run: Ledger,
-    records: Iterable[Record],
-    *,
-    cwd: Path,
-    named: bool = False,
-    dry_run: bool = False,
-) -> list[tuple[Record, str]]:
-    """Remove what ``records`` of a run stand for; return what became of each.
-
-    A key stays where an instance could not be removed; what was kept goes only with ``named``.
-    """
-    swept: list[tuple[Record, str]] = []
-    stuck = False
-    ranks = {kind: rank for rank, kind in enumerate(SWEEP_ORDER)}
-    for record in sorted(records, key=lambda record: ranks.get(record.kind, len(ranks))):
-        if record.kind == "key" and stuck:
-            swept.append((record, "left, for the instance that could not be removed"))
-            continue
-        outcome = _sweep_record(load, run, record, cwd=cwd, named=named, dry_run=dry_run)
-        stuck = stuck or outcome.startswith(FAILED_REMOVAL)
-        swept.append((record, outcome))
-    return swept
-
-
 def keep_console_of(
     environment: Entry[TestEnvironment], name: str, *, run: Ledger, cwd: Path, logs: Path
 ) -> None:
@@ -917,49 +875,6 @@ def keep_console_of(
         with contextlib.closing(cloud):
             console = cloud.existing(name).console_output()
             _write_log(console_file(logs, name), console.encode)
-
-
-def _sweep_record(
-    load: Callable[[], Catalog],
-    run: Ledger,
-    record: Record,
-    *,
-    cwd: Path,
-    named: bool,
-    dry_run: bool,
-) -> str:
-    if record.kept is not None and not named:
-        return f"kept ({record.kept}); `dibctl cleanup --run {run.run_id}` removes it"
-    if dry_run:
-        return "would be removed"
-    try:
-        if record.kind == "key":
-            _remove_tree(Path(record.details["directory"]))
-        elif record.kind == "tree":
-            tree.remove(Path(record.details["directory"]))
-        else:
-            _remove_recorded(load, run, record, cwd=cwd)
-    except DibctlError as error:
-        return f"{FAILED_REMOVAL}: {error.message}"
-    except (OSError, KeyError) as error:
-        return f"{FAILED_REMOVAL}: {error}"
-    record.done()
-    return "removed"
-
-
-def _remove_recorded(load: Callable[[], Catalog], run: Ledger, record: Record, *, cwd: Path) -> None:
-    details: dict[str, Any] = record.details
-    local = details.get("engine") == "qemu"
-    environment = built_in_environment() if local else load().environment(details["environment"])
-    opened = open_environment(
-        environment,
-        run=run,
-        cwd=cwd,
-        deadlines=merge.environment_deadlines(environment),
-        image_endpoint=details.get("endpoint") or environment.settings.glance.endpoint,
-    )
-    with contextlib.closing(opened) as cloud:
-        cloud.remove(record.kind, record.name, details)
 
 
 def _keeps_instance(journey: Journey) -> bool:
@@ -980,7 +895,8 @@ def console_tail(instance: Instance, lines: int = 20) -> str:
     return ""
 
 
-def _remove_tree(directory: Path) -> None:
+def remove_tree(directory: Path) -> None:
+    """Remove a directory, which may be gone already."""
     import shutil
 
     with contextlib.suppress(FileNotFoundError):

@@ -50,6 +50,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="open a shell in the instance of an image that failed, before it is removed; `exit 42` keeps it",
     )
     add(
+        "--dib-keep-on-kill",
+        action="store_true",
+        help="leave what a run, or a worker, that is killed (SIGKILL) has made, for `dibctl cleanup`",
+    )
+    add(
         "--dib-use-existing-image",
         metavar="ID",
         help="boot this image of the test environment's Glance; nothing is built, and it is not removed",

@@ -196,7 +196,7 @@ class _Job:
         # A command that outlived us would write to a file that another run makes by then.
         argv = process.with_parent(self.argv)
         try:
-            result = process.run(argv, cwd=self.cwd, check=False, on_line=hear)
+            result = process.run(argv, cwd=self.cwd, check=False, on_line=hear, credentials=True)
         except CommandError as error:
             raise self._failure(error.message) from None
         if result.returncode != 0:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -48,9 +49,54 @@ def tool_path() -> str:
     return os.pathsep.join(dict.fromkeys(part for part in wanted if part))
 
 
-def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return this process's environment with ``tool_path`` and ``extra`` laid over it."""
-    return {**os.environ, "PATH": tool_path(), **(extra or {})}
+RUN = "DIBCTL_RUN"
+"""The environment variable by which a process shows which run started it; empty for one that may stay."""
+_SECRET = re.compile(r"OS_(.*_)?(PASSWORD|SECRET|TOKEN|PASSCODE)")
+_marks: dict[str, str] = {}
+
+
+def environment(extra: Mapping[str, str] | None = None, *, credentials: bool = False) -> dict[str, str]:
+    """Return this process's environment with ``tool_path`` and ``extra`` laid over it.
+
+    Secrets of OpenStack's ``OS_*`` are in it only with ``credentials``.
+    """
+    ours = {name: value for name, value in os.environ.items() if credentials or not _SECRET.fullmatch(name)}
+    return {**ours, "PATH": tool_path(), **_marks, **(extra or {})}
+
+
+def mark(run_id: str | None) -> None:
+    """Have all processes that are started from now on show that they belong to the run; None: to none."""
+    _marks.clear()
+    if run_id is not None:
+        _marks[RUN] = run_id
+
+
+def end_marked(run_id: str, *, grace: float = KILL_GRACE) -> tuple[int, ...]:
+    """End the processes that a dead run started and that have outlived it; return their ids."""
+    found = _marked(run_id)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        left = _marked(run_id)
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+        deadline = time.monotonic() + grace
+        while left and _marked(run_id) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    return found
+
+
+def _marked(run_id: str) -> tuple[int, ...]:
+    wanted = f"{RUN}={run_id}".encode()
+    found = []
+    for directory in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if wanted in (directory / "environ").read_bytes().split(b"\0") and _lives(directory):
+                found.append(int(directory.name))
+    return tuple(pid for pid in found if pid != os.getpid())
+
+
+def _lives(directory: Path) -> bool:
+    return (directory / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
 
 
 def command_line(argv: Sequence[str]) -> str:
@@ -81,11 +127,12 @@ def run(
     on_line: Callable[[str], None] | None = None,
     log_file: Path | None = None,
     grace: float = KILL_GRACE,
+    credentials: bool = False,
 ) -> Result:
     """Run a command to its end and return how it ended.
 
-    ``env`` is laid over this process's environment; ``stdin`` is a text, or a file to read from;
-    ``timeout`` and ``grace`` are seconds. With
+    ``env`` is laid over this process's environment, which has secrets of OpenStack only with
+    ``credentials``; ``stdin`` is a text, or a file to read from; ``timeout`` and ``grace`` are seconds. With
     ``on_line`` or ``log_file`` the joined output is streamed line by line, with ``log_file`` it is not
     kept in memory. The command gets a process group of its own, which is gone when this returns or
     raises, Ctrl-C included.
@@ -105,6 +152,7 @@ def run(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT if stream or join_stderr else subprocess.PIPE,
         grace=grace,
+        credentials=credentials,
     ) as process:
         try:
             if stream:
@@ -153,12 +201,22 @@ def spawn(
     stderr: int | IO[str] | IO[bytes] = subprocess.DEVNULL,
     grace: float = KILL_GRACE,
     pass_fds: Sequence[int] = (),
+    credentials: bool = False,
 ) -> Iterator[subprocess.Popen[str]]:
     """Start a command in a session of its own; its whole process group is stopped on leaving.
 
     The process belongs to the caller inside the block and to nobody after it.
     """
-    process = start(argv, env=env, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds)
+    process = start(
+        argv,
+        env=env,
+        cwd=cwd,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        pass_fds=pass_fds,
+        credentials=credentials,
+    )
     try:
         yield process
     finally:
@@ -178,6 +236,7 @@ def start(
     stdout: int | IO[str] | IO[bytes] = subprocess.DEVNULL,
     stderr: int | IO[str] | IO[bytes] = subprocess.DEVNULL,
     pass_fds: Sequence[int] = (),
+    credentials: bool = False,
 ) -> subprocess.Popen[str]:
     """Start a command in a session of its own and hand it to the caller, who must ``stop`` it.
 
@@ -186,7 +245,7 @@ def start(
     try:
         return subprocess.Popen(
             list(argv),
-            env=environment(env),
+            env=environment(env, credentials=credentials),
             cwd=cwd,
             stdin=stdin,
             stdout=stdout,

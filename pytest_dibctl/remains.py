@@ -11,11 +11,11 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pytest_dibctl import lifecycle
-from pytest_dibctl.clouds import CloudImage
+from pytest_dibctl import lifecycle, sweep
+from pytest_dibctl.clouds import Cloud, CloudImage
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.catalog import Catalog
 from pytest_dibctl.ledger import Ledger, Record
@@ -49,6 +49,7 @@ class Caretaker:
     catalog: Catalog
     cwd: Path
     wishes: lifecycle.Wishes
+    targets: Sequence[Target]
     failed: Callable[[str, str], bool]
     findings: list[Finding] = dataclasses.field(default_factory=list)
     _threads: list[threading.Thread] = dataclasses.field(default_factory=list)
@@ -61,13 +62,18 @@ class Caretaker:
         """Remove what a worker made that died, at once; or mark it as kept if that is wished."""
         self._start(lambda: self._remove_made_by(pid))
 
-    def finish(self, targets: Iterable[Target]) -> list[Finding]:
-        """Wait for the removals that go on, then remove all that is left; the workers must be gone."""
+    def finish(self, told: Iterable[str] = ()) -> list[Finding]:
+        """Wait for the removals that go on, then remove all that is left; the workers must be gone.
+
+        What could not be removed and is ``told`` already ("kind name: why") is not tried again.
+        """
         for thread in self._threads:
             thread.join()
-        for target in targets:
+        for target in self.targets:
             self._guarded(lambda target=target: self._remove_image(target, wait=False))  # type: ignore[misc]
-        self._guarded(lambda: self._sweep(self.ledger.records()))
+        known = {leftover.partition(":")[0] for leftover in told}
+        left = [record for record in self.ledger.records() if f"{record.kind} {record.name}" not in known]
+        self._guarded(lambda: self._sweep(left))
         return self.findings
 
     def _start(self, work: Callable[[], None]) -> None:
@@ -102,24 +108,16 @@ class Caretaker:
         label, environment = target.image.label, target.environment.label
         started, leftover, kept = time.monotonic(), None, None
         reason = lifecycle.keeps_image(self.wishes, failed=self.failed(label, environment))
-        if reason is not None:
-            kept = lifecycle.kept_image(record, image, self.ledger, reason)
-        else:
-            try:
-                cloud = lifecycle.open_environment(
-                    target.environment,
-                    run=self.ledger,
-                    cwd=self.cwd,
-                    deadlines=merge.deadlines(target.image, target.environment),
-                    image_endpoint=merge.glance(target.image, target.environment).endpoint,
-                )
-                with contextlib.closing(cloud):
+        try:
+            with self._opened(target) as cloud:
+                if reason is not None:
+                    kept = lifecycle.kept_image(cloud, record, image, self.ledger, reason)
+                else:
                     cloud.delete_image(image)
-            except Exception as error:  # noqa: BLE001 -- it must be told, and must hide no other removal
-                leftover = f"image {image.name}: {error}"
-            else:
-                if record is not None:
-                    record.done()
+                    if record is not None:
+                        record.done()
+        except Exception as error:  # noqa: BLE001 -- it must be told, and must hide no other removal
+            leftover = f"image {image.name}: {error}"
         self.findings.append(
             Finding(
                 image=label,
@@ -130,14 +128,33 @@ class Caretaker:
             )
         )
 
+    @contextlib.contextmanager
+    def _opened(self, target: Target) -> Iterator[Cloud]:
+        cloud = lifecycle.open_environment(
+            target.environment,
+            run=self.ledger,
+            cwd=self.cwd,
+            deadlines=merge.deadlines(target.image, target.environment),
+            image_endpoint=merge.glance(target.image, target.environment).endpoint,
+        )
+        with contextlib.closing(cloud):
+            yield cloud
+
     # -- what dead workers made ------------------------------------------------------------------
 
     def _remove_made_by(self, pid: int) -> None:
         deadline = time.monotonic() + DEATH
         while _lives(pid) and time.monotonic() < deadline:
             time.sleep(POLL)
-        if not _lives(pid):
-            self._sweep([record for record in self.ledger.records() if record.pid == pid])
+        if _lives(pid):
+            return
+        made = [record for record in self.ledger.records() if record.pid == pid]
+        if not self.wishes.keep_on_kill:
+            self._sweep(made)
+            return
+        for record in made:
+            if record.path not in self._shared_records():
+                self._keep(record, "--dib-keep-on-kill")
 
     def _sweep(self, records: Iterable[Record]) -> None:
         shared = self._shared_records()
@@ -147,9 +164,10 @@ class Caretaker:
             mine.remove(record)
         self._keep_consoles(mine)
         told = {finding.leftover.split(":")[0] for finding in self.findings if finding.leftover}
-        for record, outcome in lifecycle.sweep_records(lambda: self.catalog, self.ledger, mine, cwd=self.cwd):
+        swept = sweep.sweep_records(self.catalog.environment, self.ledger, mine, cwd=self.cwd)
+        for record, outcome in swept:
             what = f"{record.kind} {record.name}"
-            if outcome.startswith(lifecycle.FAILED_REMOVAL) and what not in told:
+            if outcome.startswith(sweep.FAILED_REMOVAL) and what not in told:
                 self._find(record, leftover=f"{what}: {outcome}")
 
     def _shared_records(self) -> set[Path]:
@@ -162,13 +180,21 @@ class Caretaker:
             return False
         return self.failed(record.details.get("image", ""), record.details.get("environment", ""))
 
-    def _keep(self, record: Record) -> None:
-        reason = "--dib-keep-failed-instance"
-        record.keep(reason)
+    def _keep(self, record: Record, reason: str = "--dib-keep-failed-instance") -> None:
+        target = self._target_of(record)
+        if target is None or record.kind == "key":
+            record.keep(reason)
+        else:
+            with self._opened(target) as cloud:
+                lifecycle.keep(cloud, record, reason)
         if record.kind == "instance":
             remove = lifecycle.cleanup_command(self.ledger)
             kept = Kept(what=f"instance {record.name}", reason=reason, reach=None, remove=remove)
             self._find(record, kept=kept)
+
+    def _target_of(self, record: Record) -> Target | None:
+        names = (record.details.get("image"), record.details.get("environment"))
+        return next((one for one in self.targets if (one.image.label, one.environment.label) == names), None)
 
     def _keep_consoles(self, records: Iterable[Record]) -> None:
         for record in records:

@@ -44,7 +44,13 @@ class Here:
         argv = self.tree.inside(self.argv, cwd=self.cwd) if self.tree else self.argv
         try:
             result = process.run(
-                argv, env=self.variables, cwd=self.cwd, check=False, timeout=limit, on_line=on_line
+                argv,
+                env=self.variables,
+                cwd=self.cwd,
+                check=False,
+                timeout=limit,
+                on_line=on_line,
+                credentials=True,
             )
         except CommandError as error:
             if limit and "did not end" in error.message:

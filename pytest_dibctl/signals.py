@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -22,6 +22,10 @@ class Interruption:
         self.removals = 0
         self.teardowns = 0
         self.pending: str | None = None
+        self.outlook: Callable[[], list[str]] | None = None
+        """Returns what is still to be removed, in words; asked when somebody is impatient."""
+        self.guarded = True
+        """Whether somebody removes what is left when we are gone."""
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         """Raise KeyboardInterrupt, now or when what must not be broken is over.
@@ -32,14 +36,37 @@ class Interruption:
         name = signal.Signals(number).name
         if self.received >= SIGNALS_TO_ABANDON:
             self.pending = None
+            _say(self._farewell())
             raise KeyboardInterrupt(f"{name} received again: removal abandoned")
         if self.removals or (self.teardowns and self.received == 1):
             self.pending = self.pending or f"{name} received"
         elif self.received == 1 or self.teardowns:
             raise KeyboardInterrupt(f"{name} received")
-        _say(
-            "dibctl: still removing what this run made; once more to abandon it" if self.received > 1 else ""
+        _say(self._patience() if self.received > 1 else "")
+
+    def _patience(self) -> str:
+        left = self._left()
+        what = f": {', '.join(left)}" if left else " what this run made"
+        whom = "the run's guardian" if self.guarded else "`dibctl cleanup`"
+        return f"dibctl: still removing{what}; once more to leave that to {whom}"
+
+    def _farewell(self) -> str:
+        left = self._left()
+        if not left:
+            return ""
+        if not self.guarded:
+            return f"dibctl: left behind, for `dibctl cleanup`: {', '.join(left)}"
+        return (
+            f"dibctl: the run's guardian removes {', '.join(left)}; "
+            "`dibctl cleanup` waits for it and says what is left"
         )
+
+    def _left(self) -> list[str]:
+        if self.outlook is None:
+            return []
+        with contextlib.suppress(Exception):  # whatever it is, it must not come out of a signal handler
+            return self.outlook()
+        return []
 
     def forget(self) -> None:
         """Begin to count again: work goes on, so nobody is removing anything."""
@@ -66,6 +93,11 @@ def held(*, for_removal: bool = True) -> Iterator[None]:
         if heard.pending is not None and not heard.removals and not heard.teardowns:
             reason, heard.pending = heard.pending, None
             raise KeyboardInterrupt(reason)
+
+
+def abandoned() -> bool:
+    """Whether somebody has interrupted so often that the rest was left to the guardian."""
+    return _current is not None and _current.received >= SIGNALS_TO_ABANDON
 
 
 def forget() -> None:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Self
 from pytest_dibctl import process
 from pytest_dibctl.banner import BannerWatch, Sight, port_answers
 from pytest_dibctl.errors import CommandError, CredentialsError, PortTimeoutError
+from pytest_dibctl.ledger import ELSEWHERE
 
 if TYPE_CHECKING:
     import paramiko
@@ -309,6 +310,9 @@ class SshAccess:
         if self._short_directory is not None:
             shutil.rmtree(self._short_directory, ignore_errors=True)
             self._short_directory = None
+            for link in self.directory.glob(f"{ELSEWHERE}*"):
+                if not link.exists():
+                    link.unlink(missing_ok=True)
         if keep_files:
             self._write_config(multiplexed=False)
         else:
@@ -320,6 +324,8 @@ class SshAccess:
         if len(os.fsencode(wanted)) <= SOCKET_PATH_LIMIT:
             return wanted
         self._short_directory = Path(tempfile.mkdtemp(prefix="dibctl-", dir="/tmp"))
+        # Whoever removes the run's directory after a crash finds it by this.
+        (self.directory / f"{ELSEWHERE}{digest}").symlink_to(self._short_directory)
         return self._short_directory / "s"
 
     def _trust(self, keys: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from pytest_dibctl.artifact import Artifact
@@ -93,7 +93,24 @@ class UploadRequest:
     deadlines: Deadlines
 
 
-def forget_note(**_details: str) -> None:
+IN_FLIGHT = 15.0
+"""Seconds in which a thing may still appear whose making was cut off before it was answered."""
+LIFETIME = 24 * 3600
+"""Seconds after which what a run made is nobody's any more, unless it was kept."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stray:
+    """A thing in a cloud that bears a mark of ours and whose time is over; ``why`` says so in words."""
+
+    kind: str
+    name: str
+    id: str
+    run_id: str | None
+    why: str
+
+
+def forget_note(**_details: Any) -> None:
     """Take a note nowhere."""
 
 
@@ -261,6 +278,21 @@ class Cloud(Protocol):
 
         Raises DibctlError when it is there and cannot be removed.
         """
+        ...
+
+    def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
+        """Mark what is on record as kept, so that ``strays`` leaves it out; raises DibctlError."""
+        ...
+
+    def strays(self, *, spare: Collection[str]) -> tuple[Stray, ...]:
+        """Return what is ours and older than its time, by the cloud's own clock, whoever made it.
+
+        Without what was kept, and what belongs to the runs of ``spare``. Raises DibctlError.
+        """
+        ...
+
+    def remove_stray(self, stray: Stray) -> None:
+        """Remove a thing that ``strays`` found; raises DibctlError when it cannot be removed."""
         ...
 
     def client(self, service: str) -> Any | None:

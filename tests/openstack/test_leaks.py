@@ -12,7 +12,8 @@ import uuid
 
 import pytest
 
-from tests.openstack.site import Site
+from tests.openstack.site import Site, runs_left
+from tests.support import leaks
 
 MOMENTS = {
     "upload": "uploading micro.qcow2",
@@ -58,7 +59,7 @@ class Running:
             self._reader.join(30)
 
 
-def started(site: Site, moment: str) -> Running:
+def started(site: Site, moment: str, *options: str) -> Running:
     """Return a run that has come to ``moment``."""
     fixture = "ssh_access" if moment == "ready" else "instance"
     (site.path / "test_it.py").write_text(
@@ -66,7 +67,7 @@ def started(site: Site, moment: str) -> Running:
         "    print('the test runs', file=sys.__stderr__, flush=True)\n    time.sleep(120)\n"
     )
     site.write({"here": site.environment(wait=120)}, [{"pytest": "test_it.py"}])
-    run = Running(site.start("pytest", "-p", "no:cacheprovider", "-s", "--dib-image=micro"))
+    run = Running(site.start("pytest", "-p", "no:cacheprovider", "-s", "--dib-image=micro", *options))
     run.until(MOMENTS[moment])
     if moment == "ready":
         time.sleep(3)  # the addresses are looked up first; then nothing is said for half a minute
@@ -82,8 +83,15 @@ def test_a_signal_ends_a_run_with_everything_removed(site: Site, moment: str, nu
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_cleanup_removes_what_a_killed_run_left(site: Site, moment: str) -> None:
+def test_a_guardian_removes_what_a_killed_run_left(site: Site, moment: str) -> None:
     run = started(site, moment)
+    run.end(signal.SIGKILL)
+    assert leaks.settled(lambda: site.left() | set(runs_left()), seconds=90) == set()
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_cleanup_removes_what_a_killed_run_left(site: Site, moment: str) -> None:
+    run = started(site, moment, "--dib-keep-on-kill")
     run.end(signal.SIGKILL)
     assert site.left() != set()
     foreseen = site.dibctl("cleanup", "--dry-run")
@@ -96,7 +104,7 @@ def test_cleanup_removes_what_a_killed_run_left(site: Site, moment: str) -> None
 
 def test_cleanup_removes_nothing_that_is_only_named_alike(site: Site) -> None:
     """A foreign server and image with the run's own names, but without its marks."""
-    run = started(site, "test")
+    run = started(site, "test", "--dib-keep-on-kill")
     run.end(signal.SIGKILL)
     with contextlib.closing(site.cloud.connect("demo")) as demo:
         [server] = [one for one in demo.compute.servers() if one.name.startswith("dibctl-micro-")]
@@ -128,7 +136,7 @@ def test_cleanup_removes_nothing_that_is_only_named_alike(site: Site) -> None:
 
 
 def test_two_projects_with_images_of_the_same_name(site: Site) -> None:
-    run = started(site, "test")
+    run = started(site, "test", "--dib-keep-on-kill")
     run.end(signal.SIGKILL)
     with (
         contextlib.closing(site.cloud.connect("demo")) as demo,

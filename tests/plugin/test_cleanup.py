@@ -285,9 +285,13 @@ def theirs(ssh_access):
     "between boot and the record": """
 from pytest_dibctl import ledger
 
+usual = ledger.Record.update
+
 def update(self, **details):
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(0.2)
+    if self.kind == "instance":
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+    return usual(self, **details)
 
 ledger.Record.update = update
 """,

@@ -335,15 +335,43 @@ def test_what_a_killed_run_left_is_removed_by_cleanup(
         "test_it.py", "import os, signal\ndef test_it(ssh_access): os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
-    with operator.start(["pytest", "--dib-image=micro", "--dib-build=never"]) as child:
+    # An instance that may be kept has no parent to die with.
+    with operator.start(["pytest", "--dib-image=micro", "--dib-build=never", "--dib-keep-on-kill"]) as child:
         child.communicate(timeout=PATIENCE)
     assert child.returncode == -signal.SIGKILL
+    assert any("qemu-system" in line for line in leaks.processes(os.environ[leaks.MARKER]).values())
     planned = operator.dibctl("cleanup", "--dry-run")
     assert "would be removed" in planned.output
     assert leaks.files(Path(tempfile.gettempdir()))
     done = operator.dibctl("cleanup")
     assert done.code == 0, done.output
     assert "would" not in done.output
+
+
+@pytest.mark.parametrize("options", [(), ("-n1",)], ids=["single", "xdist"])
+def test_a_guardian_removes_what_a_killed_run_left(
+    operator: Operator, micro_files: Path, options: tuple[str, ...]
+) -> None:
+    operator.write(
+        "test_it.py",
+        "import pathlib, time\n"
+        "def test_it(ssh_access):\n    pathlib.Path('started').touch()\n    time.sleep(600)\n",
+    )
+    operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
+    argv = ["pytest", "--dib-image=micro", "--dib-build=never", "--basetemp=base", *options]
+    session = os.environ[leaks.MARKER]
+    # QEMU would not die with the run: it may be kept.
+    with operator.start([*argv, "--dib-keep-failed-instance"], stdout=subprocess.DEVNULL) as child:
+        deadline = time.monotonic() + PATIENCE
+        while not (operator.path / "started").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert any("qemu-system" in line for line in leaks.processes(session).values())
+        child.send_signal(signal.SIGKILL)
+        child.wait(PATIENCE)
+    left = leaks.settled(
+        lambda: leaks.files(Path(tempfile.gettempdir())) | set(leaks.processes(session).values()), seconds=60
+    )
+    assert left == set()
 
 
 def test_two_images_with_a_worker_each(operator: Operator, micro_variant: Callable[[str], Path]) -> None:

@@ -13,7 +13,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +31,7 @@ from pytest_dibctl.clouds import (
     Instance,
     Interface,
     Progress,
+    Stray,
     UploadRequest,
 )
 from pytest_dibctl.config.catalog import Entry
@@ -216,6 +217,16 @@ class MemoryCloud:
 
     def remove(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
         log(f"remove_{kind}", name=name, details=dict(details))
+
+    def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
+        """Nobody else looks."""
+
+    def strays(self, *, spare: Collection[str]) -> tuple[Stray, ...]:
+        del spare
+        return ()
+
+    def remove_stray(self, stray: Stray) -> None:
+        """There are none."""
 
     def client(self, service: str) -> Any | None:
         del service

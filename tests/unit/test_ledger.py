@@ -101,7 +101,7 @@ def test_what_cannot_be_recorded_is_an_error_before_anything_is_made(tmp_path: P
 
 
 def test_a_base_that_others_can_enter_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     (tmp_path / f"dibctl-{os.getuid()}").mkdir(mode=0o755)
     with pytest.raises(DibctlError, match="only this user can enter"):
         ledger.base_directory()

@@ -10,13 +10,21 @@ import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.artifact import Artifact
-from pytest_dibctl.clouds import BootRequest, CloudImage, Flavor, Progress, UploadRequest, forget_note
-from pytest_dibctl.clouds.openstack import flavors, images, marks, networks, servers
+from pytest_dibctl.clouds import (
+    BootRequest,
+    CloudImage,
+    Flavor,
+    Progress,
+    Stray,
+    UploadRequest,
+    forget_note,
+)
+from pytest_dibctl.clouds.openstack import flavors, images, marks, networks, servers, strays
 from pytest_dibctl.clouds.openstack.api import Api, open_api, undoing
 from pytest_dibctl.clouds.openstack.instance import Known, OpenStackInstance, with_console
 from pytest_dibctl.config import merge
@@ -124,7 +132,7 @@ class OpenStackCloud:
         """Make a private image of the file, with its kernel and initrd if it needs them to boot."""
         glance = merge.glance(request.image, self._environment)
         timeout = request.deadlines.upload
-        tags = tuple(dict.fromkeys((*glance.tags, *marks.tags(self._run_id))))
+        tags = tuple(dict.fromkeys((*glance.tags, *marks.all_tags(self._run_id))))
         properties = dict(glance.properties)
         with _removed_on_failure(self.api) as made:
             if artifact.layout == "filesystem" and artifact.kernel is not None:
@@ -182,15 +190,24 @@ class OpenStackCloud:
     def import_key(self, key: SshKey, *, name: str) -> None:
         """Give Nova the public half of ``key``."""
         public = key.public_key
-        self.api.once(
+        self.api.create(
             "compute",
             f"import the ssh key {name}",
             lambda: self.api.compute.create_keypair(name=name, public_key=public, type="ssh"),
+            name=name,
+            find=lambda: self._keypair(name, key.nova_fingerprint),
             timeout=self._deadlines.keypair,
         )
 
+    def _keypair(self, name: str, fingerprint: str) -> Any | None:
+        found = self.api.find("compute", f"keypair {name}", lambda: self.api.compute.get_keypair(name))
+        return found if found is not None and found.fingerprint == fingerprint else None
+
     def delete_key(self, name: str, *, fingerprint: str) -> None:
         """Remove the keypair if its fingerprint is ours; keypairs bear no other mark."""
+        self.api.settled(name, lambda: self._delete_key(name, fingerprint))
+
+    def _delete_key(self, name: str, fingerprint: str) -> None:
         timeout = self._deadlines.cleanup
         found = self.api.find(
             "compute", f"keypair {name}", lambda: self.api.compute.get_keypair(name), timeout=timeout
@@ -228,7 +245,7 @@ class OpenStackCloud:
             return OpenStackInstance(self.api, known, note=request.note, tell=progress)
         except BaseException as error:
             with undoing(error, f"instance {request.name} could not be removed"):
-                servers.remove(self.api, request.name, timeout=request.deadlines.cleanup)
+                servers.remove(self.api, request.name, run_id=self._run_id, timeout=request.deadlines.cleanup)
             raise
 
     def existing(self, instance_id: str) -> OpenStackInstance:
@@ -243,13 +260,36 @@ class OpenStackCloud:
         """Remove what a dead run recorded."""
         if kind == "image":
             parts = [name, f"{name}-kernel", f"{name}-ramdisk"]
-            images.remove_named(self.api, parts, marks.tags(self._run_id))
+            images.remove_named(self.api, parts, marks.tags(self._run_id), timeout=self._deadlines.cleanup)
         elif kind == "keypair":
             self.delete_key(name, fingerprint=str(details.get("fingerprint")))
         elif kind == "instance":
             titles = [str(title) for key, title in details.items() if key.startswith("snapshot")]
-            snapshots = tuple(image["id"] for image in images.named(self.api, titles, ()))
-            servers.remove(self.api, name, timeout=self._deadlines.cleanup, snapshots=snapshots)
+            servers.remove(
+                self.api,
+                name,
+                run_id=self._run_id,
+                timeout=self._deadlines.cleanup,
+                snapshots=tuple(titles),
+            )
+
+    def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:  # noqa: ARG002
+        """Mark what is on record as kept; a keypair stays as long as a server was made with it."""
+        if kind == "image":
+            parts = [name, f"{name}-kernel", f"{name}-ramdisk"]
+            for image in images.named(self.api, parts, marks.tags(self._run_id)):
+                images.tag(self.api, image["id"], marks.KEPT)
+        elif kind == "instance":
+            for server in servers.named(self.api, name):
+                servers.annotate(self.api, server, {marks.KEPT_KEY: self._run_id})
+
+    def strays(self, *, spare: Collection[str]) -> tuple[Stray, ...]:
+        """Return what is ours in the project and older than its time."""
+        return strays.find(self.api, spare=spare)
+
+    def remove_stray(self, stray: Stray) -> None:
+        """Remove a thing that ``strays`` found."""
+        strays.remove(self.api, stray, timeout=self._deadlines.cleanup)
 
     def client(self, service: str) -> Any | None:
         """Return openstacksdk's proxy of a service, or the whole connection."""
@@ -368,6 +408,7 @@ class OpenStackCloud:
             first_seen=self._nova.ssh_host_key == "first-seen",
             active_timeout=self._deadlines.active,
             cleanup_timeout=self._deadlines.cleanup,
+            run_id=self._run_id,
         )
 
     def _found(self, instance_id: str) -> Any:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
+import email.utils
 import html
 import logging
+import math
 import os
 import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import keystoneauth1.exceptions as auth_exceptions
@@ -24,8 +28,10 @@ import requests
 import requests.adapters
 import urllib3.exceptions
 from openstack.config import loader
+from openstack.resource import Resource
 
 import pytest_dibctl
+from pytest_dibctl.clouds import IN_FLIGHT
 from pytest_dibctl.config.credentials import Credentials
 from pytest_dibctl.config.models import Site
 from pytest_dibctl.errors import (
@@ -63,11 +69,32 @@ SAFE_CALL_TIMEOUT = 120.0
 FIRST_ANSWER_TIMEOUT = 15.0
 """The same before anything has answered: a wrong auth_url looks like a cloud that is down for a moment."""
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+LOOK_AGAIN = 1.0
+"""Seconds between two looks for what may still appear."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 3.0
 """Seconds between two looks at something that is being waited for."""
 
 _REFUSED = (sdk_exceptions.SDKException, auth_exceptions.ClientException, requests.RequestException)
-UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT = 401, 403, 404, 409
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT, TOO_MANY = 401, 403, 404, 409, 429
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError)
+"""What comes of an answer that is not what the service's documentation says: cut off, or empty."""
+LOST_ANSWER = 15.0
+"""Seconds in which a thing may still appear after the answer to its making was lost."""
+
+
+class _Redacted(logging.Filter):
+    """Takes out of debug messages what the SDK knows nothing of: Nova answers with a password."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every message through."""
+        if "adminPass" in (message := record.getMessage()):
+            record.msg = re.sub(r'(adminPass\W+)[^"\']+', r"\1***", message)
+            record.args = ()
+        return True
+
+
+for _name in ("keystoneauth.session", "keystoneauth.session.body"):
+    logging.getLogger(_name).addFilter(_Redacted())
 
 
 class Api:
@@ -78,6 +105,9 @@ class Api:
         self._where = where
         self._session: Any = connection.session
         self._session.timeout = CALL_TIMEOUT
+        self._latest = math.inf
+        self._in_flight: dict[str, float] = {}
+        self._has: dict[Service, bool] = {}
         self._answered = False
 
     @property
@@ -107,9 +137,11 @@ class Api:
 
     def has(self, service: Service) -> bool:
         """Whether the catalog lists the service, in this region."""
-        names = {"volume": "block-storage"}
-        with self._translated("identity", "log in", None):
-            return bool(self.connection.has_service(names.get(service, service)))
+        if service not in self._has:
+            name = {"volume": "block-storage"}.get(service, service)
+            found = self.safely("identity", "log in", lambda: self.connection.has_service(name))
+            self._has[service] = bool(found)
+        return self._has[service]
 
     def close(self) -> None:
         """Close the connections."""
@@ -133,7 +165,7 @@ class Api:
         ``timeout`` is seconds. Raises ApiError or one of its kind, AuthorizationError, ImageNotFoundError.
         """
         with self._translated(service, doing, at), self._answering_within(timeout):
-            answer = call()
+            answer = _whole(call())
         self._answered = True
         return answer
 
@@ -150,18 +182,99 @@ class Api:
 
         For the login, and what comes before it, that is at most ``FIRST_ANSWER_TIMEOUT``.
         """
-        deadline = time.monotonic() + (timeout if self._answered else min(timeout, FIRST_ANSWER_TIMEOUT))
+        limit = timeout if self._answered else min(timeout, FIRST_ANSWER_TIMEOUT)
+        deadline = min(time.monotonic() + limit, self._latest)
         pauses = _pauses()
         while True:
             left = max(1.0, deadline - time.monotonic())
             try:
                 return self.once(service, doing, call, at=at, timeout=min(CALL_TIMEOUT, left))
             except ApiError as error:
-                pause = next(pauses)
-                if not error.transient or time.monotonic() + pause > deadline:
+                if not error.transient:
                     raise
-                log.debug("%s; trying again in %.1f s", error.message, pause)
-                time.sleep(pause)
+                _pause(error, pauses, deadline)
+
+    def repeat(self, service: Service, doing: str, call: Callable[[], object]) -> None:
+        """Ask for something to be done that may be asked for twice, like a reboot.
+
+        What is under way already, since only the answer got lost, is refused as a conflict, and well.
+        """
+        deadline = min(time.monotonic() + SAFE_CALL_TIMEOUT, self._latest)
+        pauses = _pauses()
+        asked = False
+        while True:
+            try:
+                self.once(service, doing, call)
+            except ApiError as error:
+                if asked and error.status == CONFLICT:
+                    return
+                if not error.transient:
+                    raise
+                asked = asked or not error.undone
+                _pause(error, pauses, deadline)
+            else:
+                return
+
+    def create(
+        self,
+        service: Service,
+        doing: str,
+        call: Callable[[], T],
+        *,
+        name: str,
+        find: Callable[[], T | None],
+        timeout: float,
+        at: str | None = None,
+    ) -> T:
+        """Make a thing, once, and return it; ``find`` finds it again if the answer gets lost.
+
+        ``name`` is what it is removed by (``settled``); ``timeout`` is seconds for an answer.
+        """
+        deadline = time.monotonic() + max(SAFE_CALL_TIMEOUT, 2 * timeout)
+        pauses = _pauses()
+        while True:
+            try:
+                with self.creating(name):
+                    return self.once(service, doing, call, at=at, timeout=timeout)
+            except ApiError as error:
+                if not error.transient and error.status != CONFLICT:
+                    raise
+                lost = error.transient and not error.undone
+                found = _found_again(find, patience=LOST_ANSWER if lost else 0.0)
+                if found is not None:
+                    return found
+                if not error.transient:
+                    raise
+                _pause(error, pauses, deadline)
+
+    @contextlib.contextmanager
+    def creating(self, name: str) -> Iterator[None]:
+        """Make a thing inside; note that it may still appear when its making was cut off or not answered."""
+        before = self._in_flight.get(name, 0.0)
+        try:
+            yield
+        except ApiError as error:
+            if error.transient and not error.undone:
+                before = time.monotonic() + IN_FLIGHT
+            raise
+        except BaseException:
+            before = time.monotonic() + IN_FLIGHT
+            raise
+        finally:
+            self._in_flight[name] = before
+
+    def may_appear(self, name: str) -> bool:
+        """Whether a thing of that name may still appear besides the one that is known."""
+        return self._in_flight.get(name, 0.0) > time.monotonic()
+
+    def settled(self, name: str, remove: Callable[[], None]) -> None:
+        """Call ``remove``, and again as long as a thing of that name may still appear."""
+        while True:
+            remove()
+            left = self._in_flight.get(name, 0.0) - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(LOOK_AGAIN, left))
 
     def find(
         self, service: Service, what: str, call: Callable[[], T], *, timeout: float = SAFE_CALL_TIMEOUT
@@ -183,7 +296,8 @@ class Api:
         pauses = _pauses()
         while True:
             try:
-                found = look()
+                with self._no_later_than(deadline):
+                    found = look()
             except ApiError as error:
                 if not error.transient or time.monotonic() > deadline:
                     raise
@@ -201,15 +315,27 @@ class Api:
 
         A token that expires under an upload makes Glance refuse the whole body after it was sent.
         """
-        with self._translated("identity", "renew the token", None):
+
+        def renew() -> None:
             auth = self._session.auth
             if auth.get_access(self._session).will_expire_soon(stale_duration=int(seconds) + 60):
                 auth.invalidate()
                 self._session.get_token()
 
+        self.safely("identity", "renew the token", renew)
+
     def forget_token(self) -> None:
         """Get a new token for the next call."""
         self._session.auth.invalidate()
+
+    @contextlib.contextmanager
+    def _no_later_than(self, deadline: float) -> Iterator[None]:
+        """Have calls inside be repeated only so long; one at least is made."""
+        before, self._latest = self._latest, min(self._latest, deadline)
+        try:
+            yield
+        finally:
+            self._latest = before
 
     @contextlib.contextmanager
     def _answering_within(self, seconds: float) -> Iterator[None]:
@@ -227,6 +353,12 @@ class Api:
                 yield
         except _REFUSED as error:
             raise translated(error, service, doing, at=at, where=self._where) from None
+        except _UNREADABLE as error:
+            log.debug("an answer of %s could not be read", PROJECTS[service], exc_info=True)
+            raise ApiError(
+                f"cannot {doing}: {PROJECTS[service]} gave an answer that cannot be read: {error!r}",
+                transient=True,
+            ) from None
 
 
 def _pauses() -> Iterator[float]:
@@ -234,6 +366,38 @@ def _pauses() -> Iterator[float]:
     while True:
         yield pause
         pause = min(pause * 1.5, LONGEST_PAUSE)
+
+
+def _found_again(find: Callable[[], T | None], *, patience: float) -> T | None:
+    """Look once at least, and for ``patience`` seconds; a look that meets faults takes its own time."""
+    until = time.monotonic() + patience
+    pauses = _pauses()
+    while True:
+        found = find()
+        if found is not None or time.monotonic() >= until:
+            return found
+        time.sleep(next(pauses))
+
+
+def _whole(found: T) -> T:
+    """Return a resource of the SDK; ValueError if it holds nothing but what was asked for.
+
+    The SDK takes an answer that it cannot read for one that says nothing.
+    """
+    if isinstance(found, Resource):
+        said = {name for name, value in found._body.attributes.items() if value is not None}  # noqa: SLF001
+        if found.id is None or said <= {"id", "name"}:
+            raise ValueError("an answer without content")
+    return found
+
+
+def _pause(error: ApiError, pauses: Iterator[float], deadline: float) -> None:
+    """Wait before a call is repeated, as long as the service wants; raise ``error`` if that is too long."""
+    pause = max(next(pauses), error.retry_after or 0.0)
+    if time.monotonic() + pause > deadline:
+        raise error
+    log.debug("%s; trying again in %.1f s", error.message, pause)
+    time.sleep(pause)
 
 
 @contextlib.contextmanager
@@ -256,6 +420,21 @@ def undoing(error: BaseException, left: str) -> Iterator[None]:
     except Exception as second:  # noqa: BLE001 -- whatever it is, the first error is what counts
         log.warning("%s: %s", left, second)
         error.add_note(f"{left}: {second}")
+
+
+def _never_sent(error: BaseException | None) -> bool:
+    """Whether a connection was refused, so that no service can have heard of the call."""
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        one = waiting.pop()
+        if not isinstance(one, BaseException) or id(one) in seen:
+            continue
+        if isinstance(one, ConnectionRefusedError | urllib3.exceptions.NewConnectionError):
+            return True
+        seen.add(id(one))
+        waiting += [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
+    return False
 
 
 def raise_for_status(response: Any) -> Any:
@@ -323,6 +502,22 @@ def _clouds_yaml(environ: Mapping[str, str]) -> Any:
         config_files=files("OS_CLIENT_CONFIG_FILE", loader.CONFIG_FILES),
         secure_files=files("OS_CLIENT_SECURE_FILE", loader.SECURE_FILES),
     )
+
+
+def login_files(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the texts of the clouds.yaml and secure.yaml there are, by the variable that names each."""
+    files = {
+        "OS_CLIENT_CONFIG_FILE": loader.CONFIG_FILES,
+        "OS_CLIENT_SECURE_FILE": loader.SECURE_FILES,
+    }
+    texts = {}
+    for variable, usual in files.items():
+        named = environ.get(variable)
+        for path in map(Path, [named, *usual] if named else usual):
+            if path.exists():
+                texts[variable] = path.read_text()
+                break
+    return texts
 
 
 def _login(credentials: Credentials) -> dict[str, Any]:
@@ -400,7 +595,26 @@ def translated(
         return NovaBadRequestError(message, status=status)
     if service == "image" and status == NOT_FOUND:
         return ImageNotFoundError(message)
-    return ApiError(message, status=status, transient=transient)
+    return ApiError(
+        message,
+        status=status,
+        transient=transient,
+        undone=status == TOO_MANY,
+        retry_after=_retry_after(error),
+    )
+
+
+def _retry_after(error: Exception) -> float | None:
+    """Return the seconds that an answer asks to wait, in seconds or as a date."""
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    said = str(headers.get("Retry-After") or "")
+    if said.isdecimal():
+        return float(said)
+    with contextlib.suppress(ValueError):
+        until = email.utils.parsedate_to_datetime(said)
+        now = email.utils.parsedate_to_datetime(headers["Date"]) if headers.get("Date") else None
+        return max(0.0, (until - (now or dt.datetime.now(dt.UTC))).total_seconds())
+    return None
 
 
 def _forbidden_hint(said: str) -> str:
@@ -448,7 +662,7 @@ def _unanswered(error: Exception, service: Service, doing: str, where: str) -> D
             f"cannot {doing}: {name} did not answer: {_said(error)}",
             hint=f"check auth_url ({where}) and the network",
             transient=True,
+            undone=_never_sent(error),
         )
-    return ApiError(
-        f"cannot {doing}: {name}: {_said(error)}", transient=isinstance(error, requests.RequestException)
-    )
+    garbled = (requests.RequestException, auth_exceptions.InvalidResponse)
+    return ApiError(f"cannot {doing}: {name}: {_said(error)}", transient=isinstance(error, garbled))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.clouds import Progress
+from pytest_dibctl.clouds.openstack import marks
 from pytest_dibctl.clouds.openstack.api import CONFLICT, Api, raise_for_status, undoing
 from pytest_dibctl.errors import ApiError, ArtifactError, ConfigError, DibctlError, ImageNotFoundError
 
@@ -119,11 +120,12 @@ def create(
     image_id = str(uuid.uuid4())
     document = {"id": image_id, **_document(spec, properties_at)}
     try:
-        _register(api, document)
+        with api.creating(image_id):
+            _register(api, document)
         return _fill(api, image_id, path, spec.name, deadline=deadline, timeout=timeout, progress=progress)
     except BaseException as error:
         with undoing(error, f"image {image_id} may have been left in Glance"):
-            delete(api, image_id)
+            api.settled(image_id, lambda: delete(api, image_id))
         raise
 
 
@@ -303,6 +305,22 @@ def named(api: Api, names: Sequence[str], tags: Sequence[str]) -> list[dict[str,
     return list(found.values())
 
 
+def every(api: Api) -> Iterator[dict[str, Any]]:
+    """Yield all images of the project's own that are made for tests, hidden ones too."""
+    owner = api.project_id
+    for hidden in ("false", "true"):
+        yield from _listed(api, {"tag": marks.TAG, "owner": owner, "os_hidden": hidden})
+
+
+def tag(api: Api, image_id: str, name: str) -> None:
+    """Give an image a tag more; it may have it already."""
+    api.safely(
+        "image",
+        f"mark image {image_id}",
+        lambda: raise_for_status(api.image.put(f"/images/{image_id}/tags/{name}")),
+    )
+
+
 def _listed(api: Api, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     following: str | None = "/images"
     parameters: Mapping[str, str] | None = {**query, "limit": "100"}
@@ -319,12 +337,12 @@ def _listed(api: Api, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         parameters = None
 
 
-def remove_named(api: Api, names: Sequence[str], tags: Sequence[str]) -> None:
+def remove_named(api: Api, names: Sequence[str], tags: Sequence[str], *, timeout: float) -> None:
     """Delete every image that ``named`` finds; an error of one does not stop the others."""
     first: DibctlError | None = None
     for image in named(api, names, tags):
         try:
-            delete(api, image["id"])
+            delete(api, image["id"], timeout=timeout)
         except DibctlError as error:
             first = first or error
     if first is not None:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+import uuid
 from collections.abc import Callable, Mapping
 
 from pytest_dibctl.clouds import Endpoint, Flavor, Interface
 from pytest_dibctl.clouds.console import clean, diagnose, excerpt, host_keys
 from pytest_dibctl.clouds.openstack import images, networks, servers
-from pytest_dibctl.clouds.openstack.api import CONFLICT, FORBIDDEN, NOT_FOUND, Api, raise_for_status
+from pytest_dibctl.clouds.openstack.api import (
+    CALL_TIMEOUT,
+    CONFLICT,
+    FORBIDDEN,
+    NOT_FOUND,
+    Api,
+    raise_for_status,
+)
 from pytest_dibctl.errors import ApiError, InstanceError
 from pytest_dibctl.ssh import HostKeyPolicy
 
@@ -39,6 +47,7 @@ class Known:
     first_seen: bool
     active_timeout: float
     cleanup_timeout: float
+    run_id: str
 
 
 class OpenStackInstance:
@@ -54,6 +63,7 @@ class OpenStackInstance:
         self._status_due = 0.0
         self._stopped = False
         self._snapshots: dict[str, str] = {}
+        self._titles: list[str] = []
         self._no_console = ""
 
     @property
@@ -134,20 +144,20 @@ class OpenStackInstance:
     def reboot(self, *, hard: bool = False) -> None:
         """Ask Nova for the reboot, and return once it has done its part."""
         kind = "HARD" if hard else "SOFT"
-        self._api.once(
+        self._api.repeat(
             "compute", f"reboot {self.name}", lambda: self._api.compute.reboot_server(self.id, kind)
         )
         self._await("ACTIVE")
 
     def stop(self) -> None:
         """Switch the guest off and return once it is."""
-        self._api.once("compute", f"stop {self.name}", lambda: self._api.compute.stop_server(self.id))
+        self._api.repeat("compute", f"stop {self.name}", lambda: self._api.compute.stop_server(self.id))
         self._stopped = True
         self._await("SHUTOFF")
 
     def start(self) -> None:
         """Switch the guest on again and return once Nova has."""
-        self._api.once("compute", f"start {self.name}", lambda: self._api.compute.start_server(self.id))
+        self._api.repeat("compute", f"start {self.name}", lambda: self._api.compute.start_server(self.id))
         self._await("ACTIVE")
         self._stopped = False
 
@@ -163,24 +173,32 @@ class OpenStackInstance:
 
     def snapshot(self, name: str) -> str:
         """Make a Glance image of the instance and return its id; it goes when the instance is deleted."""
-        title = f"{self.name}-{name}"
+        # The title is the only proof that an image of our server is ours and not somebody else's snapshot.
+        title = f"{self.name}-{name}-{uuid.uuid4().hex[:8]}"
         self._note(**{f"snapshot_{name}": title})
-        response = self._api.once(
+        self._titles.append(title)
+        image_id = self._api.create(
             "compute",
             f"take a snapshot of {self.name}",
-            lambda: raise_for_status(
-                self._api.compute.post(
-                    f"/servers/{self.id}/action",
-                    json={"createImage": {"name": title, "metadata": {}}},
-                    microversion="2.45",
-                )
-            ).json(),
+            lambda: self._take_snapshot(title),
+            name=self.name,
+            find=lambda: next((str(one["id"]) for one in images.named(self._api, [title], ())), None),
+            timeout=CALL_TIMEOUT,
         )
-        image_id = str(response["image_id"])
         self._snapshots[name] = image_id
         self._await_snapshot(image_id, title)
         self._await("SHUTOFF" if self._stopped else "ACTIVE")
         return image_id
+
+    def _take_snapshot(self, title: str) -> str:
+        response = raise_for_status(
+            self._api.compute.post(
+                f"/servers/{self.id}/action",
+                json={"createImage": {"name": title, "metadata": {}}},
+                microversion="2.45",
+            )
+        )
+        return str(response.json()["image_id"])
 
     def revert(self, name: str) -> None:
         """Rebuild the instance from the snapshot of that name; raises InstanceError when there is none."""
@@ -194,12 +212,13 @@ class OpenStackInstance:
         servers.remove(
             self._api,
             self.name,
+            run_id=self._known.run_id,
             timeout=self._known.cleanup_timeout,
-            snapshots=tuple(self._snapshots.values()),
+            snapshots=tuple(self._titles),
         )
 
     def _rebuild(self, image_id: str) -> None:
-        self._api.once(
+        self._api.repeat(
             "compute",
             f"rebuild {self.name}",
             lambda: raise_for_status(

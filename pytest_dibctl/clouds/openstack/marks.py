@@ -1,27 +1,92 @@
-"""How a resource in a cloud shows that this project made it, and for which run.
+"""How a resource in a cloud shows that this project made it, for which run, and for how long.
 
 A tag, or metadata of a server, together with a name that is recorded in the run's ledger. Never an image
-property: Nova copies those to the snapshots that users make of their servers.
+property: Nova copies those to the snapshots that users make of their servers. Lifetimes are seconds since
+the cloud made the thing, so only the cloud's own clock counts, never that of any machine which ran tests.
 """
 
 from __future__ import annotations
 
+import re
 import socket
+from collections.abc import Iterable, Mapping
+
+from pytest_dibctl.clouds import LIFETIME
 
 TAG = "dibctl-test"
 """On every image that is made for a test."""
+KEPT = "dibctl-kept"
+"""On an image that is kept; as metadata, ``dibctl_kept``, on a server."""
+KEPT_KEY = "dibctl_kept"
+RUN_KEY = "dibctl_run"
+LONGEST = 255
+"""Characters of a tag or a value."""
 
 
 def tags(run_id: str) -> tuple[str, ...]:
-    """Return the tags of an image that ``run_id`` makes."""
+    """Return the tags by which an image is known to be ``run_id``'s; every version sets them."""
     return (TAG, f"dibctl-run-{run_id}")
+
+
+def all_tags(run_id: str) -> tuple[str, ...]:
+    """Return the tags of an image that ``run_id`` makes."""
+    host = f"dibctl-host-{socket.gethostname()}"[:LONGEST]
+    return (*tags(run_id), host, f"dibctl-lifetime-{LIFETIME}")
 
 
 def metadata(run_id: str) -> dict[str, str]:
     """Return the metadata of a server that ``run_id`` makes."""
-    return {"dibctl_run": run_id, "dibctl_host": socket.gethostname()[:255]}
+    return {
+        RUN_KEY: run_id,
+        "dibctl_host": socket.gethostname()[:LONGEST],
+        "dibctl_lifetime": str(LIFETIME),
+    }
 
 
 def description(name: str) -> str:
     """Return the description of a floating IP or port that belongs to the instance ``name``."""
     return f"dibctl test instance {name}"
+
+
+# -- read by whoever finds them --------------------------------------------------------------------
+
+
+def instance_of(text: str | None) -> str | None:
+    """Return the name of the instance that a description names, None if it is none of ours."""
+    found = re.fullmatch(r"dibctl test instance (dibctl-[a-z0-9-]+-[0-9a-f]{8})", text or "")
+    return found[1] if found else None
+
+
+def run_of_tags(found: Iterable[str]) -> str | None:
+    """Return the run that an image's tags name; None unless they are ours."""
+    known = set(found)
+    runs = [match[1] for tag in known if (match := re.fullmatch(r"dibctl-run-([0-9a-f]{8})", tag))]
+    return runs[0] if len(runs) == 1 and TAG in known else None
+
+
+def lifetime_of_tags(found: Iterable[str]) -> float:
+    """Return the seconds an image was made for."""
+    return _seconds(*(match[1] for tag in found if (match := re.fullmatch(r"dibctl-lifetime-(.*)", tag))))
+
+
+def lifetime_of(found: Mapping[str, str]) -> float:
+    """Return the seconds a server was made for, by its metadata."""
+    return _seconds(*([found["dibctl_lifetime"]] if "dibctl_lifetime" in found else []))
+
+
+def _seconds(*said: str) -> float:
+    """Return the longest of what is said; what cannot be read is as good as nothing."""
+    return float(max((int(text) for text in said if text.isdecimal()), default=LIFETIME))
+
+
+def run_of_server(name: str, found: Mapping[str, str]) -> str | None:
+    """Return the run that a server's metadata names; None unless its name is ours too."""
+    run_id = str(found.get(RUN_KEY, ""))
+    ours = re.fullmatch(r"dibctl-[a-z0-9-]+-[0-9a-f]{8}", name) and re.fullmatch(r"[0-9a-f]{8}", run_id)
+    return run_id if ours else None
+
+
+def run_of_name(name: str) -> str | None:
+    """Return the run that the name of an image or a keypair bears."""
+    found = re.fullmatch(r"dibctl-([0-9a-f]{8})-[a-z0-9-]+-[0-9a-f]{6}(-kernel|-ramdisk)?", name)
+    return found[1] if found else None

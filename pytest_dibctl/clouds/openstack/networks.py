@@ -122,10 +122,23 @@ def _own_port(
     }
     if groups:
         attributes["security_groups"] = list(groups)
-    port = api.once(
-        "network", f"make port {name}", lambda: api.network.create_port(**attributes), timeout=timeout, at=at
+    port = api.create(
+        "network",
+        f"make port {name}",
+        lambda: api.network.create_port(**attributes),
+        name=server,
+        find=lambda: _described(api, "ports", server, name=name),
+        timeout=timeout,
+        at=at,
     )
     return str(port.id)
+
+
+def _described(api: Api, kind: str, server: str, **filters: Any) -> Any | None:
+    """Return what was made for an instance, None if there is nothing."""
+    description = marks.description(server)
+    found = _all(api, kind, description=description, **filters)
+    return next((one for one in found if one.description == description), None)
 
 
 # -- what it got -----------------------------------------------------------------------------------
@@ -219,12 +232,14 @@ def main_address(interface: Interface) -> str:
 def float_ip(api: Api, network_id: str, mac: str, server_id: str, server: str, *, timeout: float) -> str:
     """Give the port with ``mac`` a new floating IP and return it; found again by its description."""
     port = next(port for port in _all(api, "ports", device_id=server_id) if port.mac_address == mac)
-    made = api.once(
+    made = api.create(
         "network",
         f"make a floating IP for {server}",
         lambda: api.network.create_ip(
             floating_network_id=network_id, port_id=port.id, description=marks.description(server)
         ),
+        name=server,
+        find=lambda: _described(api, "ips", server),
         timeout=timeout,
     )
     return str(made.floating_ip_address)
@@ -246,6 +261,18 @@ def remove_floating_ips(api: Api, server: str, *, timeout: float) -> None:
 def remove_ports(api: Api, server: str, *, timeout: float) -> None:
     """Remove the ports that were made for the instance of that name; ``timeout`` is seconds each."""
     _remove_described(api, "port", server, timeout=timeout)
+
+
+def every(api: Api, kind: str) -> list[Any]:
+    """Return all "ports" or "ips" of the project."""
+    return _all(api, kind, project_id=api.project_id)
+
+
+def remove_one(api: Api, kind: str, identity: str, *, timeout: float) -> None:
+    """Remove an "ip" or a "port" by its id; nothing happens if it is gone."""
+    remove = getattr(api.network, f"delete_{kind}")
+    call = functools.partial(remove, identity, ignore_missing=True)
+    api.safely("network", f"remove {kind} {identity}", call, timeout=timeout)
 
 
 def _remove_described(api: Api, kind: str, server: str, *, timeout: float) -> None:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import functools
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from pytest_dibctl.clouds.openstack import images, networks
+from pytest_dibctl.clouds.openstack import images, marks, networks
 from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.config.models import Nova
-from pytest_dibctl.errors import ApiError, DibctlError, InstanceError
+from pytest_dibctl.errors import DibctlError, InstanceError
 
 log = logging.getLogger(__name__)
-
-LOST_ANSWER = 15.0
-"""Seconds in which a server may still appear after Nova's answer to its making was lost."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,21 +46,26 @@ def create(api: Api, spec: ServerSpec, *, timeout: float, at: Callable[[str], st
         api, settings.nics, server=spec.name, groups=spec.groups, timeout=max(timeout, 10.0), at=at
     )
     attributes = _attributes(spec, nets)
-    doing = f"make instance {spec.name}"
-    try:
-        made = api.once(
-            "compute", doing, lambda: api.compute.create_server(**attributes), timeout=timeout, at=at("nova")
-        )
-    except ApiError as error:
-        found = (
-            api.wait(lambda: next(iter(named(api, spec.name)), None), timeout=LOST_ANSWER)
-            if error.transient
-            else None
-        )
-        if found is None:
-            raise
-        return str(found.id)
+    made = api.create(
+        "compute",
+        f"make instance {spec.name}",
+        lambda: api.compute.create_server(**attributes),
+        name=spec.name,
+        find=lambda: next(iter(named(api, spec.name)), None),
+        timeout=timeout,
+        at=at("nova"),
+    )
+    if api.may_appear(spec.name):
+        _remove_doubles(api, spec, str(made.id), timeout=timeout)
     return str(made.id)
+
+
+def _remove_doubles(api: Api, spec: ServerSpec, server_id: str, *, timeout: float) -> None:
+    """Remove servers of a call that was taken for lost; what is later still goes with the instance."""
+    for server in named(api, spec.name):
+        if server.id != server_id and (server.metadata or {}).items() >= spec.metadata.items():
+            call = functools.partial(api.compute.delete_server, server.id, ignore_missing=True)
+            api.safely("compute", f"delete the double of {spec.name}", call, timeout=max(timeout, 10.0))
 
 
 def _attributes(spec: ServerSpec, nets: list[dict[str, str]] | str) -> dict[str, Any]:
@@ -118,6 +121,15 @@ def named(api: Api, name: str) -> list[Any]:
     pattern = f"^{re.escape(name)}$"
     listed = api.safely("compute", "list instances", lambda: list(api.compute.servers(name=pattern)))
     return [server for server in listed if server.name == name]
+
+
+def annotate(api: Api, server: Any, metadata: Mapping[str, str]) -> None:
+    """Add to a server's metadata."""
+    api.safely(
+        "compute",
+        f"mark instance {server.name}",
+        lambda: api.compute.set_server_metadata(server, **metadata),
+    )
 
 
 def wait_for(
@@ -179,12 +191,16 @@ def console_output(api: Api, server_id: str) -> str:
 # -- removal ---------------------------------------------------------------------------------------
 
 
-def remove(api: Api, name: str, *, timeout: float, snapshots: tuple[str, ...] = ()) -> None:
-    """Remove the instance called ``name`` and all that was made for it; nothing happens if it is gone.
+def remove(api: Api, name: str, *, run_id: str, timeout: float, snapshots: tuple[str, ...] = ()) -> None:
+    """Remove the run's instance called ``name`` and all that was made for it; nothing if it is gone.
 
     ``timeout`` is seconds for each step. A step that fails does not stop the next; the first failure is
-    raised at the end, as a DibctlError. ``snapshots`` are ids of images that were made of it.
+    raised at the end, as a DibctlError. ``snapshots`` are names of images that were made of it.
     """
+    api.settled(name, lambda: _remove(api, name, run_id=run_id, timeout=timeout, snapshots=snapshots))
+
+
+def _remove(api: Api, name: str, *, run_id: str, timeout: float, snapshots: tuple[str, ...]) -> None:
     failures: list[DibctlError] = []
     with_network = api.has("network")
     if with_network:
@@ -193,13 +209,12 @@ def remove(api: Api, name: str, *, timeout: float, snapshots: tuple[str, ...] = 
     with _collected(failures):
         for server in named(api, name):
             with _collected(failures):
-                _delete(api, server, timeout=timeout)
+                _delete(api, server, run_id, timeout=timeout)
     if with_network:
         with _collected(failures):
             networks.remove_ports(api, name, timeout=timeout)
-    for image_id in snapshots:
-        with _collected(failures):
-            images.delete(api, image_id, timeout=timeout)
+    with _collected(failures):
+        images.remove_named(api, snapshots, (), timeout=timeout)
     if failures:
         raise failures[0]
 
@@ -212,10 +227,11 @@ def _collected(failures: list[DibctlError]) -> Iterator[None]:
         failures.append(error)
 
 
-def _delete(api: Api, server: Any, *, timeout: float) -> None:
-    if "dibctl_run" not in (server.metadata or {}):
+def _delete(api: Api, server: Any, run_id: str, *, timeout: float) -> None:
+    if (server.metadata or {}).get(marks.RUN_KEY) != run_id:
         raise InstanceError(
-            f"{server.name} ({server.id}) does not bear this project's mark, so it is left alone",
+            f"{server.name} ({server.id}) does not bear this project's mark of run {run_id}, "
+            "so it is left alone"
         )
     volumes = [volume.id for volume in server.attached_volumes or () if _goes_along(volume)]
     api.safely(

@@ -11,13 +11,13 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pytest_dibctl import process
 from pytest_dibctl.artifact import Artifact, companion
-from pytest_dibctl.clouds import BootRequest, CloudImage, Progress, UploadRequest
+from pytest_dibctl.clouds import BootRequest, CloudImage, Progress, Stray, UploadRequest
 from pytest_dibctl.clouds.qemu import accel, guest, machine, seed
 from pytest_dibctl.clouds.qemu.instance import QemuInstance, State, open_log, read_state
 from pytest_dibctl.config.catalog import Entry, read_user_data
@@ -137,10 +137,33 @@ class QemuCloud:
         raise NotInConfigError(f"there is no instance {instance_id} below {self._directory}")
 
     def remove(self, kind: str, name: str, details: Mapping[str, Any]) -> None:  # noqa: ARG002
-        """Remove an instance that a dead run recorded; of other things nothing was made."""
-        if kind == "instance":
-            with contextlib.suppress(NotInConfigError):
-                self.existing(name).delete()
+        """Remove an instance that a dead run recorded; of other things nothing was made.
+
+        Whatever is in its directory: the run may have died while it was made, or be of another version.
+        """
+        if kind != "instance":
+            return
+        directory = self._directory / name
+        with contextlib.suppress(NotInConfigError):
+            self.existing(name).delete()
+        for pid in guest.running_in(directory):
+            guest.kill(pid)
+        try:
+            shutil.rmtree(directory)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise InstanceError(f"{name}: {directory} cannot be removed: {error}") from None
+
+    def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
+        """Do nothing: nobody else can see what is on this machine."""
+
+    def strays(self, *, spare: Collection[str]) -> tuple[Stray, ...]:  # noqa: ARG002
+        """Return nothing: what is here is in this machine's ledgers."""
+        return ()
+
+    def remove_stray(self, stray: Stray) -> None:
+        """Do nothing: there are none."""
 
     def client(self, service: str) -> Any | None:  # noqa: ARG002
         """Return None: there is no API."""
@@ -257,7 +280,9 @@ class QemuCloud:
         )
         argv = spec.argv() if request.keepable else process.with_parent(spec.argv())
         with os.fdopen(open_log(directory), "w") as log:
-            child = guest.Child(process.start(argv, cwd=directory, stdout=log, stderr=log))
+            # Whoever sweeps the run finds it by its record; it may have been kept.
+            started = process.start(argv, cwd=directory, stdout=log, stderr=log, env={process.RUN: ""})
+            child = guest.Child(started)
         instance = QemuInstance(state, directory, child)
         try:
             State(**{**vars(state), "pid": child.pid}).write(directory)

@@ -119,3 +119,28 @@ def find(uuid: str, pid: int | None) -> Stranger | None:
         if entry.name.isdecimal() and is_guest(int(entry.name), uuid):
             return Stranger(uuid, int(entry.name))
     return None
+
+
+def running_in(directory: Path) -> tuple[int, ...]:
+    """Return the processes whose working directory is an instance's: its QEMU, and nothing else."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        with contextlib.suppress(OSError):
+            if (entry / "cwd").readlink() == directory and b"qemu-" in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return tuple(found)
+
+
+def kill(pid: int) -> None:
+    """Kill a process of which nothing is known, and wait until it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            poll.poll(GRACE * 1000)
+        finally:
+            os.close(descriptor)

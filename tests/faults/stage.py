@@ -1,0 +1,150 @@
+"""A test environment on the services in memory, and one whole flow through it: upload to removal."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pytest_dibctl import ledger, lifecycle, sweep
+from pytest_dibctl.artifact import Artifact, inspect
+from pytest_dibctl.config import catalog as configuration
+from pytest_dibctl.config.catalog import Catalog
+from pytest_dibctl.errors import DibctlError
+from tests.faults import standin
+
+LABEL = "image"
+ENVIRONMENT = "cloud"
+
+
+def environment(url: str, **nova: Any) -> dict[str, Any]:
+    """Return an entry of test.yaml for the services at ``url``: a port, a nic and a floating IP."""
+    return {
+        "keystone": {
+            "auth_url": f"{url}/identity/v3",
+            "username": "tester",
+            "password": standin.PASSWORD,
+            "project_name": "p",
+            "region_name": "one",
+        },
+        "nova": {
+            "flavor_id": "1",
+            "nics": [
+                {"net_id": standin.NETWORK, "v4_fixed_ip": "127.0.0.9", "v6_fixed_ip": "::9"},
+                {"net_id": standin.NETWORK},
+            ],
+            "floating_network": "ext",
+            "ssh_host_key": "first-seen",
+            "active_timeout": 20,
+            "cleanup_timeout": 20,
+            **nova,
+        },
+    }
+
+
+def write(directory: Path, url: str, *, tests: list[dict[str, Any]] | None = None, **nova: Any) -> None:
+    """Write images.yaml, test.yaml and the image's file."""
+    file = directory / "image.qcow2"
+    if not file.exists():
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(file), "1M"], check=True)
+    image = {
+        "filename": "image.qcow2",
+        "tests": {
+            "ssh": {"username": "root"},
+            "environment_name": ENVIRONMENT,
+            "tests_list": tests or [],
+        },
+    }
+    (directory / "images.yaml").write_text(yaml.safe_dump({LABEL: image}))
+    (directory / "test.yaml").write_text(yaml.safe_dump({ENVIRONMENT: environment(url, **nova)}))
+
+
+@dataclasses.dataclass(kw_only=True)
+class Outcome:
+    """How a flow ended: ``error`` is None if all of it worked; ``leftovers`` are what it said of removals."""
+
+    error: BaseException | None = None
+    leftovers: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Stage:
+    """A configuration in ``directory`` and the base of its ledgers."""
+
+    directory: Path
+    base: Path
+    catalog: Catalog
+    artifact: Artifact
+
+    def flow(self, *, snapshot: bool = True) -> Outcome:
+        """Do everything once: upload, key, instance, its operations, and the removal of it all."""
+        outcome = Outcome()
+        image = self.catalog.image(LABEL)
+        with ledger.opened(ledger.new_run_id(), base=self.base) as run:
+            journey = lifecycle.Journey(
+                image=image,
+                environment=self.catalog.environment(ENVIRONMENT),
+                wishes=lifecycle.Wishes(),
+                ledger=run,
+                cwd=self.directory,
+                progress=lambda _line: None,
+            )
+            try:
+                self._steps(journey, snapshot=snapshot)
+            except DibctlError as error:
+                outcome.error = error
+            outcome.leftovers = journey.leftovers
+        return outcome
+
+    def _steps(self, journey: lifecycle.Journey, *, snapshot: bool) -> None:
+        with contextlib.ExitStack() as stack:
+            cloud = stack.enter_context(lifecycle.opened(journey))
+            uploaded = stack.enter_context(lifecycle.uploaded(journey, cloud, self.artifact))
+            key = stack.enter_context(lifecycle.keypair(journey, cloud))
+            instance = stack.enter_context(lifecycle.booted(journey, cloud, uploaded, key))
+            instance.check()
+            instance.console_output()
+            instance.reboot(hard=True)
+            if snapshot:
+                instance.snapshot("before")
+                instance.revert("before")
+            instance.stop()
+            instance.start()
+            instance.rebuild()
+
+    def sweep(self) -> tuple[sweep.Swept, ...]:
+        """Do what `dibctl cleanup` does."""
+        runs = ledger.all_runs(self.base)
+        swept: list[sweep.Swept] = []
+        for run in runs:
+            records = run.records()
+            for record, outcome in sweep.sweep_records(
+                self.catalog.environment, run, records, cwd=self.directory
+            ):
+                failed = outcome.startswith(sweep.FAILED_REMOVAL)
+                swept.append(
+                    sweep.Swept(
+                        run_id=run.run_id,
+                        what=f"{record.kind} {record.name}",
+                        outcome=outcome,
+                        failed=failed,
+                    )
+                )
+            run.remove_if_empty()
+        return tuple(swept)
+
+
+@contextlib.contextmanager
+def staged(directory: Path, url: str, **nova: Any) -> Iterator[Stage]:
+    """Write a configuration for the services at ``url`` and read it."""
+    write(directory, url, **nova)
+    catalog = configuration.load(cwd=directory, system=directory / "none")
+    base = directory / "runs"
+    base.mkdir(mode=0o700, exist_ok=True)
+    artifact = inspect(directory / "image.qcow2")
+    yield Stage(directory=directory, base=base, catalog=catalog, artifact=artifact)
