@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest_dibctl
-from pytest_dibctl import process, signals
+from pytest_dibctl import cli_publish, process, signals
 from pytest_dibctl.errors import DibctlError, ExitCode
+from pytest_dibctl.terminal import load, print_json, say
 
 Arguments = argparse.Namespace
 PYTEST_NOTHING_COLLECTED = 5
@@ -40,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.debug:
             raise
         say(f"dibctl: error: {error}")
+        for note in getattr(error, "__notes__", ()):
+            say(f"note: {note}")
         return int(error.exit_code)
     except KeyboardInterrupt:
         say("dibctl: interrupted")
@@ -48,11 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         # `dibctl validate | head`: the reader has seen enough. Python would complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.OK)
-
-
-def say(line: str) -> None:
-    """Tell the person something; results go to stdout, this goes to stderr."""
-    print(line, file=sys.stderr, flush=True)
 
 
 # -- parser ----------------------------------------------------------------------------------------
@@ -89,6 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_schema(command("schema", run_schema, "Print the JSON Schema of a configuration file, for editors."))
     _add_doctor(command("doctor", run_doctor, "Check whether this machine can build and boot images."))
+    cli_publish.add_commands(command)
     _add_cleanup(command("cleanup", run_cleanup, "Remove what dead or named runs left on this machine."))
 
     def run_help(_arguments: Arguments) -> int:
@@ -193,7 +192,7 @@ def run_build(arguments: Arguments) -> int:
     """``dibctl build``: exits with disk-image-create's own code when that fails."""
     from pytest_dibctl import builder
 
-    image = _load(arguments).image(arguments.image)
+    image = load(arguments).image(arguments.image)
     outcome = builder.build(
         image,
         policy="always" if arguments.force else "auto",
@@ -202,7 +201,7 @@ def run_build(arguments: Arguments) -> int:
         progress=lambda line: say(f"{image.label}: {line}"),
     )
     if arguments.json:
-        _print_json(
+        print_json(
             {
                 "image": image.label,
                 "file": str(outcome.artifact.path),
@@ -302,7 +301,7 @@ def run_shell(arguments: Arguments) -> int:
     from pytest_dibctl import ledger, lifecycle
     from pytest_dibctl.config import merge
 
-    catalog = _load(arguments)
+    catalog = load(arguments)
     image = catalog.image(arguments.image)
     merge.login(image)  # before a build of minutes, not after it
     with ledger.opened(ledger.new_run_id()) as book:
@@ -353,7 +352,7 @@ def run_validate(arguments: Arguments) -> int:
         checks=[builder.check_recipe],
     )
     if arguments.json:
-        _print_json(found.as_dict())
+        print_json(found.as_dict())
     else:
         for line in found.lines():
             print(line)
@@ -364,7 +363,7 @@ def run_schema(arguments: Arguments) -> int:
     """``dibctl schema``: JSON on stdout."""
     from pytest_dibctl.config import schema
 
-    _print_json(schema.schema(arguments.kind))
+    print_json(schema.schema(arguments.kind))
     return ExitCode.OK
 
 
@@ -379,7 +378,7 @@ def run_doctor(arguments: Arguments) -> int:
             preflight.install(missing, progress=say)
             checks = preflight.doctor()
     if arguments.json:
-        _print_json([check.as_dict() for check in checks])
+        print_json([check.as_dict() for check in checks])
     else:
         _print_checks(checks)
     return ExitCode.OK if all(check.ok or not check.required for check in checks) else ExitCode.UNSPECIFIED
@@ -399,7 +398,7 @@ def run_cleanup(arguments: Arguments) -> int:
     from pytest_dibctl import lifecycle
 
     swept = lifecycle.sweep(
-        lambda: _load(arguments, need_images=False),
+        lambda: load(arguments, need_images=False),
         cwd=Path.cwd(),
         run_id=arguments.run_id,
         dry_run=arguments.dry_run,
@@ -409,25 +408,6 @@ def run_cleanup(arguments: Arguments) -> int:
     for item in swept:
         print(f"{item.run_id}  {item.what}: {item.outcome}")
     return ExitCode.UNSPECIFIED if any("could not" in item.outcome for item in swept) else ExitCode.OK
-
-
-def _load(arguments: Arguments, *, need_images: bool = True) -> Any:
-    from pytest_dibctl.config import catalog
-
-    loaded = catalog.load(
-        cwd=Path.cwd(),
-        images=arguments.images_config,
-        test=arguments.test_config,
-        upload=arguments.upload_config,
-        need=catalog.NEEDED if need_images else (),
-    )
-    for warning in loaded.warnings:
-        say(f"dibctl: warning: {warning}")
-    return loaded
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2))
 
 
 if __name__ == "__main__":

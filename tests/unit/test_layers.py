@@ -17,12 +17,12 @@ LAYERS = (
     {"artifact", "banner", "ssh", "dib", "fingerprint", "build_log", "build_guard"},
     {"clouds", "preflight", "preprocess", "build_causes"},
     {"builder"},
-    {"lifecycle", "variables"},
+    {"lifecycle", "variables", "publish"},
     {"targets"},
     {"remains"},
     {"collect", "accounts", "scheduler"},
     {"summary", "junit"},
-    {"active", "controller", "fixtures", "host", "plugin", "cli"},
+    {"active", "controller", "fixtures", "host", "plugin", "terminal", "cli_publish", "cli"},
 )
 PYTEST_LAYERS = {"collect", "junit", "controller", "active", "fixtures", "host", "plugin"}
 

@@ -1,0 +1,209 @@
+"""``dibctl``'s commands for images in production: parse, load the configuration, one library call, print."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pytest_dibctl.errors import DibctlError, ExitCode, NotInConfigError
+from pytest_dibctl.terminal import Meter, load, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from pytest_dibctl.clouds.regions import Region
+    from pytest_dibctl.config.catalog import Catalog, Entry
+    from pytest_dibctl.config.models import UploadEnvironment
+    from pytest_dibctl.publish.upload import Result
+
+Arguments = argparse.Namespace
+
+
+class AddCommand(Protocol):
+    """Adds a subcommand and returns its parser."""
+
+    def __call__(self, name: str, run: Callable[[Arguments], int], text: str) -> argparse.ArgumentParser: ...
+
+
+def add_commands(command: AddCommand) -> None:
+    """Add every command of this module."""
+    _add_upload(command("upload", run_upload, "Publish an image in one or many environments of upload.yaml."))
+    _add_mark_obsolete(
+        command("mark-obsolete", run_mark_obsolete, "Make images obsolete: rename and mark them.")
+    )
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_upload(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", help="label in images.yaml")
+    parser.add_argument(
+        "environments", nargs="*", metavar="ENV", help="labels in upload.yaml, globs, comma lists"
+    )
+    parser.add_argument("--all", action="store_true", help="to all environments of upload.yaml")
+    parser.add_argument(
+        "-i", "--input", type=Path, metavar="FILE", help="upload this image file instead of `filename`"
+    )
+    parser.add_argument("--no-obsolete", action="store_true", help="leave older images of this name current")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done where")
+    _add_json(parser)
+
+
+def _add_mark_obsolete(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("environment", metavar="ENV", help="label in upload.yaml")
+    parser.add_argument("images", nargs="+", metavar="UUID", help="ids of images")
+    _add_json(parser)
+
+
+# -- commands --------------------------------------------------------------------------------------
+
+
+def run_upload(arguments: Arguments) -> int:
+    """``dibctl upload``: exits with the code of the first environment that failed."""
+    from pytest_dibctl.publish import upload
+
+    catalog = load(arguments)
+    image = catalog.image(arguments.image)
+    environments = _environments(catalog, arguments)
+    built = upload.file_of(image, arguments.input, Path.cwd())
+    endpoint = image.settings.glance.endpoint
+    with Meter() as meter:
+        request = upload.Request(
+            image=image,
+            environments=environments,
+            built=built,
+            cwd=Path.cwd(),
+            obsolete=not arguments.no_obsolete,
+            open_region=lambda one: _opened(one, endpoint=endpoint, fixed_cloud=len(environments) > 1),
+            watch=meter,
+        )
+        results = upload.plan(request) if arguments.dry_run else upload.upload(request)
+    for result in results:
+        if result.error is not None:
+            _say_error(result.environment, result.error)
+    if arguments.json:
+        print_json([_result_data(result) for result in results])
+    else:
+        print_table(UPLOAD_COLUMNS, [_result_row(result, plan=arguments.dry_run) for result in results])
+    return upload.exit_code(results)
+
+
+UPLOAD_COLUMNS = ("environment", "outcome", "image", "seconds", "obsolete now", "notes")
+PLANNED = {
+    "uploaded": "would be uploaded",
+    "unchanged": "is there already",
+    "external": "would run external_upload",
+    "failed": "cannot be done",
+}
+DONE = {
+    "uploaded": "uploaded",
+    "unchanged": "is there already",
+    "external": "external_upload ran",
+    "failed": "FAILED",
+}
+
+
+def _result_row(result: Result, *, plan: bool) -> tuple[str, ...]:
+    notes = [result.error.message.splitlines()[0]] if result.error is not None else []
+    if result.conversion:
+        notes.append(f"converted: {result.conversion}")
+    if result.pending:
+        notes.append(f"not accepted yet by {', '.join(result.pending)}")
+    return (
+        result.environment,
+        (PLANNED if plan else DONE)[result.outcome],
+        result.image_id or "-",
+        "-" if plan else f"{result.seconds:.1f}",
+        ", ".join(result.obsoleted) or "-",
+        "; ".join(notes),
+    )
+
+
+def _result_data(result: Result) -> dict[str, Any]:
+    return {
+        "environment": result.environment,
+        "outcome": result.outcome,
+        "image": result.image_id,
+        "obsoleted": list(result.obsoleted),
+        "pending": list(result.pending),
+        "conversion": result.conversion,
+        "seconds": round(result.seconds, 1),
+        **_error_data(result.error),
+    }
+
+
+def run_mark_obsolete(arguments: Arguments) -> int:
+    """``dibctl mark-obsolete``: exits with the code of the first image that could not be marked."""
+    from pytest_dibctl.publish import obsolete
+
+    environment = load(arguments, need_images=False).upload(arguments.environment)
+    with _region(environment) as region:
+        marked = obsolete.mark(
+            region, arguments.images, environment.settings.obsolete, where=environment.at("obsolete.name")
+        )
+    for one in marked:
+        if one.error is not None:
+            _say_error(one.image_id, one.error)
+    if arguments.json:
+        print_json(
+            [
+                {
+                    "image": one.image_id,
+                    "name": one.name,
+                    "changed": one.changed,
+                    **_error_data(one.error),
+                }
+                for one in marked
+            ]
+        )
+    else:
+        outcomes = [
+            "FAILED" if one.error else "obsolete now" if one.changed else "was obsolete" for one in marked
+        ]
+        rows = [(one.image_id, outcome, one.name) for one, outcome in zip(marked, outcomes, strict=True)]
+        print_table(("image", "outcome", "name"), rows)
+    return next((int(one.error.exit_code) for one in marked if one.error), int(ExitCode.OK))
+
+
+# -- what they have in common ----------------------------------------------------------------------
+
+
+def _environments(catalog: Catalog, arguments: Arguments) -> tuple[Entry[UploadEnvironment], ...]:
+    if arguments.all:
+        return catalog.select_uploads(["all", *arguments.environments])
+    if not arguments.environments:
+        raise NotInConfigError(
+            "no upload environment is named", hint="name some, or --all; `dibctl validate` lists them"
+        )
+    return catalog.select_uploads(arguments.environments)
+
+
+def _opened(
+    environment: Entry[UploadEnvironment], *, endpoint: str | None = None, fixed_cloud: bool = False
+) -> Region:
+    from pytest_dibctl.publish import opening
+
+    return opening.open_region(environment, environ=os.environ, endpoint=endpoint, fixed_cloud=fixed_cloud)
+
+
+@contextlib.contextmanager
+def _region(environment: Entry[UploadEnvironment], *, fixed_cloud: bool = False) -> Iterator[Region]:
+    with contextlib.closing(_opened(environment, fixed_cloud=fixed_cloud)) as region:
+        yield region
+
+
+def _say_error(what: str, error: DibctlError) -> None:
+    say(f"{what}: error: {error}")
+    for note in getattr(error, "__notes__", ()):
+        say(f"{what}: note: {note}")
+
+
+def _error_data(error: DibctlError | None) -> dict[str, Any]:
+    if error is None:
+        return {"error": None, "exit_code": int(ExitCode.OK)}
+    notes = list(getattr(error, "__notes__", ()))
+    return {"error": error.message, "notes": notes, "exit_code": int(error.exit_code)}

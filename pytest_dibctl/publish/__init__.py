@@ -1,0 +1,6 @@
+"""Publishing: what becomes of images in production, region by region.
+
+``wanted`` says what an image shall be in an environment, ``lineage`` which image is current and what obsolete
+means, ``replace`` puts a new image in the place of the older ones, ``stream`` feeds one read of a file to all
+regions, ``upload`` joins them over many environments, ``rotate`` deletes what nobody needs any more.
+"""
