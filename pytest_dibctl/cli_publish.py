@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime as dt
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_dibctl.errors import DibctlError, ExitCode, NotInConfigError
-from pytest_dibctl.terminal import Meter, load, print_json, print_table, say
+from pytest_dibctl.errors import ConfigError, DibctlError, ExitCode, NotInConfigError
+from pytest_dibctl.terminal import Meter, load, mib, print_json, print_table, say
 
 if TYPE_CHECKING:
     from pytest_dibctl.clouds.regions import Region
     from pytest_dibctl.config.catalog import Catalog, Entry
     from pytest_dibctl.config.models import UploadEnvironment
+    from pytest_dibctl.publish.rotate import Verdict
     from pytest_dibctl.publish.upload import Result
 
 Arguments = argparse.Namespace
@@ -32,6 +35,12 @@ def add_commands(command: AddCommand) -> None:
     _add_upload(command("upload", run_upload, "Publish an image in one or many environments of upload.yaml."))
     _add_mark_obsolete(
         command("mark-obsolete", run_mark_obsolete, "Make images obsolete: rename and mark them.")
+    )
+    _add_rotate(
+        command("rotate", run_rotate, "Delete the obsolete images that nobody uses (needs an admin's eyes).")
+    )
+    _add_rotate_single(
+        command("rotate-single", run_rotate_single, "Delete the unused obsolete images of one image's name.")
     )
 
 
@@ -57,6 +66,46 @@ def _add_mark_obsolete(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("environment", metavar="ENV", help="label in upload.yaml")
     parser.add_argument("images", nargs="+", metavar="UUID", help="ids of images")
     _add_json(parser)
+
+
+def _add_rotate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("environment", metavar="ENV", help="label in upload.yaml")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="names of images in Glance; all if left out")
+    _add_rotation_options(parser)
+
+
+def _add_rotate_single(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="IMAGE", help="label in images.yaml")
+    parser.add_argument("environment", metavar="ENV", help="label in upload.yaml")
+    _add_rotation_options(parser)
+
+
+def _add_rotation_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be deleted, and why")
+    parser.add_argument(
+        "--keep", type=_count, default=0, metavar="N", help="keep the N newest of each name (0)"
+    )
+    parser.add_argument(
+        "--older-than",
+        type=_age,
+        metavar="AGE",
+        help="only what is obsolete for so long: 12h, 30d, 4w",
+    )
+    _add_json(parser)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return int(text)
+
+
+def _age(text: str) -> dt.timedelta:
+    found = re.fullmatch(r"(\d+)([mhdw])", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an age such as 45m, 12h, 30d or 4w")
+    unit = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}[found[2]]
+    return dt.timedelta(**{unit: int(found[1])})
 
 
 # -- commands --------------------------------------------------------------------------------------
@@ -167,6 +216,74 @@ def run_mark_obsolete(arguments: Arguments) -> int:
         rows = [(one.image_id, outcome, one.name) for one, outcome in zip(marked, outcomes, strict=True)]
         print_table(("image", "outcome", "name"), rows)
     return next((int(one.error.exit_code) for one in marked if one.error), int(ExitCode.OK))
+
+
+def run_rotate(arguments: Arguments) -> int:
+    """``dibctl rotate``: 61 for whoever may not see other projects' servers."""
+    catalog = load(arguments, need_images=False)
+    return _rotate(catalog.upload(arguments.environment), tuple(arguments.names), arguments)
+
+
+def run_rotate_single(arguments: Arguments) -> int:
+    """``dibctl rotate-single``: like ``rotate``, for one image of images.yaml."""
+    from pytest_dibctl.config import merge
+
+    catalog = load(arguments)
+    image, environment = catalog.image(arguments.image), catalog.upload(arguments.environment)
+    name = merge.glance(image, environment).name
+    if name is None:
+        raise ConfigError(f"{image.at('glance.name')}: is missing, so there is nothing to look for")
+    return _rotate(environment, (name,), arguments)
+
+
+def _rotate(environment: Entry[UploadEnvironment], names: tuple[str, ...], arguments: Arguments) -> int:
+    from pytest_dibctl.publish import rotate
+
+    policy = rotate.Policy(
+        rule=environment.settings.obsolete,
+        where=environment.at("obsolete.name"),
+        names=names,
+        keep=arguments.keep,
+        older_than=arguments.older_than,
+    )
+    with _region(environment, fixed_cloud=True) as region:
+        if arguments.dry_run:
+            verdicts = rotate.plan(region, policy)
+        else:
+            verdicts = rotate.rotate(region, policy, tell=say)
+    for verdict in verdicts:
+        if verdict.error is not None:
+            _say_error(verdict.candidate.id, verdict.error)
+    if arguments.json:
+        print_json([_verdict_data(verdict) for verdict in verdicts])
+    elif not verdicts:
+        print("no obsolete image")
+    else:
+        print_table(ROTATE_COLUMNS, [_verdict_row(verdict) for verdict in verdicts])
+    return rotate.exit_code(verdicts)
+
+
+ROTATE_COLUMNS = ("name", "image", "outcome", "why", "obsolete since", "size")
+VERDICTS = {"deleted": "deleted", "goes": "would be deleted", "stays": "stays", "failed": "FAILED"}
+
+
+def _verdict_row(verdict: Verdict) -> tuple[str, ...]:
+    one = verdict.candidate
+    since = f"{one.since:%Y-%m-%d %H:%M}"
+    return (one.name, one.id, VERDICTS[verdict.outcome], verdict.reason, since, mib(one.size))
+
+
+def _verdict_data(verdict: Verdict) -> dict[str, Any]:
+    one = verdict.candidate
+    return {
+        "name": one.name,
+        "image": one.id,
+        "outcome": verdict.outcome,
+        "reason": verdict.reason,
+        "obsolete_since": one.since.isoformat(),
+        "size": one.size,
+        **_error_data(verdict.error),
+    }
 
 
 # -- what they have in common ----------------------------------------------------------------------

@@ -25,6 +25,11 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def mib(size: int | None) -> str:
+    """Return bytes as a person reads them."""
+    return "-" if size is None else f"{size / MIB:.1f} MiB"
+
+
 def print_json(value: object) -> None:
     """Print a result for programs."""
     print(json.dumps(value, indent=2))

@@ -69,7 +69,8 @@ class ImageRecord:
     @property
     def is_snapshot(self) -> bool:
         """Whether a user made it of a server or a volume; such an image is never ours to judge."""
-        return self.properties.get("image_type") == SNAPSHOT or "block_device_mapping" in self.properties
+        marks = {"block_device_mapping", "instance_uuid"}
+        return self.properties.get("image_type") == SNAPSHOT or not marks.isdisjoint(self.properties)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,13 +167,17 @@ class Region(Protocol):
     def uses(self, image_ids: Collection[str]) -> Mapping[str, str]:
         """Return, for each of the images that anybody uses, a few words on who does.
 
-        Servers of all projects, volumes of all projects where there is Cinder, and images that need it as
-        their kernel. Raises NovaForbiddenError for whoever may not see other projects' servers.
+        Servers of all projects, and volumes of all projects where there is Cinder. Raises NovaForbiddenError
+        for whoever may not see other projects' servers, ApiError where some cannot be seen by anybody now.
         """
         ...
 
     def use(self, image_id: str) -> str | None:
-        """Return who uses one image by now, None if nobody does."""
+        """Return which server uses one image by now, None if none does; raises as ``uses``."""
+        ...
+
+    def needed_by(self, image_id: str) -> str | None:
+        """Return which image has this one as its kernel or initrd, None if none has."""
         ...
 
     def close(self) -> None: ...

@@ -42,6 +42,17 @@ def obsolete_name(name: str, rule: Obsoleting, where: str) -> str:
     return interpolate.text(rule.name, {"name": name}, where)[:LONGEST_NAME]
 
 
+def has_obsolete_name(image: ImageRecord, rule: Obsoleting) -> bool:
+    """Whether an image is called as ``rule`` calls obsolete ones.
+
+    Properties alone prove nothing: Cinder copies an image's properties to what users make of their volumes.
+    """
+    before, _, after = interpolate.text(rule.name, {"name": "\0"}, "").partition("\0")
+    if len(image.name) == LONGEST_NAME:  # its end may have been cut off
+        return image.name.startswith(before)
+    return image.name.startswith(before) and image.name.endswith(after)
+
+
 def obsoletion(
     image: ImageRecord, rule: Obsoleting, *, now: dt.datetime, successor: str | None, where: str
 ) -> Change:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,8 @@ import pytest
 
 from pytest_dibctl.errors import ArtifactError, ExitCode
 from pytest_dibctl.publish.stream import BLOCK, Feed, Stream
-from tests.support import standin
 from tests.support.publishing import NAME, Shop
 from tests.support.standin import Refusal
-
-
-@pytest.fixture
-def shop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Shop]:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in [name for name in os.environ if name.startswith("OS_")]:
-        monkeypatch.delenv(name)
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    with standin.serving(standin.Cloud(regions=("RegionOne", "RegionTwo", "RegionThree"))) as cloud:
-        made = Shop(path=work, cloud=cloud, capsys=capsys)
-        made.fill()
-        made.write()
-        yield made
 
 
 def three(shop: Shop, **more: object) -> dict[str, object]:

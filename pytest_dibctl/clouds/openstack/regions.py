@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from pytest_dibctl.clouds.openstack import images
-from pytest_dibctl.clouds.openstack.api import CONFLICT, FORBIDDEN, NOT_FOUND, Api, raise_for_status
+from pytest_dibctl.clouds.openstack.api import CONFLICT, FORBIDDEN, Api, raise_for_status
 from pytest_dibctl.clouds.regions import Change, Content, ImageRecord, ImageSpec
 from pytest_dibctl.errors import ApiError, DibctlError, NotInConfigError, NovaForbiddenError
 
@@ -201,10 +201,14 @@ class OpenStackRegion:
         return users.told()
 
     def use(self, image_id: str) -> str | None:
-        """Return who uses an image by now: a server, or an image that it is the kernel of."""
-        for server in self._servers(image=image_id):
+        """Return which server uses an image by now."""
+        for server in self._everybody(image=image_id, limit="1"):
             if _image_of(server) in {image_id, None}:
                 return _server_words(server)
+        return None
+
+    def needed_by(self, image_id: str) -> str | None:
+        """Return which image, of whomever these credentials can see, needs this one to boot."""
         for key in ("kernel_id", "ramdisk_id"):
             for hidden in ("false", "true"):
                 query = {key: image_id, "limit": "1", "os_hidden": hidden}
@@ -212,14 +216,16 @@ class OpenStackRegion:
                     return f"image {found.get('name')} ({found['id']}) needs it as its {key}"
         return None
 
-    def _servers(self, **query: str) -> Iterator[Mapping[str, Any]]:
+    def _servers(self) -> Iterator[Mapping[str, Any]]:
         """Yield the servers of all projects; those whose cell is down come without an image."""
-        everybody = {**query, "all_tenants": "1", "limit": str(PAGE)}
+        yield from self._everybody()
+        # Nova leaves these out otherwise, and they can be restored.
+        yield from self._everybody(status="soft_deleted")
+
+    def _everybody(self, **query: str) -> Iterator[Mapping[str, Any]]:
+        everything = {"limit": str(PAGE), **query, "all_tenants": "1"}
         try:
-            yield from self._pages("compute", "/servers/detail", everybody, "servers")
-            # Nova leaves these out otherwise, and they can be restored.
-            deleted = {**everybody, "status": "soft_deleted"}
-            yield from self._pages("compute", "/servers/detail", deleted, "servers")
+            yield from self._pages("compute", "/servers/detail", everything, "servers")
         except NovaForbiddenError as error:
             raise NovaForbiddenError(
                 f"{self._where}: {error.message}", status=error.status, hint=ADMIN_HINT
@@ -373,6 +379,3 @@ def _steps(present: Mapping[str, Any], change: Change) -> Iterator[dict[str, Any
 def _looks_like_id(text: str) -> bool:
     plain = text.replace("-", "")
     return len(plain) == 32 and all(letter in "0123456789abcdef" for letter in plain.lower())  # noqa: PLR2004
-
-
-__all__ = ["NOT_FOUND", "OpenStackRegion", "record"]
