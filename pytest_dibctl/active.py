@@ -18,6 +18,7 @@ from _pytest import python, runner
 
 from pytest_dibctl import builder, collect, junit, ledger, lifecycle, signals, summary
 from pytest_dibctl.accounts import RARE, STEPS, Account, Failure, account_of, phase_table
+from pytest_dibctl.attest import Attestation
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.config import entries, merge
 from pytest_dibctl.controller import PREFIX, Distribution, is_controller, items_of, worker_id
@@ -69,6 +70,7 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
     config.stash[KEY] = run
     config.pluginmanager.register(run, "dibctl-active")
     config.pluginmanager.register(FinalizersFirst(), "dibctl-finalizers")
+    config.pluginmanager.register(Attestation(run), "dibctl-attestation")
 
 
 def _refuse_what_cannot_work(plan: collect.Plan, wishes: lifecycle.Wishes) -> None:
@@ -697,6 +699,10 @@ class ActiveRun:
         known = [label for label in order if label in self.accounts]
         rest = [label for label in self.accounts if label not in order]
         self.accounts = {label: self.accounts[label] for label in (*known, *rest)}
+
+    def warn(self, warning: str) -> None:
+        """Have a line shown with the summary."""
+        self._warnings.append(warning)
 
     def account(self, label: str) -> Account:
         """Return the account of an image."""

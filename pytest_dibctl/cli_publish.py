@@ -134,6 +134,8 @@ def run_upload(arguments: Arguments) -> int:
     for result in results:
         if result.error is not None:
             _say_error(result.environment, result.error)
+    if any(result.error is None and result.tested is None for result in results):
+        say(f"dibctl: warning: no whole and passing test run vouches for {built.path}")
     if arguments.json:
         print_json([_result_data(result) for result in results])
     else:
@@ -141,7 +143,7 @@ def run_upload(arguments: Arguments) -> int:
     return upload.exit_code(results)
 
 
-UPLOAD_COLUMNS = ("environment", "outcome", "image", "seconds", "obsolete now", "notes")
+UPLOAD_COLUMNS = ("environment", "outcome", "image", "seconds", "tested", "obsolete now", "notes")
 PLANNED = {
     "uploaded": "would be uploaded",
     "unchanged": "is there already",
@@ -167,6 +169,7 @@ def _result_row(result: Result, *, plan: bool) -> tuple[str, ...]:
         (PLANNED if plan else DONE)[result.outcome],
         result.image_id or "-",
         "-" if plan else f"{result.seconds:.1f}",
+        result.tested or "-",
         ", ".join(result.obsoleted) or "-",
         "; ".join(notes),
     )
@@ -180,6 +183,7 @@ def _result_data(result: Result) -> dict[str, Any]:
         "obsoleted": list(result.obsoleted),
         "pending": list(result.pending),
         "conversion": result.conversion,
+        "tested": result.tested,
         "seconds": round(result.seconds, 1),
         **_error_data(result.error),
     }

@@ -623,6 +623,7 @@ class UploadEnvironment(Site):
 
     external_upload: tuple[Command, ...] = ()
     convert: Conversion | None = None
+    require_tested: Flag = False
     obsolete: Annotated[Obsoleting, BeforeValidator(_nothing_as_empty)] = Field(default_factory=Obsoleting)
 
     @classmethod

@@ -19,7 +19,7 @@ from pytest_dibctl.errors import ArtifactError, DibctlError
 from pytest_dibctl.publish import lineage
 from pytest_dibctl.publish.lineage import COMPANION, UNFINISHED
 from pytest_dibctl.publish.stream import Feed, Stream
-from pytest_dibctl.publish.wanted import Companion, Wanted, is_same
+from pytest_dibctl.publish.wanted import TESTED, Companion, Wanted, is_same
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +97,8 @@ def replace(work: Work) -> Replaced:
     members = [work.region.project(member) for member in work.wanted.members]
     if found.same is not None:
         pending = _share(work, found.same, members)
+        if TESTED not in found.same.properties and work.wanted.tested is not None:
+            work.region.change(found.same.id, Change(properties=_vouched(work.wanted)))
         return Replaced(
             image=found.same,
             uploaded=False,
@@ -184,8 +186,18 @@ def _share(work: Work, image: ImageRecord, members: Sequence[str]) -> tuple[str,
 def _reveal(work: Work, image: ImageRecord) -> ImageRecord:
     spec = work.wanted.spec
     return work.region.change(
-        image.id, Change(hidden=False, protected=spec.protected, tags=frozenset(spec.tags))
+        image.id,
+        Change(
+            hidden=False,
+            protected=spec.protected,
+            tags=frozenset(spec.tags),
+            properties=_vouched(work.wanted),
+        ),
     )
+
+
+def _vouched(wanted: Wanted) -> dict[str, str | None]:
+    return {TESTED: wanted.tested} if wanted.tested is not None else {}
 
 
 def _obsoleted(

@@ -58,7 +58,8 @@ class Result:
     """What came of one environment.
 
     ``outcome`` is "uploaded", "unchanged", "external" or "failed", of a plan what it would be. ``obsoleted``
-    are the ids of images that made place, ``pending`` the projects that have yet to accept the image.
+    are the ids of images that made place, ``pending`` the projects that have yet to accept the image;
+    ``tested`` says when and where it passed its tests, None if no run vouches for it.
     """
 
     environment: str
@@ -67,6 +68,7 @@ class Result:
     obsoleted: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
     conversion: str | None = None
+    tested: str | None = None
     seconds: float = 0.0
     error: DibctlError | None = None
 
@@ -148,17 +150,18 @@ class _Upload:
 
     def plan(self) -> list[Result]:
         self._survey()
-        return [target.result or self._planned(target) for target in self._targets]
+        return [self._judged(target, target.result or self._planned(target)) for target in self._targets]
 
     def run(self) -> list[Result]:
         self._survey()
         waiting = [target for target in self._targets if target.result is None]
         self._all([functools.partial(self._group, group) for group in _groups(waiting)])
-        return [
-            dataclasses.replace(target.result, seconds=target.seconds)
-            for target in self._targets
-            if target.result is not None
-        ]
+        return [self._judged(target, target.result) for target in self._targets if target.result is not None]
+
+    @staticmethod
+    def _judged(target: _Target, result: Result) -> Result:
+        tested = target.wanted.tested if target.wanted is not None else None
+        return dataclasses.replace(result, seconds=target.seconds, tested=tested)
 
     # -- looking -------------------------------------------------------------------------------
 

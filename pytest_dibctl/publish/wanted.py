@@ -8,17 +8,20 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from pytest_dibctl import statements
 from pytest_dibctl.artifact import Artifact, Identity, digest
 from pytest_dibctl.clouds.regions import ImageRecord, ImageSpec
 from pytest_dibctl.config import interpolate, merge
 from pytest_dibctl.config.catalog import Entry
 from pytest_dibctl.config.models import Image, Obsoleting, Preprocessing, UploadEnvironment
-from pytest_dibctl.errors import ConfigError
+from pytest_dibctl.errors import ConfigError, UntestedError
 from pytest_dibctl.publish import lineage
 
 SHA512, SPEC, LABEL, CONVERSION = "dibctl_sha512", "dibctl_spec", "dibctl_label", "dibctl_conversion"
 """Properties of a published image: the digest of the built file, which is the one that was tested; a digest
 of all that Glance was told; the label in images.yaml; and what made the uploaded file of the built one."""
+TESTED = "dibctl_tested"
+"""The property that says when and where the image passed its tests. Not part of what makes it the same."""
 COMMAND_LINE = "root=/dev/vda rw console=ttyS0"
 """How a filesystem image with a kernel of its own finds its root, unless a property says it."""
 IMAGE_FORMATS = frozenset({"qcow2", "raw", "vmdk", "vdi", "vhdx"})
@@ -59,7 +62,8 @@ class Conversion:
 class Wanted:
     """An image in an environment. ``timeout`` is seconds for the upload; ``members`` ids or names.
 
-    ``sha512`` is of the built file, whatever ``conversion`` makes of it; ``rule`` says what obsolete means.
+    ``sha512`` is of the built file, whatever ``conversion`` makes of it; ``rule`` says what obsolete means,
+    ``tested`` when and where it passed its tests, None if no run vouches for it.
     """
 
     spec: ImageSpec
@@ -71,10 +75,14 @@ class Wanted:
     rule_at: str
     properties_at: str
     timeout: float
+    tested: str | None = None
 
 
 def wanted(image: Entry[Image], environment: Entry[UploadEnvironment], built: Artifact) -> Wanted:
-    """Return what ``built`` shall be in ``environment``; raises ConfigError for what cannot be."""
+    """Return what ``built`` shall be in ``environment``.
+
+    Raises ConfigError for what cannot be, UntestedError where no test run vouches for it and one must.
+    """
     glance = merge.glance(image, environment)
     if glance.name is None:
         raise ConfigError(
@@ -115,7 +123,19 @@ def wanted(image: Entry[Image], environment: Entry[UploadEnvironment], built: Ar
         rule_at=rule_at,
         properties_at=image.at("glance.properties"),
         timeout=glance.upload_timeout,
+        tested=_tested(image, environment, built),
     )
+
+
+def _tested(image: Entry[Image], environment: Entry[UploadEnvironment], built: Artifact) -> str | None:
+    statement = statements.vouching(image, built.path, built.sha512)
+    if statement is None and environment.settings.require_tested:
+        raise UntestedError(
+            f"{environment.at('require_tested')}: no whole and passing test run of {image.label} vouches for "
+            f"{built.path}",
+            hint=f"run `dibctl test {image.label}`, without leaving tests out",
+        )
+    return statement.described if statement is not None else None
 
 
 def is_same(image: ImageRecord, wanted: Wanted) -> bool:

@@ -17,14 +17,15 @@ LAYERS = (
     {"artifact", "banner", "ssh", "dib", "fingerprint", "build_log", "build_guard"},
     {"clouds", "preflight", "preprocess", "build_causes"},
     {"builder"},
-    {"lifecycle", "variables", "publish"},
+    {"lifecycle", "variables", "statements"},
+    {"publish"},
     {"targets"},
     {"remains"},
     {"collect", "accounts", "scheduler"},
     {"summary", "junit"},
-    {"active", "controller", "fixtures", "host", "plugin", "terminal", "cli_publish", "cli"},
+    {"active", "attest", "controller", "fixtures", "host", "plugin", "terminal", "cli_publish", "cli"},
 )
-PYTEST_LAYERS = {"collect", "junit", "controller", "active", "fixtures", "host", "plugin"}
+PYTEST_LAYERS = {"collect", "junit", "controller", "active", "attest", "fixtures", "host", "plugin"}
 
 
 NEW_MODULES = """

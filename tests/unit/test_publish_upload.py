@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pytest_dibctl import statements
 from pytest_dibctl.errors import ArtifactError, ExitCode
 from pytest_dibctl.publish.stream import BLOCK, Feed, Stream
 from tests.support.publishing import NAME, Shop
@@ -94,6 +95,7 @@ def test_an_image_is_published_hidden_first_and_with_its_facts(shop: Shop) -> No
         "obsoleted": [],
         "pending": [],
         "conversion": None,
+        "tested": None,
         "seconds": result["seconds"],
         "error": None,
         "exit_code": 0,
@@ -487,3 +489,85 @@ def test_the_pattern_of_obsolete_names_is_the_environments(shop: Shop) -> None:
     shop.json("upload", "debian", "one")
     assert (old["name"], old["lifecycle"]) == (f"{NAME} (old)", "ended")
     assert "obsolete" not in old
+
+
+def statement(shop: Shop, **more: Any) -> None:
+    """Write what a test run would have written of the image's file."""
+    file = shop.path / "debian.qcow2"
+    usual = {
+        "file": file.name,
+        "sha512": hashlib.sha512(file.read_bytes()).hexdigest(),
+        "label": "debian",
+        "environment": "local",
+        "finished": "2026-01-01T00:00:00Z",
+        "whole": True,
+        "entries": ("pytest: tests/test_it.py",),
+    }
+    statements.add(file, statements.Statement(**{**usual, **more}))
+
+
+class TestTested:
+    @pytest.fixture(autouse=True)
+    def _required(self, shop: Shop) -> None:
+        tests = {"tests_list": [{"pytest": "tests/test_it.py"}]}
+        shop.write({"one": {"keystone": shop.keystone(), "require_tested": True}}, tests=tests)
+
+    def test_what_passed_is_published_and_says_so(self, shop: Shop) -> None:
+        statement(shop)
+        code, out, err = shop.run("upload", "debian", "one")
+        assert code == ExitCode.OK
+        assert "warning" not in err
+        assert "2026-01-01T00:00:00Z in local" in out
+        assert shop.images()[0]["dibctl_tested"] == "2026-01-01T00:00:00Z in local"
+
+    @pytest.mark.parametrize(
+        "more",
+        [
+            {"whole": False},
+            {"failed": ("t::a",)},
+            {"sha512": "0" * 128},
+            {"label": "other"},
+            {"entries": ("pytest: tests/another.py",)},
+        ],
+    )
+    def test_anything_less_is_refused_before_a_call(self, shop: Shop, more: dict[str, Any]) -> None:
+        statement(shop, **more)
+        (result,) = shop.json("upload", "debian", "one", code=int(ExitCode.TESTS_FAILED))
+        assert "require_tested" in result["error"]
+        assert not shop.cloud.calls
+
+    def test_a_whole_run_that_failed_takes_its_environments_word_back(self, shop: Shop) -> None:
+        statement(shop)
+        statement(shop, failed=("t::a",), finished="2026-01-02T00:00:00Z")
+        assert shop.run("upload", "debian", "one")[0] == ExitCode.TESTS_FAILED
+        statement(shop, environment="elsewhere")
+        assert shop.run("upload", "debian", "one")[0] == ExitCode.OK
+
+    def test_a_part_of_the_tests_does_not_take_it_back(self, shop: Shop) -> None:
+        statement(shop)
+        statement(shop, whole=False, failed=("t::a",))
+        assert shop.run("upload", "debian", "one")[0] == ExitCode.OK
+
+    def test_elsewhere_it_is_a_warning(self, shop: Shop) -> None:
+        shop.write()
+        code, _, err = shop.run("upload", "debian", "one")
+        assert code == ExitCode.OK
+        assert "vouches for" in err
+
+    def test_an_image_that_is_there_is_told_when_it_was_tested(self, shop: Shop) -> None:
+        tests = {"tests_list": [{"pytest": "tests/test_it.py"}]}
+        shop.write(tests=tests)
+        shop.json("upload", "debian", "one")
+        statement(shop)
+        (result,) = shop.json("upload", "debian", "one")
+        assert result["outcome"] == "unchanged"
+        assert shop.images()[0]["dibctl_tested"] == "2026-01-01T00:00:00Z in local"
+
+    def test_lines_that_are_no_statements_are_left_out(self, shop: Shop) -> None:
+        statement(shop)
+        file = statements.file_of(shop.path / "debian.qcow2")
+        file.write_text(
+            "garbage\n[]\n{}\n" + file.read_text().replace('"PASSED"', '"FAILED"') + file.read_text()
+        )
+        assert shop.run("upload", "debian", "one")[0] == ExitCode.OK
+        assert len(statements.read(shop.path / "debian.qcow2")) == 2
