@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_dibctl.errors import ConfigError, DibctlError, ExitCode, NotInConfigError
-from pytest_dibctl.terminal import Meter, load, mib, print_json, print_table, say
+from pytest_dibctl.terminal import Meter, age, load, mib, print_json, print_table, say
 
 if TYPE_CHECKING:
     from pytest_dibctl.clouds.regions import Region
     from pytest_dibctl.config.catalog import Catalog, Entry
     from pytest_dibctl.config.models import UploadEnvironment
+    from pytest_dibctl.publish.listing import Listed
     from pytest_dibctl.publish.rotate import Verdict
     from pytest_dibctl.publish.upload import Result
 
@@ -42,6 +43,7 @@ def add_commands(command: AddCommand) -> None:
     _add_rotate_single(
         command("rotate-single", run_rotate_single, "Delete the unused obsolete images of one image's name.")
     )
+    _add_list(command("list", run_list, "List the images of the projects of upload environments."))
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -90,6 +92,13 @@ def _add_rotation_options(parser: argparse.ArgumentParser) -> None:
         type=_age,
         metavar="AGE",
         help="only what is obsolete for so long: 12h, 30d, 4w",
+    )
+    _add_json(parser)
+
+
+def _add_list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "environments", nargs="*", metavar="ENV", help="labels in upload.yaml, globs; all if left out"
     )
     _add_json(parser)
 
@@ -287,6 +296,73 @@ def _verdict_data(verdict: Verdict) -> dict[str, Any]:
         "obsolete_since": one.since.isoformat(),
         "size": one.size,
         **_error_data(verdict.error),
+    }
+
+
+def run_list(arguments: Arguments) -> int:
+    """``dibctl list``: exits with the code of the first environment that could not be listed."""
+    catalog = load(arguments, need_images=False)
+    environments = catalog.select_uploads(arguments.environments or ["all"])
+    rows: list[tuple[str, ...]] = []
+    data: list[dict[str, Any]] = []
+    code = int(ExitCode.OK)
+    for environment in environments:
+        try:
+            found = _listed(environment, fixed_cloud=len(environments) > 1)
+        except DibctlError as error:
+            _say_error(environment.label, error)
+            data.append({"environment": environment.label, "images": [], **_error_data(error)})
+            code = code or int(error.exit_code)
+            continue
+        rows += [_listed_row(environment.label, one) for one in found]
+        images = [_listed_data(one) for one in found]
+        data.append({"environment": environment.label, "images": images, **_error_data(None)})
+    if arguments.json:
+        print_json(data)
+    elif rows:
+        print_table(LIST_COLUMNS, rows)
+    return code
+
+
+def _listed(environment: Entry[UploadEnvironment], *, fixed_cloud: bool) -> list[Listed]:
+    from pytest_dibctl.publish import listing
+
+    with _region(environment, fixed_cloud=fixed_cloud) as region:
+        return listing.listing(region, environment.settings.obsolete)
+
+
+LIST_COLUMNS = ("environment", "name", "image", "state", "seen by", "size", "age", "digest", "tested", "used")
+
+
+def _listed_row(environment: str, one: Listed) -> tuple[str, ...]:
+    image = one.image
+    return (
+        environment,
+        image.name,
+        image.id,
+        one.state,
+        image.visibility,
+        mib(image.size),
+        age(one.age),
+        one.sha512[:12] if one.sha512 else "-",
+        one.tested or "-",
+        "?" if one.used is None else one.used or "no",
+    )
+
+
+def _listed_data(one: Listed) -> dict[str, Any]:
+    image = one.image
+    return {
+        "name": image.name,
+        "image": image.id,
+        "state": one.state,
+        "visibility": image.visibility,
+        "protected": image.protected,
+        "size": image.size,
+        "created": image.created.isoformat(),
+        "sha512": one.sha512,
+        "tested": one.tested,
+        "used": one.used,
     }
 
 

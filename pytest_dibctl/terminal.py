@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import sys
 import threading
@@ -28,6 +29,15 @@ def say(line: str) -> None:
 def mib(size: int | None) -> str:
     """Return bytes as a person reads them."""
     return "-" if size is None else f"{size / MIB:.1f} MiB"
+
+
+def age(time: dt.timedelta) -> str:
+    """Return how long something took, as a person says it: the largest unit alone."""
+    seconds = int(time.total_seconds())
+    for name, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{name}"
+    return f"{seconds}s"
 
 
 def print_json(value: object) -> None:
