@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_dibctl.config.catalog import Catalog, Entry
     from pytest_dibctl.config.models import UploadEnvironment
     from pytest_dibctl.publish.listing import Listed
+    from pytest_dibctl.publish.opening import Side
     from pytest_dibctl.publish.rotate import Verdict
     from pytest_dibctl.publish.upload import Result
 
@@ -44,6 +45,7 @@ def add_commands(command: AddCommand) -> None:
         command("rotate-single", run_rotate_single, "Delete the unused obsolete images of one image's name.")
     )
     _add_list(command("list", run_list, "List the images of the projects of upload environments."))
+    _add_transfer(command("transfer", run_transfer, "Copy an image from one cloud or region to another."))
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -99,6 +101,32 @@ def _add_rotation_options(parser: argparse.ArgumentParser) -> None:
 def _add_list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "environments", nargs="*", metavar="ENV", help="labels in upload.yaml, globs; all if left out"
+    )
+    _add_json(parser)
+
+
+SIDES = {
+    "auth-url": ("auth_url", "address of Keystone"),
+    "tenant-name": ("project_name", "project"),
+    "username": ("username", "user"),
+    "password": ("password", "password; OS_PASSWORD is not seen by others"),
+    "region-name": ("region_name", "region"),
+}
+"""What ``--src-...`` and ``--dst-...`` say: the key of a keystone section, and a help text."""
+
+
+def _add_transfer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("uuid", metavar="IMAGE", help="id of an image, or the name of a current one")
+    for option, metavar in (("src", "SOURCE"), ("dst", "DESTINATION")):
+        parser.add_argument(
+            option, nargs="?", metavar=metavar, help="label in upload.yaml, or a name in clouds.yaml"
+        )
+        for key, (_, text) in SIDES.items():
+            parser.add_argument(f"--{option}-{key}", metavar="VALUE", help=f"{metavar.lower()}: {text}")
+    parser.add_argument("--ignore-meta", action="store_true", help="only the name, the formats and the bytes")
+    parser.add_argument("--ignore-membership", action="store_true", help="neither owner nor members")
+    parser.add_argument(
+        "--timeout", type=_count, default=3600, metavar="SECONDS", help="time for the bytes (3600)"
     )
     _add_json(parser)
 
@@ -364,6 +392,69 @@ def _listed_data(one: Listed) -> dict[str, Any]:
         "tested": one.tested,
         "used": one.used,
     }
+
+
+def run_transfer(arguments: Arguments) -> int:
+    """``dibctl transfer``: prints where the image is now."""
+    from pytest_dibctl.publish import opening, transfer
+
+    catalog = load(arguments, need_images=False)
+    with contextlib.ExitStack() as stack:
+        regions: list[Region] = []
+        for option in ("src", "dst"):
+            environment = opening.side_environment(catalog, _side(arguments, option))
+            environ = opening.environ_for(environment, os.environ)
+            region = opening.open_region(environment, environ=environ, fixed_cloud=False)
+            regions.append(stack.enter_context(contextlib.closing(region)))
+        meter = stack.enter_context(Meter())
+        source, destination = regions
+        done = transfer.transfer(
+            transfer.Request(
+                what=arguments.uuid,
+                source=source,
+                destination=destination,
+                meta=not arguments.ignore_meta,
+                membership=not arguments.ignore_membership,
+                timeout=arguments.timeout,
+                tell=lambda line: meter.say(destination.name, line),
+                sent=lambda sent, total: meter.sent(destination.name, sent, total),
+            )
+        )
+    if arguments.json:
+        print_json(
+            {
+                "source": {"environment": source.name, "image": done.source.id},
+                "destination": {"environment": destination.name, "image": done.image.id},
+                "name": done.image.name,
+                "how": done.how,
+                "size": done.image.size,
+                "pending": list(done.pending),
+            }
+        )
+        return ExitCode.OK
+    print(f"{done.image.id}: {done.image.name} in {destination.name}: {TRANSFERRED[done.how]}")
+    if done.pending:
+        print(f"not accepted yet by {', '.join(done.pending)}")
+    return ExitCode.OK
+
+
+TRANSFERRED = {
+    "unchanged": "is there already",
+    "updated": "was there, and is brought up to date",
+    "fetched": "fetched by its Glance",
+    "streamed": "transferred",
+}
+
+
+def _side(arguments: Arguments, option: str) -> Side:
+    from pytest_dibctl.publish.opening import Side
+
+    given = {
+        field: value
+        for key, (field, _) in SIDES.items()
+        if (value := getattr(arguments, f"{option}_{key.replace('-', '_')}")) is not None
+    }
+    return Side(option=f"--{option}", label=getattr(arguments, option), given=given)
 
 
 # -- what they have in common ----------------------------------------------------------------------

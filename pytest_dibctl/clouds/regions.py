@@ -141,6 +141,14 @@ class Region(Protocol):
         """
         ...
 
+    def download(self, image_id: str) -> Iterator[bytes]:
+        """Yield an image's bytes, from the first; raises ApiError, transient when the connection broke."""
+        ...
+
+    def fetches_from(self, other: Region) -> str | None:
+        """Return under which name this region's Glance can fetch images of ``other``, None if it cannot."""
+        ...
+
     def change(self, image_id: str, change: Change) -> ImageRecord:
         """Change an image in one call, all of it or nothing. Repeating it is harmless."""
         ...
@@ -154,6 +162,10 @@ class Region(Protocol):
 
     def project(self, name_or_id: str) -> str:
         """Return a project's id; raises ApiError or NotInConfigError where it cannot be told."""
+        ...
+
+    def project_name(self, project_id: str) -> str | None:
+        """Return a project's name, None where these credentials cannot tell it."""
         ...
 
     def members(self, image_id: str) -> Mapping[str, str]:

@@ -41,13 +41,21 @@ class Deadlines:
 class ImportSettings:
     """How an image gets into Glance: ``method`` None is a plain upload; ``stores`` are Glance's names.
 
-    ``uri`` is where Glance itself fetches the file, for "web-download".
+    ``uri`` is where Glance itself fetches the file, for "web-download"; ``region`` and ``image_id`` are what
+    it fetches, for "glance-download".
     """
 
     method: str | None = None
     uri: str | None = None
+    region: str | None = None
+    image_id: str | None = None
     stores: tuple[str, ...] = ()
     all_stores: bool = False
+
+    @property
+    def is_fetched(self) -> bool:
+        """Whether Glance gets the bytes by itself."""
+        return self.method in {"web-download", "glance-download"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

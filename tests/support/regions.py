@@ -7,7 +7,7 @@ import datetime as dt
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-from pytest_dibctl.clouds.regions import Change, Content, ImageRecord, ImageSpec
+from pytest_dibctl.clouds.regions import Change, Content, ImageRecord, ImageSpec, Region
 from pytest_dibctl.errors import ApiError, ImageNotFoundError, NovaForbiddenError
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -155,6 +155,17 @@ class MemoryRegion:
 
     def project(self, name_or_id: str) -> str:
         return name_or_id
+
+    def project_name(self, project_id: str) -> str | None:
+        return project_id
+
+    def download(self, image_id: str) -> Iterator[bytes]:
+        self.cloud.fails("download")
+        yield self.cloud.contents[image_id]
+
+    def fetches_from(self, other: Region) -> str | None:
+        del other
+        return None
 
     def members(self, image_id: str) -> Mapping[str, str]:
         return self.cloud.members.get(image_id, {})

@@ -170,7 +170,7 @@ def _fill(
     )
     api.renew_token(max(0.0, deadline - time.monotonic()))
     try:
-        if spec.importing.method != "web-download":
+        if not spec.importing.is_fetched:
             _send(api, image_id, content, spec.importing, deadline=deadline)
         if spec.importing.method is not None:
             _import(api, image_id, spec.importing)
@@ -179,7 +179,7 @@ def _fill(
     image = await_active(api, image_id, spec.name, timeout=max(1.0, deadline - time.monotonic()))
     if image is None:
         raise late
-    _verify(image, content, arrived=spec.importing.method != "web-download")
+    _verify(image, content, arrived=not spec.importing.is_fetched)
     return image
 
 
@@ -216,9 +216,17 @@ def _send(api: Api, image_id: str, content: Content, importing: ImportSettings, 
             return
 
 
-def _import(api: Api, image_id: str, importing: ImportSettings, **method: str) -> None:
+def _import(api: Api, image_id: str, importing: ImportSettings) -> None:
     """Have Glance take what was staged, or fetch it itself."""
-    how = {"name": importing.method, **({"uri": importing.uri} if importing.uri else {}), **method}
+    how = {"name": importing.method}
+    if importing.uri is not None:
+        how["uri"] = importing.uri
+    if importing.image_id is not None:
+        how |= {
+            "glance_region": importing.region,
+            "glance_image_id": importing.image_id,
+            "glance_service_interface": "public",
+        }
     document: dict[str, Any] = {"method": how}
     if importing.all_stores:
         document["all_stores"] = True

@@ -11,19 +11,20 @@ from urllib.parse import quote, urlencode
 
 from pytest_dibctl.clouds.openstack import images
 from pytest_dibctl.clouds.openstack.api import CONFLICT, FORBIDDEN, Api, raise_for_status
-from pytest_dibctl.clouds.regions import Change, Content, ImageRecord, ImageSpec
+from pytest_dibctl.clouds.regions import Change, Content, ImageRecord, ImageSpec, Region
 from pytest_dibctl.errors import ApiError, DibctlError, NotInConfigError, NovaForbiddenError
 
 PAGE = 1000
 """Images or servers asked for at a time; a service may give fewer."""
+DOWNLOAD = 3600.0
+"""Seconds for which a token should be good when a download begins; it is asked for once only."""
 MICROVERSION = "2.69"
 """Nova's version that names servers it cannot describe, because their cell is down, instead of none."""
 PATCH = "application/openstack-images-v2.1-json-patch"
 OWN = frozenset(
     {
         *images.RESERVED,
-        *("self", "file", "schema", "direct_url", "os_glance_importing_to_stores"),
-        *("os_glance_failed_import", "os_glance_stage_host"),
+        *("self", "file", "schema", "direct_url"),
     }
 )
 """What Glance shows of an image that is no property."""
@@ -88,6 +89,44 @@ class OpenStackRegion:
         """Make an image, verified; when anything fails it is removed again."""
         made = images.create_from(self.api, content, spec, timeout=timeout, properties_at=properties_at)
         return record(made)
+
+    def download(self, image_id: str) -> Iterator[bytes]:
+        """Yield an image's bytes."""
+        doing = f"download image {image_id}"
+        url = f"/images/{image_id}/file"
+        self.api.renew_token(DOWNLOAD)
+        answer = self.api.once(
+            "image",
+            doing,
+            lambda: raise_for_status(self.api.image.get(url, stream=True)),
+        )
+        with contextlib.closing(answer):
+            blocks = answer.iter_content(images.BLOCK)
+            while block := self.api.once("image", doing, lambda: next(blocks, b"")):
+                yield block
+
+    def fetches_from(self, other: Region) -> str | None:
+        """Return the other region's name if it is one of the same Keystone, and Glance knows how."""
+        if not isinstance(other, OpenStackRegion):
+            return None
+        (keystone, mine), (theirs, region) = self.place, other.place
+        if keystone != theirs or region in {None, mine}:
+            return None
+        with contextlib.suppress(DibctlError):
+            answer = self.api.safely(
+                "image",
+                "ask for import methods",
+                lambda: raise_for_status(self.api.image.get("/info/import")).json(),
+            )
+            if "glance-download" in answer["import-methods"]["value"]:
+                return region
+        return None
+
+    @property
+    def place(self) -> tuple[str, str | None]:
+        """The Keystone and the region."""
+        config = self.api.connection.config
+        return str(config.get_auth_args().get("auth_url")).rstrip("/"), config.get_region_name()
 
     def change(self, image_id: str, change: Change) -> ImageRecord:
         """Change an image by one PATCH, which Glance carries out whole or not at all."""
@@ -339,13 +378,17 @@ def record(found: Mapping[str, Any]) -> ImageRecord:
         min_disk=int(found.get("min_disk") or 0),
         min_ram=int(found.get("min_ram") or 0),
         tags=frozenset(found.get("tags") or ()),
-        properties={key: str(value) for key, value in found.items() if key not in OWN and value is not None},
+        properties={key: str(value) for key, value in found.items() if _is_property(key, value)},
         hash_algorithm=found.get("os_hash_algo"),
         hash_value=found.get("os_hash_value"),
         checksum=found.get("checksum"),
         created=_time(found.get("created_at")),
         updated=_time(found.get("updated_at")),
     )
+
+
+def _is_property(key: str, value: Any) -> bool:
+    return value is not None and key not in OWN and not key.startswith("os_glance_")
 
 
 def _time(text: Any) -> dt.datetime:
