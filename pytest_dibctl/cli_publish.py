@@ -17,7 +17,7 @@ from pytest_dibctl.terminal import Meter, age, load, mib, print_json, print_tabl
 if TYPE_CHECKING:
     from pytest_dibctl.clouds.regions import Region
     from pytest_dibctl.config.catalog import Catalog, Entry
-    from pytest_dibctl.config.models import UploadEnvironment
+    from pytest_dibctl.config.models import Image, UploadEnvironment
     from pytest_dibctl.publish.listing import Listed
     from pytest_dibctl.publish.opening import Side
     from pytest_dibctl.publish.rotate import Verdict
@@ -46,6 +46,7 @@ def add_commands(command: AddCommand) -> None:
     )
     _add_list(command("list", run_list, "List the images of the projects of upload environments."))
     _add_transfer(command("transfer", run_transfer, "Copy an image from one cloud or region to another."))
+    _add_diff(command("diff", run_diff, "Compare the packages of a built image with the published one's."))
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -101,6 +102,15 @@ def _add_rotation_options(parser: argparse.ArgumentParser) -> None:
 def _add_list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "environments", nargs="*", metavar="ENV", help="labels in upload.yaml, globs; all if left out"
+    )
+    _add_json(parser)
+
+
+def _add_diff(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", metavar="IMAGE", help="label in images.yaml")
+    parser.add_argument("environment", metavar="ENV", help="label in upload.yaml")
+    parser.add_argument(
+        "-i", "--input", type=Path, metavar="FILE", help="compare this image file instead of `filename`"
     )
     _add_json(parser)
 
@@ -267,14 +277,18 @@ def run_rotate(arguments: Arguments) -> int:
 
 def run_rotate_single(arguments: Arguments) -> int:
     """``dibctl rotate-single``: like ``rotate``, for one image of images.yaml."""
-    from pytest_dibctl.config import merge
-
     catalog = load(arguments)
     image, environment = catalog.image(arguments.image), catalog.upload(arguments.environment)
+    return _rotate(environment, (_published_name(image, environment),), arguments)
+
+
+def _published_name(image: Entry[Image], environment: Entry[UploadEnvironment]) -> str:
+    from pytest_dibctl.config import merge
+
     name = merge.glance(image, environment).name
     if name is None:
         raise ConfigError(f"{image.at('glance.name')}: is missing, so there is nothing to look for")
-    return _rotate(environment, (name,), arguments)
+    return name
 
 
 def _rotate(environment: Entry[UploadEnvironment], names: tuple[str, ...], arguments: Arguments) -> int:
@@ -455,6 +469,35 @@ def _side(arguments: Arguments, option: str) -> Side:
         if (value := getattr(arguments, f"{option}_{key.replace('-', '_')}")) is not None
     }
     return Side(option=f"--{option}", label=getattr(arguments, option), given=given)
+
+
+def run_diff(arguments: Arguments) -> int:
+    """``dibctl diff``: 0 whether or not anything differs."""
+    from pytest_dibctl.publish import compare
+
+    catalog = load(arguments)
+    image, environment = catalog.image(arguments.image), catalog.upload(arguments.environment)
+    name = _published_name(image, environment)
+    file = Path.cwd() / (arguments.input or image.settings.filename)
+    with _region(environment) as region:
+        found = compare.compare(region, name, file, environment.settings.obsolete)
+    if arguments.json:
+        print_json(
+            {
+                "published": found.published.id,
+                "built": str(file),
+                "differences": [
+                    {"package": one.package, "what": one.kind, "published": one.before, "built": one.after}
+                    for one in found.differences
+                ],
+            }
+        )
+    elif not found.differences:
+        print(f"the same packages as in {found.published.id}")
+    else:
+        rows = [(one.package, one.kind, one.before or "-", one.after or "-") for one in found.differences]
+        print_table(("package", "what", "published", "built"), rows)
+    return ExitCode.OK
 
 
 # -- what they have in common ----------------------------------------------------------------------

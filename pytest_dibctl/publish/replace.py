@@ -19,7 +19,7 @@ from pytest_dibctl.errors import ArtifactError, DibctlError
 from pytest_dibctl.publish import lineage
 from pytest_dibctl.publish.lineage import COMPANION, UNFINISHED
 from pytest_dibctl.publish.stream import Feed, Stream
-from pytest_dibctl.publish.wanted import TESTED, Companion, Wanted, is_same
+from pytest_dibctl.publish.wanted import PACKAGES, TESTED, Companion, Wanted, is_same
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +97,9 @@ def replace(work: Work) -> Replaced:
     members = [work.region.project(member) for member in work.wanted.members]
     if found.same is not None:
         pending = _share(work, found.same, members)
-        if TESTED not in found.same.properties and work.wanted.tested is not None:
-            work.region.change(found.same.id, Change(properties=_vouched(work.wanted)))
+        news = {key: value for key, value in _facts(work.wanted).items() if key not in found.same.properties}
+        if news:
+            work.region.change(found.same.id, Change(properties=news))
         return Replaced(
             image=found.same,
             uploaded=False,
@@ -191,13 +192,14 @@ def _reveal(work: Work, image: ImageRecord) -> ImageRecord:
             hidden=False,
             protected=spec.protected,
             tags=frozenset(spec.tags),
-            properties=_vouched(work.wanted),
+            properties=_facts(work.wanted),
         ),
     )
 
 
-def _vouched(wanted: Wanted) -> dict[str, str | None]:
-    return {TESTED: wanted.tested} if wanted.tested is not None else {}
+def _facts(wanted: Wanted) -> dict[str, str | None]:
+    facts: dict[str, str | None] = {TESTED: wanted.tested, PACKAGES: wanted.packages}
+    return {key: value for key, value in facts.items() if value is not None}
 
 
 def _obsoleted(

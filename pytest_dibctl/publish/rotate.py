@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from pytest_dibctl.clouds.regions import ImageRecord, Region
 from pytest_dibctl.config.models import Obsoleting
-from pytest_dibctl.errors import ApiError, DibctlError, ExitCode
+from pytest_dibctl.errors import ApiError, DibctlError, ExitCode, ImageNotFoundError
 from pytest_dibctl.publish import lineage
 
 CONFLICT, FORBIDDEN = 409, 403
@@ -154,6 +154,8 @@ def _delete(region: Region, candidate: Candidate, rule: Obsoleting, tell: Callab
             tell(f"deleted {candidate.name} ({candidate.id})")
             notes = "; ".join(_companions_gone(region, candidate))
             return Verdict(candidate=candidate, outcome="deleted", reason=notes or "nobody used it")
+    except ImageNotFoundError:
+        return Verdict(candidate=candidate, outcome="deleted", reason="was gone already")
     except ApiError as error:
         if error.status == CONFLICT:
             return Verdict(candidate=candidate, outcome="stays", reason="the store has it in use")

@@ -5,23 +5,27 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from pytest_dibctl import statements
+from pytest_dibctl import manifest, statements
 from pytest_dibctl.artifact import Artifact, Identity, digest
 from pytest_dibctl.clouds.regions import ImageRecord, ImageSpec
 from pytest_dibctl.config import interpolate, merge
 from pytest_dibctl.config.catalog import Entry
 from pytest_dibctl.config.models import Image, Obsoleting, Preprocessing, UploadEnvironment
-from pytest_dibctl.errors import ConfigError, UntestedError
+from pytest_dibctl.errors import ArtifactError, ConfigError, UntestedError
 from pytest_dibctl.publish import lineage
+
+log = logging.getLogger(__name__)
 
 SHA512, SPEC, LABEL, CONVERSION = "dibctl_sha512", "dibctl_spec", "dibctl_label", "dibctl_conversion"
 """Properties of a published image: the digest of the built file, which is the one that was tested; a digest
 of all that Glance was told; the label in images.yaml; and what made the uploaded file of the built one."""
-TESTED = "dibctl_tested"
-"""The property that says when and where the image passed its tests. Not part of what makes it the same."""
+TESTED, PACKAGES = "dibctl_tested", "dibctl_packages"
+"""Properties that say when and where the image passed its tests, and what packages it has. They are no part
+of what makes an image the same: tests may run again, and manifests get lost."""
 COMMAND_LINE = "root=/dev/vda rw console=ttyS0"
 """How a filesystem image with a kernel of its own finds its root, unless a property says it."""
 IMAGE_FORMATS = frozenset({"qcow2", "raw", "vmdk", "vdi", "vhdx"})
@@ -63,7 +67,7 @@ class Wanted:
     """An image in an environment. ``timeout`` is seconds for the upload; ``members`` ids or names.
 
     ``sha512`` is of the built file, whatever ``conversion`` makes of it; ``rule`` says what obsolete means,
-    ``tested`` when and where it passed its tests, None if no run vouches for it.
+    ``tested`` when and where it passed its tests, None if no run vouches for it; ``packages`` are packed.
     """
 
     spec: ImageSpec
@@ -76,6 +80,7 @@ class Wanted:
     properties_at: str
     timeout: float
     tested: str | None = None
+    packages: str | None = None
 
 
 def wanted(image: Entry[Image], environment: Entry[UploadEnvironment], built: Artifact) -> Wanted:
@@ -124,7 +129,17 @@ def wanted(image: Entry[Image], environment: Entry[UploadEnvironment], built: Ar
         properties_at=image.at("glance.properties"),
         timeout=glance.upload_timeout,
         tested=_tested(image, environment, built),
+        packages=_packages(built.path),
     )
+
+
+def _packages(built: Path) -> str | None:
+    try:
+        found = manifest.read(built)
+    except ArtifactError as error:
+        log.warning("%s", error.message)
+        return None
+    return manifest.packed(found) if found is not None else None
 
 
 def _tested(image: Entry[Image], environment: Entry[UploadEnvironment], built: Artifact) -> str | None:

@@ -168,7 +168,7 @@ def test_exit_codes_of_dibctl_test(tmp_path: Path, pytest_code: int, written: in
 def test_every_command_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
     for command in (
         *("build", "test", "shell", "validate", "schema", "doctor", "cleanup"),
-        *("upload", "mark-obsolete", "rotate", "rotate-single", "list", "transfer"),
+        *("upload", "mark-obsolete", "rotate", "rotate-single", "list", "transfer", "diff"),
     ):
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])

@@ -15,7 +15,7 @@ LAYERS = (
     {"errors"},
     {"config", "process", "ledger", "shared", "signals"},
     {"artifact", "banner", "ssh", "dib", "fingerprint", "build_log", "build_guard"},
-    {"clouds", "preflight", "preprocess", "build_causes"},
+    {"clouds", "preflight", "preprocess", "build_causes", "manifest"},
     {"builder"},
     {"lifecycle", "variables", "statements"},
     {"publish"},
