@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 
-NAMES = ("startup", "reuse", "workers")
+NAMES = ("startup", "reuse", "workers", "rotate")
 TAKES_ARGUMENTS = "workers"
 
 

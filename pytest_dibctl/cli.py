@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest_dibctl
-from pytest_dibctl import cli_publish, process, signals
+from pytest_dibctl import cli_publish, completion, process, signals
 from pytest_dibctl.errors import DibctlError, ExitCode
 from pytest_dibctl.terminal import load, print_json, say
 
@@ -26,7 +26,9 @@ PYTEST_NOTHING_COLLECTED = 5
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``dibctl`` and return its exit code; errors are shown without traceback, unless ``--debug``."""
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    completion.answer(parser)
+    arguments = parser.parse_args(argv)
     logging.basicConfig(
         level=logging.DEBUG if arguments.debug else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
@@ -89,6 +91,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_doctor(command("doctor", run_doctor, "Check whether this machine can build and boot images."))
     cli_publish.add_commands(command)
     _add_cleanup(command("cleanup", run_cleanup, "Remove what dead or named runs left on this machine."))
+
+    _add_completion(
+        command("completion", run_completion, "Print what a shell needs to complete dibctl's command line.")
+    )
 
     def run_help(_arguments: Arguments) -> int:
         parser.print_help()
@@ -183,6 +189,10 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
 def _add_cleanup(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     parser.add_argument("--run", dest="run_id", metavar="ID", help="this run only, what it kept included")
+
+
+def _add_completion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=completion.SHELLS)
 
 
 # -- commands --------------------------------------------------------------------------------------
@@ -364,6 +374,12 @@ def run_schema(arguments: Arguments) -> int:
     from pytest_dibctl.config import schema
 
     print_json(schema.schema(arguments.kind))
+    return ExitCode.OK
+
+
+def run_completion(arguments: Arguments) -> int:
+    """``dibctl completion``: shell code on stdout."""
+    print(completion.shell_code(arguments.shell))
     return ExitCode.OK
 
 

@@ -149,24 +149,25 @@ def _stay(candidates: Sequence[Candidate], policy: Policy, region: Region) -> di
 def _delete(region: Region, candidate: Candidate, rule: Obsoleting, tell: Callable[[str], None]) -> Verdict:
     try:
         reason = _changed(region, candidate, rule)
-        if reason is None:
-            region.delete(candidate.id)
-            tell(f"deleted {candidate.name} ({candidate.id})")
-            notes = "; ".join(_companions_gone(region, candidate))
-            return Verdict(candidate=candidate, outcome="deleted", reason=notes or "nobody used it")
-    except ImageNotFoundError:
-        return Verdict(candidate=candidate, outcome="deleted", reason="was gone already")
-    except ApiError as error:
-        if error.status == CONFLICT:
-            return Verdict(candidate=candidate, outcome="stays", reason="the store has it in use")
-        if error.status == FORBIDDEN:
-            return Verdict(
-                candidate=candidate, outcome="stays", reason=f"may not be deleted: {error.message}"
-            )
-        return Verdict(candidate=candidate, outcome="failed", reason=error.message, error=error)
+        if reason is not None:
+            return Verdict(candidate=candidate, outcome="stays", reason=reason)
+        region.delete(candidate.id)
+        tell(f"deleted {candidate.name} ({candidate.id})")
+        notes = "; ".join(_companions_gone(region, candidate))
     except DibctlError as error:
-        return Verdict(candidate=candidate, outcome="failed", reason=error.message, error=error)
-    return Verdict(candidate=candidate, outcome="stays", reason=reason)
+        return _not_deleted(candidate, error)
+    return Verdict(candidate=candidate, outcome="deleted", reason=notes or "nobody used it")
+
+
+def _not_deleted(candidate: Candidate, error: DibctlError) -> Verdict:
+    if isinstance(error, ImageNotFoundError):
+        return Verdict(candidate=candidate, outcome="deleted", reason="was gone already")
+    status = error.status if isinstance(error, ApiError) else None
+    if status == CONFLICT:
+        return Verdict(candidate=candidate, outcome="stays", reason="the store has it in use")
+    if status == FORBIDDEN:
+        return Verdict(candidate=candidate, outcome="stays", reason=f"may not be deleted: {error.message}")
+    return Verdict(candidate=candidate, outcome="failed", reason=error.message, error=error)
 
 
 def _changed(region: Region, candidate: Candidate, rule: Obsoleting) -> str | None:

@@ -126,6 +126,9 @@ class Services:
         self._lock = threading.RLock()
 
     def answer(self, request: Request) -> Answer:
+        if request.path == "/calls":  # for whoever measures from another process
+            calls, self.cloud.calls = self.cloud.calls, []
+            return 200, [call for call in calls if not call[1].startswith("/identity")]
         self.cloud.calls.append((request.method, request.path))
         self.cloud.before(request.method, request.path, request.query)
         _, service, *rest = request.path.split("/")

@@ -23,7 +23,18 @@ LAYERS = (
     {"remains"},
     {"collect", "accounts", "scheduler"},
     {"summary", "junit"},
-    {"active", "attest", "controller", "fixtures", "host", "plugin", "terminal", "cli_publish", "cli"},
+    {
+        "active",
+        "attest",
+        "controller",
+        "fixtures",
+        "host",
+        "plugin",
+        "terminal",
+        "completion",
+        "cli_publish",
+        "cli",
+    },
 )
 PYTEST_LAYERS = {"collect", "junit", "controller", "active", "attest", "fixtures", "host", "plugin"}
 
