@@ -6,8 +6,8 @@ import argparse
 import importlib
 import sys
 
-NAMES = ("startup", "reuse", "workers", "rotate")
-TAKES_ARGUMENTS = "workers"
+NAMES = ("startup", "reuse", "workers", "rotate", "upload")
+TAKE_ARGUMENTS = ("workers", "rotate", "upload")
 
 
 def main() -> int:
@@ -18,7 +18,7 @@ def main() -> int:
     for name in parser.parse_args(given).names or NAMES:
         if name not in NAMES:
             parser.error(f"there is no benchmark {name}")
-        if arguments and name != TAKES_ARGUMENTS:
+        if arguments and name not in TAKE_ARGUMENTS:
             parser.error(f"{name} takes no arguments")
         importlib.import_module(f"benchmarks.{name}").main(*arguments)
     return 0

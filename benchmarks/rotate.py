@@ -1,7 +1,9 @@
 """Finding what may be deleted among 10,000 images and 100,000 servers, beside listing everything.
 
-The services are a stand-in that pages as they do, 1,000 at a time, in a process of its own. Each way runs in a
-fresh process: what counts is calls, seconds, and the memory it needs beyond its imports.
+The services are a stand-in that pages as they do, 1,000 at a time, in a process of its own. Each way runs in
+a fresh process: what counts is calls, seconds, and the memory it needs beyond its imports.
+
+    python -m benchmarks rotate -- [ROUNDS]
 """
 
 from __future__ import annotations
@@ -22,15 +24,15 @@ ROOT = Path(__file__).parents[1]
 IMAGES, SERVERS = 10_000, 100_000
 CURRENT = 1_000
 """Images that are not obsolete; most servers run the others."""
-ROUNDS = 3
+ROUNDS = 2
 MIB = 1 << 20
 
 
-def main() -> None:
+def main(times: str = str(ROUNDS)) -> None:
     """Print calls, seconds and memory of both ways."""
     with served() as url:
         rounds: dict[str, list[dict[str, Any]]] = {"ours": [], "naive": []}
-        for _ in range(ROUNDS):
+        for _ in range(int(times)):
             for way, results in rounds.items():
                 results.append(measured(way, url))
     (found,) = {one["unused"] for results in rounds.values() for one in results}

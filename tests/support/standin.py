@@ -53,6 +53,7 @@ class Cloud:
     members: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     contents: dict[str, bytes] = dataclasses.field(default_factory=dict)
     servers: Sequence[Mapping[str, Any]] = ()
+    soft_deleted: Sequence[Mapping[str, Any]] = ()
     volumes: Sequence[Mapping[str, Any]] | None = None
     in_use: set[str] = dataclasses.field(default_factory=set)
     rate: float = 0.0
@@ -212,9 +213,7 @@ class Services:
         if request.query.get("all_tenants") == "1" and request.user != ADMIN:
             raise Refusal(403, "Policy doesn't allow os_compute_api:servers:detail:get_all_tenants")
         if request.query.get("status") == "soft_deleted":
-            return 200, {
-                "servers": [one for one in self.cloud.servers if one.get("status") == "SOFT_DELETED"]
-            }
+            return 200, {"servers": list(self.cloud.soft_deleted)}
         wanted = request.query.get("image")
         found: Sequence[Mapping[str, Any]] = self.cloud.servers
         if wanted is not None:
@@ -326,7 +325,8 @@ class Services:
         return 200, answer
 
     def _register(self, request: Request, images: dict[str, dict[str, Any]]) -> Answer:
-        document = request.json()
+        usual = {"visibility": "shared", "protected": False, "min_disk": 0, "min_ram": 0, "tags": []}
+        document = {"id": str(uuid.uuid4()), **usual, **request.json()}
         if document["id"] in images:
             raise Refusal(409, "Image ID already exists")
         if document.get("visibility") == "public" and request.user != ADMIN:
