@@ -11,7 +11,7 @@ from pytest_dibctl import lifecycle
 from pytest_dibctl.remains import Finding
 
 STEPS = ("build", "upload", "boot", "ready")
-RARE = ("pristine",)
+RARE = ("tree", "pristine")
 """Steps that few runs have; the summary shows them where one took place."""
 PHASES = (*STEPS, "tests", "cleanup")
 WAIT = "wait"

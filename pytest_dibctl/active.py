@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import os
 import sys
@@ -14,11 +13,22 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import pytest_timeout
-from _pytest import python, runner
 
-from pytest_dibctl import builder, collect, junit, ledger, lifecycle, signals, summary
+from pytest_dibctl import (
+    builder,
+    collect,
+    collecting,
+    content,
+    junit,
+    ledger,
+    lifecycle,
+    preflight,
+    signals,
+    summary,
+)
 from pytest_dibctl.accounts import RARE, STEPS, Account, Failure, account_of, phase_table
 from pytest_dibctl.attest import Attestation
+from pytest_dibctl.collect import ENTRY, target_of
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.config import entries, merge
 from pytest_dibctl.controller import PREFIX, Distribution, is_controller, items_of, worker_id
@@ -32,8 +42,6 @@ if TYPE_CHECKING:
 
 KEY: pytest.StashKey[ActiveRun] = pytest.StashKey()
 LOGS = (f"{PREFIX}console_log", f"{PREFIX}build_log")
-ENTRY: pytest.StashKey[collect.PlannedEntry | None] = pytest.StashKey()
-PRISTINE_MARK = "dib_pristine"
 
 
 def activate(config: pytest.Config, *, at_terminal: bool) -> None:
@@ -69,6 +77,9 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
     run = ActiveRun(config, catalog=catalog, plan=plan, wishes=wishes)
     config.stash[KEY] = run
     config.pluginmanager.register(run, "dibctl-active")
+    config.pluginmanager.register(
+        collecting.Collecting(config, catalog=catalog, plan=plan), "dibctl-collecting"
+    )
     config.pluginmanager.register(FinalizersFirst(), "dibctl-finalizers")
     config.pluginmanager.register(Attestation(run), "dibctl-attestation")
 
@@ -76,11 +87,20 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
 def _refuse_what_cannot_work(plan: collect.Plan, wishes: lifecycle.Wishes) -> None:
     """Say at once what would otherwise be said after a build and a boot."""
     for image in plan.images:
-        kinds = {(entry.kind, entry.written) for entry in plan.entries if entry.image == image.label}
-        if any(kind == "shell" or written.startswith(entries.GENERIC) for kind, written in kinds):
+        listed = [entry for entry in plan.entries if entry.image == image.label]
+        looked_into = wishes.has_file and not (wishes.upload_only or plan.paths_given)
+        if looked_into and any(entry.kind == "image" for entry in listed):
+            preflight.for_trees(image)
+        if any(_logs_in(entry) for entry in listed):
             merge.login(image)
     if wishes.input is not None and not wishes.input.exists():
         raise ArtifactError(f"--dib-input: {wishes.input}: no such file")
+
+
+def _logs_in(entry: collect.PlannedEntry) -> bool:
+    """Whether an entry cannot do without a login; of a pytest entry's files that is not known."""
+    generic = entry.kind == "pytest" and entry.written.startswith(entries.GENERIC)
+    return generic or entry.kind in ("shell", "ssh", collect.EXTERNAL)
 
 
 def _wishes(config: pytest.Config) -> lifecycle.Wishes:
@@ -307,122 +327,10 @@ class ActiveRun:
 
     # -- collection ------------------------------------------------------------------------------
 
-    def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-        """Collect what pytest would not: shell tests, and listed files of any name in a collected folder."""
-        if file_path.suffix == ".py":
-            patterns = self.config.getini("python_files")
-            usual = python.path_matches_patterns(file_path, patterns) or parent.session.isinitpath(file_path)
-            return self._module(parent, file_path) if self.plan.is_listed(file_path) and not usual else None
-        return self._module(parent, file_path) if self.plan.is_script(file_path) else None
-
-    def pytest_pycollect_makemodule(self, module_path: Path, parent: pytest.Collector) -> pytest.Module:
-        """Make every module one whose tests run for images."""
-        return self._module(parent, module_path)
-
-    def _module(self, parent: pytest.Collector, path: Path) -> collect.ImageModule:
-        kind = collect.ScriptFile if self.plan.is_script(path) else collect.ImageModule
-        arguments: dict[str, Any] = {"path": path}
-        if (nodeid := collect.node_id(path, self.config.rootpath)) is not None:
-            arguments["nodeid"] = nodeid
-        return kind.from_parent(parent, **arguments)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_make_collect_report(self, collector: pytest.Collector) -> pytest.CollectReport | None:
-        """Collect modules with ids of our own even under --lf, which looks for files by their node id."""
-        if isinstance(collector, collect.ImageModule) and collect.node_id(
-            collector.path, self.config.rootpath
-        ):
-            return runner.pytest_make_collect_report(collector)
-        return None
-
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Count a module that cannot be imported as a failed test."""
         if report.failed and self.exit_code == ExitCode.OK:
             self.exit_code, self.reason = ExitCode.TESTS_FAILED, f"{report.nodeid} could not be collected"
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_pycollect_makeitem(self, collector: pytest.Collector, name: str, obj: object) -> None:
-        """Refuse unittest classes, which pytest cannot parametrize."""
-        unittest = sys.modules.get("unittest")
-        if (
-            unittest
-            and inspect.isclass(obj)
-            and issubclass(obj, unittest.TestCase)
-            and obj.__module__ != "unittest.case"
-        ):
-            raise collector.CollectError(
-                f"{name} is a unittest class, and pytest cannot run those once for each image; "
-                "make it a plain class, or functions, with fixtures",
-            )
-
-    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Parametrize every test of an image module by image, at session scope."""
-        module = metafunc.definition.getparent(collect.ImageModule)
-        if module is None or "image" not in metafunc.fixturenames:
-            return
-        params = [
-            pytest.param(
-                use.target,
-                id=use.id,
-                marks=pytest.mark.dib_entry(*use.entry.key) if use.entry else (),
-            )
-            for use in self.plan.uses(module.path)
-        ]
-        metafunc.parametrize("image", params, indirect=True, scope="session")
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_collection_modifyitems(
-        self,
-        session: pytest.Session,
-        items: list[pytest.Item],
-    ) -> Generator[None, object, object]:
-        """Keep each image's tests together, in the order of its ``tests_list``, with their time limits."""
-        planned = {entry.key: entry for entry in self.plan.entries}
-        for item in items:
-            marker = item.get_closest_marker("dib_entry")
-            item.stash[ENTRY] = planned[marker.args[0], marker.args[1]] if marker else None
-            self._limit(item)
-        self._refuse_lost_entries(session, items)
-        # Before others choose by place (--stepwise), and after others have changed the order (--ff).
-        items.sort(key=self._order)
-        result = yield
-        items.sort(key=self._order)
-        return result
-
-    def _refuse_lost_entries(self, session: pytest.Session, items: list[pytest.Item]) -> None:
-        """Refuse a run in which an entry has no test: it would pass unseen."""
-        chosen = ("lf", "ignore", "ignore_glob", "deselect")
-        if (
-            self.plan.paths_given
-            or session.testsfailed
-            or any(self.config.getoption(name, None) for name in chosen)
-        ):
-            return
-        lost = self.plan.missing(item.stash[ENTRY] for item in items)
-        if lost:
-            places = [
-                f"{self.catalog.image(entry.image).at(f'tests.tests_list[{entry.index}]')}: "
-                f"{entry.kind} entry {entry.written}"
-                for entry in lost
-            ]
-            raise pytest.UsageError("no test was found for\n" + "\n".join(places))
-
-    def _order(self, item: pytest.Item) -> tuple[int, int]:
-        target = target_of(item)
-        return self.plan.order(target, item.stash[ENTRY]) if target else (-1, -1)
-
-    def _limit(self, item: pytest.Item) -> None:
-        """Give the item a timer of its own for its body only: a boot is never charged to a test."""
-        if target_of(item) is None:
-            return
-        own = _own_timeout(item)
-        entry = item.stash[ENTRY]
-        limits = [limit for limit in (own.timeout, entry.timeout if entry else None) if limit]
-        item.stash[collect.LIMIT] = min(limits, default=None)
-        if limits and not isinstance(item.parent, collect.ScriptFile):
-            # Method thread would end the whole run without removing anything.
-            marker = pytest.mark.timeout(min(limits), method="signal", func_only=True)
-            item.add_marker(marker, append=False)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -430,7 +338,7 @@ class ActiveRun:
 
         On a worker, say which target each test is for, before xdist tells the controller of them.
         """
-        marked = (item for item in session.items if item.get_closest_marker(PRISTINE_MARK))
+        marked = (item for item in session.items if item.get_closest_marker(collecting.PRISTINE_MARK))
         self._wanting_pristine = frozenset(target for item in marked if (target := target_of(item)))
         worker = worker_id(self.config)
         if worker is not None:
@@ -438,7 +346,8 @@ class ActiveRun:
             groups = [target.id if target else "" for target in targets]
             ids = [item.nodeid for item in session.items]
             tallies = [_failed_tally(item) for item in session.items]
-            said = {"pid": os.getpid(), "groups": groups, "ids": ids, "tallies": tallies}
+            kinds = [collect.kind_of(item) if target_of(item) else "" for item in session.items]
+            said = {"pid": os.getpid(), "groups": groups, "ids": ids, "tallies": tallies, "kinds": kinds}
             self.shared.say(items_of(worker), said)
 
     # -- running ---------------------------------------------------------------------------------
@@ -560,6 +469,10 @@ class ActiveRun:
         entry, target = item.stash.get(ENTRY, None), target_of(item)
         if target is not None:
             self._failures.setdefault(target, set()).add(item.nodeid)
+        # A step that failed, like the build, says so itself to whoever needs it.
+        step_failed = isinstance(error, DibctlError) and error.origin is not None
+        if collect.view_of(item) == collect.TREE and not step_failed:
+            report.dib_spoils = True  # type: ignore[attr-defined]
         if entry is not None and target is not None:
             report.dib_tally = _failed_tally(item)  # type: ignore[attr-defined]
             if call.when == "call" and self._left(item) <= 0:
@@ -598,6 +511,8 @@ class ActiveRun:
             self._forget_failure(target, report.nodeid)
         if report.failed and (tally := getattr(report, "dib_tally", None)):
             self.shared.add(tally, 1)
+        if report.failed and getattr(report, "dib_spoils", False):
+            content.spoil(self.shared, target.image.label, report.nodeid)
         if worker_id(self.config) is None:
             self._tell(report, target)
 
@@ -770,13 +685,6 @@ class ActiveRun:
             lifecycle.open_shell(journey, access)
 
 
-def target_of(item: pytest.Item) -> Target | None:
-    """Return the target an item is for."""
-    callspec = getattr(item, "callspec", None)
-    found = callspec.params.get("image") if callspec else None
-    return found if isinstance(found, Target) else None
-
-
 def _tally(what: str, target: Target, entry: collect.PlannedEntry) -> str:
     return f"{what} {target.id} {entry.index}"
 
@@ -805,15 +713,11 @@ def _may_touch_an_instance(fixturedef: pytest.FixtureDef[Any]) -> bool:
     return bool(fixturedef.argnames) and not short and not ours and not pytests
 
 
-def _own_timeout(item: pytest.Item) -> Any:
-    """Return what pytest-timeout would apply to the item by itself."""
-    return pytest_timeout._get_item_settings(item)  # noqa: SLF001 -- the one place that knows marker, option and ini
-
-
 def _stamp(item: pytest.Item, journey: lifecycle.Journey) -> None:
     seconds = {**journey.told, **journey.phases}
     facts = {
         "image": journey.label,
+        "kind": collect.kind_of(item),
         "environment": journey.environment.label,
         "digest": f"sha512:{journey.digest}" if journey.digest else None,
         "instance": journey.instance_id,

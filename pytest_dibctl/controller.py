@@ -64,6 +64,7 @@ class Distribution:
             config=config,
             numnodes=len(parse_tx_spec_config(config)),
             groups_of=self._groups_of,
+            first_of=self._first_of,
             instances=config.getoption("dib_instances"),
             on_done=self._done,
             on_difference=self._refuse_difference,
@@ -75,6 +76,12 @@ class Distribution:
         assert said is not None  # written before the worker tells xdist what it has collected
         groups: list[str] = said["groups"]
         return groups
+
+    def _first_of(self, node: Any) -> Sequence[bool]:
+        """Tell which tests come before any boot: none may begin while these could still forbid it."""
+        said = self._said(node)
+        assert said is not None
+        return [kind == "image" for kind in said["kinds"]]
 
     def _said(self, node: Any) -> dict[str, Any] | None:
         said: dict[str, Any] | None = self._run.shared.heard(items_of(node.gateway.id))
@@ -159,9 +166,12 @@ class Distribution:
             (PREFIX + "environment", target.environment.label),
         ]
         known = self._facts.get((worker, target.id), {})
-        tallies = (self._said(report.node) or {}).get("tallies", ())
-        ids = self._collected(report.node)
-        report.dib_tally = tallies[ids.index(crashitem)]  # type: ignore[attr-defined]
+        said = self._said(report.node)
+        assert said is not None  # it has been given a test
+        place = said["ids"].index(crashitem)
+        report.dib_tally = said["tallies"][place]  # type: ignore[attr-defined]
+        report.dib_spoils = said["kinds"][place] == "image"  # type: ignore[attr-defined]
+        report.user_properties.append((PREFIX + "kind", said["kinds"][place]))
         named = dict(report.user_properties)
         report.user_properties += [(name, value) for name, value in known.items() if name not in named]
 

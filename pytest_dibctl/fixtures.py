@@ -8,17 +8,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_dibctl import active, host, lifecycle, process, variables
+from pytest_dibctl import (
+    active,
+    collect,
+    collecting,
+    content,
+    host,
+    lifecycle,
+    process,
+    scripts,
+    variables,
+)
 from pytest_dibctl.artifact import Artifact
 from pytest_dibctl.clouds import Cloud, CloudImage, Flavor, Instance
-from pytest_dibctl.config import merge
+from pytest_dibctl.config import interpolate, merge
 from pytest_dibctl.config.catalog import Entry
 from pytest_dibctl.config.models import Image
+from pytest_dibctl.guest_script import GuestScript
 from pytest_dibctl.ssh import SshAccess, SshKey
+from pytest_dibctl.tree import ImageTree
 
 # -- the ladder ------------------------------------------------------------------------------------
 
@@ -45,8 +58,28 @@ def artifact(dib_journey: lifecycle.Journey) -> Artifact:
 
 
 @pytest.fixture(scope="session")
+def dib_view(request: pytest.FixtureRequest) -> str:
+    """What the test looks at: ``instance``, or in ``image`` entries ``tree``, the image's files."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def image_tree(
+    dib_journey: lifecycle.Journey,
+    dib_view: str,  # noqa: ARG001 -- closed before the tests that look at the instance begin
+    request: pytest.FixtureRequest,
+) -> Iterator[ImageTree]:
+    """What is in the image's file, read-only and without a guest: ``.path(name)``, ``.read(name)``, ..."""
+    if not dib_journey.wishes.has_file:
+        pytest.skip("what exists already is tested, and what file it was made from is not known")
+    with content.file_tree(dib_journey, request.getfixturevalue("artifact")) as tree:
+        yield tree
+
+
+@pytest.fixture(scope="session")
 def cloud(dib_journey: lifecycle.Journey) -> Iterator[Cloud]:
-    """The test environment, opened."""
+    """The test environment, opened, unless the image's content failed its tests."""
+    content.refuse_spoiled(dib_journey)
     with lifecycle.opened(dib_journey) as opened:
         yield opened
 
@@ -58,6 +91,7 @@ def cloud_image(
     request: pytest.FixtureRequest,
 ) -> Iterator[CloudImage | None]:
     """The image as the cloud knows it, private to this run; None with --dib-use-existing-instance."""
+    content.refuse_spoiled(dib_journey)
     if dib_journey.wishes.existing_instance is not None:
         yield None
         return
@@ -91,6 +125,7 @@ def instance(
     keypair: SshKey,
 ) -> Iterator[Instance]:
     """The machine under test, running; it may not be ready for a login yet (``ssh_access`` waits)."""
+    content.refuse_spoiled(dib_journey)  # maybe found since, for the same image in another environment
     with lifecycle.booted(dib_journey, cloud, cloud_image, keypair) as booted:
         yield booted
 
@@ -156,19 +191,20 @@ def revert(
 @pytest.fixture(autouse=True)
 def _dib_pristine(request: pytest.FixtureRequest) -> Iterator[None]:
     """Put the instance back to its first-booted state for ``dib_pristine`` tests; note who used it."""
-    target = active.target_of(request.node)
+    target = collect.target_of(request.node)
     if target is None:
         yield
         return
     journey = request.config.stash[active.KEY].journey(target)
-    if request.node.get_closest_marker(active.PRISTINE_MARK):
+    if request.node.get_closest_marker(collecting.PRISTINE_MARK):
         if journey.wishes.existing_instance is not None:
             pytest.skip("--dib-use-existing-instance: it is not ours, and not put back to its first state")
         instance, access = (request.getfixturevalue(name) for name in ("instance", "ssh_access"))
         lifecycle.pristine(journey, instance, access)
     yield
-    # Asked only now: a test may get the instance in the middle of its body.
-    if "instance" in request.fixturenames:
+    # Asked only now: a test may get the instance in the middle of its body. `host` got it maybe long before.
+    at_instance = collect.view_of(request.node) == collect.INSTANCE
+    if at_instance and {"instance", "host"} & set(request.fixturenames):
         journey.untouched = False
 
 
@@ -248,6 +284,39 @@ def dib_variables(
 ) -> dict[str, str]:
     """The ``DIBCTL_*`` variables of shell tests."""
     return variables.for_tests(instance, ssh_access, environment_variables)
+
+
+@pytest.fixture
+def dib_runner(
+    image: Entry[Image],
+    environment_variables: Mapping[str, str],
+    request: pytest.FixtureRequest,
+) -> scripts.Runner:
+    """What runs the script or command that the test stands for, made as its entry wants it."""
+    item, get = request.node, request.getfixturevalue
+    entry = item.stash[collect.ENTRY]
+    cwd = request.config.invocation_params.dir
+    kind = collect.kind_of(item)
+    if kind == "image":
+        tree = get("image_tree")
+        told = variables.for_image(tree, image, environment_variables)
+        return scripts.Here(argv=collect.script_argv(item.path), variables=told, cwd=cwd, tree=tree)
+    told = get("dib_variables")
+    if kind == "ssh":
+        script = GuestScript(
+            path=item.path,
+            interpreter=scripts.interpreter(item.path),
+            folder=entry.folder,
+            sudo=entry.sudo,
+        )
+        return scripts.InGuest(script=script, access=get("ssh_access"), variables=told)
+    if kind == "external":
+        made_here = get("dib_journey").wishes.has_file
+        file = get("artifact").path if made_here else collect.absolute(Path(image.settings.filename), cwd)
+        names = variables.for_command(image, file, told)
+        argv = interpolate.command(entry.written, names, image.at(entry.place))
+        return scripts.Here(argv=argv, variables=told, cwd=cwd)
+    return scripts.Here(argv=collect.script_argv(item.path), variables=told, cwd=cwd)
 
 
 @pytest.fixture(scope="session")

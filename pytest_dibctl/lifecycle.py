@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pytest_dibctl import builder, preprocess, process, signals
+from pytest_dibctl import builder, preprocess, process, signals, tree
 from pytest_dibctl.artifact import Artifact
 from pytest_dibctl.clouds import BootRequest, Cloud, CloudImage, Instance, Progress, UploadRequest
 from pytest_dibctl.config import merge
@@ -64,6 +64,11 @@ class Wishes:
     private_key_file: Path | None = None
     build_jobs: int = 1
     logs: Path | None = None
+
+    @property
+    def has_file(self) -> bool:
+        """Whether what is tested was made of the image's file here, and not by somebody else before."""
+        return self.existing_image is None and self.existing_instance is None
 
     @property
     def may_keep_instance(self) -> bool:
@@ -308,7 +313,8 @@ def environments_of(
 
 
 @contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
+def disk_errors() -> Iterator[None]:
+    """Say of an OSError that comes from below which file it is about, as a DibctlError."""
     try:
         yield
     except OSError as error:
@@ -508,7 +514,7 @@ def _made_key(journey: Journey, name: str) -> Iterator[SshKey]:
         "key", name, directory=str(directory), image=journey.label, environment=journey.environment.label
     )
     try:
-        with _disk_errors():
+        with disk_errors():
             directory.mkdir(mode=0o700)
             key = SshKey.generate(directory, comment=name)
         yield key
@@ -569,7 +575,7 @@ def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey
     )
     instance: Instance | None = None
     try:
-        with journey.phase("boot"), _disk_errors():
+        with journey.phase("boot"), disk_errors():
             instance = cloud.boot(image, request, progress=journey.progress)
         _note(journey, instance)
         with contextlib.suppress(DibctlError):  # it is on record by its name already
@@ -610,7 +616,7 @@ def reachable(journey: Journey, instance: Instance, key: SshKey) -> Iterator[Ssh
     """Wait until the instance lets us log in, and keep that way open."""
     username, port = merge.login(journey.image)
     endpoint = instance.endpoint(port)
-    with _disk_errors():
+    with disk_errors():
         access = SshAccess(
             ip=endpoint.ip,
             port=endpoint.port,
@@ -929,6 +935,8 @@ def _sweep_record(
     try:
         if record.kind == "key":
             _remove_tree(Path(record.details["directory"]))
+        elif record.kind == "tree":
+            tree.remove(Path(record.details["directory"]))
         else:
             _remove_recorded(load, run, record, cwd=cwd)
     except DibctlError as error:

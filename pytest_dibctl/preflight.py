@@ -38,6 +38,9 @@ _QEMU: Final = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}
 PACKAGES: Mapping[str, str] = MappingProxyType(
     {
         "qemu-img": "qemu-utils",
+        "qemu-storage-daemon": "qemu-system-common",
+        "nsenter": "util-linux",
+        "blkid": "util-linux",
         "qemu-system-x86_64": _QEMU["x86_64"],
         "qemu-system-aarch64": _QEMU["aarch64"],
         "ssh": "openssh-client",
@@ -73,6 +76,8 @@ BUILD_TOOLS: Final = ("sudo", "ps", "mount", "losetup", "findmnt", "fstrim", "ge
 PARTITION_TOOLS: Final = ("kpartx", "dmsetup", "sfdisk")
 EFI_TOOLS: Final = ("sgdisk", "mkfs.vfat")
 GUEST_TOOLS: Final = ("ssh",)
+TREE_TOOLS: Final = ("qemu-storage-daemon", "nsenter", "blkid", "sfdisk")
+"""What opens an image's files, besides GUARD_TOOLS and mount."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,6 +109,21 @@ def for_build(image: Entry[Image], recipe: dib.Recipe | None, target: Path) -> N
         return
     listed = "".join(f"\n  {check.name}: {check.detail}" for check in failed)
     raise PreflightError(f"{image.at()}: this machine cannot build the image:{listed}", hint=_fixes(failed))
+
+
+def for_trees(image: Entry[Image]) -> None:
+    """Check what ``image`` entries need to open the image's files.
+
+    Raises one PreflightError that names everything that is missing.
+    """
+    checks = [*map(_tool, (*GUARD_TOOLS, *TREE_TOOLS, "mount")), _root(), _loop_devices(), _fuse()]
+    failed = [check for check in checks if not check.ok]
+    if failed:
+        listed = "".join(f"\n  {check.name}: {check.detail}" for check in failed)
+        raise PreflightError(
+            f"{image.at('tests.tests_list')}: this machine cannot open the image's files:{listed}",
+            hint=_fixes(failed),
+        )
 
 
 def _fixes(failed: Sequence[Check]) -> str:
@@ -180,14 +200,16 @@ def doctor(directory: Path | None = None) -> list[Check]:
     """Check everything that building and booting can need; ``directory`` is where images would go."""
     here = Path.cwd() if directory is None else directory
     arch = "aarch64" if platform.machine() == "aarch64" else "x86_64"
-    tools = [*GUARD_TOOLS, *BUILD_TOOLS, "mkfs.ext4", "debootstrap", f"qemu-system-{arch}", *GUEST_TOOLS]
-    optional = [*PARTITION_TOOLS, *EFI_TOOLS, "mksquashfs"]
+    system = f"qemu-system-{arch}"
+    tools = [*GUARD_TOOLS, *BUILD_TOOLS, "mkfs.ext4", "debootstrap", system, *GUEST_TOOLS, *TREE_TOOLS]
+    optional = [tool for tool in (*PARTITION_TOOLS, *EFI_TOOLS, "mksquashfs") if tool not in tools]
     return [
         _disk_image_create(),
         *map(_tool, tools),
         *(dataclasses.replace(_tool(name), required=False) for name in optional),
         _root(),
         _loop_devices(),
+        dataclasses.replace(_fuse(), required=False),  # for `image` entries only
         _writable(here),
         _space(here, DISTRIBUTION_SPACE),
         _device_mapper(),
@@ -305,6 +327,17 @@ def _loop_devices() -> Check:
         fix = f"mknod {device} b 7 {number}"
         return Check(name="loop devices", ok=False, detail=f"{device} does not exist", fix=fix)
     return Check(name="loop devices", ok=True, detail=f"{device} is free")
+
+
+def _fuse() -> Check:
+    """``image`` entries look into images of all formats through a FUSE export."""
+    try:
+        # Opening the node loads the module where there is one.
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError as error:
+        fix = "modprobe fuse; in a container, run it with --privileged"
+        return Check(name="FUSE", ok=False, detail=f"/dev/fuse: {error.strerror}", fix=fix)
+    return Check(name="FUSE", ok=True, detail="yes")
 
 
 def _device_mapper() -> Check:

@@ -76,7 +76,7 @@ def run(
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    stdin: str | None = None,
+    stdin: str | IO[bytes] | None = None,
     timeout: float | None = None,
     check: bool = True,
     join_stderr: bool = False,
@@ -87,7 +87,8 @@ def run(
 ) -> Result:
     """Run a command to its end and return how it ended.
 
-    ``env`` is laid over this process's environment; ``timeout`` and ``grace`` are seconds. With
+    ``env`` is laid over this process's environment; ``stdin`` is a text, or a file to read from;
+    ``timeout`` and ``grace`` are seconds. With
     ``on_line`` or ``log_file`` the joined output is streamed line by line, with ``log_file`` it is not
     kept in memory. The command gets a process group of its own, which is gone when this returns or
     raises, Ctrl-C included. ``stopped`` ends it early, for threads, which Ctrl-C does not reach.
@@ -98,11 +99,12 @@ def run(
     stream = on_line is not None or log_file is not None
     log.debug("run: %s", command_line(argv))
     started = time.monotonic()
+    written, source = (stdin, None) if isinstance(stdin, str) else (None, stdin)
     with spawn(
         argv,
         env=env,
         cwd=cwd,
-        stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+        stdin=subprocess.PIPE if written is not None else source or subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT if stream or join_stderr else subprocess.PIPE,
         grace=grace,
@@ -111,9 +113,9 @@ def run(
             threading.Thread(target=_stop_when, args=(process, stopped), daemon=True).start()
         try:
             if stream:
-                output, errors = _stream(process, stdin, timeout, on_line, log_file), ""
+                output, errors = _stream(process, written, timeout, on_line, log_file), ""
             else:
-                out, err = process.communicate(stdin, timeout=timeout)
+                out, err = process.communicate(written, timeout=timeout)
                 output, errors = out, err or ""
         except subprocess.TimeoutExpired:
             raise CommandError(
@@ -158,7 +160,7 @@ def spawn(
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    stdin: int | IO[str] = subprocess.DEVNULL,
+    stdin: int | IO[str] | IO[bytes] = subprocess.DEVNULL,
     stdout: int | IO[str] | IO[bytes] = subprocess.DEVNULL,
     stderr: int | IO[str] | IO[bytes] = subprocess.DEVNULL,
     grace: float = KILL_GRACE,
@@ -184,7 +186,7 @@ def start(
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    stdin: int | IO[str] = subprocess.DEVNULL,
+    stdin: int | IO[str] | IO[bytes] = subprocess.DEVNULL,
     stdout: int | IO[str] | IO[bytes] = subprocess.DEVNULL,
     stderr: int | IO[str] | IO[bytes] = subprocess.DEVNULL,
     pass_fds: Sequence[int] = (),

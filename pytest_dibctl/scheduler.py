@@ -21,9 +21,9 @@ class ImageScheduling:
     """Gives each worker one group at a time, two tests ahead, so that a run can stop soon.
 
     ``numnodes`` workers are waited for; ``groups_of`` returns the group of each of a worker's tests, in
-    order, or None before it is known; at most ``instances`` workers share a group, and only where no group
-    is left without one. ``on_done`` is called with each group that no worker has tests of any more, which
-    happens again if a test of it is called for again.
+    order. At most ``instances`` workers share a group, only where none is left without one, and once those
+    of its tests are over that ``first_of`` says come before all others. ``on_done`` is called with each group
+    that no worker has tests of any more, which happens again if a test of it is called for again.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class ImageScheduling:
         config: Any,
         numnodes: int,
         groups_of: Callable[[Node], Sequence[Hashable]],
+        first_of: Callable[[Node], Sequence[bool]],
         instances: int,
         on_done: Callable[[Hashable], None],
         on_difference: Callable[[Node, Node], None],
@@ -40,6 +41,7 @@ class ImageScheduling:
         self.numnodes = numnodes
         self.collection: list[str] | None = None
         self._groups_of = groups_of
+        self._first_of = first_of
         self._instances = instances
         self._on_done = on_done
         self._on_difference = on_difference
@@ -48,6 +50,8 @@ class ImageScheduling:
         self._group: list[Hashable] = []
         self._queues: dict[Hashable, collections.deque[int]] = {}
         self._left: dict[Hashable, int] = {}
+        self._first: set[int] = set()
+        """The tests that come before others of their group and are not over."""
         self._attached: dict[Node, Hashable] = {}
 
     # -- what xdist asks -------------------------------------------------------------------------
@@ -100,6 +104,7 @@ class ImageScheduling:
         """Give the worker that has run a test another one."""
         del duration
         self._pending[node].remove(item_index)
+        self._first.discard(item_index)
         self._feed_all()
         self._count_down(item_index)
 
@@ -124,6 +129,7 @@ class ImageScheduling:
             return None
         assert self.collection is not None
         crashed, *others = pending
+        self._first.discard(crashed)
         for index in reversed(others):
             self._queues[self._group[index]].appendleft(index)
         self._feed_all()
@@ -154,6 +160,7 @@ class ImageScheduling:
         for index, group in enumerate(self._group):
             self._queues.setdefault(group, collections.deque()).append(index)
         self._left = {group: len(queue) for group, queue in self._queues.items()}
+        self._first = {index for index, comes_first in enumerate(self._first_of(first)) if comes_first}
         return True
 
     def _feed_all(self) -> None:
@@ -183,7 +190,12 @@ class ImageScheduling:
         if self._queues.get(mine):
             return mine
         workers = collections.Counter(self._attached[other] for other in self._attached if other is not node)
-        free = [group for group, queue in self._queues.items() if queue and workers[group] < self._instances]
+        exclusive = {self._group[index] for index in self._first}
+        free = [
+            group
+            for group, queue in self._queues.items()
+            if queue and workers[group] < (1 if group in exclusive else self._instances)
+        ]
         return min(free, key=lambda group: workers[group], default=None)
 
     def _count_down(self, index: int) -> None:

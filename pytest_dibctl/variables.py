@@ -1,14 +1,19 @@
-"""The ``DIBCTL_*`` variables that shell tests see; names and meaning are dibctl's."""
+"""The ``DIBCTL_*`` variables that scripts and commands see; names and meaning are dibctl's."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from pytest_dibctl import process
 from pytest_dibctl.clouds import Instance, Interface
+from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.entries import EXTERNAL_NAMES
+from pytest_dibctl.config.models import Image
 from pytest_dibctl.ssh import SshAccess
+from pytest_dibctl.tree import ImageTree
 
 
 def for_tests(instance: Instance, access: SshAccess, extra: Mapping[str, str]) -> dict[str, str]:
@@ -42,6 +47,44 @@ def for_tests(instance: Instance, access: SshAccess, extra: Mapping[str, str]) -
     }
     found |= extra
     return {f"DIBCTL_{key}": value for key, value in found.items()} | {"ssh": command}
+
+
+def for_image(tree: ImageTree, image: Entry[Image], extra: Mapping[str, str]) -> dict[str, str]:
+    """Return every variable that a script of an ``image`` entry gets on top of its caller's environment.
+
+    ``extra`` are the ``environment_variables`` of the image and its environment, merged, without prefix.
+    """
+    artifact = tree.artifact
+    found = {
+        "IMAGE_LABEL": image.label,
+        "IMAGE_ROOT": str(tree.mount_point),
+        "IMAGE_CHROOT": str(tree.enter),
+        "IMAGE_FILE": str(artifact.path),
+        "IMAGE_FORMAT": artifact.disk_format,
+        "IMAGE_SIZE": str(artifact.size),
+        "IMAGE_VIRTUAL_SIZE": str(artifact.virtual_size),
+        "IMAGE_SHA512": artifact.sha512,
+        "IMAGE_LAYOUT": artifact.layout,
+        "IMAGE_DEVICE": str(tree.device),
+        "IMAGE_FILESYSTEM": tree.filesystem,
+        "IMAGE_KERNEL": str(artifact.kernel or ""),
+        "IMAGE_INITRD": str(artifact.initrd or ""),
+    }
+    return {f"DIBCTL_{key}": value for key, value in {**found, **extra}.items()}
+
+
+def for_command(image: Entry[Image], file: Path, facts: Mapping[str, str]) -> dict[str, str]:
+    """Return what ``%(name)s`` stands for in ``external_tests``; ``facts`` are those ``for_tests`` gives."""
+    glance = image.settings.glance
+    known = {
+        "label": image.label,
+        "filename": str(file),
+        "input_filename": str(file),
+        "disk_format": glance.disk_format or "qcow2",
+        "container_format": glance.container_format or "bare",
+    }
+    rest = (name for name in EXTERNAL_NAMES if name not in known)
+    return known | {name: facts[f"DIBCTL_{name.upper()}"] for name in rest}
 
 
 def addresses(instance: Instance, version: int | None = None) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -254,37 +254,56 @@ class Ssh(Section):
     port: Port | None = None
 
 
+TestKind = Literal["shell", "pytest", "ssh", "image"]
+TEST_KINDS: tuple[TestKind, ...] = get_args(TestKind)
+"""What an entry of ``tests_list`` may be."""
+
+
 class TestEntry(Ruled):
     """One line of ``tests_list``: exactly one kind, and the seconds that all its tests share."""
 
     __test__ = False
     model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": ["shell"]}, {"required": ["pytest"]}]}
+        json_schema_extra={
+            "oneOf": [{"required": [kind]} for kind in TEST_KINDS],
+            "dependentRequired": {"sudo": ["ssh"]},
+        }
     )
 
     shell: NonEmpty | None = None
     pytest: NonEmpty | None = None
+    ssh: NonEmpty | None = None
+    image: NonEmpty | None = None
+    sudo: Annotated[Flag, Field(description="run an ssh entry's scripts as root")] | None = None
     timeout: Seconds = 300
 
     @classmethod
     def broken_rules(cls, data: Mapping[str, Any]) -> Iterator[Rule]:
-        """Refuse no kind and two kinds."""
-        named = _given(data, "shell", "pytest")
+        """Refuse no kind and two kinds, and a sudo that nothing heeds."""
+        named = _given(data, *TEST_KINDS)
         if len(named) != 1:
-            said = " and ".join(named) or "neither"
-            yield "", f"an entry names exactly one of shell and pytest; this one names {said}"
+            said = " and ".join(named) or "none"
+            known = f"{', '.join(TEST_KINDS[:-1])} and {TEST_KINDS[-1]}"
+            yield "", f"an entry names exactly one of {known}; this one names {said}"
+        elif data.get("sudo") is not None and named != ["ssh"]:
+            yield "sudo", f"sudo is for ssh entries, which run in the guest; this is a {named[0]} entry"
 
     @property
-    def kind(self) -> Literal["shell", "pytest"]:
+    def kind(self) -> TestKind:
         """The kind of this entry."""
-        return "shell" if self.shell is not None else "pytest"
+        return next(kind for kind in TEST_KINDS if getattr(self, kind) is not None)
 
     @property
     def path(self) -> str:
         """The path as written in the file."""
-        path = self.shell if self.shell is not None else self.pytest
-        assert path is not None
+        path: str = getattr(self, self.kind)
         return path
+
+
+class ExternalTest(Command):
+    """A command that is a test of its own, run on this machine before those of ``tests_list``."""
+
+    timeout: Seconds = 300
 
 
 class ImageTests(Section):
@@ -307,7 +326,7 @@ class Image(Section):
     nova: Annotated[NovaTimeouts, BeforeValidator(_nothing_as_empty)] = Field(default_factory=NovaTimeouts)
     tests: Annotated[ImageTests, BeforeValidator(_nothing_as_empty)] = Field(default_factory=ImageTests)
     external_build: tuple[Command, ...] = ()
-    external_tests: tuple[Command, ...] = ()
+    external_tests: tuple[ExternalTest, ...] = ()
 
 
 KEYSTONE_ALIASES: Mapping[str, tuple[str, ...]] = {

@@ -159,6 +159,11 @@ def _image(catalog: Catalog, image: Entry[Image], cwd: Path, checks: Sequence[Ch
             errors.append(_one_line(error))
         else:
             tests += [f"{entry.kind}: {path}" for path in paths]
+    try:
+        entries.check_external(image)
+    except DibctlError as error:
+        errors.append(_one_line(error))
+    tests += [f"external: {test.cmdline}" for test in image.settings.external_tests]
     return ImageReport(
         label=image.label,
         at=image.at(),

@@ -206,6 +206,10 @@ def ours(cloud: DevCloud) -> set[str]:
             for port in admin.network.ports()
             if port.device_owner.startswith("compute:") or PREFIX in f"{port.name} {port.description}"
         }
+        found |= {
+            f"volume {volume.name or volume.id} ({volume.status})"
+            for volume in admin.block_storage.volumes(all_projects=True)
+        }
         found |= {f"floating IP {ip.floating_ip_address}" for ip in admin.network.ips()}
     for user in ("demo", "demo-reader", "demo-mute", "other", "poor"):
         with contextlib.closing(cloud.connect(user)) as connection:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import subprocess
+import sys
 from xml.etree import ElementTree as ET
 
 import yaml
 
 from tests.openstack.site import ROOT, Site, properties_of
-from tests.support import micro
+from tests.support import micro, terminals
 
 FIXTURES = """
 def test_every_fixture(nova, glance, connection, instance, flavor, flavor_meta, network, ips_v4, main_ip,
@@ -109,6 +112,29 @@ def test_a_kept_instance_is_tested_again_and_then_removed(site: Site) -> None:
         assert again.returncode == 0, again.stdout
     with contextlib.closing(site.cloud.connect("demo")) as demo:
         assert demo.compute.get_server(server_id).status == "ACTIVE"
+    removed = site.dibctl("cleanup", "--run", run_id)
+    assert removed.returncode == 0, removed.stdout
+
+
+def test_a_shell_in_an_instance_that_is_kept_and_then_removed(site: Site) -> None:
+    site.write({"here": site.live()})
+
+    def start(end: int) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-m", "pytest_dibctl.cli", "shell", "micro", "--environment", "here"]
+        return subprocess.Popen(
+            argv, cwd=site.path, env=site.environ(), stdin=end, stdout=end, stderr=end, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+
+    with terminals.at_terminal(start) as (screen, child):
+        terminals.read_until(screen, "is ready")
+        terminals.read_until(screen, "#")
+        os.write(screen, b"echo I-am-$(hostname); exit 42\n")
+        shown = terminals.read_until(screen, None)
+        assert child.wait(timeout=60) == 0, shown
+    [name] = set(re.findall(r"kept instance (\S+)", shown))
+    assert f"I-am-{name}" in shown
+    run_id = re.findall(r"dibctl cleanup --run ([0-9a-f]{8})", shown)[0]
     removed = site.dibctl("cleanup", "--run", run_id)
     assert removed.returncode == 0, removed.stdout
 

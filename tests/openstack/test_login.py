@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import ipaddress
+import socket
 import ssl
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dibctl.clouds.openstack import OpenStackCloud
+from pytest_dibctl.clouds.openstack import OpenStackCloud, api
 from pytest_dibctl.config import catalog, merge
 from pytest_dibctl.errors import ApiError, AuthorizationError, ConfigError, DibctlError
 from tests.openstack import proxy
@@ -101,6 +103,18 @@ def test_a_region_without_nova_is_named(site: Site) -> None:
     with pytest.raises(ConfigError, match="Nova") as caught:
         login(site, written(site, region_name=site.cloud.region_two))
     assert "region_name" in str(caught.value.hint)
+
+
+def test_an_auth_url_where_nobody_answers_is_told_in_seconds(site: Site) -> None:
+    with socket.socket() as bound:  # and not listening
+        bound.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{bound.getsockname()[1]}/v3"
+        started = time.monotonic()
+        with pytest.raises(ApiError, match=r"Keystone|did not answer") as caught:
+            login(site, written(site, auth_url=nobody))
+    assert time.monotonic() - started < 2 * api.FIRST_ANSWER_TIMEOUT
+    assert "check auth_url" in str(caught.value.hint)
+    assert "test.yaml:" in str(caught.value)
 
 
 def test_an_unknown_cloud(site: Site) -> None:

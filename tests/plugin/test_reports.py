@@ -205,7 +205,11 @@ def test_skipped_tests_have_their_image_s_properties_too(project: Project) -> No
     project.write("test_it.py", "import pytest\n@pytest.mark.skip\ndef test_it(instance): pass")
     project.images({"alpha": [{"pytest": "test_it.py"}]})
     project.run("--junit-xml=junit.xml").assert_outcomes(skipped=1)
-    assert properties(project)["test_it[alpha]"] == {"dib_image": "alpha", "dib_environment": "local"}
+    assert properties(project)["test_it[alpha]"] == {
+        "dib_image": "alpha",
+        "dib_environment": "local",
+        "dib_kind": "pytest",
+    }
 
 
 def test_a_summary_says_what_no_table_shows(project: Project) -> None:

@@ -41,6 +41,17 @@ def micro_files(micro_variant: Callable[[str], Path]) -> Path:
     return micro_variant("plain")
 
 
+@pytest.fixture(scope="session")
+def whole_disk(micro_files: Path, tmp_path_factory: pytest.TempPathFactory) -> micro.WholeDisk:
+    """The micro image as a disk with a boot loader and partitions; never write to it."""
+    return micro.whole_disk(
+        tmp_path_factory.mktemp("whole"),
+        vmlinuz=micro_files / "micro.vmlinuz",
+        initrd=micro_files / "micro.initrd",
+        root=micro_files / "micro.qcow2",
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_leftovers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Fail when the session leaves a process, mount, loop device or temporary file behind.

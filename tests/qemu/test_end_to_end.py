@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import pty
 import re
 import shutil
 import signal
@@ -22,11 +21,11 @@ from typing import Any
 import pytest
 
 from tests.support import leaks, micro
+from tests.support.terminals import PATIENCE, at_terminal, read_until
 
 pytestmark = pytest.mark.real
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 240
 """Seconds any of the runs here may take, on a machine that does other things as well."""
 
 
@@ -282,32 +281,16 @@ def test_an_interrupted_run_leaves_nothing(
         stdin=subprocess.DEVNULL,
     ) as child:
         os.close(write)
-        output = _read_until(read, awaited)
+        output = read_until(read, awaited)
         time.sleep(1)
         child.send_signal(number)
-        output += _read_until(read, None)
+        output += read_until(read, None)
         assert child.wait(timeout=60) == pytest.ExitCode.INTERRUPTED, output
     os.close(read)
     assert "Traceback (most recent call last)" not in output
     assert not [path for path in operator.path.iterdir() if path.name.endswith(".building")]
     if policy == "auto":
         assert not (operator.path / "micro.qcow2").exists()
-
-
-def _read_until(descriptor: int, awaited: str | None) -> str:
-    """Return what comes until the words, or the end."""
-    seen = ""
-    deadline = time.monotonic() + PATIENCE
-    while (awaited is None or awaited not in seen) and time.monotonic() < deadline:
-        try:
-            data = os.read(descriptor, 65536)
-        except OSError:  # how a terminal says that nobody is there any more
-            data = b""
-        if not data:
-            break
-        seen += data.decode(errors="replace")
-    assert awaited is None or awaited in seen, seen
-    return seen
 
 
 def test_a_kept_instance_is_reached_tested_again_and_removed(operator: Operator, micro_files: Path) -> None:
@@ -384,29 +367,19 @@ def test_two_images_with_a_worker_each(operator: Operator, micro_variant: Callab
 @contextlib.contextmanager
 def terminal(operator: Operator, *argv: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     """Run a command at a terminal of its own; gives the other end of it."""
-    ours, theirs = pty.openpty()
-    try:
-        with operator.start(
-            argv, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
-        ) as child:
-            os.close(theirs)
-            try:
-                yield ours, child
-            finally:
-                if child.poll() is None:
-                    child.terminate()
-                    child.wait(timeout=60)
-    finally:
-        os.close(ours)
+    with at_terminal(
+        lambda end: operator.start(argv, stdin=end, stdout=end, stderr=end, start_new_session=True)
+    ) as both:
+        yield both
 
 
 def test_dibctl_shell_and_exit_42(operator: Operator, micro_files: Path) -> None:
     operator.has(micro_files)
     with terminal(operator, "pytest_dibctl.cli", "shell", "micro", "--build=never") as (screen, child):
-        _read_until(screen, "is ready")
-        _read_until(screen, "#")
+        read_until(screen, "is ready")
+        read_until(screen, "#")
         os.write(screen, b"hostname; exit 42\n")
-        shown = _read_until(screen, None)
+        shown = read_until(screen, None)
         assert child.wait(timeout=60) == 0, shown
     assert "kept instance dibctl-micro-" in shown
     removal = re.search(r"remove: +dibctl (.*?)\r?\n", shown)
@@ -421,10 +394,10 @@ def test_dib_shell_opens_once_after_a_failure_and_the_instance_goes(
     operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
     argv = ("pytest", "--dib-image=micro", "--dib-build=never", "--dib-shell")
     with terminal(operator, *argv) as (screen, child):
-        _read_until(screen, "a shell in its instance")
-        _read_until(screen, "#")
+        read_until(screen, "a shell in its instance")
+        read_until(screen, "#")
         os.write(screen, b"echo I-was-in-$((40 + 2)); exit\n")
-        shown = _read_until(screen, None)
+        shown = read_until(screen, None)
         assert child.wait(timeout=60) == 1, shown
     assert "I-was-in-42" in shown
     assert "a shell in its instance" not in shown

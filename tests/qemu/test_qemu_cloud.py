@@ -297,16 +297,6 @@ def test_whole_disk_boots_by_firmware(
     assert made.ready(instance).run("hostname").output.strip() == instance.name
 
 
-@pytest.fixture(scope="module")
-def whole_disk(micro_files: Path, tmp_path_factory: pytest.TempPathFactory) -> micro.WholeDisk:
-    return micro.whole_disk(
-        tmp_path_factory.mktemp("whole"),
-        vmlinuz=micro_files / "micro.vmlinuz",
-        initrd=micro_files / "micro.initrd",
-        root=micro_files / "micro.qcow2",
-    )
-
-
 def test_config_drive(bench: Callable[..., Bench], plain: artifact.Artifact) -> None:
     made = bench(seed="configdrive")
     instance = made.boot(plain)

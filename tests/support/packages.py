@@ -23,6 +23,7 @@ TEST_PACKAGES: Mapping[str, str] = MappingProxyType(
         "ps": "procps",
         "mkfs.ext4": "e2fsprogs",
         "qemu-img": "qemu-utils",
+        "qemu-storage-daemon": "qemu-system-common",
         "busybox": "busybox-static",
         "dropbear": "dropbear-bin",
         "resize2fs": "e2fsprogs",

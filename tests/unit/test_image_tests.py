@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "image_tests"
-MODULES = sorted(FOLDER.glob("test_*.py"))
+MODULES = sorted([*FOLDER.glob("test_*.py"), *FOLDER.glob("tree/test_*.py")])
 
 
 def functions(module: Path) -> Iterator[ast.FunctionDef]:
@@ -36,13 +36,15 @@ CASES = [
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len(CASES) >= 14
+    assert len(CASES) >= 40
 
 
 @pytest.mark.parametrize(("module", "function"), CASES)
-def test_each_asks_for_the_instance_itself(module: Path, function: ast.FunctionDef) -> None:
+def test_each_asks_for_what_it_looks_at(module: Path, function: ast.FunctionDef) -> None:
     asked = {argument.arg for argument in function.args.args} | marked_for(module)
-    assert "instance" in asked, "without it, testinfra's local host would test this machine"
+    looked_at = "image_tree" if module.parent.name == "tree" else "instance"
+    assert looked_at in asked, "without it, testinfra's local host would test this machine"
+    assert asked & {"image_tree", "instance"} == {looked_at}
 
 
 @pytest.mark.parametrize(("module", "function"), CASES)

@@ -15,28 +15,29 @@ LAYERS = (
     {"errors"},
     {"config", "process", "ledger", "shared", "signals"},
     {"artifact", "banner", "ssh", "dib", "fingerprint", "build_log", "build_guard"},
+    {"tree", "tree_guard", "guest_script"},
     {"clouds", "preflight", "preprocess", "build_causes", "manifest"},
     {"builder"},
-    {"lifecycle", "variables", "statements"},
+    {"lifecycle", "variables", "scripts", "statements"},
     {"publish"},
-    {"targets"},
+    {"content", "targets"},
     {"remains"},
     {"collect", "accounts", "scheduler"},
     {"summary", "junit"},
-    {
-        "active",
-        "attest",
-        "controller",
-        "fixtures",
-        "host",
-        "plugin",
-        "terminal",
-        "completion",
-        "cli_publish",
-        "cli",
-    },
+    {"active", "attest", "collecting", "controller", "fixtures", "host", "plugin"},
+    {"terminal", "completion", "cli_publish", "cli"},
 )
-PYTEST_LAYERS = {"collect", "junit", "controller", "active", "attest", "fixtures", "host", "plugin"}
+PYTEST_LAYERS = {
+    "attest",
+    "collect",
+    "collecting",
+    "junit",
+    "controller",
+    "active",
+    "fixtures",
+    "host",
+    "plugin",
+}
 
 
 NEW_MODULES = """

@@ -32,9 +32,14 @@ class Worker:
 
 
 class Run:
-    """An xdist run: its controller's loop, over a scheduler and workers."""
+    """An xdist run: its controller's loop, over a scheduler and workers.
+
+    ``groups`` has a letter for each test; those in upper case come before others of their group.
+    """
 
     def __init__(self, groups: str, workers: int, instances: int = 1) -> None:
+        first = [letter.isupper() for letter in groups]
+        groups = groups.lower()
         self.groups = groups
         self.done: list[Hashable] = []
         self.different: list[int] = []
@@ -45,6 +50,7 @@ class Run:
             config=None,
             numnodes=workers,
             groups_of=lambda _: groups,
+            first_of=lambda _: first,
             instances=instances,
             on_done=self.done.append,
             on_difference=lambda _, node: self.different.append(node.number),
@@ -122,6 +128,26 @@ def test_several_instances_share_a_group_only_if_no_other_is_free() -> None:
     ]
 
 
+def test_others_join_a_group_once_the_tests_are_over_that_come_first() -> None:
+    run = Run("AAaaaa", workers=2, instances=2)
+    one, other = run.workers
+    run.step(one)
+    assert (one.queue, other.queue) == ([1, 2], [])
+    assert not other.shutting_down
+    run.step(one)
+    assert (one.queue, other.queue) == ([2, 4], [3, 5])
+    run.to_the_end()
+    assert len(run.ran) == 6
+
+
+def test_a_crash_in_a_test_that_comes_first_lets_others_join() -> None:
+    run = Run("Aaaaa", workers=2, instances=2)
+    run.crash(run.workers[0])
+    assert sorted(index for worker in run.workers for index in worker.queue) == [1, 2, 3, 4]
+    run.to_the_end()
+    assert len(workers_of(run, "a")) == 2
+
+
 def test_a_worker_too_many_waits_and_takes_over_after_a_crash() -> None:
     run = Run("aaa", workers=2)
     first, spare = run.workers
@@ -166,9 +192,13 @@ def test_the_group_of_a_test_is_known_by_its_node_id() -> None:
     assert run.scheduling.group_of("elsewhere") is None
 
 
+def in_order(letters: list[str]) -> str:
+    return "".join(sorted(letters, key=lambda letter: (letter.lower(), letter)))
+
+
 @settings(max_examples=300, deadline=None)
 @given(
-    groups=st.lists(st.sampled_from("abcd"), max_size=20).map(lambda found: "".join(sorted(found))),
+    groups=st.lists(st.sampled_from("abcdABCD"), max_size=20).map(in_order),
     workers=st.integers(1, 5),
     instances=st.integers(1, 3),
     choices=st.lists(st.tuples(st.integers(0, 20), st.booleans()), max_size=60),
@@ -177,6 +207,8 @@ def test_whatever_crashes_every_test_is_run_or_died_of_once(
     groups: str, workers: int, instances: int, choices: list[tuple[int, bool]]
 ) -> None:
     run = Run(groups, workers, instances)
+    first = {index for index, letter in enumerate(groups) if letter.isupper()}
+    groups = groups.lower()
     for number, dies in choices:
         if not (ready := run.ready()):
             break
@@ -188,6 +220,9 @@ def test_whatever_crashes_every_test_is_run_or_died_of_once(
         for group in set(groups):
             live = [one for one in run.workers if any(groups[index] == group for index in one.queue)]
             assert len(live) <= instances
+            to_come = {index for index in first if groups[index] == group} - set(run.crashed)
+            if not to_come <= {index for _, index in run.ran}:
+                assert len(live) <= 1
     run.to_the_end()
     assert sorted([index for _, index in run.ran] + run.crashed) == list(range(len(groups)))
     assert {str(group) for group in run.done} == set(groups)

@@ -216,7 +216,7 @@ class OpenStackCloud:
         spec = self._server(image, request, place)
         try:
             server_id = servers.create(
-                self.api, spec, timeout=request.deadlines.create, at=self._environment.at("nova")
+                self.api, spec, timeout=request.deadlines.create, at=self._environment.at
             )
             server = self._active(server_id, request, progress)
             known = self._known(server, place, image.id, owned=True)

@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 Service = Literal["identity", "compute", "image", "network", "volume"]
 T = TypeVar("T")
 
+INSTANCES: frozenset[Service] = frozenset({"compute", "network"})
+"""The services that an instance is made by: their refusals have the exit codes of Nova's."""
+
 PROJECTS: Mapping[Service, str] = {
     "identity": "Keystone",
     "compute": "Nova",
@@ -57,6 +60,8 @@ CALL_TIMEOUT = 60.0
 """Seconds an ordinary call may take until its answer; creating and uploading have deadlines of their own."""
 SAFE_CALL_TIMEOUT = 120.0
 """Seconds for which a call that is safe to repeat is repeated while it meets transient faults."""
+FIRST_ANSWER_TIMEOUT = 15.0
+"""The same before anything has answered: a wrong auth_url looks like a cloud that is down for a moment."""
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 3.0
 """Seconds between two looks at something that is being waited for."""
@@ -73,6 +78,7 @@ class Api:
         self._where = where
         self._session: Any = connection.session
         self._session.timeout = CALL_TIMEOUT
+        self._answered = False
 
     @property
     def compute(self) -> Any:
@@ -127,7 +133,9 @@ class Api:
         ``timeout`` is seconds. Raises ApiError or one of its kind, AuthorizationError, ImageNotFoundError.
         """
         with self._translated(service, doing, at), self._answering_within(timeout):
-            return call()
+            answer = call()
+        self._answered = True
+        return answer
 
     def safely(
         self,
@@ -138,8 +146,11 @@ class Api:
         at: str | None = None,
         timeout: float = SAFE_CALL_TIMEOUT,
     ) -> T:
-        """Make a call that may be repeated: while it meets transient faults, for ``timeout`` seconds."""
-        deadline = time.monotonic() + timeout
+        """Make a call that may be repeated: while it meets transient faults, for ``timeout`` seconds.
+
+        For the login, and what comes before it, that is at most ``FIRST_ANSWER_TIMEOUT``.
+        """
+        deadline = time.monotonic() + (timeout if self._answered else min(timeout, FIRST_ANSWER_TIMEOUT))
         pauses = _pauses()
         while True:
             left = max(1.0, deadline - time.monotonic())
@@ -383,9 +394,9 @@ def translated(
     message = f"{at}: cannot {doing}: {said}" if at else f"cannot {doing}: {said}"
     transient = status in TRANSIENT
     if status == FORBIDDEN:
-        kind = NovaForbiddenError if service == "compute" else ApiError
+        kind = NovaForbiddenError if service in INSTANCES else ApiError
         return kind(message, status=status, hint=_forbidden_hint(said))
-    if service == "compute" and not transient:
+    if service in INSTANCES and not transient:
         return NovaBadRequestError(message, status=status)
     if service == "image" and status == NOT_FOUND:
         return ImageNotFoundError(message)
@@ -395,6 +406,8 @@ def translated(
 def _forbidden_hint(said: str) -> str:
     if "uota" in said:
         return "the project's quota is used up: remove something in it, or ask for more"
+    if "fixed_ips" in said:
+        return "only members of the project that owns a network may choose their address in it"
     return "the user lacks a role in the project"
 
 

@@ -206,7 +206,11 @@ class OpenStackInstance:
                 self._api.compute.post(f"/servers/{self.id}/action", json={"rebuild": {"imageRef": image_id}})
             ),
         )
-        self._await("ACTIVE")
+        if self._stopped:  # and Nova leaves it so
+            self._await("SHUTOFF")
+            self.start()
+        else:
+            self._await("ACTIVE")
 
     def _await(self, status: str) -> None:
         servers.wait_for(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pytest_dibctl.clouds import Address, Interface
@@ -65,25 +65,38 @@ def _all(api: Api, kind: str, **filters: Any) -> list[Any]:
 
 
 def requested(
-    api: Api, nics: Sequence[Nic], *, server: str, groups: Sequence[str], timeout: float
+    api: Api,
+    nics: Sequence[Nic],
+    *,
+    server: str,
+    groups: Sequence[str],
+    timeout: float,
+    at: Callable[[str], str],
 ) -> list[dict[str, str]] | str:
-    """Return what Nova is told of the nics.
+    """Return what Nova is told of the nics, which ``at`` gives the places of.
 
-    A nic with an address of each family gets a port, which Nova alone cannot make; it is found again by
-    the name ``port_name`` gives it.
+    A nic with an address of its own gets a port that we make. Nova can do that for one address, not for
+    one of each family; and of Neutron's refusal, which we get at once, it says only that it ran out of hosts.
+    The port is found again by its description.
     """
     if not nics:
         return "auto"
     networks = []
     for number, nic in enumerate(nics):
         asked: dict[str, str] = {}
-        port = nic.port_id or _own_port(api, nic, server, number, groups=groups, timeout=timeout)
+        port = nic.port_id or _own_port(
+            api,
+            nic,
+            port_name(server, number),
+            server,
+            groups=groups,
+            timeout=timeout,
+            at=at(f"nova.nics[{number}]"),
+        )
         if port is not None:
             asked["port"] = port
         else:
             asked["uuid"] = nic.net_id
-            if address := nic.v4_fixed_ip or nic.v6_fixed_ip:
-                asked["fixed_ip"] = address
         if nic.tag is not None:
             asked["tag"] = nic.tag
         networks.append(asked)
@@ -96,21 +109,21 @@ def port_name(server: str, number: int) -> str:
 
 
 def _own_port(
-    api: Api, nic: Nic, server: str, number: int, *, groups: Sequence[str], timeout: float
+    api: Api, nic: Nic, name: str, server: str, *, groups: Sequence[str], timeout: float, at: str
 ) -> str | None:
-    name = port_name(server, number)
-    if nic.v4_fixed_ip is None or nic.v6_fixed_ip is None:
+    addresses = [address for address in (nic.v4_fixed_ip, nic.v6_fixed_ip) if address is not None]
+    if not addresses:
         return None
     attributes: dict[str, Any] = {
         "name": name,
         "network_id": nic.net_id,
         "description": marks.description(server),
-        "fixed_ips": [{"ip_address": nic.v4_fixed_ip}, {"ip_address": nic.v6_fixed_ip}],
+        "fixed_ips": [{"ip_address": address} for address in addresses],
     }
     if groups:
         attributes["security_groups"] = list(groups)
     port = api.once(
-        "network", f"make port {name}", lambda: api.network.create_port(**attributes), timeout=timeout
+        "network", f"make port {name}", lambda: api.network.create_port(**attributes), timeout=timeout, at=at
     )
     return str(port.id)
 

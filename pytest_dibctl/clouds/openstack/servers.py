@@ -36,22 +36,22 @@ class ServerSpec:
     volume_size: int | None
 
 
-def create(api: Api, spec: ServerSpec, *, timeout: float, at: str) -> str:
+def create(api: Api, spec: ServerSpec, *, timeout: float, at: Callable[[str], str]) -> str:
     """Make a server and return its id; it does not run yet. ``timeout`` is seconds for Nova's answer.
 
-    ``at`` is the place of the nova section, which is to blame for most refusals.
+    ``at`` gives the place of a setting: the nova section is to blame for most refusals.
     An answer that got lost is made up for by the server's name, which is not used twice. The caller must
     ``remove`` what goes by that name, however this ends.
     """
     settings = spec.settings
     nets = networks.requested(
-        api, settings.nics, server=spec.name, groups=spec.groups, timeout=max(timeout, 10.0)
+        api, settings.nics, server=spec.name, groups=spec.groups, timeout=max(timeout, 10.0), at=at
     )
     attributes = _attributes(spec, nets)
     doing = f"make instance {spec.name}"
     try:
         made = api.once(
-            "compute", doing, lambda: api.compute.create_server(**attributes), timeout=timeout, at=at
+            "compute", doing, lambda: api.compute.create_server(**attributes), timeout=timeout, at=at("nova")
         )
     except ApiError as error:
         found = (

@@ -18,7 +18,7 @@ from tests.openstack.cloud import layout as ports
 from tests.openstack.cloud.services import CloudError, Supervisor
 
 SERVICE_PROJECT = "service"
-SERVICE_USERS = ("glance", "neutron", "nova", "placement")
+SERVICE_USERS = ("cinder", "glance", "neutron", "nova", "placement")
 
 ENDPOINTS = (
     ("keystone", "identity", {names.REGION_TWO: ports.AUTH_URL}),  # RegionOne's is there from the beginning
@@ -32,6 +32,7 @@ ENDPOINTS = (
     ),
     ("neutron", "network", {names.REGION: f"http://127.0.0.1:{ports.PORT_NEUTRON}"}),
     ("nova", "compute", {names.REGION: f"http://127.0.0.1:{ports.PORT_NOVA}/v2.1"}),
+    ("cinder", "block-storage", {names.REGION: f"http://127.0.0.1:{ports.PORT_CINDER}/v3"}),
     ("placement", "placement", {names.REGION: f"http://127.0.0.1:{ports.PORT_PLACEMENT}"}),
 )
 """Service, type, URL by region."""
@@ -207,9 +208,11 @@ class Resources:
         cloud.compute.update_quota_set(poor, instances=0, cores=1, ram=256)
 
     def _network(self, cloud: Any, network: names.Network) -> Any:
+        project = cloud.identity.find_project(network.project or names.ADMIN.project, ignore_missing=False)
         made = cloud.network.create_network(
             name=network.name,
-            is_shared=True,
+            project_id=project.id,
+            is_shared=network.project is None,
             provider_network_type="flat",
             provider_physical_network=network.name,
         )
@@ -220,6 +223,7 @@ class Resources:
     def _subnet(self, cloud: Any, network: Any, subnet: names.Subnet) -> None:
         cloud.network.create_subnet(
             network_id=network.id,
+            project_id=network.project_id,
             name=subnet.name,
             ip_version=subnet.version,
             cidr=subnet.cidr,

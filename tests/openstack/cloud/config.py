@@ -60,13 +60,23 @@ class Renderer:
         self._ini("nova/compute-live.conf", _merged(compute, self._compute_live()))
         self._ini("nova/compute-fake.conf", _merged(compute, self._compute_fake()))
         self._ini("neutron/neutron.conf", self._neutron())
+        self._ini("cinder/cinder.conf", self._cinder())
         self._file("nova/policy.yaml", json.dumps(POLICY_NOVA))
         self._file("rabbitmq/rabbitmq.conf", self._rabbit())
         for target, source in PASTE_FILES.items():
             shutil.copyfile(self.venv / "etc" / source, self.layout.etc / target)
 
     def _directories(self) -> None:
-        for name in ("keystone", "placement", "glance", "glance-two", "nova", "neutron", "rabbitmq"):
+        for name in (
+            "keystone",
+            "placement",
+            "glance",
+            "glance-two",
+            "nova",
+            "neutron",
+            "cinder",
+            "rabbitmq",
+        ):
             (self.layout.etc / name).mkdir(parents=True, exist_ok=True)
         for name in (
             "log",
@@ -74,6 +84,7 @@ class Renderer:
             "tmp",
             "rabbitmq",
             "neutron",
+            "cinder/volumes",
             "nova-live/instances",
             "nova-fake/instances",
             "users",
@@ -213,6 +224,7 @@ class Renderer:
                 "service_metadata_proxy": True,
                 "metadata_proxy_shared_secret": self.secrets.metadata,
             },
+            "cinder": {**self._client("nova"), "catalog_info": "block-storage::publicURL"},
             "service_user": {**self._client("nova"), "send_service_user_token": True},
             "keystone": self._client("nova"),
             "conductor": {"workers": 1},
@@ -315,6 +327,43 @@ class Renderer:
             "quotas": dict.fromkeys(("quota_security_group", "quota_security_group_rule", "quota_port"), -1),
         }
 
+    def _cinder(self) -> Sections:
+        state = self.layout.run / "cinder"
+        return {
+            "DEFAULT": {
+                "log_dir": self.layout.log,
+                "state_path": state,
+                "transport_url": self._transport_url,
+                "my_ip": "127.0.0.1",
+                "host": HOST_LIVE,
+                "auth_strategy": "keystone",
+                "api_paste_config": self.layout.etc / "cinder" / "api-paste.ini",
+                "resource_query_filters_file": self.layout.etc / "cinder" / "resource_filters.json",
+                "glance_api_servers": f"http://127.0.0.1:{ports.PORT_GLANCE}",
+                "image_conversion_dir": state / "conversion",
+                "enabled_backends": "files",
+                "default_volume_type": "__DEFAULT__",
+                # Nova has no zones of these names for volumes.
+                "storage_availability_zone": names.ZONE_LIVE,
+                "allow_availability_zone_fallback": True,
+                "osapi_volume_workers": 1,
+                "periodic_fuzzy_delay": 0,
+                "rootwrap_config": self.venv / "etc" / "cinder" / "rootwrap.conf",
+            },
+            "files": {
+                "volume_driver": "file_driver.FileDriver",
+                "volume_backend_name": "files",
+                "volumes_directory": self.layout.volumes,
+            },
+            "database": self._database("cinder"),
+            **self._common("cinder"),
+            "nova": {**self._client("nova"), "interface": "public"},
+            "service_user": {**self._client("cinder"), "send_service_user_token": True},
+            "privsep": self._privsep("cinder/cinder.conf"),
+            "privsep_osbrick": self._privsep("cinder/cinder.conf"),
+            "cinder_sys_admin": self._privsep("cinder/cinder.conf"),
+        }
+
     def _rabbit(self) -> str:
         return (
             f"listeners.tcp.1 = 127.0.0.1:{ports.PORT_RABBIT}\n"
@@ -330,6 +379,8 @@ PASTE_FILES: Mapping[str, str] = {
     "glance-two/glance-api-paste.ini": "glance/glance-api-paste.ini",
     "nova/api-paste.ini": "nova/api-paste.ini",
     "neutron/api-paste.ini": "neutron/api-paste.ini",
+    "cinder/api-paste.ini": "cinder/api-paste.ini",
+    "cinder/resource_filters.json": "cinder/resource_filters.json",
 }
 """Files that come with the services, and where they are expected."""
 

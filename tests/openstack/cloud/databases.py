@@ -16,7 +16,17 @@ from tests.openstack.cloud import layout as ports
 from tests.openstack.cloud.layout import Layout
 from tests.openstack.cloud.services import Supervisor
 
-DATABASES = ("keystone", "glance", "glance_two", "placement", "nova_api", "nova", "nova_cell0", "neutron")
+DATABASES = (
+    "keystone",
+    "glance",
+    "glance_two",
+    "placement",
+    "nova_api",
+    "nova",
+    "nova_cell0",
+    "neutron",
+    "cinder",
+)
 
 SYNC_TIMEOUT = 300
 """Seconds for one migration tool."""
@@ -127,6 +137,7 @@ class Databases:
         placement = self._manage("placement-manage", "placement/placement.conf")
         nova = self._manage("nova-manage", "nova/nova.conf")
         neutron = self._manage("neutron-db-manage", "neutron/neutron.conf")
+        cinder = self._manage("cinder-manage", "cinder/cinder.conf")
         # What is in braces Nova fills in from its configuration: other directories and passwords do no harm.
         cell_urls = [
             "--database_connection",
@@ -148,6 +159,7 @@ class Databases:
                 _Step("Keystone's first user", (*keystone, *bootstrapping), secret),
                 _Step("Placement's database", (*placement, "db", "sync")),
                 _Step("Glance's database", (*glance, "db_sync")),
+                _Step("Cinder's database", (*cinder, "db", "sync")),
                 _Step("Neutron's database", (*neutron, "upgrade", "heads")),
             ),
             (

@@ -19,6 +19,7 @@ PORT_GLANCE = 15292
 PORT_GLANCE_TWO = 15293
 PORT_NEUTRON = 15696
 PORT_NOVA = 15774
+PORT_CINDER = 15776
 PORT_PLACEMENT = 15778
 PORT_RABBIT = 15672
 PORT_RABBIT_PEERS = 15673
@@ -30,6 +31,7 @@ PORTS = (
     PORT_GLANCE_TWO,
     PORT_NEUTRON,
     PORT_NOVA,
+    PORT_CINDER,
     PORT_PLACEMENT,
     PORT_RABBIT,
     PORT_RABBIT_PEERS,
@@ -102,6 +104,11 @@ class Layout:
     def broken(self) -> Path:
         """There once a service has ended; says which."""
         return self.run / "broken"
+
+    @property
+    def volumes(self) -> Path:
+        """Cinder's volumes, a file each."""
+        return self.run / "cinder" / "volumes"
 
     @property
     def users(self) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pytest_dibctl import process
 from tests.openstack.cloud import layout as ports
-from tests.openstack.cloud import names, packages, services
+from tests.openstack.cloud import loops, names, packages, services
 from tests.openstack.cloud.layout import Layout
 from tests.support import leaks
 
@@ -20,11 +20,12 @@ CACHES = ("venv-", "databases-", "failed", "lock")
 
 
 def found(layout: Layout) -> set[str]:
-    """Return a line for each process, link, mount, translation, open port and file of a cloud."""
+    """Return a line for each thing that is there of a cloud: processes, links, devices, ports, files ..."""
     return {
         *(f"process {pid}: {line}" for pid, line in processes(layout).items()),
         *(f"link {link}" for link in links()),
         *(f"mount {point}" for point in leaks.mounts(layout.base)),
+        *(f"loop device {device}" for device in loops.attached(layout)),
         *(f"nftables: {line}" for line in translations()),
         *(f"port {port} is open" for port in ports.PORTS if services.port_is_open(port)),
         *(f"file {path}" for path in files(layout)),

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from pytest_dibctl import process
 from pytest_dibctl.errors import PreflightError
-from tests.openstack.cloud import environment, network, packages, services
+from tests.openstack.cloud import environment, loops, network, packages, services
 from tests.openstack.cloud import layout as ports
 from tests.openstack.cloud.devcloud import DevCloud
 from tests.openstack.cloud.layout import REPOSITORY, Layout
@@ -213,6 +213,7 @@ def _remove(layout: Layout) -> None:
     _wait_for_end(chain, STOP_GRACE)
     if network.owner() in {layout.base, None}:
         network.remove()
+    loops.detach(layout)
     shutil.rmtree(layout.run, ignore_errors=True)
     if layout.run.exists():
         raise CloudError(f"{layout.run} cannot be removed")

@@ -79,10 +79,15 @@ class Subnet:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Network:
-    """A flat network on a veth pair: ``host_link`` is this machine's end, guests sit on ``cloud_link``."""
+    """A flat network on a veth pair: ``host_link`` is this machine's end, guests sit on ``cloud_link``.
+
+    The administrator's, for everybody to use, or the network of ``project``. Only members of the project
+    that owns it may choose their address in it.
+    """
 
     name: str
     subnets: tuple[Subnet, ...]
+    project: str | None = None
 
     @property
     def host_link(self) -> str:
@@ -109,6 +114,7 @@ EXT = Network(
 )
 INNER = Network(
     name="inner",
+    project="demo",
     subnets=(
         Subnet(
             name="inner4",

@@ -63,7 +63,7 @@ def translated(floating: str, fixed: str) -> Iterator[None]:
     rules = (
         f"table ip {table} {{\n"
         "  chain output {\n"
-        "    type nat hook output priority dstnat\n"
+        "    type nat hook output priority -100\n"
         f"    ip daddr {floating} dnat to {target}\n"
         "  }\n"
         "}\n"

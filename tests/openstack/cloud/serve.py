@@ -19,7 +19,7 @@ from types import FrameType
 
 from pytest_dibctl import process
 from pytest_dibctl.errors import DibctlError
-from tests.openstack.cloud import bootstrap, config, databases, environment, libvirt, network
+from tests.openstack.cloud import bootstrap, config, databases, environment, libvirt, loops, network
 from tests.openstack.cloud import layout as ports
 from tests.openstack.cloud.layout import Layout
 from tests.openstack.cloud.services import Supervisor
@@ -134,6 +134,7 @@ class Cloud:
         self._api(
             "glance-two", ports.PORT_GLANCE_TWO, "glance.wsgi.api", env={"OS_GLANCE_CONFIG_DIR": "glance-two"}
         )
+        self._start_cinder()
         self.supervisor.wait_for_log(
             "neutron-rpc-server", "neutron-rpc-server.log", "Selected multiprocessing"
         )
@@ -148,12 +149,30 @@ class Cloud:
             env={"DIBCTL_CLOUD_SILENT_HOSTS": config.HOST_FAKE},
         )
 
+    def _start_cinder(self) -> None:
+        configuration = self.layout.etc / "cinder" / "cinder.conf"
+        self._api(
+            "cinder",
+            ports.PORT_CINDER,
+            "cinder.wsgi.api",
+            arguments=f"--config-file {configuration} --log-file {self.layout.log}/cinder-api.log",
+        )
+        self._program("cinder-scheduler", "cinder-scheduler", configuration)
+        self.supervisor.start(
+            "cinder-volume",
+            self.venv / "bin" / "cinder-volume",
+            "--config-file",
+            configuration,
+            env={"PYTHONPATH": str(Path(__file__).with_name("drivers"))},
+        )
+
     def _wait_for_apis(self) -> None:
         for name, port in (
             ("nova", ports.PORT_NOVA),
             ("neutron", ports.PORT_NEUTRON),
             ("glance", ports.PORT_GLANCE),
             ("glance-two", ports.PORT_GLANCE_TWO),
+            ("cinder", ports.PORT_CINDER),
         ):
             self.supervisor.wait_for_http(name, port)
         self.progress("all APIs answer")
@@ -233,6 +252,7 @@ def serve(base: Path) -> None:
     finally:
         supervisor.terminate_all()
         network.remove()
+        loops.detach(layout)
 
 
 def _environment(layout: Layout, venv: Path) -> dict[str, str]:

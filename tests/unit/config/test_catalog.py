@@ -262,7 +262,7 @@ class TestEnvironments:
         assert caught.value.hint == "no upload.yaml was found"
 
 
-ONE_KIND = "an entry names exactly one of shell and pytest"
+ONE_KIND = "an entry names exactly one of shell, pytest, ssh and image"
 ERRORS: list[tuple[Kind, str, list[str]]] = [
     (
         "images",
@@ -369,7 +369,7 @@ ERRORS: list[tuple[Kind, str, list[str]]] = [
         "a: {filename: x, tests: {tests_list: [{shell: a, pytest: b}, {timeout: 5}, c]}}",
         [
             f"1:39: a.tests.tests_list[0]: {ONE_KIND}; this one names shell and pytest",
-            f"1:62: a.tests.tests_list[1]: {ONE_KIND}; this one names neither",
+            f"1:62: a.tests.tests_list[1]: {ONE_KIND}; this one names none",
             "1:76: a.tests.tests_list[2]: expected a mapping (indented `key: value` lines), got the text 'c'",
         ],
     ),
@@ -377,7 +377,7 @@ ERRORS: list[tuple[Kind, str, list[str]]] = [
         "images",
         "a: {filename: x, tests: {tests_list: [{shel: a}]}}",
         [
-            f"1:39: a.tests.tests_list[0]: {ONE_KIND}; this one names neither",
+            f"1:39: a.tests.tests_list[0]: {ONE_KIND}; this one names none",
             "1:40: a.tests.tests_list[0].shel: unknown key; did you mean 'shell'?",
         ],
     ),
@@ -648,7 +648,7 @@ class TestDibctlFiles:
 
 OURS = {
     *("qemu", "memory", "vcpus", "disk", "arch", "accelerator", "seed", "ssh_host_key", "kernel_cmdline"),
-    *("forward_ports", "guest", "host"),
+    *("forward_ports", "guest", "host", "image", "sudo"),
     *("cloud", "region_name", "project_id", "user_domain_name", "project_domain_name"),
     *(f"application_credential_{end}" for end in ("id", "name", "secret")),
     *("security_groups", "hints", "metadata", "volume", "size", "type", "floating_network"),

@@ -84,7 +84,7 @@ class TestPytest:
         script(place, "t.sh")
         with pytest.raises(ConfigError) as caught:
             expand(place, "pytest: t.sh")
-        assert caught.value.hint == "a script is an entry of the other kind: `- shell: t.sh`"
+        assert caught.value.hint == "a script is an entry of another kind: `- shell: t.sh`"
 
 
 class TestGeneric:
@@ -92,7 +92,8 @@ class TestGeneric:
         known = entries.generic_tests()
         assert known
         for name, path in known.items():
-            assert path == REPOSITORY / "image_tests" / f"test_{name}.py"
+            folder = Path("image_tests/tree" if entries.generic_kind(path) == "image" else "image_tests")
+            assert path == REPOSITORY / folder / f"test_{name}.py"
             assert path.is_file()
 
     def test_in_an_installed_package_they_lie_inside_it(
@@ -110,9 +111,23 @@ class TestGeneric:
             entries.generic_tests.cache_clear()
 
     def test_one_and_all(self, place: Place) -> None:
-        name, path = next(iter(entries.generic_tests().items()))
-        assert expand(place, f"pytest: generic:{name}") == (path,)
-        assert expand(place, "pytest: generic:all") == tuple(entries.generic_tests().values())
+        known = entries.generic_tests()
+        assert expand(place, "pytest: generic:dns") == (known["dns"],)
+        assert expand(place, "image: generic:secrets") == (known["secrets"],)
+        both = (expand(place, "pytest: generic:all"), expand(place, "image: generic:all"))
+        assert {*both[0], *both[1]} == set(known.values())
+        assert not set(both[0]) & set(both[1])
+        assert {entries.generic_kind(path) for path in both[1]} == {"image"}
+
+    def test_one_of_the_other_kind(self, place: Place) -> None:
+        with pytest.raises(
+            ConfigError, match="is a test of the files of an image, without a guest"
+        ) as caught:
+            expand(place, "pytest: generic:secrets")
+        assert caught.value.hint == "write `- image: generic:secrets`"
+        with pytest.raises(ConfigError, match="is a test of a running instance") as caught:
+            expand(place, "image: generic:dns")
+        assert caught.value.hint == "write `- pytest: generic:dns`"
 
     def test_an_unknown_one(self, place: Place) -> None:
         name = next(iter(entries.generic_tests()))

@@ -43,8 +43,16 @@ _network_interface() {
     echo "${address##*/}"
 }
 
+# _prefix NETMASK: print what stands after an address's slash; of IPv6, ip knows only the number of bits.
+_prefix() {
+    case $1 in
+        *:*) echo $(($(echo "$1" | sed 's/[0:]//g; s/f/4+/g; s/e/3+/g; s/c/2+/g; s/8/1+/g; s/$/0/'))) ;;
+        *) echo "$1" ;;
+    esac
+}
+
 _network_static() {
-    mask=$(network_get "$2\\.netmask")
+    mask=$(_prefix "$(network_get "$2\\.netmask")")
     ip addr add "$(network_get "$2\\.ip_address")${mask:+/$mask}" dev "$1"
     gateway=$(network_get "$2\\.gateway") && ip route add default via "$gateway" dev "$1"
     route=0
@@ -52,7 +60,7 @@ _network_static() {
         mask=$(network_get "$2\\.routes\\.$route\\.netmask")
         case $target in
             0.0.0.0 | ::) target=default ;;
-            *) target=$target/$mask ;;
+            *) target=$target/$(_prefix "$mask") ;;
         esac
         ip route add "$target" via "$(network_get "$2\\.routes\\.$route\\.gateway")" dev "$1"
         route=$((route + 1))

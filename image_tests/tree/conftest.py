@@ -1,0 +1,66 @@
+"""Helpers of the generic tests that look into an image, without a guest."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_dibctl.process import Result
+    from pytest_dibctl.tree import ImageTree
+
+SHOWN = 30
+"""Names that a failed test lists before it only counts them."""
+
+
+@pytest.fixture
+def refuse(variable: Callable[..., str]) -> Callable[..., None]:
+    """Fail with a list: ``refuse(what, found, allowed)``.
+
+    ``found`` are names in the image, with a note after a colon if there is one; ``allowed`` names the one of
+    the ``environment_variables`` that holds patterns, between blanks, of names that are there on purpose.
+    """
+
+    def check(what: str, found: Iterable[str], allowed: str) -> None:
+        __tracebackhide__ = True
+        patterns = variable(allowed).split()
+        bad = [line for line in found if not _matches(line.partition(": ")[0], patterns)]
+        if bad:
+            more = [f"and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
+            hint = f"what is there on purpose can be named in {allowed} among environment_variables"
+            pytest.fail("\n  ".join([f"{what}:", *bad[:SHOWN], *more]) + f"\nhint: {hint}", pytrace=False)
+
+    return check
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+@pytest.fixture
+def has_program(image_tree: ImageTree) -> Callable[[str], bool]:
+    """Tell whether the image has a program: ``has_program(name)``."""
+
+    def look(name: str) -> bool:
+        return any(
+            image_tree.path(f"{folder}/{name}").is_file()
+            for folder in ("/usr/bin", "/usr/sbin", "/bin", "/sbin")
+        )
+
+    return look
+
+
+@pytest.fixture
+def run_inside(image_tree: ImageTree) -> Callable[..., Result]:
+    """Run a shell command of the image in its files: ``run_inside(command, timeout=120)``, in seconds."""
+    from pytest_dibctl import process
+
+    def run(command: str, *, timeout: float = 120) -> Result:
+        __tracebackhide__ = True
+        argv = image_tree.command(["/bin/sh", "-c", command])
+        return process.run(argv, check=False, join_stderr=True, timeout=timeout)
+
+    return run

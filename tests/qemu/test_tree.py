@@ -1,0 +1,169 @@
+"""An image's files without a guest: read-only, and gone whatever happens."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_dibctl import artifact, process, tree
+from pytest_dibctl.errors import ArtifactError
+from tests.support import leaks, micro, overlay
+
+pytestmark = pytest.mark.real
+
+
+def test_files_are_read_and_nothing_can_be_written(micro_files: Path, tmp_path: Path) -> None:
+    image = micro_files / "micro.qcow2"
+    before = hashlib.sha256(image.read_bytes()).hexdigest()
+    with tree.opened(artifact.inspect(image), tmp_path / "tree") as opened:
+        assert "ID=micro" in opened.read("/etc/os-release")
+        assert opened.path("/../../bin/sh").name == "busybox"
+        assert "/bin/busybox" in {item.name for item in opened.walk()}
+        command = (
+            "touch /x; echo 1 >/proc/sys/kernel/panic; mknod /tmp/n b 7 0; mount -t tmpfs x /mnt; echo $$"
+        )
+        said = process.run(opened.command(["/bin/sh", "-c", command]), join_stderr=True).output
+        assert said.count("Read-only file system") == 2
+        assert "Operation not permitted" in said
+        with pytest.raises(OSError, match="Read-only"):
+            (opened.root / "x").touch()
+    assert hashlib.sha256(image.read_bytes()).hexdigest() == before
+    assert not leaks.loop_devices(tmp_path)
+    assert not (tmp_path / "tree").exists()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pytest_dibctl import artifact, tree
+with tree.opened(artifact.inspect(Path(sys.argv[1])), Path(sys.argv[2])):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_killed_tool_leaves_no_process_and_no_loop_device(micro_files: Path, tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", KILLED, str(micro_files / "micro.qcow2"), str(tmp_path / "tree")]
+    assert subprocess.run(argv, check=False).returncode == -signal.SIGKILL
+    session = os.environ[leaks.MARKER]
+    assert leaks.settled(lambda: set(leaks.processes(session).values())) == set()
+    assert leaks.settled(lambda: leaks.loop_devices(tmp_path)) == set()
+    tree.remove(tmp_path / "tree")
+    assert not (tmp_path / "tree").exists()
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2", "vmdk", "vdi", "vpc", "vhdx", "qed", "zstd", "overlay"])
+def test_any_format_is_read(micro_files: Path, tmp_path: Path, kind: str) -> None:
+    image = tmp_path / f"micro.{kind}"
+    source = str(micro_files / "micro.qcow2")
+    if kind == "overlay":
+        process.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", source, str(image)])
+    else:
+        how = ["-O", "qcow2", "-c", "-o", "compression_type=zstd"] if kind == "zstd" else ["-O", kind]
+        process.run(["qemu-img", "convert", *how, source, str(image)])
+    with tree.opened(artifact.inspect(image), tmp_path / "tree") as opened:
+        assert "ID=micro" in opened.read("/etc/os-release")
+        assert opened.partition == 0
+        assert opened.filesystem == "ext4"
+        with opened.disk.open("rb") as disk:
+            disk.seek(1080)
+            assert disk.read(2) == b"\x53\xef"
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_the_root_of_a_whole_disk_is_found(whole_disk: micro.WholeDisk, tmp_path: Path, kind: str) -> None:
+    with tree.opened(artifact.inspect(getattr(whole_disk, kind)), tmp_path / "tree") as opened:
+        assert "ID=micro" in opened.read("/etc/os-release")
+        assert opened.partition == 2
+        assert len(opened.notes) == 1
+        assert "partition 1 (vfat" in opened.notes[0]
+        assert not opened.has_efi
+
+
+def test_partitions_that_fstab_names_are_shown(micro_files: Path, tmp_path: Path) -> None:
+    image = partitioned(micro_files, tmp_path, "LABEL=extra /mnt ext4 defaults 0 2\n")
+    with tree.opened(artifact.inspect(image), tmp_path / "tree") as opened:
+        assert opened.read("/mnt/shown") == "yes\n"
+        assert opened.notes == ()
+        assert opened.has_efi
+        said = process.run(opened.command(["/bin/cat", "/mnt/shown"])).output
+        assert said == "yes\n"
+
+
+@pytest.mark.parametrize("where", ["/../../mnt", "/link", "/none"])
+def test_mount_points_never_lead_out_of_the_image(micro_files: Path, tmp_path: Path, where: str) -> None:
+    image = partitioned(micro_files, tmp_path, f"LABEL=extra {where} ext4 defaults 0 2\n")
+    with tree.opened(artifact.inspect(image), tmp_path / "tree") as opened:
+        if where == "/../../mnt":
+            assert opened.read("/mnt/shown") == "yes\n"
+        else:
+            assert "is not shown: the image has no plain directory" in opened.notes[0]
+
+
+def partitioned(micro_files: Path, directory: Path, fstab: str) -> Path:
+    """Make a GPT disk of an empty EFI partition, the micro filesystem with ``fstab``, and one more."""
+    spoiled = overlay.make(
+        micro_files / "micro.qcow2",
+        directory / "root.qcow2",
+        files={"/etc/fstab": fstab},
+        commands=["symlink link /tmp"],
+    )
+    root, extra, disk = directory / "root.raw", directory / "extra.raw", directory / "disk.raw"
+    process.run(["qemu-img", "convert", "-O", "raw", str(spoiled), str(root)])
+    (directory / "content").mkdir()
+    (directory / "content" / "shown").write_text("yes\n")
+    process.run(["mkfs.ext4", "-q", "-L", "extra", "-d", str(directory / "content"), str(extra), "4M"])
+    size = root.stat().st_size // micro.MIB + 1
+    process.run(["truncate", "--size", f"{size + 16}M", str(disk)])
+    table = (
+        f"label: gpt\nstart=1MiB, size=4MiB, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B\n"
+        f"start=5MiB, size={size}MiB, type=linux\nstart={size + 6}MiB, size=4MiB, type=linux\n"
+    )
+    process.run(["sfdisk", "--quiet", str(disk)], stdin=table)
+    for source, start in ((root, 5), (extra, size + 6)):
+        options = ["bs=1M", f"seek={start}", "conv=notrunc,sparse", "status=none"]
+        process.run(["dd", f"if={source}", f"of={disk}", *options])
+    return disk
+
+
+@pytest.mark.parametrize("content", [b"\0" * 4096, b"no image at all" * 300], ids=["empty", "text"])
+def test_a_file_without_a_root_filesystem_is_told(tmp_path: Path, content: bytes) -> None:
+    image = tmp_path / "bad.raw"
+    image.write_bytes(content.ljust(1024 * 1024, b"\0"))
+    with (
+        pytest.raises(ArtifactError, match="neither a filesystem nor a partition table is on it"),
+        tree.opened(artifact.inspect(image), tmp_path / "tree"),
+    ):
+        pytest.fail("it opened")
+    assert not (tmp_path / "tree").exists()
+
+
+def test_a_filesystem_that_is_no_root_is_told(tmp_path: Path) -> None:
+    image = tmp_path / "data.raw"
+    process.run(["mkfs.ext4", "-q", str(image), "4M"])
+    with (
+        pytest.raises(ArtifactError, match="no root filesystem was found on it"),
+        tree.opened(artifact.inspect(image), tmp_path / "tree"),
+    ):
+        pytest.fail("it opened")
+
+
+def test_a_journal_is_not_replayed(micro_files: Path, tmp_path: Path) -> None:
+    """A read-only mount would write the journal's content into the filesystem, which cannot be written."""
+    image = overlay.make(
+        micro_files / "micro.qcow2", tmp_path / "dirty.qcow2", commands=["feature needs_recovery"]
+    )
+    with tree.opened(artifact.inspect(image), tmp_path / "tree") as opened:
+        assert "ID=micro" in opened.read("/etc/os-release")
+
+
+def test_an_image_can_be_opened_twice(micro_files: Path, tmp_path: Path) -> None:
+    built = artifact.inspect(micro_files / "micro.qcow2")
+    with tree.opened(built, tmp_path / "one"), tree.opened(built, tmp_path / "two") as second:
+        assert "ID=micro" in second.read("/etc/os-release")
+    assert not leaks.loop_devices(tmp_path)

@@ -1,0 +1,48 @@
+"""Programs at a terminal of their own, as a person has them, and what they show there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import time
+from collections.abc import Callable, Iterator
+from subprocess import Popen
+
+PATIENCE = 240
+"""Seconds to wait for words on the screen."""
+
+
+@contextlib.contextmanager
+def at_terminal(start: Callable[[int], Popen[str]]) -> Iterator[tuple[int, Popen[str]]]:
+    """Have ``start`` start a program with a terminal, by its descriptor; gives the terminal's other end."""
+    ours, theirs = pty.openpty()
+    try:
+        try:
+            child = start(theirs)
+        finally:
+            os.close(theirs)
+        try:
+            yield ours, child
+        finally:
+            if child.poll() is None:
+                child.terminate()
+                child.wait(timeout=60)
+    finally:
+        os.close(ours)
+
+
+def read_until(descriptor: int, awaited: str | None) -> str:
+    """Return what comes until the words, or until the end; fail where the words do not come."""
+    seen = ""
+    deadline = time.monotonic() + PATIENCE
+    while (awaited is None or awaited not in seen) and time.monotonic() < deadline:
+        try:
+            data = os.read(descriptor, 65536)
+        except OSError:  # how a terminal says that nobody is there any more
+            data = b""
+        if not data:
+            break
+        seen += data.decode(errors="replace")
+    assert awaited is None or awaited in seen, seen
+    return seen

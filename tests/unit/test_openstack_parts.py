@@ -1,0 +1,260 @@
+"""Parts of the OpenStack engine that need no cloud: refusals in our words, bodies, ports, host keys."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import ipaddress
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from keystoneauth1 import exceptions as auth_exceptions
+from openstack import exceptions as sdk_exceptions
+
+from pytest_dibctl.clouds import Address, Flavor, Interface
+from pytest_dibctl.clouds.console import host_keys
+from pytest_dibctl.clouds.openstack import flavors, images, networks
+from pytest_dibctl.clouds.openstack.api import translated
+from pytest_dibctl.clouds.regions import LateError
+from pytest_dibctl.config.models import Nic
+from pytest_dibctl.errors import (
+    ApiError,
+    AuthorizationError,
+    ConfigError,
+    CredentialsError,
+    DibctlError,
+    ImageNotFoundError,
+    InstanceError,
+    NovaBadRequestError,
+    NovaForbiddenError,
+)
+
+# -- refusals --------------------------------------------------------------------------------------
+
+
+def answered(status: int, text: str = "said so") -> sdk_exceptions.HttpException:
+    """Return what the SDK raises for an answer."""
+    error = sdk_exceptions.HttpException(message="generic", http_status=status, details=text)
+    error.request_id = "req-1"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("service", "status", "kind", "code", "transient"),
+    [
+        ("compute", 400, NovaBadRequestError, 60, False),
+        ("compute", 403, NovaForbiddenError, 61, False),
+        ("compute", 404, NovaBadRequestError, 60, False),
+        ("compute", 503, ApiError, 1, True),
+        ("network", 403, NovaForbiddenError, 61, False),
+        ("network", 409, NovaBadRequestError, 60, False),
+        ("image", 403, ApiError, 1, False),
+        ("image", 404, ImageNotFoundError, 50, False),
+        ("image", 429, ApiError, 1, True),
+        ("image", 401, AuthorizationError, 20, False),
+    ],
+)
+def test_an_answer_gets_its_class_and_says_where_and_by_which_request(
+    service: Any, status: int, kind: type[DibctlError], code: int, transient: bool
+) -> None:
+    found = translated(answered(status), service, "do it", at="test.yaml:3:5 (a.nova)", where="test.yaml:1:1")
+    assert type(found) is kind
+    assert found.exit_code == code
+    assert getattr(found, "transient", False) == transient
+    assert "do it" in found.message
+    assert "said so" in found.message
+    assert "req-1" in found.message
+    if kind is not ImageNotFoundError or "test.yaml" in found.message:
+        assert "test.yaml:" in found.message
+
+
+def test_glance_s_pages_of_html_become_a_line() -> None:
+    page = "<html>\n<body><h1>413 Too Large</h1>\n Storage &lt;full&gt;<br/></body></html>"
+    found = translated(answered(413, page), "image", "upload")
+    assert "413 Too Large Storage <full>" in found.message
+    assert "\n" not in found.message
+
+
+def test_quotas_and_roles_have_hints_of_their_own() -> None:
+    hints = {
+        str(translated(answered(403, said), "compute", "boot").hint)
+        for said in ("Quota exceeded", "not allowed", "create_port:fixed_ips is disallowed by policy")
+    }
+    assert len(hints) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (auth_exceptions.SSLError("self-signed"), ApiError, "ssl_ca_path"),
+        (auth_exceptions.EndpointNotFound("no volume"), ConfigError, "region_name"),
+        (auth_exceptions.MissingRequiredOptions([]), CredentialsError, "not enough"),
+        (auth_exceptions.DiscoveryFailure("404"), ApiError, "check auth_url"),
+        (auth_exceptions.ConnectFailure("refused"), ApiError, "check auth_url"),
+    ],
+)
+def test_no_answer_at_all(error: Exception, kind: type[DibctlError], said: str) -> None:
+    found = translated(error, "compute", "boot", where="test.yaml:1:1 (here.keystone)")
+    assert type(found) is kind
+    assert said in f"{found.message} {found.hint}"
+    assert "test.yaml:1:1" in f"{found.message} {found.hint}"
+
+
+# -- bodies ----------------------------------------------------------------------------------------
+
+
+def body(path: Path, told: list[str] | None = None, *, seconds: float = 60) -> images.Body:
+    return images.Body(
+        path,
+        deadline=time.monotonic() + seconds,
+        progress=(told if told is not None else []).append,
+        what="uploading",
+    )
+
+
+def test_a_body_that_is_sent_again_is_sent_whole(tmp_path: Path) -> None:
+    """A file object would be at its end after the first refusal, and Glance content with no bytes."""
+    path = tmp_path / "image"
+    path.write_bytes(os.urandom(3 * images.BLOCK + 17))
+    made = body(path)
+    assert len(made) == path.stat().st_size
+    first = iter(made)
+    next(first)  # the connection breaks here
+    assert not made.digests
+    again = b"".join(made)
+    assert again == path.read_bytes()
+    assert made.sendings == 2
+    assert made.digests["sha512"] == hashlib.sha512(again).hexdigest()
+
+
+def test_a_body_of_no_bytes_has_digests_too(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.touch()
+    made = body(path)
+    assert list(made) == []
+    assert made.digests["sha512"] == hashlib.sha512().hexdigest()
+
+
+def test_a_body_ends_at_its_deadline(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(bytes(2 * images.BLOCK))
+    with pytest.raises(LateError):
+        list(body(path, seconds=-1))
+
+
+# -- ports -----------------------------------------------------------------------------------------
+
+ONE, TWO = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
+
+
+def port(number: str, network: str, *addresses: str, created: str = "2026-01-01") -> Any:
+    fixed = [{"ip_address": address, "subnet_id": "s"} for address in addresses]
+    return SimpleNamespace(id=number, network_id=network, fixed_ips=fixed, created_at=created)
+
+
+def test_ports_stand_in_the_order_of_the_nics_that_asked_for_them() -> None:
+    ports = [
+        port("d", ONE, "10.0.0.9", created="2026-01-04"),
+        port("c", TWO, "10.1.0.7"),
+        port("b", ONE, "10.0.0.5", "fd00::5"),
+        port("a", ONE, "10.0.0.6"),
+    ]
+    nics = (
+        Nic(net_id=TWO),
+        Nic(net_id=ONE, v4_fixed_ip="10.0.0.5", v6_fixed_ip="fd00::5"),
+        Nic(net_id=ONE, port_id="d"),
+    )
+    assert [one.id for one in networks._in_order(ports, nics)] == ["c", "b", "d", "a"]
+
+
+@given(st.permutations("abcd"))
+def test_without_nics_the_order_is_that_of_their_making(numbers: list[str]) -> None:
+    ports = [port(number, ONE, created=f"2026-01-0{'abcd'.index(number) + 1}") for number in numbers]
+    assert [one.id for one in networks._in_order(ports, ())] == list("abcd")
+
+
+def interface(network: str, *addresses: str) -> Interface:
+    return Interface(
+        network=network,
+        mac="fa:16:3e:00:00:00",
+        addresses=tuple(Address(ip=address, prefix=24) for address in addresses),
+    )
+
+
+def test_the_main_interface_is_the_first_with_an_address_or_the_one_that_matches() -> None:
+    found = [interface("empty"), interface("front", "10.0.0.1"), interface("back", "fd00::1", "10.1.0.1")]
+    assert networks.main_interface(found, None, at="").network == "front"
+    back = networks.main_interface(found, "^ba", at="")
+    assert back.network == "back"
+    assert networks.main_address(back) == "10.1.0.1"
+    with pytest.raises(InstanceError, match="here: no network of the instance matches 'empty'"):
+        networks.main_interface(found, "empty", at="here")
+    with pytest.raises(InstanceError, match="has no address"):
+        networks.main_interface(found[:1], None, at="here")
+    assert ipaddress.ip_address(networks.main_address(interface("v6", "fd00::1"))).version == 6
+
+
+# -- flavors ---------------------------------------------------------------------------------------
+
+FLAVOR = Flavor(id="1", name="m1.nano", ram=128, vcpus=1, disk=1, meta={})
+
+
+@pytest.mark.parametrize(
+    ("needs", "disk", "said"),
+    [
+        ({}, 1, None),
+        ({"min_disk": 1, "min_ram": 128, "virtual_size": 1 << 30}, 1, None),
+        ({"min_disk": 2}, 1, "min_disk is 2 GiB, and the root disk has 1 GiB"),
+        ({"min_ram": 129}, 1, "min_ram is 129 MiB, and the flavor has 128 MiB"),
+        ({"virtual_size": (1 << 30) + 1}, 1, "the image's disk has 1.0 GiB"),
+        # A flavor without a disk takes the image's own size.
+        ({"min_disk": 20, "virtual_size": 30 << 30}, 0, None),
+    ],
+)
+def test_whether_an_image_fits_is_counted_as_nova_does(
+    needs: dict[str, int], disk: int, said: str | None
+) -> None:
+    given_ = {"min_disk": 0, "min_ram": 0, "virtual_size": 0, **needs}
+
+    def check() -> None:
+        flavors.check_fit(FLAVOR, disk=disk, **given_, at="test.yaml:3", image_at="images.yaml:2")
+
+    if said is None:
+        check()
+        return
+    with pytest.raises(NovaBadRequestError, match=said) as caught:
+        check()
+    assert "test.yaml:3" in caught.value.message
+    assert "images.yaml:2" in caught.value.message
+
+
+# -- host keys -------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """What cloud-init prints."""
+
+    keys: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = ["-----BEGIN SSH HOST KEY KEYS-----", *self.keys, "-----END SSH HOST KEY KEYS-----"]
+        return "\n".join(lines) + "\n"
+
+
+def test_host_keys_are_those_that_were_printed_last_and_whole() -> None:
+    old, new = (
+        Block(("ssh-ed25519 AAAAold root@a",)),
+        Block(("ssh-ed25519 AAAAnew root@a", "ssh-rsa AAAArsa x")),
+    )
+    keys = host_keys(f"boot\n{old}reboot\n{new}login:")
+    assert [key.split()[1] for key in keys] == ["AAAAnew", "AAAArsa"]
+    half = str(Block(("ssh-ed25519 AAAAhalf root@a",)))[:60]
+    assert [key.split()[1] for key in host_keys(f"{old}{half}")] == ["AAAAold"]
+    assert host_keys("ssh-ed25519 AAAA not in a block") == ()
