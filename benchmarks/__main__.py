@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 
-USUAL = ("startup", "reuse", "workers")
+USUAL = ("startup", "loading", "reuse", "workers")
 NAMES = (*USUAL, "openstack_flow", "rotate", "upload")
 """Those that are not usual need more of the machine, and run when they are named."""
 TAKE_ARGUMENTS = ("workers", "rotate", "upload")
