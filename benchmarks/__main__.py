@@ -6,10 +6,10 @@ import argparse
 import importlib
 import sys
 
-USUAL = ("startup", "reuse", "workers")
-NAMES = (*USUAL, "openstack_flow")
+USUAL = ("startup", "loading", "reuse", "workers")
+NAMES = (*USUAL, "openstack_flow", "rotate", "upload")
 """Those that are not usual need more of the machine, and run when they are named."""
-TAKES_ARGUMENTS = "workers"
+TAKE_ARGUMENTS = ("workers", "rotate", "upload")
 
 
 def main() -> int:
@@ -20,7 +20,7 @@ def main() -> int:
     for name in parser.parse_args(given).names or USUAL:
         if name not in NAMES:
             parser.error(f"there is no benchmark {name}")
-        if arguments and name != TAKES_ARGUMENTS:
+        if arguments and name not in TAKE_ARGUMENTS:
             parser.error(f"{name} takes no arguments")
         importlib.import_module(f"benchmarks.{name}").main(*arguments)
     return 0

@@ -29,6 +29,7 @@ from pytest_dibctl import (
     summary,
 )
 from pytest_dibctl.accounts import RARE, STEPS, Account, Failure, account_of, phase_table
+from pytest_dibctl.attest import Attestation
 from pytest_dibctl.collect import ENTRY, target_of
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.config import entries, merge
@@ -82,6 +83,7 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
         collecting.Collecting(config, catalog=catalog, plan=plan), "dibctl-collecting"
     )
     config.pluginmanager.register(FinalizersFirst(run), "dibctl-finalizers")
+    config.pluginmanager.register(Attestation(run), "dibctl-attestation")
 
 
 def _refuse_what_cannot_work(plan: collect.Plan, wishes: lifecycle.Wishes) -> None:
@@ -668,6 +670,10 @@ class ActiveRun:
         known = [label for label in order if label in self.accounts]
         rest = [label for label in self.accounts if label not in order]
         self.accounts = {label: self.accounts[label] for label in (*known, *rest)}
+
+    def warn(self, warning: str) -> None:
+        """Have a line shown with the summary."""
+        self._warnings.append(warning)
 
     def account(self, label: str) -> Account:
         """Return the account of an image."""

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest_dibctl
-from pytest_dibctl import process, signals
+from pytest_dibctl import cli_publish, completion, process, signals
 from pytest_dibctl.errors import DibctlError, ExitCode, NotInConfigError
+from pytest_dibctl.terminal import load, print_json, say
 
 Arguments = argparse.Namespace
 PYTEST_NOTHING_COLLECTED = 5
@@ -27,7 +28,9 @@ LOCAL = "local"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``dibctl`` and return its exit code; errors are shown without traceback, unless ``--debug``."""
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    completion.answer(parser)
+    arguments = parser.parse_args(argv)
     logging.basicConfig(
         level=logging.DEBUG if arguments.debug else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
@@ -42,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.debug:
             raise
         say(f"dibctl: error: {error}")
+        for note in getattr(error, "__notes__", ()):
+            say(f"note: {note}")
         return int(error.exit_code)
     except KeyboardInterrupt:
         say("dibctl: interrupted")
@@ -50,11 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         # `dibctl validate | head`: the reader has seen enough. Python would complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.OK)
-
-
-def say(line: str) -> None:
-    """Tell the person something; results go to stdout, this goes to stderr."""
-    print(line, file=sys.stderr, flush=True)
 
 
 # -- parser ----------------------------------------------------------------------------------------
@@ -91,7 +91,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_schema(command("schema", run_schema, "Print the JSON Schema of a configuration file, for editors."))
     _add_doctor(command("doctor", run_doctor, "Check whether this machine can build and boot images."))
+    cli_publish.add_commands(command)
     _add_cleanup(command("cleanup", run_cleanup, "Remove what dead or named runs left."))
+
+    _add_completion(
+        command("completion", run_completion, "Print what a shell needs to complete dibctl's command line.")
+    )
 
     def run_help(_arguments: Arguments) -> int:
         parser.print_help()
@@ -196,6 +201,10 @@ def _add_cleanup(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_completion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=completion.SHELLS)
+
+
 # -- commands --------------------------------------------------------------------------------------
 
 
@@ -203,7 +212,7 @@ def run_build(arguments: Arguments) -> int:
     """``dibctl build``: exits with disk-image-create's own code when that fails."""
     from pytest_dibctl import builder
 
-    image = _load(arguments).image(arguments.image)
+    image = load(arguments).image(arguments.image)
     outcome = builder.build(
         image,
         policy="always" if arguments.force else "auto",
@@ -212,7 +221,7 @@ def run_build(arguments: Arguments) -> int:
         progress=lambda line: say(f"{image.label}: {line}"),
     )
     if arguments.json:
-        _print_json(
+        print_json(
             {
                 "image": image.label,
                 "file": str(outcome.artifact.path),
@@ -313,7 +322,7 @@ def run_shell(arguments: Arguments) -> int:
     from pytest_dibctl import lifecycle
     from pytest_dibctl.config import merge
 
-    catalog = _load(arguments)
+    catalog = load(arguments)
     image = catalog.image(arguments.image)
     merge.login(image)  # before a build of minutes, not after it
     with _guarded_run(catalog, arguments) as (book, guard):
@@ -390,7 +399,7 @@ def run_validate(arguments: Arguments) -> int:
         checks=[builder.check_recipe],
     )
     if arguments.json:
-        _print_json(found.as_dict())
+        print_json(found.as_dict())
     else:
         for line in found.lines():
             print(line)
@@ -401,7 +410,13 @@ def run_schema(arguments: Arguments) -> int:
     """``dibctl schema``: JSON on stdout."""
     from pytest_dibctl.config import schema
 
-    _print_json(schema.schema(arguments.kind))
+    print_json(schema.schema(arguments.kind))
+    return ExitCode.OK
+
+
+def run_completion(arguments: Arguments) -> int:
+    """``dibctl completion``: shell code on stdout."""
+    print(completion.shell_code(arguments.shell))
     return ExitCode.OK
 
 
@@ -416,7 +431,7 @@ def run_doctor(arguments: Arguments) -> int:
             preflight.install(missing, progress=say)
             checks = preflight.doctor()
     if arguments.json:
-        _print_json([check.as_dict() for check in checks])
+        print_json([check.as_dict() for check in checks])
     else:
         _print_checks(checks)
     return ExitCode.OK if all(check.ok or not check.required for check in checks) else ExitCode.UNSPECIFIED
@@ -435,7 +450,7 @@ def run_cleanup(arguments: Arguments) -> int:
     """``dibctl cleanup``: exits 1 when something could not be removed."""
     from pytest_dibctl import sweep
 
-    catalog = functools.cache(lambda: _load(arguments, need_images=False))
+    catalog = functools.cache(lambda: load(arguments, need_images=False))
     if arguments.environment is not None and arguments.environment != LOCAL:
         catalog().environment(arguments.environment)  # a label that is not there is said to be so
     choice = sweep.Choice(run_id=arguments.run_id, environment=arguments.environment)
@@ -461,25 +476,6 @@ def run_cleanup(arguments: Arguments) -> int:
     if not swept:
         print("nothing to remove")
     return ExitCode.UNSPECIFIED if any(item.failed for item in swept) else ExitCode.OK
-
-
-def _load(arguments: Arguments, *, need_images: bool = True) -> Any:
-    from pytest_dibctl.config import catalog
-
-    loaded = catalog.load(
-        cwd=Path.cwd(),
-        images=arguments.images_config,
-        test=arguments.test_config,
-        upload=arguments.upload_config,
-        need=catalog.NEEDED if need_images else (),
-    )
-    for warning in loaded.warnings:
-        say(f"dibctl: warning: {warning}")
-    return loaded
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2))
 
 
 if __name__ == "__main__":

@@ -131,6 +131,16 @@ class BuildError(DibctlError):
     """The image was not built; ``exit_code`` is disk-image-create's own where it ran and failed."""
 
 
+class UntestedError(DibctlError):
+    """No test run vouches for an image, where one must."""
+
+    exit_code = ExitCode.TESTS_FAILED
+
+
+class StoppedError(DibctlError):
+    """A step was given up because the whole was interrupted."""
+
+
 class ArtifactError(DibctlError):
     """An image file is missing, unreadable or not what it claims to be."""
 

@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,13 +48,15 @@ def preprocessed(
     where: str,
     cwd: Path,
     progress: Callable[[str], None],
+    stopped: threading.Event | None = None,
 ) -> Iterator[Artifact]:
     """Yield the file to upload: what the section's command makes of ``artifact``; without a section, itself.
 
     ``disk_format`` and ``container_format`` are what Glance will be told; ``where`` is the place of the
     section, for messages. The command runs in ``cwd``, which its output is relative to. What it made goes
     when the block ends, unless ``settings`` says otherwise; with ``use_existing``, a file that is there is
-    taken as it is and never removed. What a failed or interrupted command leaves is removed.
+    taken as it is and never removed. What a failed or interrupted command leaves is removed. ``stopped``
+    interrupts it from another thread.
 
     Raises PreprocessingError when the command fails or makes no image, ConfigError for names that cannot be
     filled in.
@@ -76,6 +79,7 @@ def preprocessed(
         where=where,
         cwd=cwd,
         progress=progress,
+        stopped=stopped,
     )
     job.refuse_what_cannot_work()
     with job.locked():
@@ -99,6 +103,7 @@ class _Job:
     where: str
     cwd: Path
     progress: Callable[[str], None]
+    stopped: threading.Event | None = None
 
     @property
     def _unfinished(self) -> Path:
@@ -196,7 +201,9 @@ class _Job:
         # A command that outlived us would write to a file that another run makes by then.
         argv = process.with_parent(self.argv)
         try:
-            result = process.run(argv, cwd=self.cwd, check=False, on_line=hear, credentials=True)
+            result = process.run(
+                argv, cwd=self.cwd, check=False, on_line=hear, credentials=True, stopped=self.stopped
+            )
         except CommandError as error:
             raise self._failure(error.message) from None
         if result.returncode != 0:

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 KILL_GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL for a command that is being stopped."""
+STOP_POLL = 0.2
+"""Seconds between two looks at whether a command that may be stopped has ended."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,6 +130,7 @@ def run(
     log_file: Path | None = None,
     grace: float = KILL_GRACE,
     credentials: bool = False,
+    stopped: threading.Event | None = None,
 ) -> Result:
     """Run a command to its end and return how it ended.
 
@@ -135,7 +138,7 @@ def run(
     ``credentials``; ``stdin`` is a text, or a file to read from; ``timeout`` and ``grace`` are seconds. With
     ``on_line`` or ``log_file`` the joined output is streamed line by line, with ``log_file`` it is not
     kept in memory. The command gets a process group of its own, which is gone when this returns or
-    raises, Ctrl-C included.
+    raises, Ctrl-C included. ``stopped`` ends it early, for threads, which Ctrl-C does not reach.
 
     Raises CommandError when the program is missing, when it does not end in time, and, with ``check``,
     when it exits with anything but 0.
@@ -154,6 +157,8 @@ def run(
         grace=grace,
         credentials=credentials,
     ) as process:
+        if stopped is not None:
+            threading.Thread(target=_stop_when, args=(process, stopped), daemon=True).start()
         try:
             if stream:
                 output, errors = _stream(process, written, timeout, on_line, log_file), ""
@@ -179,6 +184,13 @@ def run(
             + "".join(f"\n  {line}" for line in said),
         )
     return result
+
+
+def _stop_when(process: subprocess.Popen[str], stopped: threading.Event) -> None:
+    while process.poll() is None:
+        if stopped.wait(STOP_POLL):
+            _signal_group(process, signal.SIGTERM)
+            return
 
 
 def describe_exit(returncode: int) -> str:

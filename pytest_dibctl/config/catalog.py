@@ -153,6 +153,10 @@ class Catalog:
         """Return the test environments that ``patterns`` name, as ``select_images`` does for images."""
         return self._select("test", self.environments, patterns)
 
+    def select_uploads(self, patterns: Sequence[str]) -> tuple[Entry[UploadEnvironment], ...]:
+        """Return the upload environments that ``patterns`` name, as ``select_images`` does for images."""
+        return self._select("upload", self.uploads, patterns)
+
     def _select(
         self, kind: Kind, entries: Mapping[str, Entry[T_co]], patterns: Sequence[str]
     ) -> tuple[Entry[T_co], ...]:

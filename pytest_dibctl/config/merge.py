@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from pytest_dibctl.config.models import Image, NovaTimeouts, TestEnvironment, UploadEnvironment
+from pytest_dibctl.config.models import Glance, Image, NovaTimeouts, TestEnvironment, UploadEnvironment
 from pytest_dibctl.errors import ConfigError
 
 if TYPE_CHECKING:
     from pytest_dibctl.config.catalog import Entry
+
+Visibility = Literal["public", "private", "shared", "community"]
 
 SSH_PORT = 22
 QEMU_PORT_WAIT = 600.0
@@ -36,16 +38,39 @@ class Deadlines:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ImportSettings:
+    """How an image gets into Glance: ``method`` None is a plain upload; ``stores`` are Glance's names.
+
+    ``uri`` is where Glance itself fetches the file, for "web-download"; ``region`` and ``image_id`` are what
+    it fetches, for "glance-download".
+    """
+
+    method: str | None = None
+    uri: str | None = None
+    region: str | None = None
+    image_id: str | None = None
+    stores: tuple[str, ...] = ()
+    all_stores: bool = False
+
+    @property
+    def is_fetched(self) -> bool:
+        """Whether Glance gets the bytes by itself."""
+        return self.method in {"web-download", "glance-download"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class MergedGlance:
     """What Glance is told. ``upload_timeout`` in seconds, ``min_disk`` in GiB, ``min_ram`` in MiB.
 
-    ``api_version`` is what the files ask for; version 2 is what is used.
+    ``api_version`` is what the files ask for; version 2 is what is used. ``members`` are ids or names of
+    projects.
     """
 
     name: str | None
     disk_format: str
     container_format: str
-    public: bool
+    visibility: Visibility
+    members: tuple[str, ...]
     protected: bool
     min_disk: int
     min_ram: int
@@ -54,6 +79,12 @@ class MergedGlance:
     endpoint: str | None
     upload_timeout: float
     api_version: int | None
+    importing: ImportSettings
+
+    @property
+    def public(self) -> bool:
+        """Whether everybody sees the image."""
+        return self.visibility == "public"
 
 
 def deadlines(image: Entry[Image], environment: Entry[TestEnvironment]) -> Deadlines:
@@ -99,12 +130,13 @@ def glance(
     """
     here, there = image.settings.glance, environment.settings.glance
     published = isinstance(environment.settings, UploadEnvironment)
-    public = here.public if here.public is not None else there.public
+    members = tuple(dict.fromkeys((*here.members, *there.members))) if published else ()
     return MergedGlance(
         name=here.name or there.name,
         disk_format=there.disk_format or here.disk_format or DISK_FORMAT,
         container_format=there.container_format or here.container_format or CONTAINER_FORMAT,
-        public=published and bool(public),
+        visibility=_visibility(here, there, members) if published else "private",
+        members=members,
         protected=published and bool(here.protected or there.protected),
         min_disk=max(here.min_disk or 0, there.min_disk or 0),
         min_ram=max(here.min_ram or 0, there.min_ram or 0),
@@ -113,6 +145,30 @@ def glance(
         endpoint=there.endpoint or here.endpoint,
         upload_timeout=_largest(here.upload_timeout, there.upload_timeout, default=Deadlines.upload),
         api_version=there.api_version or here.api_version,
+        importing=_importing(there if _says_import(there) else here) if published else ImportSettings(),
+    )
+
+
+def _visibility(here: Glance, there: Glance, members: tuple[str, ...]) -> Visibility:
+    """Return who sees the image: what the image says, else the environment; members need a shared one."""
+    for said in (here, there):
+        if said.visibility is not None:
+            return said.visibility
+        if said.public is not None:
+            return "public" if said.public else "shared" if members else "private"
+    return "shared" if members else "private"
+
+
+def _says_import(glance: Glance) -> bool:
+    return bool(glance.import_method or glance.stores or glance.all_stores)
+
+
+def _importing(glance: Glance) -> ImportSettings:
+    method = glance.import_method
+    if method is None and (glance.all_stores or len(glance.stores) > 1):
+        method = "glance-direct"  # a plain upload reaches one store
+    return ImportSettings(
+        method=method, uri=glance.import_uri, stores=glance.stores, all_stores=glance.all_stores
     )
 
 

@@ -194,8 +194,10 @@ class Dib(Section):
     cli_options: Annotated[tuple[NonEmpty, ...], Field(json_schema_extra=UNIQUE_ITEMS), Unique] = ()
 
 
-class Glance(Section):
+class Glance(Ruled):
     """What Glance is told of the image; may stand in any of the three files."""
+
+    model_config = ConfigDict(json_schema_extra={"not": {"required": ["public", "visibility"]}})
 
     api_version: Annotated[Literal[1, 2], Field(description="accepted; version 2 is what is used")] | None = (
         None
@@ -211,6 +213,29 @@ class Glance(Section):
     min_ram: Annotated[Whole, Field(ge=0, description="MiB")] | None = None
     protected: Flag | None = None
     tags: tuple[NonEmpty, ...] = ()
+    visibility: Literal["public", "private", "shared", "community"] | None = None
+    members: Annotated[
+        tuple[NonEmpty, ...],
+        Field(description="ids or names of projects", json_schema_extra=UNIQUE_ITEMS),
+        Unique,
+    ] = ()
+    import_method: Literal["glance-direct", "web-download"] | None = None
+    import_uri: NonEmpty | None = None
+    stores: Annotated[tuple[NonEmpty, ...], Field(json_schema_extra=UNIQUE_ITEMS), Unique] = ()
+    all_stores: Flag = False
+
+    @classmethod
+    def broken_rules(cls, data: Mapping[str, Any]) -> Iterator[Rule]:
+        """Refuse two words for one thing, and an import that cannot work."""
+        if len(_given(data, "public", "visibility")) > 1:
+            yield "visibility", "says the same as public; leave one of them out"
+        if data.get("members") and data.get("visibility") not in {None, "shared"}:
+            yield "members", f"are for shared images, and visibility is {data.get('visibility')}"
+        fetched = data.get("import_method") == "web-download"
+        if fetched != (data.get("import_uri") is not None):
+            yield "import_uri", "goes with import_method: web-download, and with that only"
+        if data.get("stores") and data.get("all_stores"):
+            yield "all_stores", "leaves nothing for stores to say"
 
 
 class NovaTimeouts(Ruled):
@@ -585,17 +610,45 @@ class TestEnvironment(Site):
             yield "", "needs keystone and nova (OpenStack) or qemu (a local guest)"
 
 
+class Conversion(Ruled):
+    """Another format of the image, made by qemu-img before its upload."""
+
+    disk_format: Literal["qcow2", "raw", "vmdk", "vdi", "vhdx"]
+    compression: Annotated[Literal["zstd", "zlib"], Field(description="of qcow2")] | None = None
+
+    @classmethod
+    def broken_rules(cls, data: Mapping[str, Any]) -> Iterator[Rule]:
+        """Refuse to compress what cannot be compressed."""
+        if data.get("compression") is not None and data.get("disk_format") != "qcow2":
+            yield "compression", "is for disk_format: qcow2"
+
+
+class Obsoleting(Section):
+    """What becomes of an image when a newer one takes its place."""
+
+    name: Annotated[NonEmpty, Field(description="%(name)s is the image's name")] = "Obsolete %(name)s"
+    properties: dict[NonEmpty, Text] = Field(default_factory=lambda: {"obsolete": "true"}, min_length=1)
+
+
 class UploadEnvironment(Site):
     """One entry of upload.yaml: where an image is published."""
 
     model_config = ConfigDict(
-        json_schema_extra={"anyOf": [{"required": ["keystone"]}, {"required": ["external_upload"]}]},
+        json_schema_extra={
+            "anyOf": [{"required": ["keystone"]}, {"required": ["external_upload"]}],
+            "not": {"required": ["preprocessing", "convert"]},
+        },
     )
 
     external_upload: tuple[Command, ...] = ()
+    convert: Conversion | None = None
+    require_tested: Flag = False
+    obsolete: Annotated[Obsoleting, BeforeValidator(_nothing_as_empty)] = Field(default_factory=Obsoleting)
 
     @classmethod
     def broken_rules(cls, data: Mapping[str, Any]) -> Iterator[Rule]:
         """Refuse an environment that has no way to upload."""
         if "keystone" not in data and not data.get("external_upload"):
             yield "", "keystone is missing (only external_upload can do without)"
+        if len(_given(data, "preprocessing", "convert")) > 1:
+            yield "convert", "excludes preprocessing: one of them makes the file that is uploaded"

@@ -389,6 +389,21 @@ class TestImage:
             result.assert_outcomes(skipped=1)
             result.stdout.fnmatch_lines(["*what file it was made from is not known*"])
 
+    @pytest.mark.parametrize("name", ["generic:secrets", "image_tests/tree/test_secrets.py"])
+    def test_a_shipped_one_given_on_the_command_line_looks_at_files(
+        self, project: Project, name: str
+    ) -> None:
+        project.images({"debian": [{"pytest": "generic:login"}]})
+        # There are no files here; that they are asked for is what shows.
+        result = project.run(name, "--dib-use-existing-image=42", "-rs")
+        result.assert_outcomes(skipped=6)
+        result.stdout.fnmatch_lines(["*what file it was made from is not known*"])
+
+    def test_one_given_on_the_command_line_is_for_what_it_is_listed_for(self, project: Project) -> None:
+        project.write("checks/test_it.py", "def test_it(dib_view): assert dib_view == 'tree'\n")
+        project.images({"debian": [{"pytest": "generic:login"}], "other": [{"image": "checks/test_it.py"}]})
+        project.run("checks/test_it.py").assert_outcomes(passed=2)
+
     def test_a_machine_that_cannot_look_says_so_at_once(self, project: Project) -> None:
         self.lists(project, test_files=PASSES, test_guest=BOOTS)
         project.monkeypatch.setattr("os.geteuid", lambda: 1000)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -166,7 +168,41 @@ def test_exit_codes_of_dibctl_test(tmp_path: Path, pytest_code: int, written: in
 
 
 def test_every_command_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("build", "test", "shell", "validate", "schema", "doctor", "cleanup"):
+    for command in (
+        *("build", "test", "shell", "validate", "schema", "doctor", "cleanup"),
+        *("upload", "mark-obsolete", "rotate", "rotate-single", "list", "transfer", "diff", "completion"),
+    ):
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
         assert len(capsys.readouterr().out.splitlines()) > 3
+
+
+def completions(here: Path, line: str) -> set[str]:
+    """Return what bash is offered after ``line``."""
+    code = f"""
+        eval "$({sys.executable} -m pytest_dibctl.cli completion bash)"
+        dibctl() {{ {sys.executable} -m pytest_dibctl.cli "$@"; }}
+        COMP_LINE={shlex.quote(line)} COMP_POINT=${{#COMP_LINE}} COMP_TYPE=9
+        COMP_WORDS=($COMP_LINE) COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+        _python_argcomplete dibctl
+        printf "%s\\n" "${{COMPREPLY[@]}}"
+    """
+    result = subprocess.run(
+        ["bash", "-c", textwrap.dedent(code)], cwd=here, capture_output=True, text=True, check=False
+    )
+    return {word.strip() for word in result.stdout.splitlines()} - {""}
+
+
+def test_bash_completes_commands_options_and_labels(here: Path) -> None:
+    (here / "images.yaml").write_text("debian: {filename: x}\ndevuan: {filename: y}\n")
+    (here / "upload.yaml").write_text("public: {keystone: {cloud: x}}\n")
+    assert {"rotate", "rotate-single"} <= completions(here, "dibctl rot")
+    assert completions(here, "dibctl upload de") == {"debian", "devuan"}
+    assert completions(here, "dibctl upload debian pu") == {"public"}
+    assert "--no-obsolete" in completions(here, "dibctl upload debian --no")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_shell_gets_code(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["completion", shell]) == ExitCode.OK
+    assert "dibctl" in capsys.readouterr().out

@@ -16,16 +16,28 @@ LAYERS = (
     {"config", "process", "ledger", "shared", "signals"},
     {"artifact", "banner", "ssh", "dib", "fingerprint", "build_log", "build_guard"},
     {"tree", "tree_guard", "guest_script"},
-    {"clouds", "preflight", "preprocess", "build_causes"},
+    {"clouds", "preflight", "preprocess", "build_causes", "manifest"},
     {"builder"},
-    {"lifecycle", "variables", "scripts"},
+    {"lifecycle", "variables", "scripts", "statements"},
+    {"publish"},
     {"content", "targets", "sweep"},
     {"remains", "guardian"},
     {"collect", "accounts", "scheduler"},
     {"summary", "junit"},
-    {"active", "collecting", "controller", "fixtures", "host", "plugin", "cli"},
+    {"active", "attest", "collecting", "controller", "fixtures", "host", "plugin"},
+    {"terminal", "completion", "cli_publish", "cli"},
 )
-PYTEST_LAYERS = {"collect", "collecting", "junit", "controller", "active", "fixtures", "host", "plugin"}
+PYTEST_LAYERS = {
+    "attest",
+    "collect",
+    "collecting",
+    "junit",
+    "controller",
+    "active",
+    "fixtures",
+    "host",
+    "plugin",
+}
 
 
 NEW_MODULES = """

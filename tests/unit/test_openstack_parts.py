@@ -21,6 +21,7 @@ from pytest_dibctl.clouds import Address, Flavor, Interface
 from pytest_dibctl.clouds.console import host_keys
 from pytest_dibctl.clouds.openstack import flavors, images, networks
 from pytest_dibctl.clouds.openstack.api import translated
+from pytest_dibctl.clouds.regions import LateError
 from pytest_dibctl.config.models import Nic
 from pytest_dibctl.errors import (
     ApiError,
@@ -143,7 +144,7 @@ def test_a_body_of_no_bytes_has_digests_too(tmp_path: Path) -> None:
 def test_a_body_ends_at_its_deadline(tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(bytes(2 * images.BLOCK))
-    with pytest.raises(images._LateError):
+    with pytest.raises(LateError):
         list(body(path, seconds=-1))
 
 

@@ -27,6 +27,7 @@ from pytest_dibctl.clouds import (
 from pytest_dibctl.clouds.openstack import flavors, images, marks, networks, servers, strays
 from pytest_dibctl.clouds.openstack.api import Api, open_api, undoing
 from pytest_dibctl.clouds.openstack.instance import Known, OpenStackInstance, with_console
+from pytest_dibctl.clouds.regions import ImageSpec
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.catalog import Entry, read_user_data
 from pytest_dibctl.config.credentials import resolve
@@ -143,7 +144,7 @@ class OpenStackCloud:
                 ):
                     if path is None or key in glance.properties:
                         continue
-                    spec = images.ImageSpec(
+                    spec = ImageSpec(
                         name=f"{request.name}-{key.removesuffix('_id')}",
                         disk_format=kind,
                         container_format=kind,
@@ -153,7 +154,7 @@ class OpenStackCloud:
                     part = images.create(self.api, path, spec, timeout=timeout, progress=progress)
                     made.append(str(part["id"]))
                     properties[key] = str(part["id"])
-            spec = images.ImageSpec(
+            spec = ImageSpec(
                 name=request.name,
                 disk_format=self._disk_format(artifact, request),
                 container_format=glance.container_format,

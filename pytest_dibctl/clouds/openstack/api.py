@@ -651,11 +651,8 @@ def _unanswered(error: Exception, service: Service, doing: str, where: str) -> D
         )
     if isinstance(error, auth_exceptions.MissingRequiredOptions):
         return CredentialsError(f"{where}: not enough credentials: {_said(error)}")
-    if isinstance(error, auth_exceptions.DiscoveryFailure):
-        return ApiError(
-            f"{where}: cannot {doing}: no Keystone answers there: {_said(error)}",
-            hint="check auth_url",
-        )
+    if isinstance(error, auth_exceptions.DiscoveryFailure | sdk_exceptions.ServiceDiscoveryException):
+        return _undiscovered(error, name, doing, where)
     connection = (auth_exceptions.ConnectionError, requests.ConnectionError, requests.Timeout)
     if isinstance(error, connection):
         return ApiError(
@@ -667,3 +664,15 @@ def _unanswered(error: Exception, service: Service, doing: str, where: str) -> D
     # NotSupported is also what comes of a service that could not be asked which versions it has.
     garbled = (requests.RequestException, auth_exceptions.InvalidResponse, sdk_exceptions.NotSupported)
     return ApiError(f"cannot {doing}: {name}: {_said(error)}", transient=isinstance(error, garbled))
+
+
+def _undiscovered(error: Exception, name: str, doing: str, where: str) -> ApiError:
+    if isinstance(error, auth_exceptions.DiscoveryFailure):
+        return ApiError(
+            f"{where}: cannot {doing}: no Keystone answers there: {_said(error)}",
+            hint="check auth_url",
+        )
+    return ApiError(
+        f"cannot {doing}: no {name} answers at its address: {_said(error)}",
+        hint=f"check the catalog or the endpoint ({where}), and the network",
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import logging
 import time
@@ -15,6 +14,8 @@ from typing import Any
 from pytest_dibctl.clouds import Progress
 from pytest_dibctl.clouds.openstack import marks
 from pytest_dibctl.clouds.openstack.api import CONFLICT, Api, raise_for_status, undoing
+from pytest_dibctl.clouds.regions import Content, ImageSpec, LateError
+from pytest_dibctl.config.merge import ImportSettings
 from pytest_dibctl.errors import ApiError, ArtifactError, ConfigError, DibctlError, ImageNotFoundError
 
 log = logging.getLogger(__name__)
@@ -28,8 +29,8 @@ SETTLING = 30.0
 TELL_EVERY = 5.0
 """Seconds between two lines of progress."""
 GOING_ON = frozenset({"queued", "saving", "importing", "uploading"})
-HASHES = ("md5", "sha512")
-"""Digests that are computed while sending; Glance's usual ones."""
+HASHES = ("sha512",)
+"""Digests that are computed while sending; Glance's usual one."""
 RESERVED = frozenset(
     {
         *("id", "name", "status", "visibility", "protected", "min_disk", "min_ram", "disk_format"),
@@ -38,21 +39,6 @@ RESERVED = frozenset(
     }
 )
 """What a property cannot be called: Glance has a meaning of its own for it."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageSpec:
-    """What Glance is told of an image. ``min_disk`` in GiB, ``min_ram`` in MiB."""
-
-    name: str
-    disk_format: str
-    container_format: str = "bare"
-    visibility: str = "private"
-    protected: bool = False
-    min_disk: int = 0
-    min_ram: int = 0
-    tags: tuple[str, ...] = ()
-    properties: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Body:
@@ -88,11 +74,15 @@ class Body:
                 yield block
                 now = time.monotonic()
                 if now > self._deadline:
-                    raise _LateError
+                    raise LateError
                 if now - told >= TELL_EVERY:
                     told = now
                     self._tell(now - started)
         self.digests = {name: digest.hexdigest() for name, digest in hashes.items()}
+
+    def digest(self, algorithm: str) -> str:
+        """Return a digest of what was sent last, or for a less usual algorithm of the file."""
+        return self.digests.get(algorithm) or _digest(self._path, algorithm)
 
     def _tell(self, seconds: float) -> None:
         done = 100 * self.sent // max(1, self._size)
@@ -100,20 +90,30 @@ class Body:
         self._progress(f"{self._what}: {done} % of {self._size / (1 << 20):.0f} MiB, {rate:.0f} MiB/s")
 
 
-class _LateError(Exception):
-    """The time for the upload is over."""
-
-
 def create(
     api: Api, path: Path, spec: ImageSpec, *, timeout: float, progress: Progress, properties_at: str = ""
 ) -> dict[str, Any]:
-    """Make an image of the file at ``path`` and return it, active and verified, as Glance describes it.
+    """Make an image of the file at ``path``; as ``create_from`` does.
+
+    Raises ArtifactError for a file that cannot be read or changes meanwhile.
+    """
+    deadline = time.monotonic() + timeout
+    try:
+        body = Body(path, deadline=deadline, progress=progress, what=f"uploading {path.name}")
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror}") from None
+    return create_from(api, body, spec, timeout=timeout, properties_at=properties_at)
+
+
+def create_from(
+    api: Api, content: Content, spec: ImageSpec, *, timeout: float, properties_at: str = ""
+) -> dict[str, Any]:
+    """Make an image and return it, active and verified, as Glance describes it.
 
     ``timeout`` is seconds for all of it; ``properties_at`` is the setting that holds the properties. When
     anything fails, an interruption included, the image is removed again. The caller owns what is returned.
 
-    Raises ApiError and its like, ArtifactError when the file changes meanwhile, ConfigError for properties
-    that Glance keeps for itself.
+    Raises ApiError and its like, ConfigError for properties that Glance keeps for itself.
     """
     deadline = time.monotonic() + timeout
     # The id is ours: whatever becomes of the answer, there is one image at most, and we can find it.
@@ -122,7 +122,7 @@ def create(
     try:
         with api.creating(image_id):
             _register(api, document)
-        return _fill(api, image_id, path, spec.name, deadline=deadline, timeout=timeout, progress=progress)
+        return _fill(api, image_id, content, spec, deadline=deadline, timeout=timeout)
     except BaseException as error:
         with undoing(error, f"image {image_id} may have been left in Glance"):
             api.settled(image_id, lambda: delete(api, image_id))
@@ -150,6 +150,8 @@ def _document(spec: ImageSpec, properties_at: str) -> dict[str, Any]:
         )
     return {
         **spec.properties,
+        **({"os_hidden": True} if spec.hidden else {}),
+        **({"owner": spec.owner} if spec.owner is not None else {}),
         "name": spec.name,
         "disk_format": spec.disk_format,
         "container_format": spec.container_format,
@@ -162,46 +164,51 @@ def _document(spec: ImageSpec, properties_at: str) -> dict[str, Any]:
 
 
 def _fill(
-    api: Api, image_id: str, path: Path, name: str, *, deadline: float, timeout: float, progress: Progress
+    api: Api, image_id: str, content: Content, spec: ImageSpec, *, deadline: float, timeout: float
 ) -> dict[str, Any]:
     late = ApiError(
-        f"image {name} ({image_id}) was not uploaded within {timeout:g} s", hint="raise glance.upload_timeout"
+        f"image {spec.name} ({image_id}) was not uploaded within {timeout:g} s",
+        hint="raise glance.upload_timeout",
     )
-    try:
-        body = Body(path, deadline=deadline, progress=progress, what=f"uploading {path.name}")
-    except OSError as error:
-        raise ArtifactError(f"{path}: {error.strerror}") from None
     api.renew_token(max(0.0, deadline - time.monotonic()))
     try:
-        _send(api, image_id, body, deadline=deadline)
-    except _LateError:
+        if not spec.importing.is_fetched:
+            _send(api, image_id, content, spec.importing, deadline=deadline)
+        if spec.importing.method is not None:
+            _import(api, image_id, spec.importing)
+    except LateError:
         raise late from None
-    image = await_active(api, image_id, name, timeout=max(1.0, deadline - time.monotonic()))
+    image = await_active(api, image_id, spec.name, timeout=max(1.0, deadline - time.monotonic()))
     if image is None:
         raise late
-    _verify(image, path, body)
+    _verify(image, content, arrived=not spec.importing.is_fetched)
     return image
 
 
-def _send(api: Api, image_id: str, body: Body, *, deadline: float) -> None:
+def _send(api: Api, image_id: str, content: Content, importing: ImportSettings, *, deadline: float) -> None:
     """Send the body, again from its start when the connection breaks and Glance has nothing of it."""
     doing = f"upload image {image_id}"
+    staged = importing.method is not None
+    done = "uploading" if staged else "active"
+    headers = {"Content-Type": "application/octet-stream", "Accept": ""}
+    if not staged and importing.stores:
+        headers["X-Image-Meta-Store"] = importing.stores[0]
 
     def put() -> None:
-        headers = {"Content-Type": "application/octet-stream", "Accept": ""}
         # raise_exc is off in the SDK; without a body to read, the answer is its status.
-        raise_for_status(api.image.put(f"/images/{image_id}/file", data=body, headers=headers))
+        url = f"/images/{image_id}/{'stage' if staged else 'file'}"
+        raise_for_status(api.image.put(url, data=content, headers=headers))
 
     while True:
         left = deadline - time.monotonic()
         if left <= 0:
-            raise _LateError
+            raise LateError
         try:
             api.once("image", doing, put, timeout=left)
         except ApiError as error:
-            again = error.transient and body.sendings < SENDINGS and time.monotonic() < deadline
+            again = error.transient and content.sendings < SENDINGS and time.monotonic() < deadline
             status = _settled(api, image_id, deadline=deadline) if again else None
-            if status == "active":  # only the answer got lost; whether all of it arrived is verified
+            if status == done:  # only the answer got lost; whether all of it arrived is verified
                 return
             if status != "queued":
                 raise
@@ -209,6 +216,29 @@ def _send(api: Api, image_id: str, body: Body, *, deadline: float) -> None:
             api.forget_token()
         else:
             return
+
+
+def _import(api: Api, image_id: str, importing: ImportSettings) -> None:
+    """Have Glance take what was staged, or fetch it itself."""
+    how = {"name": importing.method}
+    if importing.uri is not None:
+        how["uri"] = importing.uri
+    if importing.image_id is not None:
+        how |= {
+            "glance_region": importing.region,
+            "glance_image_id": importing.image_id,
+            "glance_service_interface": "public",
+        }
+    document: dict[str, Any] = {"method": how}
+    if importing.all_stores:
+        document["all_stores"] = True
+    elif importing.stores:
+        document["stores"] = list(importing.stores)
+    api.once(
+        "image",
+        f"import image {image_id} by {importing.method}",
+        lambda: raise_for_status(api.image.post(f"/images/{image_id}/import", json=document)),
+    )
 
 
 def _settled(api: Api, image_id: str, *, deadline: float) -> str | None:
@@ -240,19 +270,29 @@ def await_active(api: Api, image_id: str, name: str, *, timeout: float) -> dict[
     return api.wait(look, timeout=timeout)
 
 
-def _verify(image: Mapping[str, Any], path: Path, body: Body) -> None:
-    """Raise ApiError unless Glance has exactly the bytes that were sent."""
-    algorithm = str(image.get("os_hash_algo") or "")
-    ours = {"size": len(body), "checksum": body.digests.get("md5"), "os_hash_value": None}
-    if algorithm and algorithm in hashlib.algorithms_available:
-        ours["os_hash_value"] = body.digests.get(algorithm) or _digest(path, algorithm)
-    for what, value in ours.items():
+def _verify(image: Mapping[str, Any], content: Content, *, arrived: bool) -> None:
+    """Raise ApiError unless Glance has exactly the bytes that were sent.
+
+    Without ``arrived`` they were not sent by us, and Glance fetched what should be the same.
+    """
+    for what, ours in _expected(image, content):
         theirs = image.get(what)
-        if value is not None and theirs is not None and theirs != value:
+        if ours is not None and theirs is not None and theirs != ours:
+            came = "arrived damaged" if arrived else "is another one where Glance fetched it"
             raise ApiError(
-                f"image {image['name']} ({image['id']}) arrived damaged: {what} is {theirs} in Glance, and "
-                f"{value} of the bytes that were sent; it is removed again"
+                f"image {image['name']} ({image['id']}) {came}: {what} is {theirs} in Glance, and "
+                f"{ours} of the bytes that were sent; it is removed again"
             )
+
+
+def _expected(image: Mapping[str, Any], content: Content) -> Iterator[tuple[str, int | str | None]]:
+    """Yield what of the bytes there is to compare; the old checksum only where there is nothing better."""
+    yield "size", len(content)
+    algorithm = str(image.get("os_hash_algo") or "")
+    if algorithm in hashlib.algorithms_available and image.get("os_hash_value"):
+        yield "os_hash_value", content.digest(algorithm)
+    else:
+        yield "checksum", content.digest("md5")
 
 
 def _digest(path: Path, algorithm: str) -> str:

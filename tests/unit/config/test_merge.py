@@ -168,3 +168,27 @@ class TestTheRest:
             merge.login(image())
         assert caught.value.message.startswith("images.yaml (i.tests.ssh): is missing")
         assert "username: NAME" in str(caught.value.hint)
+
+
+class TestPublished:
+    @pytest.mark.parametrize(
+        ("here", "there", "seen"),
+        [
+            ({}, {}, "private"),
+            ({"public": True}, {"visibility": "community"}, "public"),
+            ({}, {"visibility": "community"}, "community"),
+            ({"public": False}, {"public": True}, "private"),
+            ({"members": ["a"]}, {}, "shared"),
+            ({"members": ["a"], "public": False}, {}, "shared"),
+        ],
+    )
+    def test_who_sees_the_image(self, here: dict[str, Any], there: dict[str, Any], seen: str) -> None:
+        assert merge.glance(image(glance=here), upload(glance=there)).visibility == seen
+
+    def test_members_are_joined_and_stores_are_the_environments(self) -> None:
+        merged = merge.glance(
+            image(glance={"members": ["a", "b"], "stores": ["x"]}),
+            upload(glance={"members": ["b", "c"], "stores": ["y", "z"]}),
+        )
+        assert merged.members == ("a", "b", "c")
+        assert merged.importing == merge.ImportSettings(method="glance-direct", stores=("y", "z"))

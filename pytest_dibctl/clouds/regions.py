@@ -1,0 +1,195 @@
+"""What publishing needs of a cloud: the images of one project in one region, and who uses them.
+
+``openstack.regions`` implements it. The policy, which image is made, renamed or deleted when, is in
+``publish``; a region does what it is told, and reads before it writes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Collection, Iterator, Mapping
+from typing import Protocol
+
+from pytest_dibctl.config.merge import ImportSettings
+
+SNAPSHOT = "snapshot"
+"""The ``image_type`` of what users make of their servers."""
+
+
+class LateError(Exception):
+    """The time for sending a file is over."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageSpec:
+    """What Glance is told of an image. ``min_disk`` in GiB, ``min_ram`` in MiB.
+
+    ``owner`` is the id of another project than the one logged in to, which only an admin may name.
+    """
+
+    name: str
+    disk_format: str
+    container_format: str = "bare"
+    visibility: str = "private"
+    protected: bool = False
+    hidden: bool = False
+    owner: str | None = None
+    min_disk: int = 0
+    min_ram: int = 0
+    tags: tuple[str, ...] = ()
+    properties: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    importing: ImportSettings = dataclasses.field(default_factory=ImportSettings)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageRecord:
+    """An image as Glance describes it. ``size`` is bytes; times are the server's."""
+
+    id: str
+    name: str
+    owner: str
+    status: str
+    visibility: str
+    hidden: bool
+    protected: bool
+    disk_format: str
+    container_format: str
+    size: int | None
+    min_disk: int
+    min_ram: int
+    tags: frozenset[str]
+    properties: Mapping[str, str]
+    hash_algorithm: str | None
+    hash_value: str | None
+    checksum: str | None
+    created: dt.datetime
+    updated: dt.datetime
+
+    @property
+    def is_snapshot(self) -> bool:
+        """Whether a user made it of a server or a volume; such an image is never ours to judge."""
+        marks = {"block_device_mapping", "instance_uuid"}
+        return self.properties.get("image_type") == SNAPSHOT or not marks.isdisjoint(self.properties)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Change:
+    """What is to change, all of it in one call; None leaves a thing as it is.
+
+    ``properties`` are set, those that are None removed.
+    """
+
+    name: str | None = None
+    visibility: str | None = None
+    hidden: bool | None = None
+    protected: bool | None = None
+    tags: frozenset[str] | None = None
+    properties: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+
+
+class Content(Protocol):
+    """The bytes of an image on their way: every iteration begins at the first byte.
+
+    A request is sent again when its token was refused, or the connection broke.
+    """
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[bytes]: ...
+
+    @property
+    def sendings(self) -> int:
+        """How often the bytes were asked for."""
+        ...
+
+    def digest(self, algorithm: str) -> str | None:
+        """Return a digest, in hex, of the bytes that were given out last; None if it cannot be told."""
+        ...
+
+
+class Region(Protocol):
+    """One project's images in one region. Not for two threads at a time."""
+
+    @property
+    def name(self) -> str:
+        """The label of the environment."""
+        ...
+
+    @property
+    def project_id(self) -> str:
+        """The project logged in to."""
+        ...
+
+    def now(self) -> dt.datetime:
+        """Return the server's time."""
+        ...
+
+    def images(
+        self, *, name: str | None = None, properties: Mapping[str, str] | None = None
+    ) -> Iterator[ImageRecord]:
+        """Yield the project's own images, hidden ones too, filtered by the server, page by page."""
+        ...
+
+    def image(self, image_id: str) -> ImageRecord:
+        """Return an image, whoever owns it; raises ImageNotFoundError."""
+        ...
+
+    def create(self, spec: ImageSpec, content: Content, *, timeout: float, properties_at: str) -> ImageRecord:
+        """Make an image and return it active and verified; when anything fails it is removed again.
+
+        ``timeout`` is seconds for all of it, ``properties_at`` the setting that holds the properties.
+        """
+        ...
+
+    def download(self, image_id: str) -> Iterator[bytes]:
+        """Yield an image's bytes, from the first; raises ApiError, transient when the connection broke."""
+        ...
+
+    def fetches_from(self, other: Region) -> str | None:
+        """Return under which name this region's Glance can fetch images of ``other``, None if it cannot."""
+        ...
+
+    def change(self, image_id: str, change: Change) -> ImageRecord:
+        """Change an image in one call, all of it or nothing. Repeating it is harmless."""
+        ...
+
+    def delete(self, image_id: str) -> None:
+        """Delete an image and wait until it is gone; repeating it is harmless.
+
+        Raises ApiError with status 409 when the store has it in use, 403 when it is protected.
+        """
+        ...
+
+    def project(self, name_or_id: str) -> str:
+        """Return a project's id; raises ApiError or NotInConfigError where it cannot be told."""
+        ...
+
+    def project_name(self, project_id: str) -> str | None:
+        """Return a project's name, None where these credentials cannot tell it."""
+        ...
+
+    def members(self, image_id: str) -> Mapping[str, str]:
+        """Return the ids of the projects that an image is shared with, and what they say to it."""
+        ...
+
+    def share(self, image_id: str, project_id: str) -> bool:
+        """Let a project see an image, and accept it in its name; return whether that was possible."""
+        ...
+
+    def uses(self, image_ids: Collection[str]) -> Mapping[str, str]:
+        """Return, for each of the images that anybody uses, a few words on who does.
+
+        Servers of all projects, and volumes of all projects where there is Cinder. Raises NovaForbiddenError
+        for whoever may not see other projects' servers, ApiError where some cannot be seen by anybody now.
+        """
+        ...
+
+    def use(self, image_id: str) -> str | None:
+        """Return which server uses one image by now, None if none does; raises as ``uses``."""
+        ...
+
+    def needed_by(self, image_id: str) -> str | None:
+        """Return which image has this one as its kernel or initrd, None if none has."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,61 @@
+"""Completion of ``dibctl``'s command line by shells: commands and options, and labels from the files."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "_ARGCOMPLETE"
+"""Set by the shell's function when it asks what may come next."""
+SHELLS = ("bash", "zsh", "fish")
+LABELS = {
+    "LABEL": "environments",
+    "ENV": "uploads",
+    "SOURCE": "uploads",
+    "DESTINATION": "uploads",
+    "IMAGE": "images",
+}
+"""What arguments with these metavars are labels of; an argument called ``image`` is an image's."""
+
+
+def shell_code(shell: str) -> str:
+    """Return what a shell has to read to complete ``dibctl``."""
+    from argcomplete.shell_integration import shellcode
+
+    return str(shellcode(["dibctl"], shell=shell))
+
+
+def answer(parser: argparse.ArgumentParser) -> None:
+    """Answer a shell that asks, and end the process then; return at once when none does."""
+    if VARIABLE not in os.environ:
+        return
+    import argcomplete
+
+    for action in _actions(parser):
+        kind = "images" if action.dest == "image" else LABELS.get(str(action.metavar))
+        if kind is not None:
+            action.completer = _labels(kind)  # type: ignore[attr-defined]
+    argcomplete.autocomplete(parser)
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    for action in parser._actions:  # noqa: SLF001 -- argparse has no other way to its commands
+        yield action
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            for child in action.choices.values():
+                yield from _actions(child)
+
+
+def _labels(kind: str) -> Callable[..., Iterable[str]]:
+    def complete(parsed_args: argparse.Namespace, **_others: Any) -> Iterable[str]:
+        from pytest_dibctl.config import catalog
+
+        given = {name: getattr(parsed_args, f"{name}_config", None) for name in catalog.KINDS}
+        # What is wrong with the files is not said while somebody types.
+        loaded, _ = catalog.read(cwd=Path.cwd(), explicit=given)
+        return sorted(getattr(loaded, kind))
+
+    return complete

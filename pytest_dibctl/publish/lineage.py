@@ -1,0 +1,80 @@
+"""Which image of a name is current, which are obsolete, and the change that makes one the other."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping
+
+from pytest_dibctl.clouds.regions import Change, ImageRecord
+from pytest_dibctl.config import interpolate
+from pytest_dibctl.config.models import Obsoleting
+
+AT, BY = "obsoleted_at", "obsoleted_by"
+"""The properties that hold when an image became obsolete, and the id of its successor."""
+UNFINISHED = "dibctl-unfinished"
+"""The tag of an image whose publication has not come to its end. It is hidden as well."""
+COMPANION = "dibctl-companion"
+"""The tag of a kernel or an initrd that goes with an image; hidden, and removed with it."""
+TEST = "dibctl-test"
+"""The tag of images that test runs make."""
+LONGEST_NAME = 255
+"""Characters that Glance allows."""
+
+
+def is_obsolete(image: ImageRecord, rule: Obsoleting) -> bool:
+    """Whether an image is marked as ``rule`` marks obsolete ones."""
+    return all(image.properties.get(key) == value for key, value in rule.properties.items())
+
+
+def is_current(image: ImageRecord, rule: Obsoleting) -> bool:
+    """Whether users find this image when they look for its name."""
+    return (
+        image.status == "active"
+        and not image.hidden
+        and not image.is_snapshot
+        and not is_obsolete(image, rule)
+        and not image.tags & {UNFINISHED, COMPANION, TEST}
+    )
+
+
+def obsolete_name(name: str, rule: Obsoleting, where: str) -> str:
+    """Return what an image called ``name`` is called once it is obsolete; raises ConfigError."""
+    return interpolate.text(rule.name, {"name": name}, where)[:LONGEST_NAME]
+
+
+def has_obsolete_name(image: ImageRecord, rule: Obsoleting) -> bool:
+    """Whether an image is called as ``rule`` calls obsolete ones.
+
+    Properties alone prove nothing: Cinder copies an image's properties to what users make of their volumes.
+    """
+    before, _, after = interpolate.text(rule.name, {"name": "\0"}, "").partition("\0")
+    if len(image.name) == LONGEST_NAME:  # its end may have been cut off
+        return image.name.startswith(before)
+    return image.name.startswith(before) and image.name.endswith(after)
+
+
+def obsoletion(
+    image: ImageRecord, rule: Obsoleting, *, now: dt.datetime, successor: str | None, where: str
+) -> Change:
+    """Return the change that makes an image obsolete."""
+    facts = {AT: now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), BY: successor}
+    return Change(name=obsolete_name(image.name, rule, where), properties={**rule.properties, **facts})
+
+
+def restoration(image: ImageRecord, change: Change) -> Change:
+    """Return the change that takes ``change`` back; ``image`` is as it was before."""
+    before: Mapping[str, str | None] = {key: image.properties.get(key) for key in change.properties}
+    return Change(name=image.name, properties=before)
+
+
+def obsolete_since(image: ImageRecord) -> dt.datetime:
+    """Return when an image became obsolete; for one that does not say it, when it was changed last."""
+    try:
+        return dt.datetime.fromisoformat(image.properties[AT]).astimezone(dt.UTC)
+    except (KeyError, ValueError):
+        return image.updated
+
+
+def newest_first(images: Iterable[ImageRecord]) -> list[ImageRecord]:
+    """Return images by age; ids decide between those of one second, so that the order is always the same."""
+    return sorted(images, key=lambda image: (image.created, image.id), reverse=True)

@@ -1,0 +1,42 @@
+"""Images named by their ids are made obsolete."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from pytest_dibctl.clouds.regions import Region
+from pytest_dibctl.config.models import Obsoleting
+from pytest_dibctl.errors import ApiError, DibctlError
+from pytest_dibctl.publish import lineage
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Marked:
+    """What came of one image; ``changed`` is False for one that was obsolete already."""
+
+    image_id: str
+    name: str = ""
+    changed: bool = False
+    error: DibctlError | None = None
+
+
+def mark(region: Region, image_ids: Sequence[str], rule: Obsoleting, *, where: str) -> list[Marked]:
+    """Make images obsolete and return what came of each; an error of one does not stop the others."""
+    return [_mark(region, image_id, rule, where) for image_id in image_ids]
+
+
+def _mark(region: Region, image_id: str, rule: Obsoleting, where: str) -> Marked:
+    try:
+        image = region.image(image_id)
+        if image.owner != region.project_id:
+            raise ApiError(
+                f"image {image_id} ({image.name}) belongs to project {image.owner}, and is left alone",
+                hint="log in to that project to make it obsolete",
+            )
+        if lineage.is_obsolete(image, rule):
+            return Marked(image_id=image_id, name=image.name)
+        change = lineage.obsoletion(image, rule, now=region.now(), successor=None, where=where)
+        return Marked(image_id=image_id, name=region.change(image_id, change).name, changed=True)
+    except DibctlError as error:
+        return Marked(image_id=image_id, error=error)

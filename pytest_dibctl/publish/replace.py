@@ -1,0 +1,272 @@
+"""A new image in the place of the older ones of its name, in one region: all of it, or as it was before.
+
+The new image is hidden until it is whole. It becomes visible before the first older one ceases to be current:
+for a moment there are two, at no time is there none. When anything fails after that, the older ones are
+restored first, and the new one goes only once one of them is seen to be current again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from pytest_dibctl.clouds.regions import Change, Content, ImageRecord, ImageSpec, Region
+from pytest_dibctl.errors import ArtifactError, DibctlError
+from pytest_dibctl.publish import lineage
+from pytest_dibctl.publish.lineage import COMPANION, UNFINISHED
+from pytest_dibctl.publish.stream import Feed, Stream
+from pytest_dibctl.publish.wanted import PACKAGES, TESTED, Companion, Wanted, is_same
+
+log = logging.getLogger(__name__)
+
+STALE = dt.timedelta(hours=1)
+"""Beyond an upload's deadline: when an unfinished image belongs to nobody any more."""
+
+Tell = Callable[[str], None]
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work:
+    """One image on its way to one region.
+
+    ``content`` makes the bytes to send, once it is sure that they are needed; ``obsolete`` says whether older
+    images make place; ``go_on`` is called between steps and raises to give up, until the new image shows.
+    """
+
+    region: Region
+    wanted: Wanted
+    content: Callable[[], Content]
+    obsolete: bool = True
+    tell: Tell = lambda _line: None
+    go_on: Callable[[], None] = nothing
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Replaced:
+    """What came of it.
+
+    ``uploaded`` is False for an image that was current already; ``pending`` are projects that have yet to
+    accept it.
+    """
+
+    image: ImageRecord
+    uploaded: bool
+    obsoleted: tuple[ImageRecord, ...] = ()
+    pending: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a region has of a name: ``same`` is current and just what is wanted."""
+
+    same: ImageRecord | None
+    current: tuple[ImageRecord, ...]
+    unfinished: tuple[ImageRecord, ...]
+
+    @property
+    def older(self) -> tuple[ImageRecord, ...]:
+        """The current images that make place."""
+        return tuple(image for image in self.current if self.same is None or image.id != self.same.id)
+
+
+def look(region: Region, wanted: Wanted) -> Found:
+    """Return what is there of the wanted image's name."""
+    named = lineage.newest_first(region.images(name=wanted.spec.name))
+    current = [image for image in named if lineage.is_current(image, wanted.rule)]
+    return Found(
+        same=next((image for image in current if is_same(image, wanted)), None),
+        current=tuple(current),
+        unfinished=tuple(image for image in named if UNFINISHED in image.tags and image.hidden),
+    )
+
+
+def replace(work: Work) -> Replaced:
+    """Make the wanted image the current one of its name; raises DibctlError, everything being as before.
+
+    What could not be put back is said in notes of the error.
+    """
+    found = look(work.region, work.wanted)
+    members = [work.region.project(member) for member in work.wanted.members]
+    if found.same is not None:
+        pending = _share(work, found.same, members)
+        news = {key: value for key, value in _facts(work.wanted).items() if key not in found.same.properties}
+        if news:
+            work.region.change(found.same.id, Change(properties=news))
+        return Replaced(
+            image=found.same,
+            uploaded=False,
+            obsoleted=tuple(_obsoleted(work, found.older, found.same, [])),
+            pending=pending,
+        )
+    made: list[str] = []
+    changed: list[tuple[ImageRecord, Change]] = []
+    try:
+        image = _hidden(work, found, made)
+        pending = _share(work, image, members)
+        work.go_on()
+        image = _reveal(work, image)
+        obsoleted = tuple(_obsoleted(work, found.older, image, changed))
+    except BaseException as error:
+        _roll_back(work, made, changed, found.older, error)
+        raise
+    _remove_stale(work, found, image)
+    return Replaced(image=image, uploaded=True, obsoleted=obsoleted, pending=pending)
+
+
+def _hidden(work: Work, found: Found, made: list[str]) -> ImageRecord:
+    """Return the new image, whole and hidden; ``made`` gets the ids of what was made."""
+    for image in found.unfinished:
+        if is_same(image, work.wanted):
+            work.tell("its bytes are there already, from an upload that did not come to its end")
+            made.append(image.id)
+            return image
+    work.go_on()
+    spec = work.wanted.spec
+    properties = dict(spec.properties)
+    for companion in work.wanted.companions:
+        part = _companion(work, companion)
+        made.append(part.id)
+        properties[companion.key] = part.id
+    unfinished = dataclasses.replace(
+        spec, properties=properties, hidden=True, protected=False, tags=(*spec.tags, UNFINISHED)
+    )
+    content = work.content()
+    image = _created(work, unfinished, content)
+    made.append(image.id)
+    if work.wanted.conversion is None and content.digest("sha512") != work.wanted.sha512:
+        raise ArtifactError(
+            f"image {image.id} is not what was tested: the file changed while it was uploaded",
+            hint="upload again, when nothing writes to it any more",
+        )
+    return image
+
+
+def _companion(work: Work, companion: Companion) -> ImageRecord:
+    spec = work.wanted.spec
+    work.tell(f"uploading {companion.path.name}")
+    part = ImageSpec(
+        name=f"{spec.name} ({companion.key.removesuffix('_id')})",
+        disk_format=companion.disk_format,
+        container_format=companion.disk_format,
+        visibility=spec.visibility,
+        hidden=True,
+        tags=(COMPANION,),
+    )
+    stream = Stream(companion.path)
+    with contextlib.closing(stream):
+        deadline = time.monotonic() + work.wanted.timeout
+        return _created(work, part, Feed(stream, deadline=deadline, go_on=work.go_on))
+
+
+def _created(work: Work, spec: ImageSpec, content: Content) -> ImageRecord:
+    return work.region.create(
+        spec, content, timeout=work.wanted.timeout, properties_at=work.wanted.properties_at
+    )
+
+
+def _share(work: Work, image: ImageRecord, members: Sequence[str]) -> tuple[str, ...]:
+    """Share an image and what belongs to it; return the projects that have not accepted it."""
+    pending = []
+    for member in members:
+        for companion in work.wanted.companions:
+            if companion.key in image.properties:
+                work.region.share(image.properties[companion.key], member)
+        if not work.region.share(image.id, member):
+            pending.append(member)
+    return tuple(pending)
+
+
+def _reveal(work: Work, image: ImageRecord) -> ImageRecord:
+    spec = work.wanted.spec
+    return work.region.change(
+        image.id,
+        Change(
+            hidden=False,
+            protected=spec.protected,
+            tags=frozenset(spec.tags),
+            properties=_facts(work.wanted),
+        ),
+    )
+
+
+def _facts(wanted: Wanted) -> dict[str, str | None]:
+    facts: dict[str, str | None] = {TESTED: wanted.tested, PACKAGES: wanted.packages}
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def _obsoleted(
+    work: Work,
+    older: Sequence[ImageRecord],
+    successor: ImageRecord,
+    changed: list[tuple[ImageRecord, Change]],
+) -> Iterator[ImageRecord]:
+    """Make images obsolete, the oldest first; ``changed`` gets each one before it is changed."""
+    if not work.obsolete or not older:
+        return
+    now = work.region.now()
+    for image in reversed(older):
+        change = lineage.obsoletion(
+            image, work.wanted.rule, now=now, successor=successor.id, where=work.wanted.rule_at
+        )
+        changed.append((image, change))
+        yield work.region.change(image.id, change)
+        work.tell(f"{image.id} is now {change.name!r}")
+
+
+def _roll_back(
+    work: Work,
+    made: Sequence[str],
+    changed: Sequence[tuple[ImageRecord, Change]],
+    older: Sequence[ImageRecord],
+    error: BaseException,
+) -> None:
+    """Restore the older images, then remove what was made; what fails becomes a note on ``error``."""
+    if changed:
+        work.tell("going back to the older image")
+    for image, change in reversed(changed):
+        with _noting(error, f"image {image.id} may have been left renamed"):
+            work.region.change(image.id, lineage.restoration(image, change))
+    if older and made and not _any_current(work, older):
+        error.add_note(f"image {made[-1]} is left: none of the older ones is known to be current")
+        return
+    # The image before its kernel: nobody can find half of it then.
+    for image_id in reversed(made):
+        with _noting(error, f"image {image_id} may have been left"):
+            work.region.change(image_id, Change(protected=False))
+            work.region.delete(image_id)
+
+
+def _any_current(work: Work, older: Sequence[ImageRecord]) -> bool:
+    for image in older:
+        with contextlib.suppress(DibctlError):
+            now = work.region.image(image.id)
+            if now.name == image.name and lineage.is_current(now, work.wanted.rule):
+                return True
+    return False
+
+
+@contextlib.contextmanager
+def _noting(error: BaseException, left: str) -> Iterator[None]:
+    try:
+        yield
+    except DibctlError as second:
+        log.warning("%s: %s", left, second)
+        error.add_note(f"{left}: {second.message}")
+
+
+def _remove_stale(work: Work, found: Found, image: ImageRecord) -> None:
+    """Remove unfinished images of this name that no upload can still be working at, by the server's clock."""
+    limit = STALE + dt.timedelta(seconds=work.wanted.timeout)
+    for left in found.unfinished:
+        if left.id != image.id and image.updated - left.updated > limit:
+            with contextlib.suppress(DibctlError):
+                work.region.delete(left.id)
+                work.tell(f"removed {left.id}, which an earlier upload had left unfinished")

@@ -1,0 +1,173 @@
+"""One read of a file for all who send it.
+
+Whoever is first reads the next block; the others find it in a window that moves along the file. Who falls
+behind the window, and who has to send all of it again, reads for itself, so that a slow or broken region
+holds up nobody. The digest is of the bytes in the order of the file, computed once, in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import hashlib
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pytest_dibctl.clouds.regions import LateError
+from pytest_dibctl.errors import ArtifactError
+
+BLOCK = 1 << 20
+"""Bytes that are read, hashed and sent at a time."""
+WINDOW = 64
+"""Blocks that are kept for those who come later."""
+AHEAD = 16
+"""Blocks that may wait to be hashed."""
+ALGORITHM = "sha512"
+"""Glance's usual digest."""
+
+
+class Stream:
+    """A file that several threads send at once. ``size`` is bytes."""
+
+    def __init__(self, path: Path, *, window: int = WINDOW) -> None:
+        """Open ``path``; raises ArtifactError."""
+        self.path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from None
+        self.size = os.fstat(self._descriptor).st_size
+        self.reads = 0
+        """How many blocks were read from the file, by whomever."""
+        self._window = window
+        self._blocks: collections.OrderedDict[int, bytes] = collections.OrderedDict()
+        self._next = 0
+        self._lock = threading.Lock()
+        self._hasher = _Hasher()
+
+    @property
+    def count(self) -> int:
+        """The number of blocks."""
+        return -(-self.size // BLOCK)
+
+    def block(self, number: int) -> bytes:
+        """Return a block; raises ArtifactError when the file has become shorter."""
+        with self._lock:
+            found = self._blocks.get(number)
+            if found is not None:
+                return found
+            if number == self._next:
+                return self._advance()
+        return self._read(number)
+
+    def _advance(self) -> bytes:
+        block = self._read(self._next)
+        self._blocks[self._next] = block
+        if len(self._blocks) > self._window:
+            self._blocks.popitem(last=False)
+        self._next += 1
+        self._hasher.add(block)
+        return block
+
+    def _read(self, number: int) -> bytes:
+        self.reads += 1
+        expected = min(BLOCK, self.size - number * BLOCK)
+        block = os.pread(self._descriptor, expected, number * BLOCK)
+        if len(block) != expected:
+            raise ArtifactError(f"{self.path}: became shorter while it was uploaded")
+        return block
+
+    def sha512(self) -> str | None:
+        """Return the digest of all that was read in order; None before the last block was."""
+        return self._hasher.result() if self._next == self.count else None
+
+    def close(self) -> None:
+        """Forget the file."""
+        self._hasher.close()
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+
+
+class _Hasher:
+    """A digest that is computed beside the sending."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.new(ALGORITHM, usedforsecurity=False)
+        self._queue: queue.Queue[bytes | None] = queue.Queue(maxsize=AHEAD)
+        self._thread = threading.Thread(target=self._work, name="digest", daemon=True)
+        self._thread.start()
+        self._closed = False
+
+    def add(self, block: bytes) -> None:
+        self._queue.put(block)
+
+    def _work(self) -> None:
+        while (block := self._queue.get()) is not None:
+            self._digest.update(block)
+            self._queue.task_done()
+        self._queue.task_done()
+
+    def result(self) -> str:
+        self._queue.join()
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+            self._thread.join()
+
+
+class Feed:
+    """One sender's way through a stream: a ``Content`` that can be iterated again.
+
+    ``deadline`` is of the monotonic clock. ``go_on`` is called before each block and may raise;
+    ``sent`` is called with the bytes that were given out so far.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        deadline: float,
+        go_on: Callable[[], None] = lambda: None,
+        sent: Callable[[int], None] = lambda _bytes: None,
+    ) -> None:
+        self._stream = stream
+        self._deadline = deadline
+        self._go_on = go_on
+        self._sent = sent
+        self._sendings = 0
+
+    def __len__(self) -> int:
+        return self._stream.size
+
+    @property
+    def sendings(self) -> int:
+        """How often the bytes were asked for."""
+        return self._sendings
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._sendings += 1
+        done = 0
+        for number in range(self._stream.count):
+            self._go_on()
+            if time.monotonic() > self._deadline:
+                raise LateError
+            block = self._stream.block(number)
+            yield block
+            done += len(block)
+            self._sent(done)
+
+    def digest(self, algorithm: str) -> str | None:
+        """Return the stream's digest; one of another kind is read from the file."""
+        if algorithm == ALGORITHM and (known := self._stream.sha512()) is not None:
+            return known
+        with self._stream.path.open("rb") as file:
+            return hashlib.file_digest(
+                file, lambda: hashlib.new(algorithm, usedforsecurity=False)
+            ).hexdigest()

@@ -1,0 +1,319 @@
+"""An image from one region to another: bytes, formats, properties, visibility, owner and members.
+
+The bytes go straight from one Glance to the other where they can, else through here, never through a file.
+What an interrupted transfer left, hidden and tagged, is taken up again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+from pytest_dibctl.clouds.regions import Change, ImageRecord, ImageSpec, LateError, Region
+from pytest_dibctl.config.merge import ImportSettings
+from pytest_dibctl.config.models import Obsoleting
+from pytest_dibctl.errors import ApiError, DibctlError, ImageNotFoundError, NotInConfigError
+from pytest_dibctl.publish import lineage
+from pytest_dibctl.publish.lineage import TEST, UNFINISHED
+
+KERNELS = ("kernel_id", "ramdisk_id")
+RUN = "dibctl-run-"
+"""How tags of test runs begin."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to go where. ``what`` is an id, or the name of a current image of the source's project.
+
+    Without ``meta`` only name, formats and bytes go; without ``membership`` neither owner nor members.
+    ``timeout`` is seconds for each image's bytes.
+    """
+
+    what: str
+    source: Region
+    destination: Region
+    meta: bool = True
+    membership: bool = True
+    timeout: float = 3600.0
+    tell: Callable[[str], None] = lambda _line: None
+    sent: Callable[[int, int], None] = lambda _done, _total: None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Transferred:
+    """What came of it. ``how`` is "unchanged", "updated" (bytes were there), "fetched" or "streamed"."""
+
+    source: ImageRecord
+    image: ImageRecord
+    how: Literal["unchanged", "updated", "fetched", "streamed"]
+    pending: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Goal:
+    """What the image shall be in the end; ``members`` are ids of the destination's projects."""
+
+    spec: ImageSpec
+    members: tuple[str, ...]
+
+
+def transfer(request: Request) -> Transferred:
+    """Transfer an image; raises DibctlError, the destination being as before.
+
+    Raises ImageNotFoundError when the source has none, ApiError for one that is not active.
+    """
+    source = _source(request)
+    goal = _goal(request, source)
+    there = _there(request, source, goal)
+    if there is not None and UNFINISHED not in there.tags:
+        return _brought_up(request, source, there, goal)
+    made: list[str] = []
+    try:
+        how: Literal["updated", "fetched", "streamed"] = "updated"
+        if there is None:
+            there, how = _sent(request, source, goal, made)
+        pending = _shared(request, there, goal)
+        image = request.destination.change(there.id, _finish(goal, there))
+    except BaseException as error:
+        _remove(request, made, error)
+        raise
+    return Transferred(source=source, image=image, how=how, pending=pending)
+
+
+def _source(request: Request) -> ImageRecord:
+    """Return the image that is meant."""
+    named = lineage.newest_first(
+        image for image in request.source.images(name=request.what) if lineage.is_current(image, Obsoleting())
+    )
+    if named:
+        return named[0]
+    image = request.source.image(request.what)
+    if image.status != "active":
+        raise ApiError(f"image {image.id} is {image.status} in {request.source.name}, not active")
+    if image.size is None:
+        raise ImageNotFoundError(f"image {image.id} has no bytes in {request.source.name}")
+    return image
+
+
+def _goal(request: Request, source: ImageRecord) -> _Goal:
+    spec = ImageSpec(
+        name=source.name, disk_format=source.disk_format, container_format=source.container_format
+    )
+    if request.meta:
+        spec = dataclasses.replace(
+            spec,
+            visibility=source.visibility,
+            protected=source.protected,
+            hidden=source.hidden,
+            min_disk=source.min_disk,
+            min_ram=source.min_ram,
+            tags=tuple(sorted(tag for tag in source.tags if not _is_mark(tag))),
+            properties=_properties(request, source),
+        )
+    if not request.membership:
+        return _Goal(spec=spec, members=())
+    members = tuple(_project(request, member) for member in _members(request, source))
+    if request.meta and source.visibility == "shared":
+        spec = dataclasses.replace(spec, visibility="shared")
+    if source.owner != request.source.project_id:
+        spec = dataclasses.replace(spec, owner=_project(request, source.owner))
+    return _Goal(spec=spec, members=members)
+
+
+def _is_mark(tag: str) -> bool:
+    return tag in {TEST, UNFINISHED} or tag.startswith(RUN)
+
+
+def _members(request: Request, source: ImageRecord) -> list[str]:
+    """Return the ids of the projects that share the image at the source."""
+    if source.visibility != "shared" or not request.meta:
+        return []
+    return list(request.source.members(source.id))
+
+
+def _project(request: Request, project_id: str) -> str:
+    """Return the destination's project that has the name of the source's."""
+    name = request.source.project_name(project_id)
+    if name is None:
+        raise NotInConfigError(
+            f"{request.source.name}: project {project_id} has no name that these credentials can see",
+            hint="log in as somebody who sees it, or leave it out with --ignore-membership",
+        )
+    try:
+        return request.destination.project(name)
+    except NotInConfigError as error:
+        raise NotInConfigError(
+            error.message, hint="make the project, or leave it out with --ignore-membership"
+        ) from None
+
+
+def _properties(request: Request, source: ImageRecord) -> dict[str, str]:
+    """Return the properties, with kernel and initrd transferred as well and named by their new ids."""
+    properties = dict(source.properties)
+    for key in KERNELS:
+        if properties.get(key):
+            request.tell(f"transferring its {key.removesuffix('_id')}")
+            part = transfer(dataclasses.replace(request, what=properties[key], meta=True))
+            properties[key] = part.image.id
+    return properties
+
+
+# -- what is there already -------------------------------------------------------------------------
+
+
+def _there(request: Request, source: ImageRecord, goal: _Goal) -> ImageRecord | None:
+    """Return an image of the destination that has the name and the bytes."""
+    found = [
+        image
+        for image in request.destination.images(name=source.name)
+        if image.status == "active" and same_bytes(image, source) and not image.is_snapshot
+    ]
+    formats = (goal.spec.disk_format, goal.spec.container_format)
+    found = [image for image in found if (image.disk_format, image.container_format) == formats]
+    whole = [image for image in found if UNFINISHED not in image.tags]
+    return next(iter(lineage.newest_first(whole) or lineage.newest_first(found)), None)
+
+
+def same_bytes(one: ImageRecord, other: ImageRecord) -> bool:
+    """Whether two images are known to have the same bytes."""
+    if one.size != other.size:
+        return False
+    if one.hash_value and one.hash_algorithm == other.hash_algorithm:
+        return one.hash_value == other.hash_value
+    return one.checksum is not None and one.checksum == other.checksum
+
+
+def _brought_up(request: Request, source: ImageRecord, there: ImageRecord, goal: _Goal) -> Transferred:
+    """Return an image that is there, with what is to be said of it brought up to date."""
+    pending = _shared(request, there, goal)
+    if not request.meta or _says(there, goal):
+        return Transferred(source=source, image=there, how="unchanged", pending=pending)
+    image = request.destination.change(there.id, _finish(goal, there))
+    return Transferred(source=source, image=image, how="updated", pending=pending)
+
+
+def _says(image: ImageRecord, goal: _Goal) -> bool:
+    spec = goal.spec
+    return (
+        (image.visibility, image.protected, image.hidden) == (spec.visibility, spec.protected, spec.hidden)
+        and image.tags == set(spec.tags)
+        and image.properties == spec.properties
+    )
+
+
+def _finish(goal: _Goal, there: ImageRecord) -> Change:
+    """Return the change that makes a hidden image what it shall be."""
+    spec = goal.spec
+    gone: dict[str, str | None] = dict.fromkeys(set(there.properties) - set(spec.properties))
+    return Change(
+        visibility=spec.visibility if spec.visibility != there.visibility else None,
+        hidden=spec.hidden,
+        protected=spec.protected,
+        tags=frozenset(spec.tags),
+        properties={**gone, **spec.properties},
+    )
+
+
+# -- sending ---------------------------------------------------------------------------------------
+
+
+def _sent(
+    request: Request, source: ImageRecord, goal: _Goal, made: list[str]
+) -> tuple[ImageRecord, Literal["fetched", "streamed"]]:
+    spec = dataclasses.replace(
+        goal.spec, hidden=True, protected=False, tags=tuple({*goal.spec.tags, UNFINISHED})
+    )
+    region = request.destination.fetches_from(request.source)
+    if region is not None:
+        importing = ImportSettings(method="glance-download", region=region, image_id=source.id)
+        fetched = dataclasses.replace(spec, importing=importing)
+        try:
+            image = _created(request, fetched, Passage(request, source))
+        except ApiError as error:
+            request.tell(f"the other Glance could not fetch it ({error.message}); it goes through here")
+        else:
+            made.append(image.id)
+            return image, "fetched"
+    image = _created(request, spec, Passage(request, source))
+    made.append(image.id)
+    return image, "streamed"
+
+
+def _created(request: Request, spec: ImageSpec, content: Passage) -> ImageRecord:
+    return request.destination.create(
+        spec, content, timeout=request.timeout, properties_at=f"image {content.source.id}"
+    )
+
+
+class Passage:
+    """An image's bytes on their way through here; each iteration downloads them anew, and checks them."""
+
+    def __init__(self, request: Request, source: ImageRecord) -> None:
+        self.source = source
+        self._request = request
+        self._deadline = time.monotonic() + request.timeout
+        self._sendings = 0
+
+    def __len__(self) -> int:
+        return self.source.size or 0
+
+    @property
+    def sendings(self) -> int:
+        """How often the bytes were asked for."""
+        return self._sendings
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._sendings += 1
+        algorithm = self.source.hash_algorithm or "md5"
+        digest = hashlib.new(algorithm, usedforsecurity=False)
+        done, held = 0, b""
+        for block in self._request.source.download(self.source.id):
+            if time.monotonic() > self._deadline:
+                raise LateError
+            digest.update(block)
+            done += len(block)
+            if held:
+                yield held
+            held = block
+            self._request.sent(done, len(self))
+        # Before the last block goes out: what is damaged never becomes a whole image.
+        self._check(done, digest.hexdigest())
+        if held:
+            yield held
+
+    def _check(self, done: int, digest: str) -> None:
+        expected = self.source.hash_value if self.source.hash_algorithm else self.source.checksum
+        if done != len(self) or expected not in {None, digest}:
+            raise ApiError(
+                f"image {self.source.id} came damaged from {self._request.source.name}: "
+                f"{done} of {len(self)} bytes, digest {digest}",
+                transient=True,
+            )
+
+    def digest(self, algorithm: str) -> str | None:
+        """Return the source's digest, which what was given out has."""
+        if algorithm == self.source.hash_algorithm:
+            return self.source.hash_value
+        return self.source.checksum if algorithm == "md5" else None
+
+
+def _shared(request: Request, image: ImageRecord, goal: _Goal) -> tuple[str, ...]:
+    known = dict(request.destination.members(image.id)) if goal.members else {}
+    return tuple(
+        member
+        for member in goal.members
+        if known.get(member) != "accepted" and not request.destination.share(image.id, member)
+    )
+
+
+def _remove(request: Request, made: list[str], error: BaseException) -> None:
+    for image_id in made:
+        try:
+            request.destination.delete(image_id)
+        except DibctlError as second:
+            error.add_note(
+                f"image {image_id} may have been left in {request.destination.name}: {second.message}"
+            )

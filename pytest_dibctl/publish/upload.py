@@ -1,0 +1,346 @@
+"""One image to many environments at once: conversions shared, the file read once, each region for itself."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, Self, TypeVar
+
+from pytest_dibctl import artifact as files
+from pytest_dibctl import preprocess, process, signals
+from pytest_dibctl.artifact import Artifact
+from pytest_dibctl.clouds.regions import Region
+from pytest_dibctl.config import interpolate
+from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.models import Image, UploadEnvironment
+from pytest_dibctl.errors import CommandError, DibctlError, ExitCode, StoppedError
+from pytest_dibctl.publish.replace import Found, Replaced, Work, look, replace
+from pytest_dibctl.publish.stream import Feed, Stream
+from pytest_dibctl.publish.wanted import Conversion, Wanted, wanted
+
+T = TypeVar("T")
+Opener = Callable[[Entry[UploadEnvironment]], Region]
+
+
+class Watch(Protocol):
+    """Whoever is told how far things are; called from several threads."""
+
+    def say(self, environment: str, line: str) -> None:
+        """Take one line about an environment."""
+        ...
+
+    def sent(self, environment: str, done: int, total: int) -> None:
+        """Take how many of the bytes are sent."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be uploaded where. ``built`` is the image's file, ``cwd`` where commands run."""
+
+    image: Entry[Image]
+    environments: Sequence[Entry[UploadEnvironment]]
+    built: Artifact
+    cwd: Path
+    open_region: Opener
+    watch: Watch
+    obsolete: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """What came of one environment.
+
+    ``outcome`` is "uploaded", "unchanged", "external" or "failed", of a plan what it would be. ``obsoleted``
+    are the ids of images that made place, ``pending`` the projects that have yet to accept the image;
+    ``tested`` says when and where it passed its tests, None if no run vouches for it.
+    """
+
+    environment: str
+    outcome: str
+    image_id: str | None = None
+    obsoleted: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
+    conversion: str | None = None
+    tested: str | None = None
+    seconds: float = 0.0
+    error: DibctlError | None = None
+
+
+def exit_code(results: Sequence[Result]) -> int:
+    """Return the code of the first environment that failed, 0 if none did."""
+    return next((int(result.error.exit_code) for result in results if result.error), int(ExitCode.OK))
+
+
+def plan(request: Request) -> list[Result]:
+    """Return what an upload would do, having looked at every region and changed nothing."""
+    with _Upload(request) as upload:
+        return upload.plan()
+
+
+def upload(request: Request) -> list[Result]:
+    """Upload an image, and return what came of each environment, in their order.
+
+    What goes wrong in one does not concern the others. An interruption stops all of them, each leaving its
+    region as it was, and is raised again.
+    """
+    with _Upload(request) as running:
+        return running.run()
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Target:
+    """An environment on its way; ``result`` is there once nothing more is to be done."""
+
+    environment: Entry[UploadEnvironment]
+    wanted: Wanted | None = None
+    region: Region | None = None
+    found: Found | None = None
+    result: Result | None = None
+    seconds: float = 0.0
+
+    @property
+    def label(self) -> str:
+        return self.environment.label
+
+    @property
+    def external(self) -> bool:
+        return bool(self.environment.settings.external_upload)
+
+    @property
+    def conversion(self) -> Conversion | None:
+        return self.wanted.conversion if self.wanted is not None else None
+
+    @contextlib.contextmanager
+    def judged(self) -> Iterator[None]:
+        """Make an error of the block this target's result, and charge it the time."""
+        started = time.monotonic()
+        try:
+            yield
+        except DibctlError as error:
+            self.result = Result(environment=self.label, outcome="failed", error=error)
+        finally:
+            self.seconds += time.monotonic() - started
+
+    def failed(self, error: DibctlError) -> None:
+        self.result = Result(environment=self.label, outcome="failed", error=error)
+
+
+class _Upload:
+    """The state of one upload; leaving the block closes the regions."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._targets = [_Target(environment=environment) for environment in request.environments]
+        self._stopped = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for target in self._targets:
+            if target.region is not None:
+                target.region.close()
+
+    def plan(self) -> list[Result]:
+        self._survey()
+        return [self._judged(target, target.result or self._planned(target)) for target in self._targets]
+
+    def run(self) -> list[Result]:
+        self._survey()
+        waiting = [target for target in self._targets if target.result is None]
+        self._all([functools.partial(self._group, group) for group in _groups(waiting)])
+        return [self._judged(target, target.result) for target in self._targets if target.result is not None]
+
+    @staticmethod
+    def _judged(target: _Target, result: Result) -> Result:
+        tested = target.wanted.tested if target.wanted is not None else None
+        return dataclasses.replace(result, seconds=target.seconds, tested=tested)
+
+    # -- looking -------------------------------------------------------------------------------
+
+    def _survey(self) -> None:
+        self._all([functools.partial(self._look, target) for target in self._targets])
+
+    def _look(self, target: _Target) -> None:
+        with target.judged():
+            target.wanted = wanted(self._request.image, target.environment, self._request.built)
+            if not target.external:
+                target.region = self._request.open_region(target.environment)
+                target.found = look(target.region, target.wanted)
+
+    def _planned(self, target: _Target) -> Result:
+        assert target.wanted is not None
+        described = target.conversion.described if target.conversion else None
+        if target.found is None:
+            return Result(environment=target.label, outcome="external", conversion=described)
+        same, older = target.found.same, target.found.older if self._request.obsolete else ()
+        return Result(
+            environment=target.label,
+            outcome="unchanged" if same else "uploaded",
+            image_id=same.id if same else None,
+            obsoleted=tuple(image.id for image in older),
+            conversion=None if same else described,
+        )
+
+    # -- doing ---------------------------------------------------------------------------------
+
+    def _group(self, group: Sequence[_Target]) -> None:
+        """Upload to the environments that get the same file, made now if it must be."""
+        there = [target for target in group if target.found is not None and target.found.same is not None]
+        for target in there:  # they need no file, and no conversion
+            self._send(target, None, None)
+        needing = [target for target in group if target not in there]
+        if not needing:
+            return
+        try:
+            with self._file(needing) as file, contextlib.closing(Stream(file.path)) as stream:
+                self._together([functools.partial(self._send, target, file, stream) for target in needing])
+        except DibctlError as error:
+            for target in needing:
+                if target.result is None:
+                    target.failed(error)
+
+    @contextlib.contextmanager
+    def _file(self, group: Sequence[_Target]) -> Iterator[Artifact]:
+        conversion, built = group[0].conversion, self._request.built
+        if conversion is None:
+            yield built
+            return
+        with preprocess.preprocessed(
+            built,
+            conversion.settings,
+            disk_format=conversion.disk_format,
+            container_format=conversion.container_format,
+            where=conversion.where,
+            cwd=self._request.cwd,
+            progress=lambda line: self._request.watch.say(", ".join(one.label for one in group), line),
+            stopped=self._stopped,
+        ) as made:
+            yield made
+
+    def _send(self, target: _Target, file: Artifact | None, stream: Stream | None) -> None:
+        with target.judged():
+            if target.external:
+                assert file is not None
+                self._external(target, file.path)
+                return
+            assert target.region is not None
+            assert target.wanted is not None
+            what = target.wanted
+            if file is not None and file.kernel is None:  # what was made of it boots by itself
+                what = dataclasses.replace(what, companions=())
+            replaced = replace(self._work(target, target.region, what, stream))
+            target.result = _result(target.label, replaced)
+
+    def _work(self, target: _Target, region: Region, what: Wanted, stream: Stream | None) -> Work:
+        watch = self._request.watch
+
+        def content() -> Feed:
+            # Without a stream the image was there a moment ago, and somebody has removed it since.
+            nonlocal stream
+            if stream is None:
+                raise DibctlError(
+                    f"the image that {target.label} had is gone since this run looked", hint="upload again"
+                )
+            total = stream.size
+            return Feed(
+                stream,
+                deadline=time.monotonic() + what.timeout,
+                go_on=self._go_on,
+                sent=lambda done: watch.sent(target.label, done, total),
+            )
+
+        return Work(
+            region=region,
+            wanted=what,
+            content=content,
+            obsolete=self._request.obsolete,
+            tell=lambda line: watch.say(target.label, line),
+            go_on=self._go_on,
+        )
+
+    def _external(self, target: _Target, file: Path) -> None:
+        """Have the environment's own commands upload the file."""
+        assert target.wanted is not None
+        spec = target.wanted.spec
+        names = {
+            "input_filename": str(self._request.built.path),
+            "output_filename": str(file),
+            "disk_format": spec.disk_format,
+            "container_format": spec.container_format,
+            "label": self._request.image.label,
+            "name": spec.name,
+        }
+        for number, command in enumerate(target.environment.settings.external_upload):
+            self._go_on()
+            where = target.environment.at(f"external_upload[{number}].cmdline")
+            argv = interpolate.command(command.cmdline, names, where)
+            self._request.watch.say(target.label, f"running {process.command_line(argv)}")
+            try:
+                process.run(
+                    process.with_parent(argv),
+                    cwd=self._request.cwd,
+                    timeout=target.wanted.timeout,
+                    on_line=lambda line: self._request.watch.say(target.label, line),
+                    stopped=self._stopped,
+                )
+            except CommandError as error:
+                raise CommandError(f"{where}: {error.message}", hint=error.hint) from None
+        target.result = Result(environment=target.label, outcome="external")
+
+    # -- threads -------------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        if self._stopped.is_set():
+            raise StoppedError("interrupted")
+
+    def _all(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
+        """Run jobs side by side; an interruption stops them, and is raised once they have put things back."""
+        with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, len(jobs))) as pool:
+            futures = [pool.submit(job) for job in jobs]
+            try:
+                concurrent.futures.wait(futures)
+            except BaseException:
+                self._stopped.set()
+                with signals.held():
+                    concurrent.futures.wait(futures)
+                raise
+            return [future.result() for future in futures]
+
+    @staticmethod
+    def _together(jobs: Sequence[Callable[[], None]]) -> None:
+        """Run jobs side by side, in a thread that no interruption reaches."""
+        with concurrent.futures.ThreadPoolExecutor(max_workers=len(jobs)) as pool:
+            for future in [pool.submit(job) for job in jobs]:
+                future.result()
+
+
+def _groups(targets: Sequence[_Target]) -> list[list[_Target]]:
+    """Return the targets by the file that they get."""
+    groups: dict[str, list[_Target]] = {}
+    for target in targets:
+        key = target.conversion.key if target.conversion is not None else ""
+        groups.setdefault(key, []).append(target)
+    return list(groups.values())
+
+
+def _result(label: str, replaced: Replaced) -> Result:
+    return Result(
+        environment=label,
+        outcome="uploaded" if replaced.uploaded else "unchanged",
+        image_id=replaced.image.id,
+        obsoleted=tuple(image.id for image in replaced.obsoleted),
+        pending=replaced.pending,
+    )
+
+
+def file_of(image: Entry[Image], given: Path | None, cwd: Path) -> Artifact:
+    """Return the file to upload: ``given``, else the image's; raises ArtifactError. Nothing is built."""
+    return files.inspect(cwd / (given if given is not None else image.settings.filename))

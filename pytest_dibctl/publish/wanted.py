@@ -1,0 +1,266 @@
+"""What an image shall be in an environment, and whether an image that is there is just that."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from pytest_dibctl import manifest, statements
+from pytest_dibctl.artifact import Artifact, Identity, digest
+from pytest_dibctl.clouds.regions import ImageRecord, ImageSpec
+from pytest_dibctl.config import interpolate, merge
+from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.models import Image, Obsoleting, Preprocessing, UploadEnvironment
+from pytest_dibctl.errors import ArtifactError, ConfigError, UntestedError
+from pytest_dibctl.publish import lineage
+
+log = logging.getLogger(__name__)
+
+SHA512, SPEC, LABEL, CONVERSION = "dibctl_sha512", "dibctl_spec", "dibctl_label", "dibctl_conversion"
+"""Properties of a published image: the digest of the built file, which is the one that was tested; a digest
+of all that Glance was told; the label in images.yaml; and what made the uploaded file of the built one."""
+TESTED, PACKAGES = "dibctl_tested", "dibctl_packages"
+"""Properties that say when and where the image passed its tests, and what packages it has. They are no part
+of what makes an image the same: tests may run again, and manifests get lost."""
+COMMAND_LINE = "root=/dev/vda rw console=ttyS0"
+"""How a filesystem image with a kernel of its own finds its root, unless a property says it."""
+IMAGE_FORMATS = frozenset({"qcow2", "raw", "vmdk", "vdi", "vhdx"})
+"""Formats that an image file shows by itself, so that a wrong word for it can be told."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Companion:
+    """A kernel or an initrd: ``key`` is the property that leads to it, ``disk_format`` aki or ari."""
+
+    key: str
+    path: Path
+    disk_format: str
+    sha512: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """How another file is made of the built one before its upload; equal ones are made once for all.
+
+    ``described`` is what the published image says of it.
+    """
+
+    settings: Preprocessing
+    disk_format: str
+    container_format: str
+    where: str = dataclasses.field(compare=False)
+    described: str = dataclasses.field(compare=False)
+
+    @property
+    def key(self) -> str:
+        """Equal for conversions that give the same file."""
+        said = self.settings.model_dump()
+        return json.dumps([said, self.disk_format, self.container_format], sort_keys=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """An image in an environment. ``timeout`` is seconds for the upload; ``members`` ids or names.
+
+    ``sha512`` is of the built file, whatever ``conversion`` makes of it; ``rule`` says what obsolete means,
+    ``tested`` when and where it passed its tests, None if no run vouches for it; ``packages`` are packed.
+    """
+
+    spec: ImageSpec
+    members: tuple[str, ...]
+    companions: tuple[Companion, ...]
+    conversion: Conversion | None
+    sha512: str
+    rule: Obsoleting
+    rule_at: str
+    properties_at: str
+    timeout: float
+    tested: str | None = None
+    packages: str | None = None
+
+
+def wanted(image: Entry[Image], environment: Entry[UploadEnvironment], built: Artifact) -> Wanted:
+    """Return what ``built`` shall be in ``environment``.
+
+    Raises ConfigError for what cannot be, UntestedError where no test run vouches for it and one must.
+    """
+    glance = merge.glance(image, environment)
+    if glance.name is None:
+        raise ConfigError(
+            f"{image.at('glance.name')}: is missing, and an image is published under a name",
+            hint="add to the image:\n  glance:\n    name: NAME",
+        )
+    settings = environment.settings
+    rule_at = environment.at("obsolete.name")
+    lineage.obsolete_name(glance.name, settings.obsolete, rule_at)
+    conversion = _conversion(environment, glance, built)
+    companions = _companions(built, glance.properties)
+    properties = dict(glance.properties)
+    if companions:
+        properties.setdefault("os_command_line", COMMAND_LINE)
+    properties |= {SHA512: built.sha512, LABEL: image.label}
+    if conversion is not None:
+        properties[CONVERSION] = conversion.described
+    spec = ImageSpec(
+        name=glance.name,
+        disk_format=conversion.disk_format if conversion else _disk_format(image, environment, built),
+        container_format=glance.container_format,
+        visibility=glance.visibility,
+        protected=glance.protected,
+        min_disk=glance.min_disk,
+        min_ram=glance.min_ram,
+        tags=glance.tags,
+        properties=properties,
+        importing=_importing(glance, environment, image, built),
+    )
+    properties[SPEC] = _digest(spec, companions)
+    return Wanted(
+        spec=spec,
+        members=glance.members,
+        companions=companions,
+        conversion=conversion,
+        sha512=built.sha512,
+        rule=settings.obsolete,
+        rule_at=rule_at,
+        properties_at=image.at("glance.properties"),
+        timeout=glance.upload_timeout,
+        tested=_tested(image, environment, built),
+        packages=_packages(built.path),
+    )
+
+
+def _packages(built: Path) -> str | None:
+    try:
+        found = manifest.read(built)
+    except ArtifactError as error:
+        log.warning("%s", error.message)
+        return None
+    return manifest.packed(found) if found is not None else None
+
+
+def _tested(image: Entry[Image], environment: Entry[UploadEnvironment], built: Artifact) -> str | None:
+    statement = statements.vouching(image, built.path, built.sha512)
+    if statement is None and environment.settings.require_tested:
+        raise UntestedError(
+            f"{environment.at('require_tested')}: no whole and passing test run of {image.label} vouches for "
+            f"{built.path}",
+            hint=f"run `dibctl test {image.label}`, without leaving tests out",
+        )
+    return statement.described if statement is not None else None
+
+
+def is_same(image: ImageRecord, wanted: Wanted) -> bool:
+    """Whether an image has the bytes and the properties that are wanted, whether or not it is hidden."""
+    spec = wanted.spec
+    told = (image.disk_format, image.container_format, image.visibility, image.min_disk, image.min_ram)
+    if told != (spec.disk_format, spec.container_format, spec.visibility, spec.min_disk, spec.min_ram):
+        return False
+    if image.status != "active" or image.tags - {lineage.UNFINISHED} != set(spec.tags):
+        return False
+    if any(image.properties.get(key) != value for key, value in spec.properties.items()):
+        return False
+    if lineage.UNFINISHED not in image.tags and image.protected != spec.protected:
+        return False
+    # Of a converted file the digest is known only once it is made; the properties vouch for it then.
+    bytes_known = wanted.conversion is None and image.hash_algorithm == "sha512"
+    return image.hash_value == wanted.sha512 if bytes_known else True
+
+
+def _digest(spec: ImageSpec, companions: tuple[Companion, ...]) -> str:
+    """Return a digest of everything that is said of an image: a property that went shows too."""
+    said = {
+        "name": spec.name,
+        "formats": [spec.disk_format, spec.container_format],
+        "visibility": spec.visibility,
+        "protected": spec.protected,
+        "least": [spec.min_disk, spec.min_ram],
+        "tags": sorted(spec.tags),
+        "properties": dict(sorted(spec.properties.items())),
+        "companions": {companion.key: companion.sha512 for companion in companions},
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _companions(built: Artifact, properties: Mapping[str, str]) -> tuple[Companion, ...]:
+    """Return the kernel and initrd that a filesystem image needs to boot."""
+    if built.layout != "filesystem" or built.kernel is None:
+        return ()
+    parts = (("kernel_id", "aki", built.kernel), ("ramdisk_id", "ari", built.initrd))
+    return tuple(
+        Companion(key=key, path=path, disk_format=kind, sha512=digest(path, Identity.of(path)))
+        for key, kind, path in parts
+        if path is not None and key not in properties
+    )
+
+
+def _disk_format(image: Entry[Image], environment: Entry[UploadEnvironment], built: Artifact) -> str:
+    """Return the format Glance is told: the configured one, else the file's own.
+
+    Raises ConfigError where the file shows another one.
+    """
+    for entry in (environment, image):
+        said = entry.settings.glance.disk_format
+        if said is None:
+            continue
+        if said != built.disk_format and {said, built.disk_format} <= IMAGE_FORMATS:
+            raise ConfigError(
+                f"{entry.at('glance.disk_format')}: is {said}, but {built.path} is {built.disk_format}",
+                hint=f"leave disk_format out, or have it converted: convert: {{disk_format: {said}}}",
+            )
+        return said
+    return built.disk_format
+
+
+def _conversion(
+    environment: Entry[UploadEnvironment], glance: merge.MergedGlance, built: Artifact
+) -> Conversion | None:
+    settings = environment.settings
+    if settings.preprocessing is not None:
+        return Conversion(
+            settings=settings.preprocessing,
+            disk_format=glance.disk_format,
+            container_format=glance.container_format,
+            where=environment.at("preprocessing"),
+            described=settings.preprocessing.cmdline,
+        )
+    convert = settings.convert
+    if convert is None:
+        return None
+    said = settings.glance.disk_format
+    if said is not None and said != convert.disk_format:
+        raise ConfigError(
+            f"{environment.at('glance.disk_format')}: is {said}, and convert makes {convert.disk_format}",
+            hint="leave disk_format out: convert says it",
+        )
+    if convert.compression is None and convert.disk_format == built.disk_format:
+        return None
+    described = f"{convert.disk_format} {convert.compression or ''}".strip()
+    suffix = described.replace(" ", ".")
+    compress = f"-c -o compression_type={convert.compression} " if convert.compression else ""
+    return Conversion(
+        settings=Preprocessing(
+            cmdline=f"qemu-img convert -m 8 -W -f {built.disk_format} -O {convert.disk_format} {compress}"
+            "%(input_filename)s %(output_filename)s",
+            output_filename=f"%(input_filename)s.to.{suffix}",
+        ),
+        disk_format=convert.disk_format,
+        container_format=glance.container_format,
+        where=environment.at("convert"),
+        described=f"convert: {described}",
+    )
+
+
+def _importing(
+    glance: merge.MergedGlance, environment: Entry[UploadEnvironment], image: Entry[Image], built: Artifact
+) -> merge.ImportSettings:
+    """Return how the image gets into Glance, with the names in ``import_uri`` filled in."""
+    if glance.importing.uri is None:
+        return glance.importing
+    entry = environment if environment.settings.glance.import_uri else image
+    names = {"filename": built.path.name, "label": image.label, "sha512": built.sha512}
+    uri = interpolate.text(glance.importing.uri, names, entry.at("glance.import_uri"))
+    return dataclasses.replace(glance.importing, uri=uri)

@@ -1,0 +1,145 @@
+"""What the commands of ``dibctl`` have in common: configuration in, lines, tables and JSON out."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pytest_dibctl.config.catalog import Catalog
+
+TELL_EVERY = 5.0
+"""Seconds between two lines of progress of one environment, where there is no terminal."""
+MIB = 1 << 20
+
+
+def say(line: str) -> None:
+    """Tell the person something; results go to stdout, this goes to stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def mib(size: int | None) -> str:
+    """Return bytes as a person reads them."""
+    return "-" if size is None else f"{size / MIB:.1f} MiB"
+
+
+def age(time: dt.timedelta) -> str:
+    """Return how long something took, as a person says it: the largest unit alone."""
+    seconds = int(time.total_seconds())
+    for name, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{name}"
+    return f"{seconds}s"
+
+
+def print_json(value: object) -> None:
+    """Print a result for programs."""
+    print(json.dumps(value, indent=2))
+
+
+def load(arguments: argparse.Namespace, *, need_images: bool = True) -> Catalog:
+    """Return the configuration, and say what is odd about it."""
+    from pytest_dibctl.config import catalog
+
+    loaded = catalog.load(
+        cwd=Path.cwd(),
+        images=arguments.images_config,
+        test=arguments.test_config,
+        upload=arguments.upload_config,
+        need=catalog.NEEDED if need_images else (),
+    )
+    for warning in loaded.warnings:
+        say(f"dibctl: warning: {warning}")
+    return loaded
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: drawn in a terminal, plain lines of padded columns for anybody else."""
+    if sys.stdout.isatty():
+        _draw(columns, rows)
+        return
+    cells = [list(columns), *map(list, rows)]
+    widths = [max(len(row[number]) for row in cells) for number in range(len(columns))]
+    for row in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _draw(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    import rich.box
+    import rich.console
+    import rich.table
+    import rich.text
+
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(rich.text.Text(cell) for cell in row))  # a name may look like markup
+    rich.console.Console().print(table)
+
+
+class Meter:
+    """How far the uploads are: bars in a terminal, else now and then a line. For several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._told: dict[str, float] = {}
+        self._began: dict[str, float] = {}
+        self._bars: dict[str, Any] = {}
+        self._progress: Any = None
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            self._progress = _bars()
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def say(self, environment: str, line: str) -> None:
+        """Show a line about an environment."""
+        with self._lock:
+            if self._progress is not None:
+                self._progress.console.print(f"{environment}: {line}", markup=False, highlight=False)
+            else:
+                say(f"{environment}: {line}")
+
+    def sent(self, environment: str, done: int, total: int) -> None:
+        """Show how many of an environment's bytes are sent."""
+        with self._lock:
+            if self._progress is not None:
+                if environment not in self._bars:
+                    self._bars[environment] = self._progress.add_task(environment, total=total)
+                self._progress.update(self._bars[environment], completed=done)
+                return
+            now = time.monotonic()
+            began = self._began.setdefault(environment, now)
+            if now - self._told.setdefault(environment, began) < TELL_EVERY:
+                return
+            self._told[environment] = now
+        rate = done / MIB / max(now - began, 0.001)
+        say(f"{environment}: {100 * done // max(1, total)} % of {total / MIB:.0f} MiB, {rate:.0f} MiB/s")
+
+
+def _bars() -> Any:
+    import rich.console
+    import rich.progress
+
+    return rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}", markup=False),
+        rich.progress.BarColumn(),
+        rich.progress.DownloadColumn(binary_units=True),
+        rich.progress.TransferSpeedColumn(),
+        rich.progress.TimeRemainingColumn(),
+        console=rich.console.Console(stderr=True),
+    )

@@ -1,0 +1,508 @@
+"""Publishing in the real Glance, in two regions, and rotation beside the real Nova and Cinder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pytest_dibctl import cli, process
+from pytest_dibctl.clouds.openstack.regions import OpenStackRegion
+from pytest_dibctl.errors import ExitCode
+from pytest_dibctl.publish import opening
+from tests.openstack import proxy
+from tests.openstack.site import Site
+
+MIB = 1 << 20
+REGIONS = ("demo", "demo-two")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Shelf:
+    """A repository of images whose upload environments lie in the real cloud; every image has ``name``."""
+
+    site: Site
+    name: str
+    capsys: pytest.CaptureFixture[str]
+
+    @property
+    def file(self) -> Path:
+        return self.site.path / "image.qcow2"
+
+    def write(
+        self,
+        environments: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        filename: Path | None = None,
+        **glance: Any,
+    ) -> None:
+        """Write images.yaml, with the image "web", and upload.yaml: by default both regions of demo."""
+        image = {
+            "filename": str(filename or self.file),
+            "glance": {"name": self.name, "upload_timeout": 120, **glance},
+        }
+        found = environments or {label: {"keystone": {"cloud": label}} for label in REGIONS}
+        (self.site.path / "images.yaml").write_text(yaml.safe_dump({"web": image}))
+        (self.site.path / "upload.yaml").write_text(yaml.safe_dump(dict(found)))
+
+    def fill(self) -> str:
+        """Write the image's file anew and return its digest."""
+        raw = self.site.path / "fill.raw"
+        raw.write_bytes(os.urandom(6 * MIB))
+        process.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(self.file)])
+        raw.unlink()
+        return hashlib.sha512(self.file.read_bytes()).hexdigest()
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        code = cli.main(arguments)
+        said = self.capsys.readouterr()
+        return code, said.out, said.err
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        found, out, err = self.run(*arguments, "--json")
+        assert found == code, out + err
+        return json.loads(out)
+
+    def images(self, cloud: str = "demo", *, hidden: bool = False) -> dict[str, Any]:
+        """Return the project's images of this test, by id."""
+        with contextlib.closing(self.site.cloud.connect(cloud)) as connection:
+            owner = connection.session.get_project_id()
+            return {
+                image.id: image
+                for image in connection.image.images(owner=owner, is_hidden=hidden)
+                if self.name in image.name
+            }
+
+    def named(self, cloud: str = "demo") -> list[str]:
+        """Return the ids of the images that have just the name."""
+        return [one for one, image in self.images(cloud).items() if image.name == self.name]
+
+    @contextlib.contextmanager
+    def connected(self, cloud: str) -> Iterator[Any]:
+        with contextlib.closing(self.site.cloud.connect(cloud)) as connection:
+            yield connection
+
+    def glance(self, cloud: str = "demo") -> str:
+        with self.connected(cloud) as connection:
+            region = self.site.cloud.entry(cloud)["region_name"]
+            return str(connection.session.get_endpoint(service_type="image", region_name=region))
+
+    def remove(self) -> None:
+        """Remove every image of this test, whoever has it."""
+        for cloud in ("admin", "admin-two"):
+            with self.connected(cloud) as admin:
+                for hidden in (False, True):
+                    for image in list(admin.image.images(is_hidden=hidden)):
+                        if self.name in image.name:
+                            if image.is_protected:
+                                admin.image.update_image(image.id, is_protected=False)
+                            admin.image.delete_image(image.id)
+
+
+@pytest.fixture
+def shelf(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Shelf]:
+    for name in [name for name in os.environ if name.startswith("OS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(site.cloud.clouds_yaml))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(site.path)
+    made = Shelf(site=site, name=f"shelf-{uuid.uuid4().hex[:8]}", capsys=capsys)
+    made.fill()
+    made.write()
+    try:
+        yield made
+    finally:
+        made.remove()
+
+
+# -- upload ----------------------------------------------------------------------------------------
+
+
+def test_two_regions_get_the_same_bytes_and_facts(shelf: Shelf) -> None:
+    shelf.write(min_disk=1, min_ram=64, tags=["ci"], properties={"os_distro": "debian"})
+    results = shelf.json("upload", "web", "--all")
+    assert [result["outcome"] for result in results] == ["uploaded", "uploaded"]
+    digest = hashlib.sha512(shelf.file.read_bytes()).hexdigest()
+    for cloud, result in zip(REGIONS, results, strict=True):
+        image = shelf.images(cloud)[result["image"]]
+        assert (image.name, image.status, image.visibility) == (shelf.name, "active", "private")
+        assert (image.min_disk, image.min_ram, image.tags) == (1, 64, ["ci"])
+        assert image.hash_value == digest == image.properties["dibctl_sha512"]
+        assert image.os_distro == "debian"
+        assert not shelf.images(cloud, hidden=True)
+
+
+def test_an_older_image_makes_place_and_an_identical_one_stays(shelf: Shelf) -> None:
+    (first, _) = shelf.json("upload", "web", "--all")
+    assert {one["outcome"] for one in shelf.json("upload", "web", "--all")} == {"unchanged"}
+    shelf.fill()
+    (second, other) = shelf.json("upload", "web", "--all")
+    assert second["obsoleted"] == [first["image"]]
+    assert shelf.named() == [second["image"]]
+    assert shelf.named("demo-two") == [other["image"]]
+    old = shelf.images()[first["image"]]
+    assert old.name == f"Obsolete {shelf.name}"
+    assert old.properties["obsolete"] == "true"
+    assert old.properties["obsoleted_by"] == second["image"]
+
+
+def test_one_region_down_stops_no_other_and_is_resumed_alone(shelf: Shelf) -> None:
+    away = {"keystone": {"cloud": "demo-two"}, "glance": {"endpoint": "http://127.0.0.1:9"}}
+    shelf.write({"demo": {"keystone": {"cloud": "demo"}}, "demo-two": away})
+    good, bad = shelf.json("upload", "web", "--all", code=1)
+    assert (good["outcome"], bad["outcome"]) == ("uploaded", "failed")
+    assert "no Glance answers" in bad["error"]
+    shelf.write()
+    outcomes = [one["outcome"] for one in shelf.json("upload", "web", "--all")]
+    assert outcomes == ["unchanged", "uploaded"]
+
+
+def test_bytes_that_are_damaged_on_the_way_change_nothing(shelf: Shelf) -> None:
+    (old,) = shelf.json("upload", "web", "demo")
+    shelf.fill()
+    with proxy.before(shelf.glance()) as between:
+        between.harms.append(proxy.Harm(method="PUT", path="/file$", body=proxy.flip(3 * MIB)))
+        shelf.write({"demo": {"keystone": {"cloud": "demo"}, "glance": {"endpoint": between.url}}})
+        (result,) = shelf.json("upload", "web", "demo", code=1)
+    assert "arrived damaged" in result["error"]
+    assert shelf.named() == [old["image"]]
+    assert not shelf.images(hidden=True)
+
+
+def test_a_connection_that_breaks_once_costs_a_second_sending(shelf: Shelf) -> None:
+    with proxy.before(shelf.glance()) as between:
+        between.harms.append(proxy.Harm(method="PUT", path="/file$", body=proxy.cut(2 * MIB)))
+        shelf.write({"demo": {"keystone": {"cloud": "demo"}, "glance": {"endpoint": between.url}}})
+        (result,) = shelf.json("upload", "web", "demo")
+        assert between.count("PUT", "/file$") == 2
+    assert shelf.named() == [result["image"]]
+
+
+def test_the_moment_of_change_may_lose_its_answers(shelf: Shelf) -> None:
+    (old,) = shelf.json("upload", "web", "demo")
+    shelf.fill()
+    with proxy.before(shelf.glance()) as between:
+        between.harms.append(proxy.Harm(method="PATCH", path="/images/", times=2, lose_answer=True))
+        shelf.write({"demo": {"keystone": {"cloud": "demo"}, "glance": {"endpoint": between.url}}})
+        (result,) = shelf.json("upload", "web", "demo")
+    assert shelf.named() == [result["image"]]
+    assert shelf.images()[old["image"]].name == f"Obsolete {shelf.name}"
+
+
+def test_a_token_that_is_revoked_before_the_body(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = opening.open_region
+
+    def opened_and_spoiled(*arguments: Any, **named: Any) -> Any:
+        region = opened(*arguments, **named)
+        assert isinstance(region, OpenStackRegion)
+        register = region.api.image.post
+
+        def post(url: str, **options: Any) -> Any:
+            answer = register(url, **options)
+            token = answer.request.headers["X-Auth-Token"]
+            with shelf.connected("admin") as admin:
+                admin.identity.delete("/auth/tokens", headers={"X-Subject-Token": token})
+            time.sleep(3)  # until Glance has noticed
+            return answer
+
+        monkeypatch.setattr(region.api.image, "post", post)
+        return region
+
+    monkeypatch.setattr(opening, "open_region", opened_and_spoiled)
+    (result,) = shelf.json("upload", "web", "demo")
+    image = shelf.images()[result["image"]]
+    assert image.size == shelf.file.stat().st_size
+    assert image.hash_value == hashlib.sha512(shelf.file.read_bytes()).hexdigest()
+
+
+def test_another_projects_image_of_that_name_is_not_touched(shelf: Shelf) -> None:
+    with shelf.connected("other") as other:
+        document = {"name": shelf.name, "disk_format": "raw", "container_format": "bare"}
+        theirs = other.image.post("/images", json={**document, "visibility": "community"}).json()
+        kind = {"Content-Type": "application/octet-stream"}
+        other.image.put(f"/images/{theirs['id']}/file", data=b"theirs", headers=kind)
+        with shelf.connected("admin") as admin:
+            project = other.session.get_project_id()
+            mine = admin.image.find_image(theirs["id"], ignore_missing=False)
+            assert mine.owner == project
+    shelf.json("upload", "web", "demo")
+    with shelf.connected("other") as other:
+        found = other.image.get_image(theirs["id"])
+        assert (found.name, found.status) == (shelf.name, "active")
+
+
+def test_a_member_may_not_publish_to_everybody(shelf: Shelf) -> None:
+    (old,) = shelf.json("upload", "web", "demo")
+    shelf.fill()
+    shelf.write(visibility="public")
+    (result,) = shelf.json("upload", "web", "demo", code=1)
+    assert "Glance answered 403" in result["error"]
+    assert shelf.named() == [old["image"]]
+
+
+def test_an_admin_may_and_protects_it(shelf: Shelf) -> None:
+    shelf.write({"all": {"keystone": {"cloud": "admin"}}}, visibility="public", protected=True)
+    (result,) = shelf.json("upload", "web", "all")
+    image = shelf.images("admin")[result["image"]]
+    assert (image.visibility, image.is_protected) == ("public", True)
+
+
+def test_members_by_name_are_accepted_by_an_admin(shelf: Shelf) -> None:
+    shelf.write({"all": {"keystone": {"cloud": "admin"}}}, members=["other"])
+    (result,) = shelf.json("upload", "web", "all")
+    assert result["pending"] == []
+    with shelf.connected("other") as other:
+        assert result["image"] in {image.id for image in other.image.images()}
+
+
+def test_members_of_a_plain_user_have_to_accept_it(shelf: Shelf) -> None:
+    with shelf.connected("other") as other:
+        project = other.session.get_project_id()
+    shelf.write(members=[project])
+    (result,) = shelf.json("upload", "web", "demo")
+    assert result["pending"] == [project]
+    with shelf.connected("other") as other:
+        assert other.image.get_image(result["image"]).name == shelf.name
+
+
+def test_converted_files_arrive_in_their_format(shelf: Shelf) -> None:
+    raw = {"keystone": {"cloud": "demo"}, "convert": {"disk_format": "raw"}}
+    packed = {"keystone": {"cloud": "demo-two"}, "convert": {"disk_format": "qcow2", "compression": "zstd"}}
+    shelf.write({"demo": raw, "demo-two": packed})
+    one, two = shelf.json("upload", "web", "demo", "demo-two")
+    assert shelf.images()[one["image"]].disk_format == "raw"
+    assert shelf.images()[one["image"]].size == 6 * MIB
+    assert shelf.images("demo-two")[two["image"]].disk_format == "qcow2"
+    outcomes = {one["outcome"] for one in shelf.json("upload", "web", "demo", "demo-two")}
+    assert outcomes == {"unchanged"}
+
+
+def test_kernel_and_initrd_go_along_hidden(shelf: Shelf) -> None:
+    shelf.write(filename=shelf.site.image)
+    (result,) = shelf.json("upload", "web", "demo")
+    image = shelf.images()[result["image"]]
+    parts = shelf.images(hidden=True)
+    assert {image.properties["kernel_id"], image.properties["ramdisk_id"]} == set(parts)
+    assert {part.disk_format for part in parts.values()} == {"aki", "ari"}
+
+
+def test_what_was_left_hidden_is_shown_by_the_next_run(shelf: Shelf) -> None:
+    (first,) = shelf.json("upload", "web", "demo")
+    with shelf.connected("demo") as demo:
+        demo.image.update_image(first["image"], is_hidden=True, tags=["dibctl-unfinished"])
+    (again,) = shelf.json("upload", "web", "demo")
+    assert again["image"] == first["image"]
+    assert shelf.named() == [first["image"]]
+
+
+def test_packages_fit_into_a_property(shelf: Shelf) -> None:
+    directory = shelf.site.path / "image.d/dib-manifests"
+    directory.mkdir(parents=True)
+    packages = [
+        {"package": f"package-{number}", "version": f"{number}.{uuid.uuid4().hex}", "status": "ii "}
+        for number in range(1200)
+    ]
+    manifest = directory / "dib-manifest-dpkg-image"
+    manifest.write_text(json.dumps({"packages": packages}))
+    (result,) = shelf.json("upload", "web", "demo")
+    assert len(shelf.images()[result["image"]].properties["dibctl_packages"]) > 20_000
+    manifest.write_text(json.dumps({"packages": packages[1:]}))
+    found = shelf.json("diff", "web", "demo")
+    assert [(one["package"], one["what"]) for one in found["differences"]] == [("package-0", "removed")]
+
+
+def test_stores_are_reached_by_import(shelf: Shelf) -> None:
+    shelf.write(all_stores=True)
+    code, out, err = shelf.run("upload", "web", "demo")
+    if "multi-backend" in err or "not supported" in err.lower() or "enabled" in err.lower():
+        assert code == ExitCode.UNSPECIFIED
+        assert not shelf.named()
+        shelf.write(import_method="glance-direct")
+        code, out, err = shelf.run("upload", "web", "demo")
+    assert code == 0, out + err
+    (image_id,) = shelf.named()
+    digest = hashlib.sha512(shelf.file.read_bytes()).hexdigest()
+    assert shelf.images()[image_id].hash_value == digest
+
+
+def test_mark_obsolete_and_list(shelf: Shelf) -> None:
+    (result,) = shelf.json("upload", "web", "demo")
+    (marked,) = shelf.json("mark-obsolete", "demo", result["image"])
+    assert marked["name"] == f"Obsolete {shelf.name}"
+    (listed, _) = shelf.json("list")
+    (found,) = [one for one in listed["images"] if one["image"] == result["image"]]
+    assert (found["state"], found["used"]) == ("obsolete", None)
+    missing = str(uuid.uuid4())
+    (gone,) = shelf.json("mark-obsolete", "demo", missing, code=int(ExitCode.IMAGE_NOT_FOUND))
+    assert missing in gone["error"]
+
+
+# -- rotate ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def attic(shelf: Shelf) -> Shelf:
+    """A shelf whose environment is an admin's."""
+    shelf.write({"all": {"keystone": {"cloud": "admin"}}})
+    return shelf
+
+
+def obsolete(shelf: Shelf, count: int) -> list[str]:
+    """Return the ids of so many obsolete images of the admin's, the oldest first."""
+    made = []
+    for _ in range(count):
+        shelf.fill()
+        made.append(shelf.json("upload", "web", "all")[0]["image"])
+    shelf.json("mark-obsolete", "all", made[-1])
+    return made
+
+
+@contextlib.contextmanager
+def server(shelf: Shelf, image_id: str, **more: Any) -> Iterator[Any]:
+    """Run a server of the admin's that exists only in Nova's records."""
+    with shelf.connected("admin") as admin:
+        flavor = admin.compute.find_flavor(shelf.site.cloud.flavor_nano, ignore_missing=False)
+        made = admin.compute.create_server(
+            name=f"{shelf.name}-server",
+            image_id=image_id,
+            flavor_id=flavor.id,
+            networks=[{"uuid": shelf.site.network()}],
+            availability_zone=shelf.site.cloud.zone_fake,
+            **more,
+        )
+        try:
+            admin.compute.wait_for_server(made, wait=120)
+            yield made
+        finally:
+            admin.compute.delete_server(made.id, ignore_missing=True)
+            admin.compute.wait_for_delete(made, wait=120)
+
+
+def verdicts(shelf: Shelf, *options: str) -> dict[str, str]:
+    found = shelf.json("rotate", "all", shelf.name, *options)
+    return {one["image"]: f"{one['outcome']}: {one['reason']}" for one in found}
+
+
+def test_rotate_deletes_what_nobody_uses(attic: Shelf) -> None:
+    used, protected, unused, kept = obsolete(attic, 4)
+    with attic.connected("admin") as admin:
+        admin.image.update_image(protected, is_protected=True)
+    with server(attic, used):
+        planned = verdicts(attic, "--keep", "1", "--dry-run")
+        assert planned[used].startswith(f"stays: used by server {attic.name}-server")
+        assert planned[protected] == "stays: is protected"
+        assert planned[unused].startswith("goes")
+        assert planned[kept] == "stays: is among the 1 newest of its name"
+        before = attic.images("admin")
+        done = verdicts(attic, "--keep", "1")
+        assert done[unused].startswith("deleted")
+    after = attic.images("admin")
+    assert set(before) - set(after) == {unused}
+    for image_id in (used, protected, kept):
+        assert after[image_id].to_dict() == before[image_id].to_dict()
+
+
+def test_a_snapshot_of_a_server_is_never_deleted(attic: Shelf) -> None:
+    (image_id,) = obsolete(attic, 1)
+    with server(attic, image_id) as made, attic.connected("admin") as admin:
+        snapshot = admin.compute.create_server_image(made, f"Obsolete {attic.name}", wait=True, timeout=120)
+        assert admin.image.get_image(snapshot.id).properties.get("obsolete") == "true"
+    found = verdicts(attic)
+    assert found[snapshot.id] == "stays: is a snapshot"
+    assert found[image_id].startswith("deleted")
+    with attic.connected("admin") as admin:
+        assert admin.image.get_image(snapshot.id).status == "active"
+
+
+def test_volumes_count_where_there_is_cinder(attic: Shelf) -> None:
+    (image_id,) = obsolete(attic, 1)
+    with attic.connected("admin") as admin:
+        if not admin.has_service("block-storage"):
+            pytest.skip("this cloud has no Cinder")
+        volume = admin.block_storage.create_volume(size=1, image_id=image_id, name=attic.name)
+        try:
+            admin.block_storage.wait_for_status(volume, "available", interval=1, wait=180)
+            assert verdicts(attic)[image_id] == f"stays: used by volume {attic.name}"
+        finally:
+            admin.block_storage.delete_volume(volume.id, ignore_missing=True)
+            admin.block_storage.wait_for_delete(volume, interval=1, wait=180)
+    assert verdicts(attic)[image_id].startswith("deleted")
+
+
+def test_who_is_no_admin_gets_61_and_nothing_is_deleted(shelf: Shelf) -> None:
+    (result,) = shelf.json("upload", "web", "demo")
+    shelf.json("mark-obsolete", "demo", result["image"])
+    code, _, err = shelf.run("rotate", "demo")
+    assert code == ExitCode.NOVA_FORBIDDEN
+    assert "openstack role add" in err
+    assert result["image"] in shelf.images()
+
+
+def test_rotate_single_takes_the_image_s_name(attic: Shelf) -> None:
+    (image_id,) = obsolete(attic, 1)
+    found = attic.json("rotate-single", "web", "all")
+    assert [(one["image"], one["outcome"]) for one in found] == [(image_id, "deleted")]
+    assert image_id not in attic.images("admin")
+
+
+# -- transfer --------------------------------------------------------------------------------------
+
+
+def test_an_image_goes_to_the_other_region_with_all_that_is_said_of_it(shelf: Shelf) -> None:
+    shelf.write(min_disk=1, tags=["ci"], properties={"os_distro": "debian"}, protected=True)
+    (result,) = shelf.json("upload", "web", "demo")
+    done = shelf.json("transfer", result["image"], "demo", "demo-two")
+    assert done["how"] in {"streamed", "fetched"}
+    source, image = shelf.images()[result["image"]], shelf.images("demo-two")[done["destination"]["image"]]
+    for key in ("name", "hash_value", "disk_format", "visibility", "is_protected", "min_disk", "tags"):
+        assert getattr(image, key) == getattr(source, key), key
+    assert image.os_distro == "debian"
+    assert image.properties == source.properties
+    assert shelf.json("transfer", shelf.name, "demo", "demo-two")["how"] == "unchanged"
+    assert not shelf.images("demo-two", hidden=True)
+
+
+def test_a_shared_image_keeps_its_members(shelf: Shelf) -> None:
+    with shelf.connected("other") as other:
+        project = other.session.get_project_id()
+    shelf.write({"all": {"keystone": {"cloud": "admin"}}}, members=["other"])
+    (result,) = shelf.json("upload", "web", "all")
+    done = shelf.json("transfer", result["image"], "admin", "admin-two")
+    with shelf.connected("admin-two") as admin:
+        members = {one.member_id: one.status for one in admin.image.members(done["destination"]["image"])}
+    assert members == {project: "accepted"}
+
+
+def test_kernel_and_initrd_are_transferred_too(shelf: Shelf) -> None:
+    shelf.write(filename=shelf.site.image)
+    (result,) = shelf.json("upload", "web", "demo")
+    done = shelf.json("transfer", result["image"], "demo", "demo-two")
+    image = shelf.images("demo-two")[done["destination"]["image"]]
+    parts = shelf.images("demo-two", hidden=True)
+    assert {image.properties["kernel_id"], image.properties["ramdisk_id"]} == set(parts)
+
+
+def test_a_transfer_through_a_rough_way_is_verified(shelf: Shelf) -> None:
+    (result,) = shelf.json("upload", "web", "demo")
+    with proxy.before(shelf.glance("demo-two")) as between:
+        between.harms.append(proxy.Harm(method="PUT", path="/file$", times=3, body=proxy.flip(MIB)))
+        there = {"keystone": {"cloud": "demo-two"}, "glance": {"endpoint": between.url}}
+        shelf.write({"demo": {"keystone": {"cloud": "demo"}}, "there": there})
+        code, _, err = shelf.run("transfer", result["image"], "demo", "there")
+        if between.count("PUT", "/file$"):  # else its Glance fetched the bytes itself
+            assert code == ExitCode.UNSPECIFIED
+            assert "arrived damaged" in err
+            assert not shelf.images("demo-two")
+            assert not shelf.images("demo-two", hidden=True)

@@ -1,0 +1,289 @@
+"""What may never happen to images in production, tried on random states of a cloud in memory.
+
+``DIBCTL_STATES`` says how many states of each kind; ``tox -e states`` tries 10,000.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime as dt
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pytest_dibctl.clouds.regions import ImageRecord, ImageSpec
+from pytest_dibctl.config.models import Obsoleting
+from pytest_dibctl.errors import ApiError, DibctlError, NovaForbiddenError
+from pytest_dibctl.publish import rotate
+from pytest_dibctl.publish.replace import Work, replace
+from pytest_dibctl.publish.stream import Feed, Stream
+from pytest_dibctl.publish.wanted import SHA512, Wanted
+from tests.support.regions import START, Cloud, MemoryRegion, record
+
+STATES = int(os.environ.get("DIBCTL_STATES", "150"))
+thorough = settings(
+    max_examples=STATES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+RULE = Obsoleting()
+NAME = "Debian"
+CONTENT = b"what was tested"
+
+
+@st.composite
+def images(draw: st.DrawFn) -> list[ImageRecord]:
+    """Return images of two projects in all conditions, some of them kernels of others."""
+    made: list[ImageRecord] = []
+    for number in range(draw(st.integers(0, 7))):
+        obsolete = draw(st.booleans())
+        name = draw(st.sampled_from([NAME, NAME, "Other"]))
+        properties: dict[str, str] = {}
+        if obsolete:
+            properties["obsolete"] = "true"
+            name = draw(st.sampled_from([f"Obsolete {name}", f"Obsolete {name}", name]))
+        if draw(st.integers(0, 5)) == 0:
+            properties["image_type"] = "snapshot"
+        if made and draw(st.integers(0, 3)) == 0:
+            properties["kernel_id"] = draw(st.sampled_from(made)).id
+        when = START + dt.timedelta(hours=draw(st.integers(0, 40)))
+        made.append(
+            record(
+                f"i{number}",
+                name=name,
+                owner=draw(st.sampled_from(["ours", "ours", "ours", "theirs"])),
+                status=draw(st.sampled_from(["active", "active", "active", "queued", "deactivated"])),
+                hidden=draw(st.integers(0, 4)) == 0,
+                protected=draw(st.integers(0, 4)) == 0,
+                disk_format=draw(st.sampled_from(["qcow2", "qcow2", "aki"])),
+                tags=draw(st.sampled_from([frozenset(), frozenset({"dibctl-companion"})])),
+                properties=properties,
+                created=when,
+                updated=when,
+            )
+        )
+    return made
+
+
+@st.composite
+def clouds(draw: st.DrawFn) -> Cloud:
+    present = draw(images())
+    ids = [image.id for image in present]
+    some = st.sets(st.sampled_from(ids)) if ids else st.just(set())
+    return Cloud(
+        images={image.id: image for image in present},
+        servers={one: [f"server on {one}"] for one in draw(some)},
+        volumes={one: [f"volume of {one}"] for one in draw(some)},
+        in_store=draw(some) if draw(st.booleans()) else set(),
+    )
+
+
+@st.composite
+def faults(draw: st.DrawFn) -> Callable[[str], None]:
+    """Return what makes chosen calls fail: some of each kind, or all from one on."""
+    failing = {kind: draw(st.sets(st.integers(0, 6), max_size=3)) for kind in ("change", "delete", "image")}
+    for_good = draw(st.one_of(st.none(), st.integers(0, 25)))
+    counts: collections.Counter[str] = collections.Counter()
+
+    def fails(call: str) -> None:
+        number, total = counts[call], counts.total()
+        counts[call] += 1
+        if number in failing.get(call, ()) or (for_good is not None and total >= for_good):
+            raise ApiError(f"{call} failed")
+
+    return fails
+
+
+# -- rotate ----------------------------------------------------------------------------------------
+
+
+def may_go(image: ImageRecord, cloud: Cloud, policy: rotate.Policy) -> bool:
+    """Say, in other words than the code's, whether an image may be deleted."""
+    used = cloud.servers.get(image.id) or cloud.volumes.get(image.id) or image.id in cloud.in_store
+    limit = START + dt.timedelta(days=2) - (policy.older_than or dt.timedelta())
+    return (
+        image.owner == "ours"
+        and image.properties.get("obsolete") == "true"
+        and image.name.startswith("Obsolete ")
+        and image.properties.get("image_type") != "snapshot"
+        and not image.protected
+        and not used
+        and (policy.older_than is None or image.updated <= limit)
+        and (not policy.names or image.name in {f"Obsolete {name}" for name in policy.names})
+    )
+
+
+def is_kernel(image: ImageRecord, present: dict[str, ImageRecord]) -> bool:
+    return any(image.id == other.properties.get("kernel_id") for other in present.values())
+
+
+def kept(cloud: Cloud, policy: rotate.Policy) -> set[str]:
+    """Return the newest of each name that a rotation could take at all."""
+    found: set[str] = set()
+    takes = [
+        image
+        for image in cloud.images.values()
+        if image.owner == "ours"
+        and image.properties.get("obsolete") == "true"
+        and image.name.startswith("Obsolete ")
+        and image.properties.get("image_type") != "snapshot"
+        and not image.protected
+    ]
+    for name in {image.name for image in takes}:
+        same = sorted((image for image in takes if image.name == name), key=lambda one: (one.updated, one.id))
+        found |= {image.id for image in same[len(same) - policy.keep :]} if policy.keep else set()
+    return found
+
+
+policies = st.builds(
+    rotate.Policy,
+    rule=st.just(RULE),
+    where=st.just("upload.yaml"),
+    keep=st.integers(0, 2),
+    older_than=st.one_of(st.none(), st.integers(1, 40).map(lambda hours: dt.timedelta(hours=hours))),
+    names=st.sampled_from([(), (NAME,), (NAME, "Other")]),
+)
+
+
+@thorough
+@given(cloud=clouds(), policy=policies, fails=st.one_of(st.none(), faults()))
+def test_rotate_deletes_only_what_may_go(
+    cloud: Cloud, policy: rotate.Policy, fails: Callable[[str], None] | None
+) -> None:
+    before, stay = dict(cloud.images), kept(cloud, policy)
+    going = {image.id for image in before.values() if may_go(image, cloud, policy) and image.id not in stay}
+    broken = fails is not None
+    if fails is not None:
+        cloud.fails = fails
+    try:
+        verdicts = rotate.rotate(MemoryRegion(cloud=cloud), policy, tell=lambda _line: None)
+    except DibctlError:
+        assert broken
+        verdicts = []
+    gone = set(before) - set(cloud.images)
+    parts = {
+        image_id
+        for image_id in gone
+        if "dibctl-companion" in before[image_id].tags and is_kernel(before[image_id], before)
+    }
+    assert gone - parts <= going
+    for image_id in parts - going:  # a kernel goes only with the last image that needed it
+        assert before[image_id].owner == "ours"
+        assert not is_kernel(before[image_id], cloud.images)
+    assert {image_id: image for image_id, image in before.items() if image_id in cloud.images} == cloud.images
+    if not broken:
+        told = {verdict.candidate.id for verdict in verdicts if verdict.outcome == "deleted"}
+        kernels = {one for one in going if before[one].disk_format == "aki"}
+        assert going - kernels <= gone
+        assert told <= gone
+
+
+@thorough
+@given(cloud=clouds(), policy=policies)
+def test_a_plan_says_what_a_rotation_does_and_changes_nothing(cloud: Cloud, policy: rotate.Policy) -> None:
+    before = dict(cloud.images)
+    region = MemoryRegion(cloud=cloud)
+    planned = {verdict.candidate.id: verdict.outcome for verdict in rotate.plan(region, policy)}
+    assert cloud.images == before
+    for verdict in rotate.rotate(region, policy, tell=lambda _line: None):
+        expected = {"goes": {"deleted", "stays"}, "stays": {"stays", "failed"}}[planned[verdict.candidate.id]]
+        assert verdict.outcome in expected
+        if verdict.outcome == "stays" and planned[verdict.candidate.id] == "goes":
+            assert verdict.reason.startswith(("the store", "image i"))
+
+
+def test_without_an_admin_nothing_is_deleted() -> None:
+    cloud = Cloud(images={"a": record("a", name="Obsolete Debian", properties={"obsolete": "true"})})
+    policy = rotate.Policy(rule=RULE, where="")
+    with pytest.raises(NovaForbiddenError) as caught:
+        rotate.rotate(MemoryRegion(cloud=cloud, admin=False), policy, tell=print)
+    assert caught.value.exit_code == 61
+    assert "a" in cloud.images
+
+
+# -- upload and obsolete ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def file() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "image"
+        path.write_bytes(CONTENT)
+        yield path
+
+
+def current(cloud: Cloud) -> list[ImageRecord]:
+    """Return what users find under the name."""
+    return [
+        image
+        for image in cloud.images.values()
+        if image.owner == "ours"
+        and image.name == NAME
+        and image.status == "active"
+        and not image.hidden
+        and "obsolete" not in image.properties
+        and image.properties.get("image_type") != "snapshot"
+        and not image.tags
+    ]
+
+
+def wanted() -> Wanted:
+    digest = hashlib.sha512(CONTENT).hexdigest()
+    return Wanted(
+        spec=ImageSpec(name=NAME, disk_format="raw", properties={SHA512: digest}),
+        members=(),
+        companions=(),
+        conversion=None,
+        sha512=digest,
+        rule=RULE,
+        rule_at="",
+        properties_at="",
+        timeout=60,
+    )
+
+
+@thorough
+@given(cloud=clouds(), fails=st.one_of(st.none(), faults()), answers=st.one_of(st.none(), faults()))
+def test_an_upload_never_leaves_no_current_image(
+    cloud: Cloud,
+    fails: Callable[[str], None] | None,
+    answers: Callable[[str], None] | None,
+    file: Path,
+) -> None:
+    before, had = dict(cloud.images), current(cloud)
+    cloud.fails, cloud.answers = fails or cloud.fails, answers or cloud.answers
+    least: list[int] = []
+    cloud.changed = lambda: least.append(len(current(cloud)))
+    stream = Stream(file)
+    work = Work(
+        region=MemoryRegion(cloud=cloud),
+        wanted=wanted(),
+        content=lambda: Feed(stream, deadline=float("inf")),
+    )
+    error: DibctlError | None = None
+    try:
+        done = replace(work)
+    except DibctlError as failure:
+        error = failure
+    finally:
+        stream.close()
+    assert not had or min(least, default=1) >= 1
+    others = {image.id: image for image in before.values() if image not in had}
+    assert {image_id: cloud.images[image_id] for image_id in others} == others
+    if error is None:
+        assert [image.id for image in current(cloud)] == [done.image.id]
+        assert cloud.contents[done.image.id] == CONTENT
+        for image in had:
+            assert cloud.images[image.id].properties["obsoleted_by"] == done.image.id
+    elif not getattr(error, "__notes__", ()):
+        assert {image.id for image in had} <= {image.id for image in current(cloud)}
+        for image in before.values():
+            now = dataclasses.replace(cloud.images[image.id], updated=image.updated)
+            assert now == image
