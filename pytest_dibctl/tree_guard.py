@@ -1,11 +1,12 @@
 """The process that holds an image's file tree open; when it ends, however it ends, nothing is left.
 
-It is the first process of a pid namespace and lives in a mount namespace of its own. In there, the image
-is exported read-only as a raw file by qemu-storage-daemon (FUSE), its root filesystem is mounted on a loop
-device that goes with the mount, and a second view of it, with a /dev, /tmp and /run of its own, is where
-commands run. Nobody outside sees these mounts. It ends when the pipe on its stdin closes, and the kernel
-kills it with the tool; with it go, by the kernel's own doing, every process in its namespace, the mounts,
-the loop devices and the export. There is no other way of cleaning up that could be forgotten.
+It is the first process of a pid namespace and lives in a mount namespace of its own. In there, the image is
+exported read-only as a raw file by qemu-storage-daemon (FUSE). In a second one, which the daemon is not in,
+its root filesystem is mounted on a loop device that goes with the mount, and a second view of it, with a
+/dev, /tmp and /run of its own, is where commands run. Nobody outside sees these mounts. The guard ends when
+the pipe on its stdin closes, and the kernel kills it with the tool; with it go, by the kernel's own doing,
+every process in its namespace, the mounts, the loop devices and the export. There is no other way of
+cleaning up that could be forgotten.
 
 It is started as ``python -I -c BOOTSTRAP`` and imports nothing but the standard library, ``errors`` and
 ``process``.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import dataclasses
 import json
 import os
@@ -34,6 +36,9 @@ BOOTSTRAP = "import sys; sys.path.append(sys.argv.pop(1)); from pytest_dibctl.tr
 DISK, ROOT, COMMANDS, ENTER = "disk", "root", "commands", "enter"
 """What is in the guard's directory: the raw disk, the tree, the tree to run commands in, and the program
 that runs one there."""
+
+CLONE_NEWNS = 0x00020000
+"""The kernel's number for a mount namespace; Python has ``os.unshare`` since 3.12."""
 
 OPTIONS = ("ro", "nodev", "nosuid")
 """How everything of the image is mounted; what is executable has to look so."""
@@ -160,6 +165,7 @@ def _open(image: Path, disk_format: str, directory: Path) -> dict[str, Any]:
     _mount("tmpfs", directory, kind="tmpfs", options=("mode=700", "size=1m"))
     disk, root = directory / DISK, directory / ROOT
     _export(image, disk_format, disk)
+    _leave_to_the_daemon()
     root.mkdir()
     parts = _parts(image, disk)
     part = _mount_root(image, parts, disk, root)
@@ -173,6 +179,17 @@ def _open(image: Path, disk_format: str, directory: Path) -> dict[str, Any]:
         "has_efi": any(part.is_efi for part in parts),
         "notes": notes,
     }
+
+
+def _leave_to_the_daemon() -> None:
+    """Go on in a mount namespace of our own; the old one is the daemon's alone.
+
+    The last task of a mount namespace unmounts, on its way out, what is mounted there. If that were the
+    daemon, it would wait for ever for blocks of the filesystem that only itself could still deliver.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNS) != 0:
+        raise ArtifactError(f"no second mount namespace: {os.strerror(ctypes.get_errno())}")
 
 
 def _export(image: Path, disk_format: str, disk: Path) -> None:

@@ -162,6 +162,22 @@ def test_a_journal_is_not_replayed(micro_files: Path, tmp_path: Path) -> None:
         assert "ID=micro" in opened.read("/etc/os-release")
 
 
+def test_the_daemon_never_has_to_unmount_what_only_it_can_read(micro_files: Path, tmp_path: Path) -> None:
+    """It would wait for itself: the last task of a mount namespace unmounts what is there on its way out."""
+    directory = tmp_path / "tree"
+    with tree.opened(artifact.inspect(micro_files / "micro.qcow2"), directory) as opened:
+        session = leaks.processes(os.environ[leaks.MARKER])
+        [daemon] = [
+            pid
+            for pid, line in session.items()
+            if line.startswith("qemu-storage-daemon") and str(directory) in line
+        ]
+        seen = {pid: Path(f"/proc/{pid}/mountinfo").read_text() for pid in (daemon, opened.pid)}
+        assert f" {opened.mount_point} " in seen[opened.pid]
+        assert f" {opened.mount_point} " not in seen[daemon]
+        assert f" {directory}/disk " in seen[daemon]
+
+
 def test_an_image_can_be_opened_twice(micro_files: Path, tmp_path: Path) -> None:
     built = artifact.inspect(micro_files / "micro.qcow2")
     with tree.opened(built, tmp_path / "one"), tree.opened(built, tmp_path / "two") as second:
