@@ -45,6 +45,7 @@ class Candidate:
     name: str
     size: int
     since: dt.datetime
+    created: dt.datetime
     is_snapshot: bool
     named: bool
     protected: bool
@@ -108,7 +109,7 @@ def _candidates(region: Region, policy: Policy) -> list[Candidate]:
         for image in region.images(properties=policy.rule.properties)
         if lineage.is_obsolete(image, policy.rule) and (not names or image.name in names)
     ]
-    return sorted(found, key=lambda one: (one.since, one.id), reverse=True)
+    return sorted(found, key=lambda one: (one.since, one.created, one.id), reverse=True)
 
 
 def _candidate(image: ImageRecord, rule: Obsoleting) -> Candidate:
@@ -118,6 +119,7 @@ def _candidate(image: ImageRecord, rule: Obsoleting) -> Candidate:
         name=image.name,
         size=image.size or 0,
         since=lineage.obsolete_since(image),
+        created=image.created,
         is_snapshot=image.is_snapshot,
         named=lineage.has_obsolete_name(image, rule),
         protected=image.protected,

@@ -294,7 +294,7 @@ def test_kernel_and_initrd_go_along_hidden(shelf: Shelf) -> None:
     (result,) = shelf.json("upload", "web", "demo")
     image = shelf.images()[result["image"]]
     parts = shelf.images(hidden=True)
-    assert {image.properties["kernel_id"], image.properties["ramdisk_id"]} == set(parts)
+    assert {image.kernel_id, image.ramdisk_id} == set(parts)
     assert {part.disk_format for part in parts.values()} == {"aki", "ari"}
 
 
@@ -417,13 +417,14 @@ def test_rotate_deletes_what_nobody_uses(attic: Shelf) -> None:
 def test_a_snapshot_of_a_server_is_never_deleted(attic: Shelf) -> None:
     (image_id,) = obsolete(attic, 1)
     with server(attic, image_id) as made, attic.connected("admin") as admin:
-        snapshot = admin.compute.create_server_image(made, f"Obsolete {attic.name}", wait=True, timeout=120)
+        # Nova's fake driver makes the image's record, with all that it takes over, and never any bytes.
+        snapshot = admin.compute.create_server_image(made, f"Obsolete {attic.name}")
         assert admin.image.get_image(snapshot.id).properties.get("obsolete") == "true"
     found = verdicts(attic)
     assert found[snapshot.id] == "stays: is a snapshot"
     assert found[image_id].startswith("deleted")
     with attic.connected("admin") as admin:
-        assert admin.image.get_image(snapshot.id).status == "active"
+        assert admin.image.get_image(snapshot.id).name == f"Obsolete {attic.name}"
 
 
 def test_volumes_count_where_there_is_cinder(attic: Shelf) -> None:
@@ -491,7 +492,7 @@ def test_kernel_and_initrd_are_transferred_too(shelf: Shelf) -> None:
     done = shelf.json("transfer", result["image"], "demo", "demo-two")
     image = shelf.images("demo-two")[done["destination"]["image"]]
     parts = shelf.images("demo-two", hidden=True)
-    assert {image.properties["kernel_id"], image.properties["ramdisk_id"]} == set(parts)
+    assert {image.kernel_id, image.ramdisk_id} == set(parts)
 
 
 def test_a_transfer_through_a_rough_way_is_verified(shelf: Shelf) -> None:

@@ -55,6 +55,8 @@ class Cloud:
     servers: Sequence[Mapping[str, Any]] = ()
     soft_deleted: Sequence[Mapping[str, Any]] = ()
     volumes: Sequence[Mapping[str, Any]] | None = None
+    tasks: dict[str, list[dict[str, str]]] = dataclasses.field(default_factory=dict)
+    import_fails: str = ""
     in_use: set[str] = dataclasses.field(default_factory=set)
     rate: float = 0.0
     page: int = 1000
@@ -282,7 +284,7 @@ class Services:
     def _one(  # noqa: PLR0911 -- one per kind of request
         self, request: Request, images: dict[str, dict[str, Any]], image: dict[str, Any], rest: Sequence[str]
     ) -> Answer:
-        if request.method == "GET" and rest in ([], ["members"], ["file"]):
+        if request.method == "GET" and rest in ([], ["members"], ["file"], ["tasks"]):
             return self._shown(image, rest)
         if rest[:1] == ["members"] and request.method == "PUT":
             return self._accept(request, image, rest[1])
@@ -348,6 +350,8 @@ class Services:
             members = self.cloud.members.get(image["id"], {})
             listed = [{"member_id": one, "status": status} for one, status in members.items()]
             return 200, {"members": listed}
+        if rest == ["tasks"]:
+            return 200, {"tasks": self.cloud.tasks.get(image["id"], [])}
         if rest == ["file"]:
             return 200, self.cloud.contents[image["id"]]
         return 200, dict(image)
@@ -405,6 +409,10 @@ class Services:
 
     def _import(self, request: Request, image: dict[str, Any]) -> Answer:
         method = request.json()["method"]
+        if self.cloud.import_fails:  # asynchronously: the answer is that of a success
+            failure = {"status": "failure", "message": self.cloud.import_fails}
+            self.cloud.tasks.setdefault(image["id"], []).append(failure)
+            return 202, None
         if method["name"] == "glance-download":
             source = self.cloud.region(method["glance_region"])[method["glance_image_id"]]
             image.update({key: source[key] for key in ("size", "os_hash_algo", "os_hash_value")})

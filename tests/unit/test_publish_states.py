@@ -124,6 +124,10 @@ def is_kernel(image: ImageRecord, present: dict[str, ImageRecord]) -> bool:
     return any(image.id == other.properties.get("kernel_id") for other in present.values())
 
 
+def _order(image: ImageRecord) -> tuple[dt.datetime, dt.datetime, str]:
+    return (image.updated, image.created, image.id)
+
+
 def kept(cloud: Cloud, policy: rotate.Policy) -> set[str]:
     """Return the newest of each name that a rotation could take at all."""
     found: set[str] = set()
@@ -137,7 +141,10 @@ def kept(cloud: Cloud, policy: rotate.Policy) -> set[str]:
         and not image.protected
     ]
     for name in {image.name for image in takes}:
-        same = sorted((image for image in takes if image.name == name), key=lambda one: (one.updated, one.id))
+        same = sorted(
+            (image for image in takes if image.name == name),
+            key=lambda one: (one.updated, one.created, one.id),
+        )
         found |= {image.id for image in same[len(same) - policy.keep :]} if policy.keep else set()
     return found
 

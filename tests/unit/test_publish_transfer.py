@@ -102,6 +102,15 @@ def test_what_cannot_be_fetched_goes_through_here(two: Shop) -> None:
     assert len(two.images("RegionTwo")) == 1
 
 
+def test_a_fetch_that_fails_later_is_noticed(two: Shop) -> None:
+    two.cloud.import_fails = "URI does not pass filtering"
+    code, out, err = two.run("transfer", add(two), "here", "near")
+    assert code == ExitCode.OK, err
+    assert "URI does not pass filtering" in err
+    assert "transferred" in out
+    assert len(two.images("RegionTwo")) == 1
+
+
 def test_what_is_there_is_not_sent_again(two: Shop, abroad: standin.Cloud) -> None:
     image_id = add(two, tags=["a"])
     two.json("transfer", image_id, "here", "far")

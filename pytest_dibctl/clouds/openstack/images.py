@@ -178,7 +178,9 @@ def _fill(
             _import(api, image_id, spec.importing)
     except LateError:
         raise late from None
-    image = await_active(api, image_id, spec.name, timeout=max(1.0, deadline - time.monotonic()))
+    importing = spec.importing.method is not None
+    left = max(1.0, deadline - time.monotonic())
+    image = await_active(api, image_id, spec.name, timeout=left, importing=importing)
     if image is None:
         raise late
     _verify(image, content, arrived=not spec.importing.is_fetched)
@@ -252,8 +254,13 @@ def _settled(api: Api, image_id: str, *, deadline: float) -> str | None:
     return api.wait(look, timeout=min(SETTLING, left))
 
 
-def await_active(api: Api, image_id: str, name: str, *, timeout: float) -> dict[str, Any] | None:
-    """Return the image once it is active, None after ``timeout`` seconds; ApiError if it never will be."""
+def await_active(
+    api: Api, image_id: str, name: str, *, timeout: float, importing: bool = False
+) -> dict[str, Any] | None:
+    """Return the image once it is active, None after ``timeout`` seconds; ApiError if it never will be.
+
+    After an import that failed, the image only goes back to where it was: ``importing`` looks at its tasks.
+    """
 
     def look() -> dict[str, Any] | None:
         image = get(api, image_id)
@@ -265,9 +272,25 @@ def await_active(api: Api, image_id: str, name: str, *, timeout: float) -> dict[
                 f"image {name} ({image_id}) became {status} in Glance instead of active",
                 hint="Glance's log says why: a full store, or a format that is not what it was told",
             )
+        if importing and (said := _failed_task(api, image_id)) is not None:
+            raise ApiError(f"image {name} ({image_id}) could not be imported: {said}")
         return None
 
     return api.wait(look, timeout=timeout)
+
+
+def _failed_task(api: Api, image_id: str) -> str | None:
+    """Return what Glance says of an import of the image that failed; older ones keep it to themselves."""
+    with contextlib.suppress(ApiError, ImageNotFoundError):
+        answer = api.safely(
+            "image",
+            f"list the tasks of image {image_id}",
+            lambda: raise_for_status(api.image.get(f"/images/{image_id}/tasks")).json(),
+        )
+        for task in answer.get("tasks", ()):
+            if task.get("status") == "failure":
+                return str(task.get("message") or "Glance's log says why")
+    return None
 
 
 def _verify(image: Mapping[str, Any], content: Content, *, arrived: bool) -> None:
