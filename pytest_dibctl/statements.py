@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from pytest_dibctl.artifact import write_atomically
 from pytest_dibctl.config.catalog import Entry
-from pytest_dibctl.config.models import Image, TestEntry
+from pytest_dibctl.config.models import Image
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
@@ -129,7 +129,7 @@ def vouching(image: Entry[Image], path: Path, sha512: str) -> Statement | None:
 
     A whole run that failed takes its environment's word back.
     """
-    listed = {entry_name(entry.kind, entry.path) for entry in _entries(image)}
+    listed = _listed(image)
     newest: dict[str, Statement] = {}
     for statement in read(path):
         if statement.sha512 == sha512 and statement.label == image.label and statement.whole:
@@ -146,8 +146,13 @@ def configuration_of(image: Entry[Image]) -> dict[str, str]:
     return {}
 
 
-def _entries(image: Entry[Image]) -> Sequence[TestEntry]:
-    return image.settings.tests.tests_list
+def _listed(image: Entry[Image]) -> set[str]:
+    """Return the names of all entries that an image has now."""
+    settings = image.settings
+    return {
+        *(entry_name(entry.kind, entry.path) for entry in settings.tests.tests_list),
+        *(entry_name("external", test.cmdline) for test in settings.external_tests),
+    }
 
 
 def _parsed(line: str) -> Statement | None:

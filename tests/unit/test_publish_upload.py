@@ -536,6 +536,14 @@ class TestTested:
         assert "require_tested" in result["error"]
         assert not shop.cloud.calls
 
+    def test_external_tests_have_to_be_among_them(self, shop: Shop) -> None:
+        environments = {"one": {"keystone": shop.keystone(), "require_tested": True}}
+        shop.write(environments, external_tests=[{"cmdline": "true"}])
+        statement(shop, entries=("pytest: generic:login",))
+        assert shop.run("upload", "debian", "one")[0] == ExitCode.TESTS_FAILED
+        statement(shop, entries=("external: true", "pytest: generic:login"))
+        assert shop.run("upload", "debian", "one")[0] == ExitCode.OK
+
     def test_a_whole_run_that_failed_takes_its_environments_word_back(self, shop: Shop) -> None:
         statement(shop)
         statement(shop, failed=("t::a",), finished="2026-01-02T00:00:00Z")
