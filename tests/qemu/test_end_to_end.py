@@ -163,6 +163,7 @@ def test_the_whole_way_from_elements_to_junit_and_back_to_nothing(operator: Oper
         "micro.qcow2",
         "micro.qcow2.build.log",
         "micro.qcow2.dibctl.json",
+        "micro.qcow2.tests.intoto.jsonl",
         "micro.vmlinuz",
         "micro.initrd",
     }
