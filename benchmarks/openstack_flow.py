@@ -8,6 +8,7 @@ started if none runs, and its start is not measured.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -55,12 +56,12 @@ openstack image delete $image $initrd $kernel
 def main() -> None:
     """Compare the two, in turn."""
     layout = Layout.at(None)
-    image = micro.cached() / "micro"
     keep = os.environ.get("DIBCTL_TEST_CLOUD") == "keep"
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as directory,
         sessions.using(layout, keep=keep) as cloud,
     ):
+        image = Path(shutil.copytree(micro.cached(), Path(directory, "image"))) / "micro"
         site = Site(path=Path(directory), cloud=cloud, image=image.with_suffix(".qcow2"))
         (site.path / "test_it.py").write_text(TEST)
         site.write({"here": site.live()}, [{"pytest": "test_it.py"}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,10 +34,11 @@ def devcloud(request: pytest.FixtureRequest) -> Iterator[DevCloud]:
 
 
 @pytest.fixture(scope="session")
-def micro_image() -> Path:
-    """A built micro image, its kernel and initrd beside it; never write there."""
+def micro_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A built micro image, its kernel and initrd beside it; runs write down there what they tested."""
     packages.require()
-    return micro.cached() / "micro.qcow2"
+    # A copy: what is in the cache is other tests' too.
+    return Path(shutil.copytree(micro.cached(), tmp_path_factory.mktemp("micro") / "image")) / "micro.qcow2"
 
 
 @pytest.fixture
