@@ -385,7 +385,8 @@ def test_the_life_of_a_guest(site: Site) -> None:
         booted.sh("echo kept > /root/kept; sync")
         image_id = instance.snapshot("first")
         taken = booted.demo.image.get_image(image_id)
-        assert (taken.status, taken.name) == ("active", f"{instance.name}-first")
+        assert taken.status == "active"
+        assert taken.name.startswith(f"{instance.name}-first-")
         assert taken.properties.get("image_type", taken.get("image_type")) == "snapshot"
         with pytest.raises(InstanceError, match="no snapshot 'frist'; there are first"):
             instance.revert("frist")
@@ -477,7 +478,8 @@ def test_a_server_that_somebody_deletes(site: Site) -> None:
 
 
 def test_waiting_for_a_guest_ends_when_somebody_stops_it(site: Site) -> None:
-    with opened(site, site.live()) as bench, instance_in(bench) as (instance, key):
+    # A server that exists only in Nova's records never answers, and is off at once.
+    with opened(site, site.environment()) as bench, instance_in(bench) as (instance, key):
         stopper = threading.Timer(1.0, lambda: _stop(site, instance.id))
         stopper.start()
         try:
