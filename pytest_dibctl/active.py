@@ -297,16 +297,12 @@ class ActiveRun:
         if not self.wishes.keep_on_kill:
             environments = [target.environment for target in self.plan.targets]
             cwd = self.config.invocation_params.dir
-            self._guardian = guardian.Guardian(
-                directory=directory,
-                make_charge=lambda: guardian.charge_for(directory, environments, cwd=cwd, environ=os.environ),
-            )
+            self._guardian = guardian.of_run(directory, environments, cwd=cwd)
             # Last of all: it waits for the ledger to be let go, by the workers too.
             leave = self._guardian.reap if worker_id(self.config) is None else self._guardian.disown
             self._resources.callback(leave)
         opened = self._resources.enter_context(ledger.opened(directory.name))
-        process.mark(opened.run_id)
-        self._resources.callback(process.mark, None)
+        self._resources.enter_context(process.marked(opened.run_id))
         return opened
 
     def _still_to_be_removed(self) -> list[str]:

@@ -225,10 +225,10 @@ def known_digest(path: Path, identity: Identity) -> str | None:
     return recorded_digest(record_file(path), identity) or recorded_digest(_cache_file(path), identity)
 
 
-def compute_digest(path: Path) -> str:
-    """Return the SHA-512 of the file in hex; raises OSError."""
+def compute_digest(path: Path, algorithm: str = "sha512") -> str:
+    """Return a digest of the file in hex; raises OSError."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha512").hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def digest(path: Path, identity: Identity) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import Timeout
 
-from pytest_dibctl import builder, statements
+from pytest_dibctl import builder, collecting, statements
 from pytest_dibctl.controller import worker_id
 from pytest_dibctl.statements import Statement
 from pytest_dibctl.targets import Target
@@ -18,7 +18,7 @@ from pytest_dibctl.targets import Target
 if TYPE_CHECKING:
     from pytest_dibctl.active import ActiveRun
 
-CHOOSING = ("keyword", "markexpr", "lf", "deselect", "ignore", "ignore_glob", "stepwise", "collectonly")
+CHOOSING = (*collecting.NOT_ALL_COLLECTED, "keyword", "markexpr", "stepwise", "collectonly")
 """Options with which a run leaves tests out."""
 
 
@@ -96,7 +96,7 @@ class Attestation:
         run, label = self._run, target.image.label
         account = run.account(target.id)
         wishes = run.wishes
-        if account.digest is None or wishes.existing_image or wishes.existing_instance:
+        if account.digest is None or not wishes.has_file:
             return
         planned = [entry for entry in run.plan.entries if entry.image == label]
         path = builder.target_file(target.image, wishes.input, run.config.invocation_params.dir)

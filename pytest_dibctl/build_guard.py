@@ -6,7 +6,7 @@ SIGTERM, the guard asks disk-image-create to clean up, kills it after a grace pe
 left and removes its directory. When the guard itself is killed, the kernel kills the build with it and
 the namespaces take the mounts; a loop device that is left then is in ``LOOPS``, for the next build.
 
-It is started as ``python -I -c BOOTSTRAP`` and imports nothing but the standard library, ``errors`` and
+It is started by ``process.apart`` and imports nothing but the standard library, ``errors`` and
 ``process``.
 """
 
@@ -49,8 +49,6 @@ STEP = "dibctl step: "
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _CLONE_NEWPID = 0x20000000
 
-BOOTSTRAP = "import sys; sys.path.append(sys.argv.pop(1)); from pytest_dibctl.build_guard import main; main()"
-
 
 class _Stop(Exception):  # noqa: N818 -- a request, not an error
     """The tool is gone, or wants the build to end."""
@@ -85,10 +83,9 @@ def command(steps: Sequence[Step], *, building: Path, grace: float = GRACE) -> l
     With a step to isolate, the mounts of all are apart from everybody else's.
     """
     isolate = any(step.isolate for step in steps)
-    package = Path(__file__).resolve().parent.parent
-    guard = [process.interpreter(), "-I", "-c", BOOTSTRAP, str(package)]
+    guard = process.apart(__name__)
     options = [f"--building={building}", f"--grace={grace:g}"]
-    options += [f"--apart-from={_mount_namespace()}"] if isolate else []
+    options += [f"--apart-from={process.mount_namespace()}"] if isolate else []
     private = ["unshare", "--mount", "--"] if isolate else []
     return [*private, *guard, *options, "--", *(json.dumps(dataclasses.asdict(step)) for step in steps)]
 
@@ -101,16 +98,12 @@ def main() -> NoReturn:
     parser.add_argument("--apart-from")
     parser.add_argument("steps", nargs="+", type=lambda text: Step(**json.loads(text)))
     options = parser.parse_args()
-    if options.apart_from == _mount_namespace():
+    if options.apart_from == process.mount_namespace():
         # A step would mount its /proc over that of the whole machine.
         _say("the guard has no mount namespace of its own; nothing was started")
         sys.exit(127)
     guard = _Guard(options.building, apart=options.apart_from is not None, grace=options.grace)
     sys.exit(guard.run(options.steps))
-
-
-def _mount_namespace() -> str:
-    return str(Path("/proc/self/ns/mnt").readlink())
 
 
 class _Guard:

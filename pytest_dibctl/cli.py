@@ -22,8 +22,6 @@ from pytest_dibctl.terminal import load, print_json, say
 
 Arguments = argparse.Namespace
 PYTEST_NOTHING_COLLECTED = 5
-LOCAL = "local"
-"""The built-in environment, which no file needs to have."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -360,16 +358,10 @@ def _guarded_run(catalog: Any, arguments: Arguments) -> Iterator[tuple[Any, Call
     environments = [catalog.environment_for(catalog.image(arguments.image), override=arguments.environment)]
     with contextlib.ExitStack() as stack:
         directory = ledger.base_directory() / ledger.new_run_id()
-        guard = guardian.Guardian(
-            directory=directory,
-            make_charge=lambda: guardian.charge_for(
-                directory, environments, cwd=Path.cwd(), environ=os.environ
-            ),
-        )
+        guard = guardian.of_run(directory, environments, cwd=Path.cwd())
         stack.callback(guard.reap)  # last of all: it waits for the ledger to be let go
         book = stack.enter_context(ledger.opened(directory.name))
-        process.mark(book.run_id)
-        stack.callback(process.mark, None)
+        stack.enter_context(process.marked(book.run_id))
         try:
             yield book, guard.ensure
         finally:
@@ -449,6 +441,7 @@ def _print_checks(checks: Sequence[Any]) -> None:
 def run_cleanup(arguments: Arguments) -> int:
     """``dibctl cleanup``: exits 1 when something could not be removed."""
     from pytest_dibctl import sweep
+    from pytest_dibctl.config.catalog import LOCAL
 
     catalog = functools.cache(lambda: load(arguments, need_images=False))
     if arguments.environment is not None and arguments.environment != LOCAL:

@@ -18,6 +18,8 @@ from pytest_dibctl.config.catalog import Catalog
 
 NEED_A_BOOT = frozenset({"cloud_image", "instance", "ssh_access"})
 PRISTINE_MARK = "dib_pristine"
+NOT_ALL_COLLECTED = ("lf", "ignore", "ignore_glob", "deselect")
+"""Options with which not everything that is listed becomes a test."""
 
 
 class Collecting:
@@ -118,11 +120,10 @@ class Collecting:
 
     def _refuse_lost_entries(self, session: pytest.Session, items: list[pytest.Item]) -> None:
         """Refuse a run in which an entry has no test: it would pass unseen."""
-        chosen = ("lf", "ignore", "ignore_glob", "deselect")
         if (
             self._plan.paths_given
             or session.testsfailed
-            or any(self._config.getoption(name, None) for name in chosen)
+            or any(self._config.getoption(name, None) for name in NOT_ALL_COLLECTED)
         ):
             return
         lost = self._plan.missing(item.stash[ENTRY] for item in items)

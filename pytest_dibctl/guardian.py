@@ -164,6 +164,15 @@ def _plain_environment() -> dict[str, str]:
     return {name: value for name, value in found.items() if not name.startswith("OS_")}
 
 
+def of_run(directory: Path, environments: Iterable[Entry[TestEnvironment]], *, cwd: Path) -> Guardian:
+    """Return the guardian of a run whose ledger is in ``directory``; it is not started yet."""
+    places = tuple(environments)
+    return Guardian(
+        directory=directory,
+        make_charge=lambda: charge_for(directory, places, cwd=cwd, environ=os.environ),
+    )
+
+
 def charge_for(
     directory: Path, environments: Iterable[Entry[TestEnvironment]], *, cwd: Path, environ: Mapping[str, str]
 ) -> Charge:

@@ -66,11 +66,28 @@ def environment(extra: Mapping[str, str] | None = None, *, credentials: bool = F
     return {**ours, "PATH": tool_path(), **_marks, **(extra or {})}
 
 
-def mark(run_id: str | None) -> None:
-    """Have all processes that are started from now on show that they belong to the run; None: to none."""
-    _marks.clear()
-    if run_id is not None:
-        _marks[RUN] = run_id
+@contextlib.contextmanager
+def marked(run_id: str) -> Iterator[None]:
+    """Have all processes that are started inside of the block show that they belong to the run."""
+    _marks[RUN] = run_id
+    try:
+        yield
+    finally:
+        _marks.clear()
+
+
+def apart(module: str) -> list[str]:
+    """Return the argv that runs ``main`` of a module of ours; nothing but our package is added to the path.
+
+    For processes that outlive or guard others, and must not depend on where and how those run.
+    """
+    bootstrap = f"import sys; sys.path.append(sys.argv.pop(1)); from {module} import main; main()"
+    return [interpreter(), "-I", "-c", bootstrap, str(Path(__file__).resolve().parent.parent)]
+
+
+def mount_namespace() -> str:
+    """Return what tells this process's mount namespace from others."""
+    return str(Path("/proc/self/ns/mnt").readlink())
 
 
 def end_marked(run_id: str, *, grace: float = KILL_GRACE) -> tuple[int, ...]:

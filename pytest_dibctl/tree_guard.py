@@ -8,7 +8,7 @@ the pipe on its stdin closes, and the kernel kills it with the tool; with it go,
 every process in its namespace, the mounts, the loop devices and the export. There is no other way of
 cleaning up that could be forgotten.
 
-It is started as ``python -I -c BOOTSTRAP`` and imports nothing but the standard library, ``errors`` and
+It is started by ``process.apart`` and imports nothing but the standard library, ``errors`` and
 ``process``.
 """
 
@@ -30,8 +30,6 @@ from typing import Any, NoReturn
 
 from pytest_dibctl import process
 from pytest_dibctl.errors import ArtifactError, CommandError, DibctlError
-
-BOOTSTRAP = "import sys; sys.path.append(sys.argv.pop(1)); from pytest_dibctl.tree_guard import main; main()"
 
 DISK, ROOT, COMMANDS, ENTER = "disk", "root", "commands", "enter"
 """What is in the guard's directory: the raw disk, the tree, the tree to run commands in, and the program
@@ -112,11 +110,10 @@ class Part:
 
 def command(image: Path, disk_format: str, directory: Path) -> list[str]:
     """Return the argv of a guard that opens ``image`` in ``directory``, which must exist and be empty."""
-    package = Path(__file__).resolve().parent.parent
-    guard = [process.interpreter(), "-I", "-c", BOOTSTRAP, str(package)]
+    guard = process.apart(__name__)
     options = [f"--image={image}", f"--format={disk_format}", directory_option(directory)]
     private = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--"]
-    apart = f"--apart-from={_mount_namespace()}"
+    apart = f"--apart-from={process.mount_namespace()}"
     return process.with_parent([*private, *guard, *options, apart])
 
 
@@ -134,7 +131,7 @@ def main() -> NoReturn:
     parser.add_argument("--apart-from", required=True)
     options = parser.parse_args()
     try:
-        if options.apart_from == _mount_namespace():
+        if options.apart_from == process.mount_namespace():
             raise ArtifactError("the guard has no mount namespace of its own; nothing was mounted")
         answer = _open(options.image, options.format, options.directory)
     except DibctlError as error:
@@ -152,10 +149,6 @@ def _hold() -> None:
     with contextlib.suppress(OSError):
         while os.read(0, 4096):
             pass
-
-
-def _mount_namespace() -> str:
-    return str(Path("/proc/self/ns/mnt").readlink())
 
 
 def _open(image: Path, disk_format: str, directory: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from pytest_dibctl.artifact import compute_digest
 from pytest_dibctl.clouds.regions import LateError
 from pytest_dibctl.errors import ArtifactError
 
@@ -167,7 +168,4 @@ class Feed:
         """Return the stream's digest; one of another kind is read from the file."""
         if algorithm == ALGORITHM and (known := self._stream.sha512()) is not None:
             return known
-        with self._stream.path.open("rb") as file:
-            return hashlib.file_digest(
-                file, lambda: hashlib.new(algorithm, usedforsecurity=False)
-            ).hexdigest()
+        return compute_digest(self._stream.path, algorithm)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pytest_dibctl import manifest, statements
 from pytest_dibctl.artifact import Artifact, Identity, digest
+from pytest_dibctl.clouds.glance import COMMAND_LINE, BootFile, boot_files, disk_format
 from pytest_dibctl.clouds.regions import ImageRecord, ImageSpec
 from pytest_dibctl.config import interpolate, merge
 from pytest_dibctl.config.catalog import Entry
@@ -26,19 +27,12 @@ of all that Glance was told; the label in images.yaml; and what made the uploade
 TESTED, PACKAGES = "dibctl_tested", "dibctl_packages"
 """Properties that say when and where the image passed its tests, and what packages it has. They are no part
 of what makes an image the same: tests may run again, and manifests get lost."""
-COMMAND_LINE = "root=/dev/vda rw console=ttyS0"
-"""How a filesystem image with a kernel of its own finds its root, unless a property says it."""
-IMAGE_FORMATS = frozenset({"qcow2", "raw", "vmdk", "vdi", "vhdx"})
-"""Formats that an image file shows by itself, so that a wrong word for it can be told."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Companion:
-    """A kernel or an initrd: ``key`` is the property that leads to it, ``disk_format`` aki or ari."""
+class Companion(BootFile):
+    """A kernel or an initrd, with its digest."""
 
-    key: str
-    path: Path
-    disk_format: str
     sha512: str
 
 
@@ -187,32 +181,23 @@ def _digest(spec: ImageSpec, companions: tuple[Companion, ...]) -> str:
 
 def _companions(built: Artifact, properties: Mapping[str, str]) -> tuple[Companion, ...]:
     """Return the kernel and initrd that a filesystem image needs to boot."""
-    if built.layout != "filesystem" or built.kernel is None:
-        return ()
-    parts = (("kernel_id", "aki", built.kernel), ("ramdisk_id", "ari", built.initrd))
     return tuple(
-        Companion(key=key, path=path, disk_format=kind, sha512=digest(path, Identity.of(path)))
-        for key, kind, path in parts
-        if path is not None and key not in properties
+        Companion(
+            key=file.key,
+            path=file.path,
+            disk_format=file.disk_format,
+            sha512=digest(file.path, Identity.of(file.path)),
+        )
+        for file in boot_files(built, properties)
     )
 
 
 def _disk_format(image: Entry[Image], environment: Entry[UploadEnvironment], built: Artifact) -> str:
-    """Return the format Glance is told: the configured one, else the file's own.
-
-    Raises ConfigError where the file shows another one.
-    """
-    for entry in (environment, image):
-        said = entry.settings.glance.disk_format
-        if said is None:
-            continue
-        if said != built.disk_format and {said, built.disk_format} <= IMAGE_FORMATS:
-            raise ConfigError(
-                f"{entry.at('glance.disk_format')}: is {said}, but {built.path} is {built.disk_format}",
-                hint=f"leave disk_format out, or have it converted: convert: {{disk_format: {said}}}",
-            )
-        return said
-    return built.disk_format
+    return disk_format(
+        built,
+        (environment, image),
+        hint="leave disk_format out, or have it converted: convert: {disk_format: %s}",
+    )
 
 
 def _conversion(

@@ -24,6 +24,7 @@ from pytest_dibctl.clouds import (
     UploadRequest,
     forget_note,
 )
+from pytest_dibctl.clouds.glance import COMMAND_LINE, boot_files, disk_format, needs_kernel
 from pytest_dibctl.clouds.openstack import flavors, images, marks, networks, servers, strays
 from pytest_dibctl.clouds.openstack.api import Api, open_api, undoing
 from pytest_dibctl.clouds.openstack.instance import Known, OpenStackInstance, with_console
@@ -38,10 +39,6 @@ from pytest_dibctl.ssh import SshKey
 __all__ = ["OpenStackCloud", "OpenStackInstance"]
 
 GIB = 1 << 30
-IMAGE_FORMATS = frozenset({"qcow2", "raw", "vmdk", "vdi", "vhdx"})
-"""Formats that an image file shows by itself, so that a wrong word for it can be told."""
-COMMAND_LINE = "root=/dev/vda rw console=ttyS0"
-"""How a filesystem image with a kernel of its own finds its root, unless a property says it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,24 +133,19 @@ class OpenStackCloud:
         tags = tuple(dict.fromkeys((*glance.tags, *marks.all_tags(self._run_id))))
         properties = dict(glance.properties)
         with _removed_on_failure(self.api) as made:
-            if artifact.layout == "filesystem" and artifact.kernel is not None:
+            if needs_kernel(artifact):
                 properties.setdefault("os_command_line", COMMAND_LINE)
-                for key, kind, path in (
-                    ("kernel_id", "aki", artifact.kernel),
-                    ("ramdisk_id", "ari", artifact.initrd),
-                ):
-                    if path is None or key in glance.properties:
-                        continue
-                    spec = ImageSpec(
-                        name=f"{request.name}-{key.removesuffix('_id')}",
-                        disk_format=kind,
-                        container_format=kind,
-                        tags=tags,
-                    )
-                    progress(f"uploading {path.name}")
-                    part = images.create(self.api, path, spec, timeout=timeout, progress=progress)
-                    made.append(str(part["id"]))
-                    properties[key] = str(part["id"])
+            for file in boot_files(artifact, glance.properties):
+                spec = ImageSpec(
+                    name=f"{request.name}-{file.key.removesuffix('_id')}",
+                    disk_format=file.disk_format,
+                    container_format=file.disk_format,
+                    tags=tags,
+                )
+                progress(f"uploading {file.path.name}")
+                part = images.create(self.api, file.path, spec, timeout=timeout, progress=progress)
+                made.append(str(part["id"]))
+                properties[file.key] = str(part["id"])
             spec = ImageSpec(
                 name=request.name,
                 disk_format=self._disk_format(artifact, request),
@@ -336,22 +328,11 @@ class OpenStackCloud:
         return Place(flavor=flavor, groups=groups, floating_network=floating)
 
     def _disk_format(self, artifact: Artifact, request: UploadRequest) -> str:
-        """Return the format Glance is told: the configured one, else the file's own.
-
-        Raises ConfigError where the file shows another one: Glance would refuse it, or Nova fail to boot it.
-        """
-        for entry in (self._environment, request.image):
-            said = entry.settings.glance.disk_format
-            if said is None:
-                continue
-            if said != artifact.disk_format and {said, artifact.disk_format} <= IMAGE_FORMATS:
-                raise ConfigError(
-                    f"{entry.at('glance.disk_format')}: is {said}, "
-                    f"but {artifact.path} is {artifact.disk_format}",
-                    hint="leave disk_format out, or convert the file with preprocessing",
-                )
-            return said
-        return artifact.disk_format
+        return disk_format(
+            artifact,
+            (self._environment, request.image),
+            hint="leave disk_format out, or convert the file with preprocessing",
+        )
 
     def _user_data(self) -> str | None:
         return read_user_data(self._nova, self._environment, "nova", self._cwd)

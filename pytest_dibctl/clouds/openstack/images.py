@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pytest_dibctl.artifact import compute_digest
 from pytest_dibctl.clouds import Progress
 from pytest_dibctl.clouds.openstack import marks
 from pytest_dibctl.clouds.openstack.api import CONFLICT, Api, raise_for_status, undoing
@@ -82,7 +83,7 @@ class Body:
 
     def digest(self, algorithm: str) -> str:
         """Return a digest of what was sent last, or for a less usual algorithm of the file."""
-        return self.digests.get(algorithm) or _digest(self._path, algorithm)
+        return self.digests.get(algorithm) or compute_digest(self._path, algorithm)
 
     def _tell(self, seconds: float) -> None:
         done = 100 * self.sent // max(1, self._size)
@@ -316,11 +317,6 @@ def _expected(image: Mapping[str, Any], content: Content) -> Iterator[tuple[str,
         yield "os_hash_value", content.digest(algorithm)
     else:
         yield "checksum", content.digest("md5")
-
-
-def _digest(path: Path, algorithm: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def get(api: Api, image_id: str) -> dict[str, Any]:

@@ -127,18 +127,18 @@ def _own_port(
         f"make port {name}",
         lambda: api.network.create_port(**attributes),
         name=server,
-        find=lambda: _described(api, "ports", server, name=name),
+        find=lambda: next(iter(_described(api, "port", server, name=name)), None),
         timeout=timeout,
         at=at,
     )
     return str(port.id)
 
 
-def _described(api: Api, kind: str, server: str, **filters: Any) -> Any | None:
-    """Return what was made for an instance, None if there is nothing."""
+def _described(api: Api, kind: str, server: str, **filters: Any) -> list[Any]:
+    """Return what was made for an instance, of a ``kind`` ("port", "ip")."""
     description = marks.description(server)
-    found = _all(api, kind, description=description, **filters)
-    return next((one for one in found if one.description == description), None)
+    found = _all(api, f"{kind}s", description=description, **filters)
+    return [one for one in found if one.description == description]
 
 
 # -- what it got -----------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ def float_ip(api: Api, network_id: str, mac: str, server_id: str, server: str, *
             floating_network_id=network_id, port_id=port.id, description=marks.description(server)
         ),
         name=server,
-        find=lambda: _described(api, "ips", server),
+        find=lambda: next(iter(_described(api, "ip", server)), None),
         timeout=timeout,
     )
     return str(made.floating_ip_address)
@@ -268,16 +268,13 @@ def every(api: Api, kind: str) -> list[Any]:
     return _all(api, kind, project_id=api.project_id)
 
 
-def remove_one(api: Api, kind: str, identity: str, *, timeout: float) -> None:
+def remove_one(api: Api, kind: str, identity: str, *, timeout: float, owner: str = "") -> None:
     """Remove an "ip" or a "port" by its id; nothing happens if it is gone."""
     remove = getattr(api.network, f"delete_{kind}")
     call = functools.partial(remove, identity, ignore_missing=True)
-    api.safely("network", f"remove {kind} {identity}", call, timeout=timeout)
+    api.safely("network", f"remove {kind} {identity}{owner}", call, timeout=timeout)
 
 
 def _remove_described(api: Api, kind: str, server: str, *, timeout: float) -> None:
-    remove = getattr(api.network, f"delete_{kind}")
-    for found in _all(api, f"{kind}s", description=marks.description(server)):
-        if found.description == marks.description(server):
-            call = functools.partial(remove, found.id)
-            api.safely("network", f"remove {kind} {found.id} of {server}", call, timeout=timeout)
+    for found in _described(api, kind, server):
+        remove_one(api, kind, found.id, timeout=timeout, owner=f" of {server}")
