@@ -16,11 +16,12 @@ import statistics
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
-ROOT = Path(__file__).parents[1]
+from benchmarks import standins
+
 IMAGES, SERVERS = 10_000, 100_000
 CURRENT = 1_000
 """Images that are not obsolete; most servers run the others."""
@@ -30,7 +31,7 @@ MIB = 1 << 20
 
 def main(times: str = str(ROUNDS)) -> None:
     """Print calls, seconds and memory of both ways."""
-    with served() as url:
+    with standins.served("benchmarks.rotate", "serve") as url:
         rounds: dict[str, list[dict[str, Any]]] = {"ours": [], "naive": []}
         for _ in range(int(times)):
             for way, results in rounds.items():
@@ -48,28 +49,12 @@ def main(times: str = str(ROUNDS)) -> None:
         print(f"  {what}: ratio {statistics.median(a[what] / b[what] for a, b in pairs):.3f}")
 
 
-@contextlib.contextmanager
-def served() -> Iterator[str]:
-    """Run the stand-in in a process of its own; yields its Keystone's address."""
-    argv = [sys.executable, "-m", "benchmarks.rotate", "serve"]
-    with subprocess.Popen(
-        argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.wait()
-
-
 def measured(way: str, url: str) -> dict[str, Any]:
     """Run one way in a fresh process, and return what it cost."""
     calls = url.replace("/identity/v3", "/calls")
     urllib.request.urlopen(calls).read()
     argv = [sys.executable, "-m", "benchmarks.rotate", way, url]
-    done = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True)
+    done = subprocess.run(argv, cwd=standins.ROOT, check=True, capture_output=True, text=True)
     result: dict[str, Any] = json.loads(done.stdout)
     result["calls"] = len(json.loads(urllib.request.urlopen(calls).read()))
     return result
@@ -84,7 +69,7 @@ def ours(url: str) -> int:
     from pytest_dibctl.config.models import UploadEnvironment
     from pytest_dibctl.publish import opening, rotate
 
-    settings = UploadEnvironment.model_validate({"keystone": login(url)})
+    settings = UploadEnvironment.model_validate({"keystone": standins.login(url, "admin")})
     environment = Entry(label="bench", settings=settings, path=Path("upload.yaml"))
     policy = rotate.Policy(rule=settings.obsolete, where="")
     with contextlib.closing(opening.open_region(environment, environ={}, fixed_cloud=True)) as region:
@@ -95,7 +80,7 @@ def naive(url: str) -> int:
     """Return how many images are unused, everything having been listed."""
     import openstack
 
-    auth = {**login(url), "user_domain_id": "default", "project_domain_id": "default"}
+    auth = {**standins.login(url, "admin"), "user_domain_id": "default", "project_domain_id": "default"}
     with contextlib.closing(
         openstack.connect(load_envvars=False, load_yaml_config=False, auth=auth)
     ) as connection:
@@ -106,10 +91,6 @@ def naive(url: str) -> int:
         image.properties.get("obsolete") == "true" and not image.is_protected and image.id not in used
         for image in images
     )
-
-
-def login(url: str) -> dict[str, str]:
-    return {"auth_url": url, "username": "admin", "password": "secret", "project_name": "admin"}
 
 
 def run(way: str, url: str) -> None:
@@ -196,9 +177,7 @@ def serve() -> None:
             more |= {"obsolete": "true", "obsoleted_at": when}
             obsolete.append(cloud.add_image(f"Obsolete Image {number % CURRENT}", **more))
     cloud.servers = Servers(obsolete[: len(obsolete) * 2 // 3])
-    with standin.serving(cloud):
-        print(cloud.url, flush=True)
-        sys.stdin.read()
+    standins.serve(cloud)
 
 
 if __name__ == "__main__":

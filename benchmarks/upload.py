@@ -16,18 +16,17 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import paired
+from benchmarks import paired, standins
 
-ROOT = Path(__file__).parents[1]
 MIB = 1 << 20
 SIZE = 1024
 RATE = 100
 """MiB a second that each throttled region takes: a gigabit line."""
 REGIONS = 4
+DOMAINS = {"user_domain_id": "default", "project_domain_id": "default"}
 ROUNDS = 2
 
 
@@ -38,9 +37,6 @@ class Bench:
     file: Path
     sha512: str
     urls: tuple[str, ...]
-
-    def login(self, url: str) -> dict[str, str]:
-        return {"auth_url": url, "username": "demo", "password": "secret", "project_name": "demo"}
 
     def ours(self, count: int) -> None:
         """Upload to the first ``count`` regions as ``dibctl upload`` does."""
@@ -54,7 +50,7 @@ class Bench:
         environments = [
             Entry(
                 label=f"region{number}",
-                settings=UploadEnvironment.model_validate({"keystone": self.login(url)}),
+                settings=UploadEnvironment.model_validate({"keystone": standins.login(url, "demo")}),
                 path=Path("upload.yaml"),
             )
             for number, url in enumerate(self.urls[:count])
@@ -79,7 +75,7 @@ class Bench:
         import openstack
 
         for url in self.urls[:count]:
-            auth = {**self.login(url), "user_domain_id": "default", "project_domain_id": "default"}
+            auth = {**standins.login(url, "demo"), **DOMAINS}
             with (
                 warnings.catch_warnings(),
                 contextlib.closing(
@@ -100,7 +96,7 @@ class Bench:
         """Send the bytes to one region, and nothing else; the image's record is made beforehand."""
         import openstack
 
-        auth = {**self.login(self.urls[0]), "user_domain_id": "default", "project_domain_id": "default"}
+        auth = {**standins.login(self.urls[0], "demo"), **DOMAINS}
         with contextlib.closing(
             openstack.connect(load_envvars=False, load_yaml_config=False, auth=auth)
         ) as connection:
@@ -135,7 +131,8 @@ def main(size: str = str(SIZE), rate: str = str(RATE)) -> None:
                 opened.write(block)
         for limit in (int(rate), 0):
             with contextlib.ExitStack() as stack:
-                urls = [stack.enter_context(served(limit, digest.hexdigest())) for _ in range(REGIONS)]
+                serving = ("benchmarks.upload", str(limit), digest.hexdigest())
+                urls = [stack.enter_context(standins.served(*serving)) for _ in range(REGIONS)]
                 bench = Bench(file=file, sha512=digest.hexdigest(), urls=tuple(urls))
                 compare(bench, f"{size} MiB, " + (f"{limit} MiB/s" if limit else "unthrottled"))
 
@@ -153,30 +150,12 @@ def compare(bench: Bench, what: str) -> None:
     paired.report(f"upload to one region ({what})", one, ours="verified", theirs="curl -T")
 
 
-@contextlib.contextmanager
-def served(rate: int, digest: str) -> Iterator[str]:
-    """Run a stand-in in a process of its own; yields its Keystone's address."""
-    argv = [sys.executable, "-m", "benchmarks.upload", str(rate), digest]
-    with subprocess.Popen(
-        argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.wait()
-
-
 def serve(rate: int, digest: str) -> None:
     """Serve until stdin ends."""
     from tests.support import standin
 
     cloud = standin.Cloud(rate=rate * MIB, digest=digest, keep_contents=False)
-    with standin.serving(cloud):
-        print(cloud.url, flush=True)
-        sys.stdin.read()
+    standins.serve(cloud)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from tests.faults.standin import Answer, Request
+from tests.support.loopback import QuietHandler, listening
 
 Fault = Literal["500", "503", "429", "401", "reset before", "reset after", "empty", "malformed", "stall"]
 FAULTS: tuple[Fault, ...] = (
@@ -70,24 +70,9 @@ def serving(backend: Backend, plan: Plan | None = None) -> Iterator[Server]:
     class Handler(_Handler):
         served = server
 
-    with _Quiet(("127.0.0.1", 0), Handler) as listener:
-        server.url = f"http://127.0.0.1:{listener.server_address[1]}"
-        thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            listener.shutdown()
-            thread.join()
-
-
-class _Quiet(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
-
-    def handle_error(self, *_arguments: object) -> None:
-        """Say nothing: clients may go at any time."""
+    with listening(Handler) as port:
+        server.url = f"http://127.0.0.1:{port}"
+        yield server
 
 
 def upstream(target: str) -> Backend:
@@ -108,9 +93,8 @@ def upstream(target: str) -> Backend:
     return ask
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     served: Server
-    protocol_version = "HTTP/1.1"
     wbufsize = -1
     disable_nagle_algorithm = True
 
@@ -178,14 +162,6 @@ class _Handler(BaseHTTPRequestHandler):
             # No lingering: the client gets a reset, as from a service that was killed.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
-
-    def __getattr__(self, name: str) -> Callable[[], None]:
-        if name.startswith("do_"):  # how the base class asks for the method of a request
-            return self._serve
-        raise AttributeError(name)
-
-    def log_message(self, *_arguments: object) -> None:
-        """Say nothing."""
 
 
 def _refusal(status: str) -> Answer:

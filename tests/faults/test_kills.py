@@ -117,14 +117,20 @@ class Site:
         }
 
 
-@pytest.fixture
-def site(place: Path) -> Iterator[Site]:
+@contextlib.contextmanager
+def site_in(place: Path, marker: str) -> Iterator[Site]:
+    """An empty project below ``place``, and services of its own."""
     path, temporary = place / "project", place / "t"
     path.mkdir()
     temporary.mkdir()
     cloud = standin.Cloud()
     with serving(cloud.handle) as server:
-        made = Site(path=path, temporary=temporary, cloud=cloud, server=server, marker=uuid.uuid4().hex)
+        yield Site(path=path, temporary=temporary, cloud=cloud, server=server, marker=marker)
+
+
+@pytest.fixture
+def site(place: Path) -> Iterator[Site]:
+    with site_in(place, uuid.uuid4().hex) as made:
         try:
             yield made
         finally:

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults import standin
-from tests.faults.server import serving
 from tests.faults.stage import write
-from tests.faults.test_kills import Site, until
+from tests.faults.test_kills import Site, site_in, until
 from tests.support import leaks
 
 FROM_ENVIRONMENT = "planted-environment-77aa"
@@ -39,12 +38,8 @@ def test_it(instance, connection, artifact):
 
 @pytest.fixture
 def site(place: Path) -> Iterator[Site]:
-    path, temporary = place / "project", place / "t"
-    path.mkdir()
-    temporary.mkdir()
-    cloud = standin.Cloud()
-    with serving(cloud.handle) as server:
-        yield Site(path=path, temporary=temporary, cloud=cloud, server=server, marker=place.name)
+    with site_in(place, place.name) as made:
+        yield made
 
 
 def holding(path: Path) -> set[str]:

@@ -8,11 +8,11 @@ import http.client
 import re
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
+
+from tests.support.loopback import QuietHandler, listening
 
 BLOCK = 1 << 16
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding"})
@@ -114,25 +114,13 @@ def before(target: str, *, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]
     class Handler(_Handler):
         served = proxy
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients may go at any time
-        if tls is not None:
-            server.socket = tls.wrap_socket(server.socket, server_side=True)
-        path = urlsplit(proxy.target).path
-        proxy.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}{path}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield proxy
-        finally:
-            server.shutdown()
-            thread.join()
+    with listening(Handler, tls=tls) as port:
+        proxy.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}{urlsplit(proxy.target).path}"
+        yield proxy
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     served: Proxy
-    protocol_version = "HTTP/1.1"
 
     def _serve(self) -> None:
         harm = self.served.harm_for(self.command, self.path)
@@ -187,11 +175,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
-
-    def __getattr__(self, name: str) -> Callable[[], None]:
-        if name.startswith("do_"):  # how the base class asks for the method of a request
-            return self._serve
-        raise AttributeError(name)
-
-    def log_message(self, *_arguments: object) -> None:
-        """Say nothing."""

@@ -16,25 +16,24 @@ from typing import Any
 import pytest
 import yaml
 
-from pytest_dibctl import cli, process
 from pytest_dibctl.clouds.openstack.regions import OpenStackRegion
 from pytest_dibctl.errors import ExitCode
 from pytest_dibctl.publish import opening
 from tests.openstack import proxy
 from tests.openstack.site import Site
 from tests.support import leaks
+from tests.support.publishing import Commands, write_qcow2
 
 MIB = 1 << 20
 REGIONS = ("demo", "demo-two")
 
 
-@dataclasses.dataclass(kw_only=True)
-class Shelf:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shelf(Commands):
     """A repository of images whose upload environments lie in the real cloud; every image has ``name``."""
 
     site: Site
     name: str
-    capsys: pytest.CaptureFixture[str]
 
     @property
     def file(self) -> Path:
@@ -58,21 +57,8 @@ class Shelf:
 
     def fill(self) -> str:
         """Write the image's file anew and return its digest."""
-        raw = self.site.path / "fill.raw"
-        raw.write_bytes(os.urandom(6 * MIB))
-        process.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(self.file)])
-        raw.unlink()
+        write_qcow2(self.file, os.urandom(6 * MIB))
         return hashlib.sha512(self.file.read_bytes()).hexdigest()
-
-    def run(self, *arguments: str) -> tuple[int, str, str]:
-        code = cli.main(arguments)
-        said = self.capsys.readouterr()
-        return code, said.out, said.err
-
-    def json(self, *arguments: str, code: int = 0) -> Any:
-        found, out, err = self.run(*arguments, "--json")
-        assert found == code, out + err
-        return json.loads(out)
 
     def images(self, cloud: str = "demo", *, hidden: bool = False) -> dict[str, Any]:
         """Return the project's images of this test, by id."""

@@ -19,12 +19,38 @@ NAME = "Debian 12"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shop:
+class Commands:
+    """``dibctl``, in this process, and what it said."""
+
+    capsys: pytest.CaptureFixture[str]
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Run ``dibctl`` and return its exit code, its output and what it said."""
+        code = cli.main(arguments)
+        said = self.capsys.readouterr()
+        return code, said.out, said.err
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        """Run ``dibctl ... --json`` and return what it printed."""
+        found, out, err = self.run(*arguments, "--json")
+        assert found == code, out + err
+        return json.loads(out)
+
+
+def write_qcow2(file: Path, content: bytes) -> None:
+    """Write an image whose disk begins with ``content``."""
+    raw = file.with_name("fill.raw")
+    raw.write_bytes(content)
+    process.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(file)])
+    raw.unlink()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shop(Commands):
     """A working directory with an image that was built elsewhere, and what commands said."""
 
     path: Path
     cloud: Cloud
-    capsys: pytest.CaptureFixture[str]
 
     def keystone(self, user: str = "demo", region: str = "RegionOne") -> dict[str, str]:
         return {
@@ -52,18 +78,6 @@ class Shop:
         for kind, document in documents.items():
             (self.path / f"{kind}.yaml").write_text(yaml.safe_dump(document))
 
-    def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Run ``dibctl`` and return its exit code, its output and what it said."""
-        code = cli.main(arguments)
-        said = self.capsys.readouterr()
-        return code, said.out, said.err
-
-    def json(self, *arguments: str, code: int = 0) -> Any:
-        """Run ``dibctl ... --json`` and return what it printed."""
-        found, out, err = self.run(*arguments, "--json")
-        assert found == code, out + err
-        return json.loads(out)
-
     def images(self, region: str = "RegionOne", **like: Any) -> list[dict[str, Any]]:
         """Return the images of a region that have these values."""
         return [
@@ -74,9 +88,4 @@ class Shop:
 
     def fill(self, content: bytes | None = None) -> None:
         """Write the image's file anew."""
-        raw = self.path / "fill.raw"
-        raw.write_bytes(content if content is not None else os.urandom(1 << 20))
-        process.run(
-            ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(self.path / "debian.qcow2")]
-        )
-        raw.unlink()
+        write_qcow2(self.path / "debian.qcow2", content if content is not None else os.urandom(1 << 20))

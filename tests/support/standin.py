@@ -16,9 +16,10 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
+
+from tests.support.loopback import QuietHandler, listening
 
 BLOCK = 1 << 20
 ADMIN = "admin"
@@ -439,9 +440,8 @@ class Services:
         return 200, {"member_id": member}
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     services: Services
-    protocol_version = "HTTP/1.1"
     rbufsize = BLOCK
 
     def _serve(self) -> None:
@@ -511,14 +511,6 @@ class Handler(BaseHTTPRequestHandler):
             with contextlib.suppress(OSError):
                 self.wfile.write(payload)
 
-    def __getattr__(self, name: str) -> Callable[[], None]:
-        if name.startswith("do_"):
-            return self._serve
-        raise AttributeError(name)
-
-    def log_message(self, *_arguments: object) -> None:
-        """Say nothing."""
-
 
 def _written(content: Any) -> tuple[bytes, str]:
     """Return the bytes of an answer and their type; refusals are HTML, as Glance's are."""
@@ -536,15 +528,6 @@ def serving(cloud: Cloud) -> Iterator[Cloud]:
     class Bound(Handler):
         services = Services(cloud)
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Bound) as server:
-        server.daemon_threads = True
-        server.block_on_close = False
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients may go at any time
-        cloud.url = f"http://127.0.0.1:{server.server_address[1]}/identity/v3"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield cloud
-        finally:
-            server.shutdown()
-            thread.join()
+    with listening(Bound) as port:
+        cloud.url = f"http://127.0.0.1:{port}/identity/v3"
+        yield cloud
