@@ -254,6 +254,7 @@ class ActiveRun:
         self._line_broken = False
         self._warnings: list[str] = []
         self._wanting_pristine: frozenset[Target] = frozenset()
+        self._booting: frozenset[Target] = frozenset()
         self._guardian: guardian.Guardian | None = None
         self.drawn = False
         """Whether the accounts are drawn: the session's end has come to us."""
@@ -373,12 +374,14 @@ class ActiveRun:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Note which targets have a test that wants a first-booted instance; only those pay for it.
+        """Note which targets have a test of an instance, or of a first-booted one; only those pay for it.
 
         On a worker, say which target each test is for, before xdist tells the controller of them.
         """
         marked = (item for item in session.items if item.get_closest_marker(collecting.PRISTINE_MARK))
         self._wanting_pristine = frozenset(target for item in marked if (target := target_of(item)))
+        looking = (item for item in session.items if collect.view_of(item) == collect.INSTANCE)
+        self._booting = frozenset(target for item in looking if (target := target_of(item)))
         worker = worker_id(self.config)
         if worker is not None:
             targets = [target_of(item) for item in session.items]
@@ -388,6 +391,10 @@ class ActiveRun:
             kinds = [collect.kind_of(item) if target_of(item) else "" for item in session.items]
             said = {"pid": os.getpid(), "groups": groups, "ids": ids, "tallies": tallies, "kinds": kinds}
             self.shared.say(items_of(worker), said)
+
+    def boots(self, target: Target) -> bool:
+        """Return whether a test of the target, run or not yet, looks at an instance of it."""
+        return target in self._booting
 
     # -- running ---------------------------------------------------------------------------------
 

@@ -330,7 +330,22 @@ def disk_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def opened(journey: Journey) -> Iterator[Cloud]:
-    """Open the journey's test environment."""
+    """Open the journey's test environment, and see whether it has what the image wants.
+
+    Raises DibctlError, with this step as its origin.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            cloud = stack.enter_context(_opened(journey))
+            cloud.preflight()
+        except DibctlError as error:
+            error.origin = f"open {journey.label} {journey.environment.label}"
+            raise
+        yield cloud
+
+
+@contextlib.contextmanager
+def _opened(journey: Journey) -> Iterator[Cloud]:
     run = journey.ledger
     if journey.wishes.existing_instance is not None and journey.environment.settings.engine == "qemu":
         run = find_instance(journey.wishes.existing_instance)[0]
@@ -343,7 +358,6 @@ def opened(journey: Journey) -> Iterator[Cloud]:
         progress=journey.progress,
     )
     with contextlib.closing(cloud):
-        cloud.preflight()  # before a build of minutes, not after it
         yield cloud
 
 

@@ -362,6 +362,29 @@ class TestImage:
         result.assert_outcomes(errors=2)
         assert "was not booted" not in result.stdout.str()
 
+    @pytest.mark.parametrize("workers", [(), ("-n2",)])
+    def test_what_the_environment_lacks_is_told_before_the_build(
+        self, project: Project, workers: tuple[str, ...]
+    ) -> None:
+        self.lists(project, test_files="def test_it(artifact): pass\n", test_guest=BOOTS)
+        project.write("test.yaml", "one: {qemu: {}}\ntwo: {qemu: {}}\n")
+        project.faults(preflight=["one"])
+        result = project.run("--dib-env=one,two", "-v", "--dib-result-file=result.json", *workers)
+        result.assert_outcomes(passed=2, errors=2)
+        text = result.stdout.str()
+        assert text.count("hint: use m1.memory") == 1
+        assert "(the same error as in " in text
+        assert "was not booted" not in text
+        (first,) = [one for one in project.operations() if one.get("cloud") == "one"][:1]
+        assert first["operation"] == "preflight"
+        assert project.counts()["boot"] == 1
+
+    def test_an_environment_is_not_asked_for_a_look_at_files_only(self, project: Project) -> None:
+        self.lists(project, test_files="def test_it(artifact): pass\n", test_guest=BOOTS)
+        project.faults(preflight=["local"])
+        project.run("-k", "files").assert_outcomes(passed=1)
+        assert not project.operations()
+
     @pytest.mark.parametrize("asked", ["instance", "ssh_access", "reboot", "cloud_image"])
     def test_one_that_asks_for_an_instance_is_refused(self, project: Project, asked: str) -> None:
         self.lists(project, test_files=f"def test_it({asked}): pass\n", test_guest=BOOTS)

@@ -73,7 +73,10 @@ def test_leaking_test_fails_and_the_next_one_passes(pytester: pytest.Pytester) -
             started[0].wait()
         """
     )
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:dibctl")
+    result = pytester.runpytest_subprocess(
+        *("-p", "no:cacheprovider", "-p", "no:dibctl"),
+        *("-p", "no:randomly"),  # its second test needs the first
+    )
     # The file is there to the end: it is the session's leftover too.
     result.assert_outcomes(passed=2, errors=2)
     result.stdout.fnmatch_lines(["the test left behind:", "file */dibctl-*", "process *: sleep 601"])

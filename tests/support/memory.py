@@ -8,12 +8,11 @@ the place of every configured cloud, for whoever opens one without fixtures: an 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -175,7 +174,9 @@ class MemoryCloud:
     name: str
 
     def preflight(self) -> None:
-        """Everything that is needed is here."""
+        log("preflight", cloud=self.name)
+        if self.name in faults().get("preflight", ()):
+            raise DibctlError(f"{self.name}: there is no flavor m1.gone", hint="use m1.memory")
 
     def check(self, artifact: Artifact, request: UploadRequest) -> None:
         del artifact, request
@@ -285,13 +286,6 @@ class LocalAccess:
 
     def disconnect(self) -> None:
         """There is no connection."""
-
-
-@pytest.fixture(scope="session")
-def cloud(dib_journey: lifecycle.Journey) -> Iterator[MemoryCloud]:
-    """The in-memory cloud instead of the configured one."""
-    with contextlib.closing(MemoryCloud(name=dib_journey.environment.label)) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="session")
