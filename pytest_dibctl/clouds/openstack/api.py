@@ -62,6 +62,9 @@ PROJECTS: Mapping[Service, str] = {
 }
 """What people call the services."""
 
+_TYPES: Mapping[Service, str] = {"volume": "block-storage"}
+"""What catalogs call a service, where we call it otherwise."""
+
 CALL_TIMEOUT = 60.0
 """Seconds an ordinary call may take until its answer; creating and uploading have deadlines of their own."""
 SAFE_CALL_TIMEOUT = 120.0
@@ -108,27 +111,54 @@ class Api:
         self._latest = math.inf
         self._in_flight: dict[str, float] = {}
         self._has: dict[Service, bool] = {}
+        self._discovered: set[Service] = set()
         self._answered = False
 
     @property
     def compute(self) -> Any:
-        """Nova's proxy."""
+        """Nova's proxy; like the others it may raise ApiError, so take it inside of a call."""
+        self._discover("compute")
         return self.connection.compute
 
     @property
     def image(self) -> Any:
         """Glance's proxy."""
+        self._discover("image")
         return self.connection.image
 
     @property
     def network(self) -> Any:
         """Neutron's proxy."""
+        self._discover("network")
         return self.connection.network
 
     @property
     def volume(self) -> Any:
         """Cinder's proxy."""
+        self._discover("volume")
         return self.connection.block_storage
+
+    def _discover(self, service: Service) -> None:
+        """See that a service tells its versions, once.
+
+        Where a catalog names no version, the SDK asks the service. If that fails it goes on with the URL
+        that it has, below which there is nothing, for as long as the connection lives.
+        """
+        if service in self._discovered:
+            return
+        config, name = self.connection.config, _TYPES.get(service, service)
+        found, given = config.get_session_client(name).get_endpoint_data(), config.get_endpoint(name)
+        missing = found is None and given is None  # from the catalog, which the SDK says itself
+        if not missing and (found is None or found.api_version is None):
+            url = given or found.url
+            self._session.get(url, authenticated=False)  # most likely it says what is wrong
+            raise ApiError(
+                f"{PROJECTS[service]} at {url} does not tell the versions of its API",
+                hint="see whether that is its URL, and what it answers there",
+                transient=True,
+                undone=True,
+            )
+        self._discovered.add(service)
 
     @property
     def project_id(self) -> str:
@@ -138,7 +168,7 @@ class Api:
     def has(self, service: Service) -> bool:
         """Whether the catalog lists the service, in this region."""
         if service not in self._has:
-            name = {"volume": "block-storage"}.get(service, service)
+            name = _TYPES.get(service, service)
             found = self.safely("identity", "log in", lambda: self.connection.has_service(name))
             self._has[service] = bool(found)
         return self._has[service]
