@@ -211,10 +211,13 @@ class FinalizersFirst:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Hold an interruption back while the last fixtures are torn down and the summary is written."""
+        """Hold an interruption back while the last fixtures are torn down and the summary is written.
+
+        A controller tears down no fixture of others: it waits for workers that do, and removes the rest.
+        """
         result = None
         try:
-            with signals.held(for_removal=False):
+            with signals.held(for_removal=is_controller(session.config)):
                 result = yield
         except KeyboardInterrupt:
             session.exitstatus = pytest.ExitCode.INTERRUPTED
@@ -334,9 +337,19 @@ class ActiveRun:
 
     def pytest_unconfigure(self) -> None:
         """Let go of ledger and signals."""
-        if self._ledger is not None and self._swept and not signals.abandoned():
+        if self._ledger is not None and self._swept and not (signals.abandoned() or self._untold()):
             self._ledger.finish()
         self._resources.close()
+
+    def _untold(self) -> bool:
+        """Whether anything is left that no summary names: that is the guardian's."""
+        assert self._ledger is not None
+        told = {
+            leftover.partition(":")[0] for account in self.accounts.values() for leftover in account.leftovers
+        }
+        # A key stays with what it opens.
+        left = [record for record in self._ledger.records() if record.kept is None and record.kind != "key"]
+        return any(f"{record.kind} {record.name}" not in told for record in left)
 
     def pytest_report_header(self) -> list[str]:
         """Say for each image what is tested and where."""

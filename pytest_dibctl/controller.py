@@ -50,10 +50,12 @@ class Distribution:
         self._crashing: Any = None
         """The worker that just died in a test whose report, the one that says so, is still to come."""
         self._after_crash: list[Callable[[], None]] = []
+        self._nodes: list[Any] = []
 
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker which run it belongs to."""
         node.workerinput["dibctl_run"] = self._caretaker.ledger.run_id
+        self._nodes.append(node)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config) -> ImageScheduling:
@@ -176,12 +178,13 @@ class Distribution:
         report.user_properties += [(name, value) for name, value in known.items() if name not in named]
 
     def finish(self) -> None:
-        """Remove all that is left, now that the workers are gone."""
+        """Remove all that is left, once the workers are gone."""
         self._crash_is_told()
         by_label = {
             (target.image.label, target.environment.label): target.id for target in self._run.plan.targets
         }
-        for finding in self._caretaker.finish():
+        workers = [said["pid"] for node in self._nodes if (said := self._said(node)) is not None]
+        for finding in self._caretaker.finish(workers=workers):
             label = by_label.get((finding.image, finding.environment))
             self._run.account(label or finding.image or "run").find(finding)
         still_there = {f"{record.kind} {record.name}" for record in self._caretaker.ledger.records()}

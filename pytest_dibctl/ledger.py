@@ -95,12 +95,12 @@ class Ledger:
 
     def records(self) -> tuple[Record, ...]:
         """Return what is recorded now, oldest first; unreadable files are skipped."""
-        found = [record for path in self.directory.glob("*.json") if (record := _read(path))]
+        found = [record for path in _files(self.directory, "*.json") if (record := _read(path))]
         return tuple(sorted(found, key=lambda record: record.created))
 
     def unreadable(self) -> tuple[Path, ...]:
         """Return the records that this version cannot read."""
-        return tuple(path for path in sorted(self.directory.glob("*.json")) if _read(path) is None)
+        return tuple(path for path in _files(self.directory, "*.json") if _read(path) is None)
 
     def is_alive(self) -> bool:
         """Whether a process of this run still holds its lock."""
@@ -122,8 +122,8 @@ class Ledger:
 
     def remove_if_empty(self) -> None:
         """Remove the run's directory unless a record, so a thing, is still there."""
-        if not any(self.directory.glob("*.json")):
-            for link in self.directory.glob(f"{ELSEWHERE}*"):
+        if not _files(self.directory, "*.json"):
+            for link in _files(self.directory, f"{ELSEWHERE}*"):
                 _remove_elsewhere(link)
             shutil.rmtree(self.directory, ignore_errors=True)
             with contextlib.suppress(OSError):
@@ -242,9 +242,17 @@ def all_runs(base: Path | None = None) -> tuple[Ledger, ...]:
     base = base or base_directory(make=False)
     return tuple(
         Ledger(directory=path)
-        for path in sorted(base.glob("*"))
+        for path in _files(base, "*")
         if path.is_dir() and re.fullmatch(r"[0-9a-f]{8}", path.name)
     )
+
+
+def _files(directory: Path, pattern: str) -> list[Path]:
+    """Return what is in a directory, sorted; nothing if another process removes it at this moment."""
+    try:
+        return sorted(directory.glob(pattern))
+    except FileNotFoundError:
+        return []
 
 
 def load(path: Path) -> Record | None:

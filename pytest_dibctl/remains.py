@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +28,8 @@ from pytest_dibctl.targets import Target
 
 log = logging.getLogger(__name__)
 
+WORKERS_END = 10.0
+"""Seconds that workers have to end by themselves when the run is over, as xdist has it too."""
 DEATH = 30.0
 """Seconds that a worker which was given up by xdist has to be really dead."""
 
@@ -62,11 +66,14 @@ class Caretaker:
         """Remove what a worker made that died, at once; or mark it as kept if that is wished."""
         self._start(lambda: self._remove_made_by(pid))
 
-    def finish(self, told: Iterable[str] = ()) -> list[Finding]:
-        """Wait for the removals that go on, then remove all that is left; the workers must be gone.
+    def finish(self, told: Iterable[str] = (), *, workers: Iterable[int] = ()) -> list[Finding]:
+        """Wait for the removals that go on, then remove all that is left.
 
         What could not be removed and is ``told`` already ("kind name: why") is not tried again.
+        ``workers`` are pids; xdist has waited for these, unless it was interrupted. What they use or
+        remove themselves cannot be removed here, so they are gone when this begins.
         """
+        _see_off(workers)
         for thread in self._threads:
             thread.join()
         for target in self.targets:
@@ -219,9 +226,28 @@ class Caretaker:
         )
 
 
+def _see_off(workers: Iterable[int]) -> None:
+    """Wait until children of ours are gone; what takes longer than xdist would wait is killed."""
+    deadline = time.monotonic() + WORKERS_END
+    for pid in workers:
+        # A number may belong to somebody else since, whom we neither wait for nor kill.
+        while _parent(pid) == os.getpid() and time.monotonic() < deadline:
+            time.sleep(POLL)
+        if _parent(pid) == os.getpid():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            while _lives(pid):
+                time.sleep(POLL)
+
+
 def _lives(pid: int) -> bool:
+    return _parent(pid) is not None
+
+
+def _parent(pid: int) -> int | None:
+    """Return the parent of a process, None if it is dead: whoever should have waited for it need not have."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return False
-    return state not in "ZX"  # whoever should have waited for it need not have
+        return None
+    return int(parent) if state not in "ZX" else None

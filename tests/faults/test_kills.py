@@ -31,7 +31,8 @@ from tests.support import leaks
 from tests.support.plugins import without
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
-MODES = ("single", "controller", "worker")
+MODES = ("single", "controller", "worker", "all")
+"""Who gets the signal; all of a run's processes get it from a terminal, or from a job's end."""
 HELD: Mapping[str, tuple[str, str]] = {
     "upload": ("PUT", "/file"),
     "keypair": ("POST", "/os-keypairs"),
@@ -88,6 +89,7 @@ class Site:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                process_group=0,
             )
 
     def environ(self) -> dict[str, str]:
@@ -193,14 +195,17 @@ def _hang_in_the_build(site: Site) -> None:
     (site.path / "images.yaml").write_text(yaml.safe_dump(document))
 
 
-def victim(run: subprocess.Popen[bytes], mode: str) -> int:
-    """Return the process that gets the signal."""
-    if mode != "worker":
-        return run.pid
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    lines = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
-    [worker] = [pid for pid, line in lines.items() if b"sys.stdin.readline" in line]
-    return worker
+def send(run: subprocess.Popen[bytes], mode: str, number: signal.Signals) -> None:
+    """Send a signal to those processes of a run that shall get it."""
+    if mode == "all":
+        os.killpg(run.pid, number)
+    elif mode == "worker":
+        children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        lines = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+        [worker] = [pid for pid, line in lines.items() if b"sys.stdin.readline" in line]
+        os.kill(worker, number)
+    else:
+        run.send_signal(number)
 
 
 @pytest.mark.one_in(7)
@@ -211,12 +216,12 @@ def test_nothing_stays(site: Site, table: Table, phase: str, number: signal.Sign
     started = time.monotonic()
     foreign = add_foreign(site.cloud)
     reached = configure(site, phase)
-    workers = () if mode == "single" else ("-n1",)
+    workers = {"single": (), "all": ("-n2",)}.get(mode, ("-n1",))
     run = site.start("pytest", "-p", "no:cacheprovider", "--dib-image=all", "-v", *workers)
     try:
         until(lambda: reached() or run.poll() is not None, PATIENCE)
         assert reached(), f"{phase} was never reached:\n{site.said()}"
-        os.kill(victim(run, mode), number)
+        send(run, mode, number)
         time.sleep(0.3)  # what hangs is answered when its caller is on its way out, or gone
         site.released.set()
         run.wait(PATIENCE)

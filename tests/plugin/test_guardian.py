@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,13 +38,16 @@ def guarded(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proje
     assert left == set()
 
 
-def start(project: Project, *arguments: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--dib-image=all", *arguments],
-        cwd=project.path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def start(project: Project, *arguments: str, terminal: Path = Path(os.devnull)) -> subprocess.Popen[bytes]:
+    """Start a run in a process group of its own, as a shell does; it writes to ``terminal``."""
+    with terminal.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--dib-image=all", *arguments],
+            cwd=project.path,
+            stdout=output,
+            stderr=output,
+            process_group=0,
+        )
 
 
 def until(holds: Callable[[], bool], seconds: float = 60) -> None:
@@ -153,6 +157,63 @@ MemoryInstance.delete = delete
             "dibctl: the run's guardian removes *instance dibctl-debian-*",
         ]
     )
+    until(lambda: nothing_is_left(guarded))
+    assert guarded.counts()["remove_instance"] == 1
+
+
+@pytest.fixture
+def stuck(guarded: Project) -> Iterator[subprocess.Popen[bytes]]:
+    """A run over workers that was interrupted, as by a terminal: every process of it; a removal hangs."""
+    guarded.write(
+        "conftest.py",
+        (guarded.path / "conftest.py").read_text()
+        + """
+import time
+from tests.support.memory import MemoryInstance, log
+
+def delete(self):
+    log("deleting")
+    time.sleep(600)
+
+MemoryInstance.delete = delete
+""",
+    )
+    run = start(guarded, "-n2", terminal=guarded.path / "said")
+    try:
+        until(lambda: "ready" in guarded.counts())
+        os.killpg(run.pid, signal.SIGINT)
+        until(lambda: "deleting" in guarded.counts())
+        yield run
+    finally:
+        run.kill()
+        run.wait()
+
+
+def test_a_second_ctrl_c_at_workers_gives_nothing_up(
+    guarded: Project, stuck: subprocess.Popen[bytes]
+) -> None:
+    os.killpg(stuck.pid, signal.SIGINT)
+    assert stuck.wait(60) == pytest.ExitCode.INTERRUPTED
+    text = (guarded.path / "said").read_text()
+    assert re.search(r"dibctl: still removing: .*instance dibctl-debian-", text)
+    assert "Traceback" not in text
+    # The worker that hangs is ended, and the controller does its work.
+    assert nothing_is_left(guarded)
+    counts = guarded.counts()
+    assert (counts["remove_instance"], counts["delete_image"]) == (1, 1)
+
+
+def test_a_third_ctrl_c_at_workers_leaves_the_rest_to_the_guardian(
+    guarded: Project, stuck: subprocess.Popen[bytes]
+) -> None:
+    said = guarded.path / "said"
+    os.killpg(stuck.pid, signal.SIGINT)
+    until(lambda: "still removing" in said.read_text())
+    assert stuck.poll() is None
+    os.killpg(stuck.pid, signal.SIGINT)
+    assert stuck.wait(60) == pytest.ExitCode.INTERRUPTED
+    assert "the run's guardian removes" in said.read_text()
+    assert "Traceback" not in said.read_text()
     until(lambda: nothing_is_left(guarded))
     assert guarded.counts()["remove_instance"] == 1
 

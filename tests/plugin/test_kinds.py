@@ -376,7 +376,7 @@ class TestImage:
         assert "(the same error as in " in text
         assert "was not booted" not in text
         (first,) = [one for one in project.operations() if one.get("cloud") == "one"][:1]
-        assert first["operation"] == "preflight"
+        assert first["operation"] == "refused"
         assert project.counts()["boot"] == 1
 
     def test_an_environment_is_not_asked_for_a_look_at_files_only(self, project: Project) -> None:

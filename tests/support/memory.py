@@ -174,8 +174,8 @@ class MemoryCloud:
     name: str
 
     def preflight(self) -> None:
-        log("preflight", cloud=self.name)
         if self.name in faults().get("preflight", ()):
+            log("refused", cloud=self.name)
             raise DibctlError(f"{self.name}: there is no flavor m1.gone", hint="use m1.memory")
 
     def check(self, artifact: Artifact, request: UploadRequest) -> None:

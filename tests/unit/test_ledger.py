@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,3 +106,26 @@ def test_a_base_that_others_can_enter_is_refused(tmp_path: Path, monkeypatch: py
     (tmp_path / f"dibctl-{os.getuid()}").mkdir(mode=0o755)
     with pytest.raises(DibctlError, match="only this user can enter"):
         ledger.base_directory()
+
+
+def test_a_directory_that_another_process_removes_just_now_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two that end together, each may find the other's lock gone."""
+    base, scan = tmp_path / "base", os.scandir
+
+    def late(path: str | Path) -> object:
+        shutil.rmtree(base, ignore_errors=True)
+        return scan(path)
+
+    for look in (
+        lambda run: run.records(),
+        lambda run: run.unreadable(),
+        lambda _run: ledger.all_runs(base),
+        lambda run: run.remove_if_empty() or (),
+    ):
+        base.mkdir()
+        with ledger.opened("0123abcd", base=base) as run, monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", late)
+            assert look(run) == ()
+            assert not base.exists()
