@@ -248,6 +248,27 @@ def digest(path: Path, identity: Identity) -> str:
     return computed
 
 
+def file_digest(path: Path, algorithm: str, *, sha512: str) -> str:
+    """Return a digest of a file whose SHA-512 is known; raises ArtifactError if the file has changed."""
+    if algorithm == "sha512":
+        return sha512
+    refuse_changed(path, sha512)
+    return compute_digest(path, algorithm)
+
+
+def refuse_changed(path: Path, sha512: str) -> None:
+    """Raise ArtifactError if the file is not what it was when it had this digest, or cannot be read."""
+    try:
+        now = compute_digest(path)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from None
+    if now != sha512:
+        raise ArtifactError(
+            f"{path} is not what was tested: it changed while it was uploaded",
+            hint="upload again, when nothing writes to it any more",
+        )
+
+
 def file_entry(identity: Identity, sha512: str) -> dict[str, Any]:
     """Return what a record says of the image file itself; ``recorded_digest`` reads it."""
     return {"file": {**dataclasses.asdict(identity), "sha512": sha512}}

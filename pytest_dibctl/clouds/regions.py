@@ -103,7 +103,11 @@ class Content(Protocol):
         ...
 
     def digest(self, algorithm: str) -> str | None:
-        """Return a digest, in hex, of the bytes that were given out last; None if it cannot be told."""
+        """Return a digest, in hex, of the bytes as they have to arrive; None if it cannot be told."""
+        ...
+
+    def refuse_changed(self) -> None:
+        """Raise ArtifactError if what is given out is not any more what the digest is of."""
         ...
 
 

@@ -14,12 +14,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from pytest_dibctl.clouds.glance import BootFile
 from pytest_dibctl.clouds.regions import Change, Content, ImageRecord, ImageSpec, Region
-from pytest_dibctl.errors import ArtifactError, DibctlError
+from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.publish import lineage
 from pytest_dibctl.publish.lineage import COMPANION, UNFINISHED
 from pytest_dibctl.publish.stream import Feed, Stream
-from pytest_dibctl.publish.wanted import PACKAGES, TESTED, Companion, Wanted, is_same
+from pytest_dibctl.publish.wanted import PACKAGES, TESTED, Wanted, is_same
 
 log = logging.getLogger(__name__)
 
@@ -138,18 +139,12 @@ def _hidden(work: Work, found: Found, made: list[str]) -> ImageRecord:
     unfinished = dataclasses.replace(
         spec, properties=properties, hidden=True, protected=False, tags=(*spec.tags, UNFINISHED)
     )
-    content = work.content()
-    image = _created(work, unfinished, content)
+    image = _created(work, unfinished, work.content())
     made.append(image.id)
-    if work.wanted.conversion is None and content.digest("sha512") != work.wanted.sha512:
-        raise ArtifactError(
-            f"image {image.id} is not what was tested: the file changed while it was uploaded",
-            hint="upload again, when nothing writes to it any more",
-        )
     return image
 
 
-def _companion(work: Work, companion: Companion) -> ImageRecord:
+def _companion(work: Work, companion: BootFile) -> ImageRecord:
     spec = work.wanted.spec
     work.tell(f"uploading {companion.path.name}")
     part = ImageSpec(
@@ -160,13 +155,14 @@ def _companion(work: Work, companion: Companion) -> ImageRecord:
         hidden=True,
         tags=(COMPANION,),
     )
-    stream = Stream(companion.path)
+    stream = Stream(companion.path, sha512=companion.sha512)
     with contextlib.closing(stream):
         deadline = time.monotonic() + work.wanted.timeout
         return _created(work, part, Feed(stream, deadline=deadline, go_on=work.go_on))
 
 
 def _created(work: Work, spec: ImageSpec, content: Content) -> ImageRecord:
+    """Return the new image, which has exactly the bytes that were looked at before."""
     return work.region.create(
         spec, content, timeout=work.wanted.timeout, properties_at=work.wanted.properties_at
     )

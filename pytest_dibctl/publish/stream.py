@@ -2,41 +2,37 @@
 
 Whoever is first reads the next block; the others find it in a window that moves along the file. Who falls
 behind the window, and who has to send all of it again, reads for itself, so that a slow or broken region
-holds up nobody. The digest is of the bytes in the order of the file, computed once, in a thread of its own.
+holds up nobody. The digest is known before: what Glance computes of the bytes that arrive shows whether these
+are the ones that were looked at, so nothing is computed here.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import hashlib
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pytest_dibctl.artifact import compute_digest
+from pytest_dibctl.artifact import file_digest, refuse_changed
 from pytest_dibctl.clouds.regions import LateError
 from pytest_dibctl.errors import ArtifactError
 
 BLOCK = 1 << 20
-"""Bytes that are read, hashed and sent at a time."""
+"""Bytes that are read and sent at a time."""
 WINDOW = 64
 """Blocks that are kept for those who come later."""
-AHEAD = 16
-"""Blocks that may wait to be hashed."""
-ALGORITHM = "sha512"
-"""Glance's usual digest."""
 
 
 class Stream:
-    """A file that several threads send at once. ``size`` is bytes."""
+    """A file that several threads send at once. ``size`` is bytes, ``sha512`` what is known of it."""
 
-    def __init__(self, path: Path, *, window: int = WINDOW) -> None:
+    def __init__(self, path: Path, *, sha512: str, window: int = WINDOW) -> None:
         """Open ``path``; raises ArtifactError."""
         self.path = path
+        self.sha512 = sha512
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -48,7 +44,6 @@ class Stream:
         self._blocks: collections.OrderedDict[int, bytes] = collections.OrderedDict()
         self._next = 0
         self._lock = threading.Lock()
-        self._hasher = _Hasher()
 
     @property
     def count(self) -> int:
@@ -71,7 +66,6 @@ class Stream:
         if len(self._blocks) > self._window:
             self._blocks.popitem(last=False)
         self._next += 1
-        self._hasher.add(block)
         return block
 
     def _read(self, number: int) -> bytes:
@@ -82,45 +76,10 @@ class Stream:
             raise ArtifactError(f"{self.path}: became shorter while it was uploaded")
         return block
 
-    def sha512(self) -> str | None:
-        """Return the digest of all that was read in order; None before the last block was."""
-        return self._hasher.result() if self._next == self.count else None
-
     def close(self) -> None:
         """Forget the file."""
-        self._hasher.close()
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
-
-
-class _Hasher:
-    """A digest that is computed beside the sending."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.new(ALGORITHM, usedforsecurity=False)
-        self._queue: queue.Queue[bytes | None] = queue.Queue(maxsize=AHEAD)
-        self._thread = threading.Thread(target=self._work, name="digest", daemon=True)
-        self._thread.start()
-        self._closed = False
-
-    def add(self, block: bytes) -> None:
-        self._queue.put(block)
-
-    def _work(self) -> None:
-        while (block := self._queue.get()) is not None:
-            self._digest.update(block)
-            self._queue.task_done()
-        self._queue.task_done()
-
-    def result(self) -> str:
-        self._queue.join()
-        return self._digest.hexdigest()
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._queue.put(None)
-            self._thread.join()
 
 
 class Feed:
@@ -164,8 +123,10 @@ class Feed:
             done += len(block)
             self._sent(done)
 
-    def digest(self, algorithm: str) -> str | None:
+    def digest(self, algorithm: str) -> str:
         """Return the stream's digest; one of another kind is read from the file."""
-        if algorithm == ALGORITHM and (known := self._stream.sha512()) is not None:
-            return known
-        return compute_digest(self._stream.path, algorithm)
+        return file_digest(self._stream.path, algorithm, sha512=self._stream.sha512)
+
+    def refuse_changed(self) -> None:
+        """Raise ArtifactError if the file has changed."""
+        refuse_changed(self._stream.path, self._stream.sha512)

@@ -200,7 +200,10 @@ class _Upload:
         if not needing:
             return
         try:
-            with self._file(needing) as file, contextlib.closing(Stream(file.path)) as stream:
+            with (
+                self._file(needing) as file,
+                contextlib.closing(Stream(file.path, sha512=file.sha512)) as stream,
+            ):
                 self._together([functools.partial(self._send, target, file, stream) for target in needing])
         except DibctlError as error:
             for target in needing:

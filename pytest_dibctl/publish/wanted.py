@@ -6,11 +6,10 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 
 from pytest_dibctl import manifest, statements
-from pytest_dibctl.artifact import Artifact, Identity, digest
+from pytest_dibctl.artifact import Artifact
 from pytest_dibctl.clouds.glance import COMMAND_LINE, BootFile, boot_files, disk_format
 from pytest_dibctl.clouds.regions import ImageRecord, ImageSpec
 from pytest_dibctl.config import interpolate, merge
@@ -27,13 +26,6 @@ of all that Glance was told; the label in images.yaml; and what made the uploade
 TESTED, PACKAGES = "dibctl_tested", "dibctl_packages"
 """Properties that say when and where the image passed its tests, and what packages it has. They are no part
 of what makes an image the same: tests may run again, and manifests get lost."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Companion(BootFile):
-    """A kernel or an initrd, with its digest."""
-
-    sha512: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +58,7 @@ class Wanted:
 
     spec: ImageSpec
     members: tuple[str, ...]
-    companions: tuple[Companion, ...]
+    companions: tuple[BootFile, ...]
     conversion: Conversion | None
     sha512: str
     rule: Obsoleting
@@ -92,7 +84,7 @@ def wanted(image: Entry[Image], environment: Entry[UploadEnvironment], built: Ar
     rule_at = environment.at("obsolete.name")
     lineage.obsolete_name(glance.name, settings.obsolete, rule_at)
     conversion = _conversion(environment, glance, built)
-    companions = _companions(built, glance.properties)
+    companions = boot_files(built, glance.properties)
     properties = dict(glance.properties)
     if companions:
         properties.setdefault("os_command_line", COMMAND_LINE)
@@ -164,7 +156,7 @@ def is_same(image: ImageRecord, wanted: Wanted) -> bool:
     return image.hash_value == wanted.sha512 if bytes_known else True
 
 
-def _digest(spec: ImageSpec, companions: tuple[Companion, ...]) -> str:
+def _digest(spec: ImageSpec, companions: tuple[BootFile, ...]) -> str:
     """Return a digest of everything that is said of an image: a property that went shows too."""
     said = {
         "name": spec.name,
@@ -177,19 +169,6 @@ def _digest(spec: ImageSpec, companions: tuple[Companion, ...]) -> str:
         "companions": {companion.key: companion.sha512 for companion in companions},
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-def _companions(built: Artifact, properties: Mapping[str, str]) -> tuple[Companion, ...]:
-    """Return the kernel and initrd that a filesystem image needs to boot."""
-    return tuple(
-        Companion(
-            key=file.key,
-            path=file.path,
-            disk_format=file.disk_format,
-            sha512=digest(file.path, Identity.of(file.path)),
-        )
-        for file in boot_files(built, properties)
-    )
 
 
 def _disk_format(image: Entry[Image], environment: Entry[UploadEnvironment], built: Artifact) -> str:

@@ -268,7 +268,7 @@ def test_an_upload_never_leaves_no_current_image(
     cloud.fails, cloud.answers = fails or cloud.fails, answers or cloud.answers
     least: list[int] = []
     cloud.changed = lambda: least.append(len(current(cloud)))
-    stream = Stream(file)
+    stream = Stream(file, sha512=hashlib.sha512(CONTENT).hexdigest())
     work = Work(
         region=MemoryRegion(cloud=cloud),
         wanted=wanted(),

@@ -143,7 +143,9 @@ class OpenStackCloud:
                     tags=tags,
                 )
                 progress(f"uploading {file.path.name}")
-                part = images.create(self.api, file.path, spec, timeout=timeout, progress=progress)
+                part = images.create(
+                    self.api, file.path, spec, sha512=file.sha512, timeout=timeout, progress=progress
+                )
                 made.append(str(part["id"]))
                 properties[file.key] = str(part["id"])
             spec = ImageSpec(
@@ -162,6 +164,7 @@ class OpenStackCloud:
                 self.api,
                 artifact.path,
                 spec,
+                sha512=artifact.sha512,
                 timeout=timeout,
                 progress=progress,
                 properties_at=request.image.at("glance.properties"),

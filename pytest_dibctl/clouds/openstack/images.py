@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_dibctl.artifact import compute_digest
+from pytest_dibctl.artifact import file_digest, refuse_changed
 from pytest_dibctl.clouds import Progress
 from pytest_dibctl.clouds.openstack import marks
 from pytest_dibctl.clouds.openstack.api import CONFLICT, Api, raise_for_status, undoing
@@ -22,7 +22,7 @@ from pytest_dibctl.errors import ApiError, ArtifactError, ConfigError, DibctlErr
 log = logging.getLogger(__name__)
 
 BLOCK = 1 << 20
-"""Bytes that are read, hashed and sent at a time."""
+"""Bytes that are read and sent at a time."""
 SENDINGS = 3
 """How often a body is sent at most, when the connection breaks or the token ends under it."""
 SETTLING = 30.0
@@ -30,8 +30,6 @@ SETTLING = 30.0
 TELL_EVERY = 5.0
 """Seconds between two lines of progress."""
 GOING_ON = frozenset({"queued", "saving", "importing", "uploading"})
-HASHES = ("sha512",)
-"""Digests that are computed while sending; Glance's usual one."""
 RESERVED = frozenset(
     {
         *("id", "name", "status", "visibility", "protected", "min_disk", "min_ram", "disk_format"),
@@ -43,34 +41,31 @@ RESERVED = frozenset(
 
 
 class Body:
-    """A file to be sent: every iteration starts at its beginning and computes the digests anew.
+    """A file to be sent, whose digest is known: every iteration starts at its beginning.
 
     keystoneauth sends a request again when its token was refused; a file object would then be at its end,
     and an image of no bytes would become active without an error.
     """
 
-    def __init__(self, path: Path, *, deadline: float, progress: Progress, what: str) -> None:
+    def __init__(self, path: Path, *, sha512: str, deadline: float, progress: Progress, what: str) -> None:
         self._path = path
+        self._sha512 = sha512
         self._deadline = deadline
         self._progress = progress
         self._what = what
         self._size = path.stat().st_size
         self.sendings = 0
         self.sent = 0
-        self.digests: dict[str, str] = {}
 
     def __len__(self) -> int:
         return self._size
 
     def __iter__(self) -> Iterator[bytes]:
         self.sendings += 1
-        self.sent, self.digests = 0, {}
-        hashes = {name: hashlib.new(name, usedforsecurity=False) for name in HASHES}
+        self.sent = 0
         started = told = time.monotonic()
         with self._path.open("rb", buffering=0) as file:
             while block := file.read(BLOCK):
-                for digest in hashes.values():
-                    digest.update(block)
                 self.sent += len(block)
                 yield block
                 now = time.monotonic()
@@ -79,11 +74,14 @@ class Body:
                 if now - told >= TELL_EVERY:
                     told = now
                     self._tell(now - started)
-        self.digests = {name: digest.hexdigest() for name, digest in hashes.items()}
 
     def digest(self, algorithm: str) -> str:
-        """Return a digest of what was sent last, or for a less usual algorithm of the file."""
-        return self.digests.get(algorithm) or compute_digest(self._path, algorithm)
+        """Return the digest that was known, or for a less usual algorithm that of the file."""
+        return file_digest(self._path, algorithm, sha512=self._sha512)
+
+    def refuse_changed(self) -> None:
+        """Raise ArtifactError if the file has changed."""
+        refuse_changed(self._path, self._sha512)
 
     def _tell(self, seconds: float) -> None:
         done = 100 * self.sent // max(1, self._size)
@@ -92,15 +90,22 @@ class Body:
 
 
 def create(
-    api: Api, path: Path, spec: ImageSpec, *, timeout: float, progress: Progress, properties_at: str = ""
+    api: Api,
+    path: Path,
+    spec: ImageSpec,
+    *,
+    sha512: str,
+    timeout: float,
+    progress: Progress,
+    properties_at: str = "",
 ) -> dict[str, Any]:
-    """Make an image of the file at ``path``; as ``create_from`` does.
+    """Make an image of the file at ``path``, whose digest is known; as ``create_from`` does.
 
     Raises ArtifactError for a file that cannot be read or changes meanwhile.
     """
     deadline = time.monotonic() + timeout
     try:
-        body = Body(path, deadline=deadline, progress=progress, what=f"uploading {path.name}")
+        body = Body(path, sha512=sha512, deadline=deadline, progress=progress, what=f"uploading {path.name}")
     except OSError as error:
         raise ArtifactError(f"{path}: {error.strerror}") from None
     return create_from(api, body, spec, timeout=timeout, properties_at=properties_at)
@@ -114,7 +119,8 @@ def create_from(
     ``timeout`` is seconds for all of it; ``properties_at`` is the setting that holds the properties. When
     anything fails, an interruption included, the image is removed again. The caller owns what is returned.
 
-    Raises ApiError and its like, ConfigError for properties that Glance keeps for itself.
+    Raises ApiError and its like, ConfigError for properties that Glance keeps for itself, ArtifactError for
+    a file that is not any more what it was.
     """
     deadline = time.monotonic() + timeout
     # The id is ours: whatever becomes of the answer, there is one image at most, and we can find it.
@@ -295,7 +301,7 @@ def _failed_task(api: Api, image_id: str) -> str | None:
 
 
 def _verify(image: Mapping[str, Any], content: Content, *, arrived: bool) -> None:
-    """Raise ApiError unless Glance has exactly the bytes that were sent.
+    """Raise ApiError unless Glance has exactly the bytes that it was to get.
 
     Without ``arrived`` they were not sent by us, and Glance fetched what should be the same.
     """
@@ -303,9 +309,11 @@ def _verify(image: Mapping[str, Any], content: Content, *, arrived: bool) -> Non
         theirs = image.get(what)
         if ours is not None and theirs is not None and theirs != ours:
             came = "arrived damaged" if arrived else "is another one where Glance fetched it"
+            if arrived:
+                content.refuse_changed()
             raise ApiError(
                 f"image {image['name']} ({image['id']}) {came}: {what} is {theirs} in Glance, and "
-                f"{ours} of the bytes that were sent; it is removed again"
+                f"{ours} of what it was to get; it is removed again"
             )
 
 
