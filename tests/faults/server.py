@@ -95,8 +95,6 @@ def upstream(target: str) -> Backend:
 
 class _Handler(QuietHandler):
     served: Server
-    wbufsize = -1
-    disable_nagle_algorithm = True
 
     def _serve(self) -> None:
         request = self._request()
