@@ -69,16 +69,18 @@ CALL_TIMEOUT = 60.0
 """Seconds an ordinary call may take until its answer; creating and uploading have deadlines of their own."""
 SAFE_CALL_TIMEOUT = 120.0
 """Seconds for which a call that is safe to repeat is repeated while it meets transient faults."""
-FIRST_ANSWER_TIMEOUT = 15.0
-"""The same before anything has answered: a wrong auth_url looks like a cloud that is down for a moment."""
+FIRST_ANSWER_TIMEOUT = 20.0
+"""The same before a service has answered once: a wrong URL looks like a service that is down for a moment."""
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 LOOK_AGAIN = 1.0
 """Seconds between two looks for what may still appear."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 3.0
 """Seconds between two looks at something that is being waited for."""
 
+_UNREACHED = (auth_exceptions.ConnectionError, requests.ConnectionError, requests.Timeout)
 _REFUSED = (sdk_exceptions.SDKException, auth_exceptions.ClientException, requests.RequestException)
-UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT, TOO_MANY = 401, 403, 404, 409, 429
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT, TOO_LARGE, TOO_MANY = 401, 403, 404, 409, 413, 429
+_TOO_LARGE = "its store is full, or a quota does not allow so much: Glance's log says which"
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError)
 """What comes of an answer that is not what the service's documentation says: cut off, or empty."""
 LOST_ANSWER = 15.0
@@ -112,7 +114,7 @@ class Api:
         self._in_flight: dict[str, float] = {}
         self._has: dict[Service, bool] = {}
         self._discovered: set[Service] = set()
-        self._answered = False
+        self._answered: set[Service] = set()
 
     @property
     def compute(self) -> Any:
@@ -151,10 +153,19 @@ class Api:
         missing = found is None and given is None  # from the catalog, which the SDK says itself
         if not missing and (found is None or found.api_version is None):
             url = given or found.url
-            self._session.get(url, authenticated=False)  # most likely it says what is wrong
+            hint = f"check the catalog or the endpoint ({self._where}), and the network"
+            try:
+                self._session.get(url, authenticated=False)  # most likely it says what is wrong
+            except _UNREACHED as error:
+                raise ApiError(
+                    f"no {PROJECTS[service]} answers at {url}: {_said(error)}",
+                    hint=hint,
+                    transient=True,
+                    undone=True,
+                ) from None
             raise ApiError(
                 f"{PROJECTS[service]} at {url} does not tell the versions of its API",
-                hint="see whether that is its URL, and what it answers there",
+                hint=hint,
                 transient=True,
                 undone=True,
             )
@@ -196,7 +207,7 @@ class Api:
         """
         with self._translated(service, doing, at), self._answering_within(timeout):
             answer = _whole(call())
-        self._answered = True
+        self._answered.add(service)
         return answer
 
     def safely(
@@ -210,15 +221,17 @@ class Api:
     ) -> T:
         """Make a call that may be repeated: while it meets transient faults, for ``timeout`` seconds.
 
-        For the login, and what comes before it, that is at most ``FIRST_ANSWER_TIMEOUT``.
+        Until a service has answered for the first time, that is at most ``FIRST_ANSWER_TIMEOUT``.
         """
-        limit = timeout if self._answered else min(timeout, FIRST_ANSWER_TIMEOUT)
+        known = service in self._answered
+        limit = timeout if known else min(timeout, FIRST_ANSWER_TIMEOUT)
         deadline = min(time.monotonic() + limit, self._latest)
         pauses = _pauses()
         while True:
             left = max(1.0, deadline - time.monotonic())
             try:
-                return self.once(service, doing, call, at=at, timeout=min(CALL_TIMEOUT, left))
+                longest = CALL_TIMEOUT if known else min(CALL_TIMEOUT, FIRST_ANSWER_TIMEOUT / 2)
+                return self.once(service, doing, call, at=at, timeout=min(longest, left))
             except ApiError as error:
                 if not error.transient:
                     raise
@@ -627,6 +640,7 @@ def translated(
         return ImageNotFoundError(message)
     return ApiError(
         message,
+        hint=_TOO_LARGE if service == "image" and status == TOO_LARGE else None,
         status=status,
         transient=transient,
         undone=status == TOO_MANY,
@@ -683,8 +697,7 @@ def _unanswered(error: Exception, service: Service, doing: str, where: str) -> D
         return CredentialsError(f"{where}: not enough credentials: {_said(error)}")
     if isinstance(error, auth_exceptions.DiscoveryFailure | sdk_exceptions.ServiceDiscoveryException):
         return _undiscovered(error, name, doing, where)
-    connection = (auth_exceptions.ConnectionError, requests.ConnectionError, requests.Timeout)
-    if isinstance(error, connection):
+    if isinstance(error, _UNREACHED):
         return ApiError(
             f"cannot {doing}: {name} did not answer: {_said(error)}",
             hint=f"check auth_url ({where}) and the network",

@@ -29,6 +29,7 @@ SETTLING = 30.0
 """Seconds in which Glance notices that a connection broke, and takes the body anew."""
 TELL_EVERY = 5.0
 """Seconds between two lines of progress."""
+_SEE_LOG = "Glance's log says why: a full store, or a format that is not what it was told"
 GOING_ON = frozenset({"queued", "saving", "importing", "uploading"})
 RESERVED = frozenset(
     {
@@ -277,10 +278,10 @@ def await_active(
         if status not in GOING_ON:
             raise ApiError(
                 f"image {name} ({image_id}) became {status} in Glance instead of active",
-                hint="Glance's log says why: a full store, or a format that is not what it was told",
+                hint=_SEE_LOG,
             )
         if importing and (said := _failed_task(api, image_id)) is not None:
-            raise ApiError(f"image {name} ({image_id}) could not be imported: {said}")
+            raise ApiError(f"image {name} ({image_id}) could not be imported: {said}", hint=_SEE_LOG)
         return None
 
     return api.wait(look, timeout=timeout)

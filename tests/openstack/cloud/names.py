@@ -13,6 +13,10 @@ ZONE_LIVE = "live"
 ZONE_FAKE = "fake"
 """Servers that are ACTIVE at once and exist only in Nova's records."""
 
+STORE, STORE_SMALL = "file", "small"
+"""Of each Glance; the second one is full after STORE_SIZE."""
+STORE_SIZE = "4m"
+
 ROLE_MUTE = "mute"
 """Nova's policy denies this role the console output."""
 

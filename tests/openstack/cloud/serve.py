@@ -19,7 +19,7 @@ from types import FrameType
 
 from pytest_dibctl import process
 from pytest_dibctl.errors import DibctlError
-from tests.openstack.cloud import bootstrap, config, databases, environment, libvirt, loops, network
+from tests.openstack.cloud import bootstrap, config, databases, environment, libvirt, loops, names, network
 from tests.openstack.cloud import layout as ports
 from tests.openstack.cloud.layout import Layout
 from tests.openstack.cloud.services import Supervisor
@@ -238,6 +238,7 @@ def serve(base: Path) -> None:
     supervisor = Supervisor(log=layout.log, environment=_environment(layout, venv))
     try:
         libvirt.private_mounts(layout)
+        _mount_small_stores(layout)
         Cloud(layout=layout, venv=venv, supervisor=supervisor, progress=progress).start()
         layout.ready.touch()
         progress("ready")
@@ -253,6 +254,14 @@ def serve(base: Path) -> None:
         supervisor.terminate_all()
         network.remove()
         loops.detach(layout)
+
+
+def _mount_small_stores(layout: Layout) -> None:
+    """Give each Glance a second store, which is soon full."""
+    for glance in ("glance", "glance-two"):
+        store = layout.run / glance / names.STORE_SMALL
+        store.mkdir(parents=True)
+        process.run(["mount", "-t", "tmpfs", "-o", f"size={names.STORE_SIZE}", "tmpfs", str(store)])
 
 
 def _environment(layout: Layout, venv: Path) -> dict[str, str]:
