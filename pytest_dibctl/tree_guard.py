@@ -54,6 +54,9 @@ BACKING = {"LVM2_member": "LVM", "crypto_LUKS": "LUKS", "linux_raid_member": "RA
 SUBVOLUMES = ("root", "@", "@rootfs", "@root")
 """Where distributions put their root in a btrfs."""
 
+ROOM = "512m"
+"""What commands may write to each of /dev, /tmp and /run, in memory; a copy of a package database fits."""
+
 DEVICES = ("null", "zero", "full", "random", "urandom")
 
 CAPABILITIES = (
@@ -364,7 +367,7 @@ def _prepare_commands(directory: Path, root: Path) -> None:
     for name, mode, more in (("dev", 755, "noexec"), ("tmp", 1777, "nodev"), ("run", 755, "nodev")):
         where = _inside(tree, name)
         if where is not None:
-            _mount("tmpfs", where, kind="tmpfs", options=(f"mode={mode}", "nosuid", more, "size=64m"))
+            _mount("tmpfs", where, kind="tmpfs", options=(f"mode={mode}", "nosuid", more, f"size={ROOM}"))
     if _inside(tree, "dev") is not None:
         _fill_dev(tree / "dev")
     enter = directory / ENTER
