@@ -529,7 +529,7 @@ class ActiveRun:
         if target is not None:
             self._failures.setdefault(target, set()).add(item.nodeid)
         # A step that failed, like the build, says so itself to whoever needs it.
-        step_failed = isinstance(error, DibctlError) and error.origin is not None
+        step_failed = journey.unopened or (isinstance(error, DibctlError) and error.origin is not None)
         if collect.view_of(item) == collect.TREE and not step_failed:
             report.dib_spoils = True  # type: ignore[attr-defined]
         if entry is not None and target is not None:

@@ -269,6 +269,11 @@ def refuse_changed(path: Path, sha512: str) -> None:
         )
 
 
+def digest_of(path: Path) -> str:
+    """Return the SHA-512 of a file, known or computed now; raises ArtifactError."""
+    return digest(path, _identity(path))
+
+
 def file_entry(identity: Identity, sha512: str) -> dict[str, Any]:
     """Return what a record says of the image file itself; ``recorded_digest`` reads it."""
     return {"file": {**dataclasses.asdict(identity), "sha512": sha512}}

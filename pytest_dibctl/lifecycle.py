@@ -124,6 +124,8 @@ class Journey:
     owns_upload: bool = True
     build_log: Path | None = None
     console_log: Path | None = None
+    unopened: bool = False
+    """Whether the environment could not be opened: what is wrong there is not the image's fault."""
     guard: Callable[[], None] = lambda: None
     """Called before anything is made: from then on somebody removes it even if this process is killed."""
 
@@ -338,8 +340,10 @@ def opened(journey: Journey) -> Iterator[Cloud]:
         try:
             cloud = stack.enter_context(_opened(journey))
             cloud.preflight()
-        except DibctlError as error:
-            error.origin = f"open {journey.label} {journey.environment.label}"
+        except BaseException as error:  # a bug of a library too
+            journey.unopened = True
+            if isinstance(error, DibctlError):
+                error.origin = f"open {journey.label} {journey.environment.label}"
             raise
         yield cloud
 

@@ -28,6 +28,7 @@ from pytest_dibctl.targets import Target
 
 log = logging.getLogger(__name__)
 
+KEEPS_INSTANCE = "--dib-keep-failed-instance"
 WORKERS_END = 10.0
 """Seconds that workers have to end by themselves when the run is over, as xdist has it too."""
 DEATH = 30.0
@@ -166,10 +167,12 @@ class Caretaker:
     def _sweep(self, records: Iterable[Record]) -> None:
         shared = self._shared_records()
         mine = [record for record in records if record.kept is None and record.path not in shared]
-        for record in [record for record in mine if self._keeps(record)]:
-            self._keep(record)
-            mine.remove(record)
-        self._keep_consoles(mine)
+        kept = [record for record in mine if self._keeps(record)]
+        mine = [record for record in mine if record not in kept]
+        # On record first, all of them: whatever goes wrong then, nobody removes these.
+        for record in [record.keep(KEEPS_INSTANCE) for record in kept]:
+            self._guarded(lambda record=record: self._keep(record))  # type: ignore[misc]
+        self._guarded(lambda: self._keep_consoles(mine))
         told = {finding.leftover.split(":")[0] for finding in self.findings if finding.leftover}
         swept = sweep.sweep_records(self.catalog.environment, self.ledger, mine, cwd=self.cwd)
         for record, outcome in swept:
@@ -187,7 +190,7 @@ class Caretaker:
             return False
         return self.failed(record.details.get("image", ""), record.details.get("environment", ""))
 
-    def _keep(self, record: Record, reason: str = "--dib-keep-failed-instance") -> None:
+    def _keep(self, record: Record, reason: str = KEEPS_INSTANCE) -> None:
         target = self._target_of(record)
         if target is None or record.kind == "key":
             record.keep(reason)
@@ -236,7 +239,7 @@ def _see_off(workers: Iterable[int]) -> None:
         if _parent(pid) == os.getpid():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            while _lives(pid):
+            while _parent(pid) == os.getpid() and time.monotonic() < deadline + DEATH:
                 time.sleep(POLL)
 
 

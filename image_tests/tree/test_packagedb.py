@@ -20,8 +20,8 @@ DATABASES = {"dpkg": ("/var/lib/dpkg/status",), "rpm": ("/var/lib/rpm/*", "/usr/
 """Where each package manager keeps what is installed."""
 
 RPM = (
-    'db=/tmp/dibctl-rpmdb; { [ -d $db ] || { mkdir $db && cp -R "$(rpm --eval %_dbpath)/." $db; }; } '
-    "&& rpm --dbpath $db"
+    "db=/tmp/dibctl-rpmdb; rm -rf $db && mkdir $db && "
+    'cp -R "$(rpm --eval %_dbpath)/." $db && rpm --dbpath $db'
 )
 """rpm with a copy of its database, which it has to write beside even to read it."""
 

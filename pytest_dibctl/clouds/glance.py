@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pytest_dibctl.artifact import Artifact, Identity, digest
+from pytest_dibctl.artifact import Artifact, digest_of
 from pytest_dibctl.config.catalog import Entry
 from pytest_dibctl.config.models import Image, TestEnvironment, UploadEnvironment
 from pytest_dibctl.errors import ConfigError
@@ -38,7 +38,7 @@ def boot_files(built: Artifact, properties: Mapping[str, str]) -> tuple[BootFile
         return ()
     files = (("kernel_id", "aki", built.kernel), ("ramdisk_id", "ari", built.initrd))
     return tuple(
-        BootFile(key=key, path=path, disk_format=kind, sha512=digest(path, Identity.of(path)))
+        BootFile(key=key, path=path, disk_format=kind, sha512=digest_of(path))
         for key, kind, path in files
         if path is not None and key not in properties
     )

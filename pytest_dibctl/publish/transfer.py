@@ -300,7 +300,7 @@ class Passage:
         return self.source.checksum if algorithm == "md5" else None
 
     def refuse_changed(self) -> None:
-        """Do nothing: each block was verified before it went on."""
+        """Do nothing: an image in Glance never changes, and its digest was compared before the last block."""
 
 
 def _shared(request: Request, image: ImageRecord, goal: _Goal) -> tuple[str, ...]:

@@ -379,6 +379,15 @@ class TestImage:
         assert first["operation"] == "refused"
         assert project.counts()["boot"] == 1
 
+    def test_whatever_goes_wrong_while_it_is_opened_spoils_nothing(self, project: Project) -> None:
+        self.lists(project, test_files="def test_it(artifact): pass\n", test_guest=BOOTS)
+        project.write("test.yaml", "one: {qemu: {}}\ntwo: {qemu: {}}\n")
+        project.faults(crash=["one"])
+        result = project.run("--dib-env=one,two", "-v")
+        result.assert_outcomes(passed=2, errors=2)
+        assert "was not booted" not in result.stdout.str()
+        assert project.counts()["boot"] == 1
+
     def test_an_environment_is_not_asked_for_a_look_at_files_only(self, project: Project) -> None:
         self.lists(project, test_files="def test_it(artifact): pass\n", test_guest=BOOTS)
         project.faults(preflight=["local"])

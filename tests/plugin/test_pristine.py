@@ -255,8 +255,13 @@ def test_somebody_else_s_instance_is_not_put_back(project: Project) -> None:
     use(project, "@pristine\ndef test_marked(): pass\ndef test_plain(ssh_access): pass")
     key = project.path / "key"
     project.pytester.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
+    # Of a local instance that nobody kept the environment itself knows nothing.
+    project.write(
+        "test.yaml",
+        "elsewhere:\n  keystone: {auth_url: http://cloud.example:5000}\n  nova: {flavor: m1.small}\n",
+    )
     result = project.run(
-        "-rs", "--dib-env=local", "--dib-use-existing-instance=theirs", f"--dib-private-key-file={key}"
+        "-rs", "--dib-env=elsewhere", "--dib-use-existing-instance=theirs", f"--dib-private-key-file={key}"
     )
     result.assert_outcomes(passed=1, skipped=1)
     result.stdout.fnmatch_lines(["SKIPPED*it is not ours*"])

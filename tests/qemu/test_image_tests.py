@@ -125,7 +125,7 @@ def install(tree: Path, package: str, *, requires: str = "") -> None:
 @pytest.fixture
 def rpm_tree(tree: Path) -> Path:
     """A tree with rpm, all it needs to run, and a database of one package."""
-    for program in ("/usr/bin/rpm", "/bin/sh", "/bin/cp", "/bin/mkdir"):
+    for program in ("/usr/bin/rpm", "/bin/sh", "/bin/cp", "/bin/mkdir", "/bin/rm"):
         _copy_program(Path(program), tree)
     shutil.copytree("/usr/lib/rpm", tree / "usr/lib/rpm", symlinks=True)
     (tree / "etc/rpm").mkdir()

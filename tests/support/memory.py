@@ -174,6 +174,8 @@ class MemoryCloud:
     name: str
 
     def preflight(self) -> None:
+        if self.name in faults().get("crash", ()):
+            raise RuntimeError("a bug in the SDK")
         if self.name in faults().get("preflight", ()):
             log("refused", cloud=self.name)
             raise DibctlError(f"{self.name}: there is no flavor m1.gone", hint="use m1.memory")

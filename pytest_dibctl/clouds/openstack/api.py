@@ -27,6 +27,7 @@ import openstack.exceptions as sdk_exceptions
 import requests
 import requests.adapters
 import urllib3.exceptions
+from keystoneauth1.discover import EndpointData
 from openstack.config import loader
 from openstack.resource import Resource
 
@@ -141,35 +142,42 @@ class Api:
         return self.connection.block_storage
 
     def _discover(self, service: Service) -> None:
-        """See that a service tells its versions, once.
+        """See that a service tells its versions, once, if the configured endpoint names none.
 
-        Where a catalog names no version, the SDK asks the service. If that fails it goes on with the URL
-        that it has, below which there is nothing, for as long as the connection lives.
+        The SDK asks the service then. If that fails it goes on with the URL that it has, below which there
+        is nothing, for as long as the connection lives. Where a URL from the catalog fails it says so.
         """
         if service in self._discovered:
             return
         config, name = self.connection.config, _TYPES.get(service, service)
-        found, given = config.get_session_client(name).get_endpoint_data(), config.get_endpoint(name)
-        missing = found is None and given is None  # from the catalog, which the SDK says itself
-        if not missing and (found is None or found.api_version is None):
-            url = given or found.url
-            hint = f"check the catalog or the endpoint ({self._where}), and the network"
-            try:
-                self._session.get(url, authenticated=False)  # most likely it says what is wrong
-            except _UNREACHED as error:
-                raise ApiError(
-                    f"no {PROJECTS[service]} answers at {url}: {_said(error)}",
-                    hint=hint,
-                    transient=True,
-                    undone=True,
-                ) from None
-            raise ApiError(
-                f"{PROJECTS[service]} at {url} does not tell the versions of its API",
-                hint=hint,
-                transient=True,
-                undone=True,
-            )
+        given = config.get_endpoint(name)
+        if given is not None and EndpointData(catalog_url=given).api_version is None:
+            found = config.get_session_client(name).get_endpoint_data()
+            if found is None or found.api_version is None:
+                raise self._undiscovered(service, given)
         self._discovered.add(service)
+
+    def _undiscovered(self, service: Service, url: str) -> ApiError:
+        """Return what is wrong with a service that did not tell its versions, as far as it says."""
+        message = f"{PROJECTS[service]} at {url} does not tell the versions of its API"
+        after: float | None = None
+        try:
+            self._session.get(url, authenticated=False)
+        except _UNREACHED as error:
+            message = f"no {PROJECTS[service]} answers at {url}: {_said(error)}"
+        except auth_exceptions.HttpError as error:
+            # Not in the error's own class: a 404 of this document says nothing of what was looked for.
+            message, after = (
+                f"{message}: it answered {error.http_status}: {_said(error)}",
+                _retry_after(error),
+            )
+        return ApiError(
+            message,
+            hint=f"check the endpoint ({self._where}), and the network",
+            transient=True,
+            undone=True,
+            retry_after=after,
+        )
 
     @property
     def project_id(self) -> str:
@@ -205,8 +213,13 @@ class Api:
         ``doing`` completes the sentence "cannot ..."; ``at`` is the setting that would be to blame;
         ``timeout`` is seconds. Raises ApiError or one of its kind, AuthorizationError, ImageNotFoundError.
         """
-        with self._translated(service, doing, at), self._answering_within(timeout):
-            answer = _whole(call())
+        try:
+            with self._translated(service, doing, at), self._answering_within(timeout):
+                answer = _whole(call())
+        except ApiError as error:
+            if error.status is not None:
+                self._answered.add(service)
+            raise
         self._answered.add(service)
         return answer
 
@@ -221,21 +234,23 @@ class Api:
     ) -> T:
         """Make a call that may be repeated: while it meets transient faults, for ``timeout`` seconds.
 
-        Until a service has answered for the first time, that is at most ``FIRST_ANSWER_TIMEOUT``.
+        For the login, and what comes before it, that is at most ``FIRST_ANSWER_TIMEOUT``; for a service
+        that cannot be reached, and never could, as well.
         """
-        known = service in self._answered
-        limit = timeout if known else min(timeout, FIRST_ANSWER_TIMEOUT)
-        deadline = min(time.monotonic() + limit, self._latest)
+        now = time.monotonic()
+        limit = timeout if self._answered else min(timeout, FIRST_ANSWER_TIMEOUT)
+        deadline = min(now + limit, self._latest)
+        patience = min(now + FIRST_ANSWER_TIMEOUT, deadline)
         pauses = _pauses()
         while True:
             left = max(1.0, deadline - time.monotonic())
             try:
-                longest = CALL_TIMEOUT if known else min(CALL_TIMEOUT, FIRST_ANSWER_TIMEOUT / 2)
-                return self.once(service, doing, call, at=at, timeout=min(longest, left))
+                return self.once(service, doing, call, at=at, timeout=min(CALL_TIMEOUT, left))
             except ApiError as error:
                 if not error.transient:
                     raise
-                _pause(error, pauses, deadline)
+                nowhere = error.undone and error.status is None and service not in self._answered
+                _pause(error, pauses, patience if nowhere else deadline)
 
     def repeat(self, service: Service, doing: str, call: Callable[[], object]) -> None:
         """Ask for something to be done that may be asked for twice, like a reboot.
@@ -718,4 +733,6 @@ def _undiscovered(error: Exception, name: str, doing: str, where: str) -> ApiErr
     return ApiError(
         f"cannot {doing}: no {name} answers at its address: {_said(error)}",
         hint=f"check the catalog or the endpoint ({where}), and the network",
+        transient=True,
+        undone=True,
     )

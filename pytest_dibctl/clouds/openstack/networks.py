@@ -31,8 +31,7 @@ def check_nic(api: Api, nic: Nic, *, at: str) -> None:
 
 def find(api: Api, kind: str, identity: str) -> Any | None:
     """Return the network or port of that id, None if there is none."""
-    getter = getattr(api.network, f"get_{kind}")
-    return api.find("network", f"{kind} {identity}", lambda: getter(identity))
+    return api.find("network", f"{kind} {identity}", lambda: getattr(api.network, f"get_{kind}")(identity))
 
 
 def find_by_name(api: Api, kind: str, wanted: str, *, at: str, **filters: Any) -> str:
@@ -270,9 +269,12 @@ def every(api: Api, kind: str) -> list[Any]:
 
 def remove_one(api: Api, kind: str, identity: str, *, timeout: float, owner: str = "") -> None:
     """Remove an "ip" or a "port" by its id; nothing happens if it is gone."""
-    remove = getattr(api.network, f"delete_{kind}")
-    call = functools.partial(remove, identity, ignore_missing=True)
-    api.safely("network", f"remove {kind} {identity}{owner}", call, timeout=timeout)
+    api.safely(
+        "network",
+        f"remove {kind} {identity}{owner}",
+        lambda: getattr(api.network, f"delete_{kind}")(identity, ignore_missing=True),
+        timeout=timeout,
+    )
 
 
 def _remove_described(api: Api, kind: str, server: str, *, timeout: float) -> None:
