@@ -263,13 +263,11 @@ def test_a_folder_on_one_image_s_list_takes_no_script_from_another(project: Proj
             "beta": [{"shell": "checks/up.sh"}],
         },
     )
-    assert passed(project.run("-v")) == [
-        "checks/up.sh::up[alpha]",
-        "checks/special.py::test_it[alpha]",
-        "checks/special.py::test_it[alpha-2]",  # collected once, it is a file of the folder as well
-        "checks/test_a.py::test_it[alpha]",
-        "checks/up.sh::up[beta]",
-    ]
+    found = passed(project.run("-v"))
+    assert found[:2] == ["checks/up.sh::up[alpha]", "checks/special.py::test_it[alpha]"]
+    # Collected once, it is a file of the folder as well; pytest 9.0 puts it last there.
+    assert set(found[2:4]) == {"checks/special.py::test_it[alpha-2]", "checks/test_a.py::test_it[alpha]"}
+    assert found[4:] == ["checks/up.sh::up[beta]"]
 
 
 def test_executables_that_merely_lie_in_a_given_folder_are_not_run(project: Project) -> None:
