@@ -77,16 +77,16 @@ class Account:
             self.phases["cleanup"] = self.phases.get("cleanup", 0.0) + finding.seconds
         if finding.kept is not None:
             self.kept.append(dataclasses.asdict(finding.kept))
-        if finding.leftover is not None and _what(finding.leftover) not in map(_what, self.leftovers):
+        if finding.leftover is not None and lifecycle.thing_of(finding.leftover) not in map(
+            lifecycle.thing_of, self.leftovers
+        ):
             self.leftovers.append(finding.leftover)
 
     def forget_removed(self, still_there: set[str]) -> None:
         """Drop leftovers that a later attempt removed."""
-        self.leftovers = [leftover for leftover in self.leftovers if _what(leftover) in still_there]
-
-
-def _what(leftover: str) -> str:
-    return leftover.partition(":")[0]
+        self.leftovers = [
+            leftover for leftover in self.leftovers if lifecycle.thing_of(leftover) in still_there
+        ]
 
 
 def account_of(journey: lifecycle.Journey) -> Account:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -344,12 +344,13 @@ class ActiveRun:
     def _untold(self) -> bool:
         """Whether anything is left that no summary names: that is the guardian's."""
         assert self._ledger is not None
-        told = {
-            leftover.partition(":")[0] for account in self.accounts.values() for leftover in account.leftovers
-        }
+        told = set(map(lifecycle.thing_of, self._leftovers()))
         # A key stays with what it opens.
         left = [record for record in self._ledger.records() if record.kept is None and record.kind != "key"]
         return any(f"{record.kind} {record.name}" not in told for record in left)
+
+    def _leftovers(self) -> list[str]:
+        return [leftover for account in self.accounts.values() for leftover in account.leftovers]
 
     def pytest_report_header(self) -> list[str]:
         """Say for each image what is tested and where."""
@@ -392,9 +393,9 @@ class ActiveRun:
         On a worker, say which target each test is for, before xdist tells the controller of them.
         """
         marked = (item for item in session.items if item.get_closest_marker(collecting.PRISTINE_MARK))
-        self._wanting_pristine = frozenset(target for item in marked if (target := target_of(item)))
+        self._wanting_pristine = _targets_of(marked)
         looking = (item for item in session.items if collect.view_of(item) == collect.INSTANCE)
-        self._booting = frozenset(target for item in looking if (target := target_of(item)))
+        self._booting = _targets_of(looking)
         worker = worker_id(self.config)
         if worker is not None:
             targets = [target_of(item) for item in session.items]
@@ -618,7 +619,7 @@ class ActiveRun:
             output["dibctl"] = {label: account.as_data() for label, account in self.accounts.items()}
             return
         self._remove_the_rest()
-        if any(account.leftovers for account in self.accounts.values()) and exitstatus == pytest.ExitCode.OK:
+        if self._leftovers() and exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
             self.exit_code, self.reason = ExitCode.UNSPECIFIED, "something could not be removed"
         self._in_order()
@@ -631,8 +632,7 @@ class ActiveRun:
         if self._distribution is not None:
             self._distribution.finish()
         elif self._ledger is not None and self._ledger.records():
-            told = [leftover for account in self.accounts.values() for leftover in account.leftovers]
-            for finding in self._caretaker().finish(told):
+            for finding in self._caretaker().finish(self._leftovers()):
                 target = self.target_named(
                     {PREFIX + "image": finding.image, PREFIX + "environment": finding.environment}
                 )
@@ -756,6 +756,10 @@ class ActiveRun:
         self.say(f"{journey.label} failed; a shell in its instance (`exit {lifecycle.SHELL_KEEPS}` keeps it)")
         with self.uncaptured(stdin=True):
             lifecycle.open_shell(journey, access)
+
+
+def _targets_of(items: Iterable[pytest.Item]) -> frozenset[Target]:
+    return frozenset(target for item in items if (target := target_of(item)))
 
 
 def _tally(what: str, target: Target, entry: collect.PlannedEntry) -> str:

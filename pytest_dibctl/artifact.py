@@ -231,15 +231,19 @@ def compute_digest(path: Path, algorithm: str = "sha512") -> str:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
+def _computed(path: Path, algorithm: str = "sha512") -> str:
+    try:
+        return compute_digest(path, algorithm)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from None
+
+
 def digest(path: Path, identity: Identity) -> str:
     """Return the SHA-512 of the file, known for this ``identity`` or computed now; raises ArtifactError."""
     known = known_digest(path, identity)
     if known:
         return known
-    try:
-        computed = compute_digest(path)
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from None
+    computed = _computed(path)
     # A cache that cannot be written costs time at the next run, and nothing else.
     with contextlib.suppress(OSError):
         cache = _cache_file(path)
@@ -253,16 +257,12 @@ def file_digest(path: Path, algorithm: str, *, sha512: str) -> str:
     if algorithm == "sha512":
         return sha512
     refuse_changed(path, sha512)
-    return compute_digest(path, algorithm)
+    return _computed(path, algorithm)
 
 
 def refuse_changed(path: Path, sha512: str) -> None:
     """Raise ArtifactError if the file is not what it was when it had this digest, or cannot be read."""
-    try:
-        now = compute_digest(path)
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from None
-    if now != sha512:
+    if _computed(path) != sha512:
         raise ArtifactError(
             f"{path} is not what was tested: it changed while it was uploaded",
             hint="upload again, when nothing writes to it any more",

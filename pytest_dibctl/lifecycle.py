@@ -284,6 +284,11 @@ def console_file(logs: Path, instance: str) -> Path:
     return logs / f"{instance}.console.log"
 
 
+def thing_of(leftover: str) -> str:
+    """Return what a note says was not removed, as "kind name"."""
+    return leftover.partition(":")[0]
+
+
 def file_name(label: str) -> str:
     """Return a label as it may stand in a file's name."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", label)
@@ -338,7 +343,7 @@ def opened(journey: Journey) -> Iterator[Cloud]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            cloud = stack.enter_context(_opened(journey))
+            cloud = stack.enter_context(contextlib.closing(_cloud(journey)))
             cloud.preflight()
         except BaseException as error:  # a bug of a library too
             journey.unopened = True
@@ -348,12 +353,11 @@ def opened(journey: Journey) -> Iterator[Cloud]:
         yield cloud
 
 
-@contextlib.contextmanager
-def _opened(journey: Journey) -> Iterator[Cloud]:
+def _cloud(journey: Journey) -> Cloud:
     run = journey.ledger
     if journey.wishes.existing_instance is not None and journey.environment.settings.engine == "qemu":
         run = find_instance(journey.wishes.existing_instance)[0]
-    cloud = open_environment(
+    return open_environment(
         journey.environment,
         run=run,
         cwd=journey.cwd,
@@ -361,8 +365,6 @@ def _opened(journey: Journey) -> Iterator[Cloud]:
         image_endpoint=journey.image_endpoint,
         progress=journey.progress,
     )
-    with contextlib.closing(cloud):
-        yield cloud
 
 
 def open_environment(

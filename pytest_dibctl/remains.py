@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import signal
@@ -28,7 +29,6 @@ from pytest_dibctl.targets import Target
 
 log = logging.getLogger(__name__)
 
-KEEPS_INSTANCE = "--dib-keep-failed-instance"
 WORKERS_END = 10.0
 """Seconds that workers have to end by themselves when the run is over, as xdist has it too."""
 DEATH = 30.0
@@ -79,7 +79,7 @@ class Caretaker:
             thread.join()
         for target in self.targets:
             self._guarded(lambda target=target: self._remove_image(target, wait=False))  # type: ignore[misc]
-        known = {leftover.partition(":")[0] for leftover in told}
+        known = set(map(lifecycle.thing_of, told))
         left = [record for record in self.ledger.records() if f"{record.kind} {record.name}" not in known]
         self._guarded(lambda: self._sweep(left))
         return self.findings
@@ -151,10 +151,7 @@ class Caretaker:
     # -- what dead workers made ------------------------------------------------------------------
 
     def _remove_made_by(self, pid: int) -> None:
-        deadline = time.monotonic() + DEATH
-        while _lives(pid) and time.monotonic() < deadline:
-            time.sleep(POLL)
-        if _lives(pid):
+        if _still(lambda: _parent(pid) is not None, until=time.monotonic() + DEATH):
             return
         made = [record for record in self.ledger.records() if record.pid == pid]
         if not self.wishes.keep_on_kill:
@@ -169,11 +166,10 @@ class Caretaker:
         mine = [record for record in records if record.kept is None and record.path not in shared]
         kept = [record for record in mine if self._keeps(record)]
         mine = [record for record in mine if record not in kept]
-        # On record first, all of them: whatever goes wrong then, nobody removes these.
-        for record in [record.keep(KEEPS_INSTANCE) for record in kept]:
+        for record in kept:
             self._guarded(lambda record=record: self._keep(record))  # type: ignore[misc]
         self._guarded(lambda: self._keep_consoles(mine))
-        told = {finding.leftover.split(":")[0] for finding in self.findings if finding.leftover}
+        told = {lifecycle.thing_of(finding.leftover) for finding in self.findings if finding.leftover}
         swept = sweep.sweep_records(self.catalog.environment, self.ledger, mine, cwd=self.cwd)
         for record, outcome in swept:
             what = f"{record.kind} {record.name}"
@@ -190,11 +186,10 @@ class Caretaker:
             return False
         return self.failed(record.details.get("image", ""), record.details.get("environment", ""))
 
-    def _keep(self, record: Record, reason: str = KEEPS_INSTANCE) -> None:
+    def _keep(self, record: Record, reason: str = "--dib-keep-failed-instance") -> None:
+        record = record.keep(reason)  # first: whatever goes wrong with the cloud, nobody removes it
         target = self._target_of(record)
-        if target is None or record.kind == "key":
-            record.keep(reason)
-        else:
+        if target is not None and record.kind != "key":
             with self._opened(target) as cloud:
                 lifecycle.keep(cloud, record, reason)
         if record.kind == "instance":
@@ -234,17 +229,22 @@ def _see_off(workers: Iterable[int]) -> None:
     deadline = time.monotonic() + WORKERS_END
     for pid in workers:
         # A number may belong to somebody else since, whom we neither wait for nor kill.
-        while _parent(pid) == os.getpid() and time.monotonic() < deadline:
-            time.sleep(POLL)
-        if _parent(pid) == os.getpid():
+        is_ours = functools.partial(_is_child, pid)
+        if _still(is_ours, until=deadline):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            while _parent(pid) == os.getpid() and time.monotonic() < deadline + DEATH:
-                time.sleep(POLL)
+            _still(is_ours, until=deadline + DEATH)
 
 
-def _lives(pid: int) -> bool:
-    return _parent(pid) is not None
+def _still(holds: Callable[[], bool], *, until: float) -> bool:
+    """Wait until something holds no more; return whether it does to the end, by the monotonic clock."""
+    while holds() and time.monotonic() < until:
+        time.sleep(POLL)
+    return holds()
+
+
+def _is_child(pid: int) -> bool:
+    return _parent(pid) == os.getpid()
 
 
 def _parent(pid: int) -> int | None:

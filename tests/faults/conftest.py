@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from pytest_dibctl import clouds, sweep
-from pytest_dibctl.clouds.openstack import api, images
+from tests.support.patience import shorten
 
 T = TypeVar("T")
 
@@ -151,20 +150,17 @@ def table(pytestconfig: pytest.Config) -> Table:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that runs thirty times as fast, as far as faults are concerned."""
-    for module, name, seconds in (
-        (api, "CALL_TIMEOUT", 2.0),
-        (api, "SAFE_CALL_TIMEOUT", 12.0),
-        (api, "LOST_ANSWER", 0.5),
-        (api, "IN_FLIGHT", 0.5),
-        (api, "LOOK_AGAIN", 0.1),
-        (api, "FIRST_PAUSE", 0.02),
-        (api, "LONGEST_PAUSE", 0.2),
-        (images, "SETTLING", 1.0),
-        (sweep, "IN_FLIGHT", 0.5),
-        (sweep, "LOOK_AGAIN", 0.1),
-        (clouds, "IN_FLIGHT", 0.5),
-    ):
-        monkeypatch.setattr(module, name, seconds)
+    shorten(
+        monkeypatch,
+        CALL_TIMEOUT=2.0,
+        SAFE_CALL_TIMEOUT=12.0,
+        LOST_ANSWER=0.5,
+        IN_FLIGHT=0.5,
+        LOOK_AGAIN=0.1,
+        FIRST_PAUSE=0.02,
+        LONGEST_PAUSE=0.2,
+        SETTLING=1.0,
+    )
 
 
 @pytest.fixture

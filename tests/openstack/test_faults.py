@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pytest_dibctl import clouds, lifecycle, sweep
-from pytest_dibctl.clouds.openstack import api
+from pytest_dibctl import lifecycle, sweep
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.errors import DibctlError
 from tests.faults.server import FAULTS, Fault, Plan, Server, serving, upstream
 from tests.openstack.site import Site
+from tests.support.patience import shorten
 
 SEED = int(os.environ.get("DIBCTL_FAULTS_SEED") or random.SystemRandom().randrange(10**6))
 CALLS = int(os.environ.get("DIBCTL_FAULTS_CALLS") or 2)
@@ -33,15 +33,7 @@ SERVICES = ("identity", "image", "compute", "network")
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorter patience, by as much as the stall is shorter than a minute."""
-    for module, name, seconds in (
-        (api, "CALL_TIMEOUT", 10.0),
-        (api, "SAFE_CALL_TIMEOUT", 60.0),
-        (api, "LOST_ANSWER", 5.0),
-        (api, "IN_FLIGHT", 5.0),
-        (sweep, "IN_FLIGHT", 5.0),
-        (clouds, "IN_FLIGHT", 5.0),
-    ):
-        monkeypatch.setattr(module, name, seconds)
+    shorten(monkeypatch, CALL_TIMEOUT=10.0, SAFE_CALL_TIMEOUT=60.0, LOST_ANSWER=5.0, IN_FLIGHT=5.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

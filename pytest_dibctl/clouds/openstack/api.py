@@ -154,10 +154,10 @@ class Api:
         if given is not None and EndpointData(catalog_url=given).api_version is None:
             found = config.get_session_client(name).get_endpoint_data()
             if found is None or found.api_version is None:
-                raise self._undiscovered(service, given)
+                raise self._versionless(service, given)
         self._discovered.add(service)
 
-    def _undiscovered(self, service: Service, url: str) -> ApiError:
+    def _versionless(self, service: Service, url: str) -> ApiError:
         """Return what is wrong with a service that did not tell its versions, as far as it says."""
         message = f"{PROJECTS[service]} at {url} does not tell the versions of its API"
         after: float | None = None
