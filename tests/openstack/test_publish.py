@@ -175,12 +175,20 @@ def test_bytes_that_are_damaged_on_the_way_change_nothing(shelf: Shelf) -> None:
     assert not shelf.images(hidden=True)
 
 
-def test_a_connection_that_breaks_once_costs_a_second_sending(shelf: Shelf) -> None:
+@pytest.mark.parametrize(
+    ("glance", "path"),
+    [({}, "/file$"), ({"import_method": "glance-direct"}, "/stage$")],
+    ids=["plain", "import"],
+)
+def test_a_connection_that_breaks_once_costs_another_sending(
+    shelf: Shelf, glance: Mapping[str, str], path: str
+) -> None:
     with proxy.before(shelf.glance()) as between:
-        between.harms.append(proxy.Harm(method="PUT", path="/file$", body=proxy.cut(2 * MIB)))
-        shelf.write({"demo": {"keystone": {"cloud": "demo"}, "glance": {"endpoint": between.url}}})
+        between.harms.append(proxy.Harm(method="PUT", path=path, body=proxy.cut(2 * MIB)))
+        shelf.write({"demo": {"keystone": {"cloud": "demo"}, "glance": {"endpoint": between.url, **glance}}})
         (result,) = shelf.json("upload", "web", "demo")
-        assert between.count("PUT", "/file$") == 2
+        # A third, where Glance gets to the second body before it gets to the broken first one.
+        assert between.count("PUT", path) in {2, 3}
     assert shelf.named() == [result["image"]]
 
 

@@ -428,6 +428,45 @@ def test_stores_are_reached_by_import(shop: Shop) -> None:
     assert shop.cloud.count("POST", "/import$") == 1
 
 
+@pytest.mark.parametrize(
+    ("glance", "path", "status"),
+    [({}, "/file", "saving"), ({"import_method": "glance-direct"}, "/stage", "uploading")],
+    ids=["plain", "import"],
+)
+@pytest.mark.parametrize("first_seen", ["at once", "late"])
+def test_a_body_whose_connection_broke_is_sent_again_once_glance_has_noticed(
+    shop: Shop, glance: Mapping[str, str], path: str, status: str, first_seen: str
+) -> None:
+    """Glance may look at the broken body only after the client has looked at the image, or even sent again."""
+    bodies = 0
+
+    def forgotten() -> None:
+        (image,) = shop.images()
+        image["status"] = "queued"
+
+    def begun() -> None:
+        (image,) = shop.images()
+        image["status"] = status
+        threading.Timer(1.5, forgotten).start()
+
+    def before(method: str, where: str, _query: Mapping[str, str]) -> None:
+        nonlocal bodies
+        if method != "PUT" or not where.endswith(path):
+            return
+        bodies += 1
+        if bodies == (1 if first_seen == "at once" else 2):
+            begun()
+        if bodies == 1:
+            raise ConnectionResetError
+
+    shop.write(glance=dict(glance))
+    shop.cloud.before = before
+    shop.json("upload", "debian", "one")
+    (image,) = shop.images()
+    assert image["status"] == "active"
+    assert bodies == (2 if first_seen == "at once" else 3)
+
+
 def test_a_file_that_changes_meanwhile_is_not_published(shop: Shop) -> None:
     changed: list[str] = []
 

@@ -216,7 +216,10 @@ def _send(api: Api, image_id: str, content: Content, importing: ImportSettings, 
         try:
             api.once("image", doing, put, timeout=left)
         except ApiError as error:
-            again = error.transient and content.sendings < SENDINGS and time.monotonic() < deadline
+            # Where Glance looks at the second body before it has looked at the broken first, it refuses
+            # the second: the image is being filled.
+            overtaken = error.status == CONFLICT and content.sendings > 1
+            again = (error.transient or overtaken) and content.sendings < SENDINGS
             status = _settled(api, image_id, deadline=deadline) if again else None
             if status == done:  # only the answer got lost; whether all of it arrived is verified
                 return
@@ -252,11 +255,16 @@ def _import(api: Api, image_id: str, importing: ImportSettings) -> None:
 
 
 def _settled(api: Api, image_id: str, *, deadline: float) -> str | None:
-    """Return the image's status once Glance has noticed that nothing more comes, None if it never does."""
+    """Return the image's status once Glance has noticed that nothing more comes, None if it never does.
+
+    While it is staged an image is "uploading" from the first byte on, and has a size after the last.
+    """
 
     def look() -> str | None:
-        status = get(api, image_id).get("status")
-        return str(status) if status != "saving" else None
+        image = get(api, image_id)
+        status = str(image.get("status"))
+        going_on = status == "saving" or (status == "uploading" and image.get("size") is None)
+        return None if going_on else status
 
     left = max(0.0, deadline - time.monotonic())
     return api.wait(look, timeout=min(SETTLING, left))
