@@ -437,7 +437,7 @@ def test_stores_are_reached_by_import(shop: Shop) -> None:
 def test_a_body_whose_connection_broke_is_sent_again_once_glance_has_noticed(
     shop: Shop, glance: Mapping[str, str], path: str, status: str, first_seen: str
 ) -> None:
-    """Glance may look at the broken body only after the client has looked at the image, or even sent again."""
+    """Glance may look at the broken body after the client has looked at the image, or has sent again."""
     bodies = 0
 
     def forgotten() -> None:
