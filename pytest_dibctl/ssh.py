@@ -441,12 +441,17 @@ class _Wait:
     def for_login(self) -> None:
         pause = 0.5
         foreign_since: float | None = None
+        known: tuple[_Login, str] | None = None
         self._for_host_keys()
         while True:
-            outcome, said = self.access.try_login(timeout=max(1.0, min(LOGIN_PATIENCE, self._left)))
+            allowed = min(LOGIN_PATIENCE, self._left)
+            outcome, said = self.access.try_login(timeout=max(1.0, allowed))
             if outcome is _Login.DONE:
                 return
             self.check()
+            if outcome is _Login.BROKEN and allowed < LOGIN_PATIENCE and known is not None:
+                outcome, said = known  # a try that was given no time tells nothing of the guest
+            known = outcome, said
             if outcome is _Login.FOREIGN_KEY and self.access.host_keys.learn is not None:
                 self.access.learn_host_keys()  # a guest that was made anew tells other keys, in its own time
             elif outcome is _Login.FOREIGN_KEY:

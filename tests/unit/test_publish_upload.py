@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from pytest_dibctl import statements
 from pytest_dibctl.errors import ArtifactError, ExitCode
 from pytest_dibctl.publish.stream import BLOCK, Feed, Stream
+from tests.support.patience import shorten
 from tests.support.publishing import NAME, Shop
 from tests.support.standin import Refusal
 
@@ -465,6 +468,77 @@ def test_a_body_whose_connection_broke_is_sent_again_once_glance_has_noticed(
     (image,) = shop.images()
     assert image["status"] == "active"
     assert bodies == (2 if first_seen == "at once" else 3)
+
+
+def test_a_glance_that_refuses_the_body_for_a_moment_is_asked_again_after_a_pause(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten(monkeypatch, FIRST_PAUSE=0.1, LONGEST_PAUSE=0.2)
+    when: list[float] = []
+
+    def before(method: str, where: str, _query: Mapping[str, str]) -> None:
+        if method == "PUT" and where.endswith("/file"):
+            when.append(time.monotonic())
+            if len(when) <= 6:
+                raise Refusal(503, "no server is available")
+
+    shop.cloud.before = before
+    shop.json("upload", "debian", "one")
+    assert len(when) == 7
+    assert all(later - earlier >= 0.1 for earlier, later in itertools.pairwise(when))
+    assert [image["status"] for image in shop.images()] == ["active"]
+
+
+def test_a_glance_that_goes_on_refusing_the_body_is_given_up(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten(monkeypatch, SAFE_CALL_TIMEOUT=1.0, FIRST_PAUSE=0.1, LONGEST_PAUSE=0.2)
+
+    def before(method: str, where: str, _query: Mapping[str, str]) -> None:
+        if method == "PUT" and where.endswith("/file"):
+            raise Refusal(503, "no server is available")
+
+    shop.cloud.before = before
+    (result,) = shop.json("upload", "debian", "one", code=1)
+    assert "Glance answered 503: no server is available" in result["error"]
+    assert not shop.images()
+
+
+def test_an_import_whose_answer_is_lost_or_refused_for_a_moment_is_asked_for_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten(monkeypatch, FIRST_PAUSE=0.1, LONGEST_PAUSE=0.2)
+    asked = 0
+
+    def before(method: str, where: str, _query: Mapping[str, str]) -> None:
+        nonlocal asked
+        if method == "POST" and where.endswith("/import"):
+            asked += 1
+            if asked == 1:
+                raise Refusal(503, "no server is available")
+            if asked == 2:  # it was begun, and nobody heard of it
+                (image,) = shop.images()
+                image["status"] = "active"
+                raise ConnectionResetError
+
+    shop.write(glance={"import_method": "glance-direct"})
+    shop.cloud.before = before
+    shop.json("upload", "debian", "one")
+    assert asked == 3
+    assert shop.cloud.count("PUT", "/stage$") == 1
+    assert [image["status"] for image in shop.images()] == ["active"]
+
+
+def test_an_upload_whose_time_is_up_before_the_answer_names_the_setting(shop: Shop) -> None:
+    def before(method: str, where: str, _query: Mapping[str, str]) -> None:
+        if method == "PUT" and where.endswith("/file"):
+            time.sleep(2)
+
+    shop.write(glance={"upload_timeout": 1})
+    shop.cloud.before = before
+    (result,) = shop.json("upload", "debian", "one", code=1)
+    assert "was not uploaded within 1 s" in result["error"]
+    assert not shop.images()
 
 
 def test_a_file_that_changes_meanwhile_is_not_published(shop: Shop) -> None:

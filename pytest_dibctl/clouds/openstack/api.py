@@ -241,7 +241,7 @@ class Api:
         limit = timeout if self._answered else min(timeout, FIRST_ANSWER_TIMEOUT)
         deadline = min(now + limit, self._latest)
         patience = min(now + FIRST_ANSWER_TIMEOUT, deadline)
-        pauses = _pauses()
+        pauses = pauses_between()
         while True:
             left = max(1.0, deadline - time.monotonic())
             try:
@@ -250,7 +250,7 @@ class Api:
                 if not error.transient:
                     raise
                 nowhere = error.undone and error.status is None and service not in self._answered
-                _pause(error, pauses, patience if nowhere else deadline)
+                pause_before_again(error, pauses, patience if nowhere else deadline)
 
     def repeat(self, service: Service, doing: str, call: Callable[[], object]) -> None:
         """Ask for something to be done that may be asked for twice, like a reboot.
@@ -258,7 +258,7 @@ class Api:
         What is under way already, since only the answer got lost, is refused as a conflict, and well.
         """
         deadline = min(time.monotonic() + SAFE_CALL_TIMEOUT, self._latest)
-        pauses = _pauses()
+        pauses = pauses_between()
         asked = False
         while True:
             try:
@@ -269,7 +269,7 @@ class Api:
                 if not error.transient:
                     raise
                 asked = asked or not error.undone
-                _pause(error, pauses, deadline)
+                pause_before_again(error, pauses, deadline)
             else:
                 return
 
@@ -289,7 +289,7 @@ class Api:
         ``name`` is what it is removed by (``settled``); ``timeout`` is seconds for an answer.
         """
         deadline = time.monotonic() + max(SAFE_CALL_TIMEOUT, 2 * timeout)
-        pauses = _pauses()
+        pauses = pauses_between()
         while True:
             try:
                 with self.creating(name):
@@ -303,7 +303,7 @@ class Api:
                     return found
                 if not error.transient:
                     raise
-                _pause(error, pauses, deadline)
+                pause_before_again(error, pauses, deadline)
 
     @contextlib.contextmanager
     def creating(self, name: str) -> Iterator[None]:
@@ -351,7 +351,7 @@ class Api:
         Transient faults of the API count as "not yet".
         """
         deadline = time.monotonic() + timeout
-        pauses = _pauses()
+        pauses = pauses_between()
         while True:
             try:
                 with self._no_later_than(deadline):
@@ -419,7 +419,8 @@ class Api:
             ) from None
 
 
-def _pauses() -> Iterator[float]:
+def pauses_between() -> Iterator[float]:
+    """Yield seconds to wait between two tries or looks, longer and longer."""
     pause = FIRST_PAUSE
     while True:
         yield pause
@@ -429,7 +430,7 @@ def _pauses() -> Iterator[float]:
 def _found_again(find: Callable[[], T | None], *, patience: float) -> T | None:
     """Look once at least, and for ``patience`` seconds; a look that meets faults takes its own time."""
     until = time.monotonic() + patience
-    pauses = _pauses()
+    pauses = pauses_between()
     while True:
         found = find()
         if found is not None or time.monotonic() >= until:
@@ -449,7 +450,7 @@ def _whole(found: T) -> T:
     return found
 
 
-def _pause(error: ApiError, pauses: Iterator[float], deadline: float) -> None:
+def pause_before_again(error: ApiError, pauses: Iterator[float], deadline: float) -> None:
     """Wait before a call is repeated, as long as the service wants; raise ``error`` if that is too long."""
     pause = max(next(pauses), error.retry_after or 0.0)
     if time.monotonic() + pause > deadline:
@@ -519,7 +520,8 @@ def open_api(
     and only for a cloud of clouds.yaml. Raises ConfigError when such a cloud cannot be used, and
     CredentialsError when it is incomplete.
     """
-    arguments: dict[str, Any] = {"region_name": credentials.region_name}
+    # The SDK's own repeating of what Glance refuses knows of no deadline, and not what it was asked to wait.
+    arguments: dict[str, Any] = {"region_name": credentials.region_name, "image_status_code_retries": 0}
     if image_endpoint is not None:
         arguments["image_endpoint_override"] = image_endpoint
     arguments |= _tls(site)

@@ -14,7 +14,15 @@ from typing import Any
 from pytest_dibctl.artifact import file_digest, refuse_changed
 from pytest_dibctl.clouds import Progress
 from pytest_dibctl.clouds.openstack import marks
-from pytest_dibctl.clouds.openstack.api import CONFLICT, Api, raise_for_status, undoing
+from pytest_dibctl.clouds.openstack.api import (
+    CONFLICT,
+    SAFE_CALL_TIMEOUT,
+    Api,
+    pause_before_again,
+    pauses_between,
+    raise_for_status,
+    undoing,
+)
 from pytest_dibctl.clouds.regions import Content, ImageSpec, LateError
 from pytest_dibctl.config.merge import ImportSettings
 from pytest_dibctl.errors import ApiError, ArtifactError, ConfigError, DibctlError, ImageNotFoundError
@@ -24,7 +32,10 @@ log = logging.getLogger(__name__)
 BLOCK = 1 << 20
 """Bytes that are read and sent at a time."""
 SENDINGS = 3
-"""How often a body is sent at most, when the connection breaks or the token ends under it."""
+"""How often a body is sent, however long that takes, when the connection breaks or the token ends under it.
+
+A Glance that refuses it for a moment is asked as long as for any call that is safe to repeat.
+"""
 SETTLING = 30.0
 """Seconds in which Glance notices that a connection broke, and takes the body anew."""
 TELL_EVERY = 5.0
@@ -209,6 +220,8 @@ def _send(api: Api, image_id: str, content: Content, importing: ImportSettings, 
         url = f"/images/{image_id}/{'stage' if staged else 'file'}"
         raise_for_status(api.image.put(url, data=content, headers=headers))
 
+    pauses = pauses_between()
+    patience: float | None = None
     while True:
         left = deadline - time.monotonic()
         if left <= 0:
@@ -216,15 +229,20 @@ def _send(api: Api, image_id: str, content: Content, importing: ImportSettings, 
         try:
             api.once("image", doing, put, timeout=left)
         except ApiError as error:
+            now = time.monotonic()
+            if error.transient and now >= deadline:
+                raise LateError from error
+            patience = now + SAFE_CALL_TIMEOUT if patience is None else patience
             # Where Glance looks at the second body before it has looked at the broken first, it refuses
             # the second: the image is being filled.
             overtaken = error.status == CONFLICT and content.sendings > 1
-            again = (error.transient or overtaken) and content.sendings < SENDINGS
+            again = (error.transient or overtaken) and (content.sendings < SENDINGS or now < patience)
             status = _settled(api, image_id, deadline=deadline) if again else None
             if status == done:  # only the answer got lost; whether all of it arrived is verified
                 return
             if status != "queued":
                 raise
+            pause_before_again(error, pauses, deadline)
             log.info("%s; sending it again", error.message)
             api.forget_token()
         else:
@@ -247,7 +265,8 @@ def _import(api: Api, image_id: str, importing: ImportSettings) -> None:
         document["all_stores"] = True
     elif importing.stores:
         document["stores"] = list(importing.stores)
-    api.once(
+    # One that is under way already is refused as a conflict.
+    api.repeat(
         "image",
         f"import image {image_id} by {importing.method}",
         lambda: raise_for_status(api.image.post(f"/images/{image_id}/import", json=document)),
