@@ -92,7 +92,13 @@ class Distribution:
     def _done(self, group: Hashable) -> None:
         target = self._target(group)
         if target is not None:
-            self._once_told(lambda: self._caretaker.target_done(target))
+            self._once_told(lambda: self._remove_image(target))
+
+    def _remove_image(self, target: Target) -> None:
+        # Meanwhile somebody may have asked for the test again that a worker died of.
+        assert self._scheduling is not None
+        if self._scheduling.is_done(target.id):
+            self._caretaker.target_done(target)
 
     def _once_told(self, removal: Callable[[], None]) -> None:
         """Begin a removal, but not before a crash is told: what to keep depends on who failed."""

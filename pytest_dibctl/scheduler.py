@@ -140,13 +140,19 @@ class ImageScheduling:
         """Never called: it answers a request that this scheduler does not make."""
         raise NotImplementedError
 
-    # -- how -------------------------------------------------------------------------------------
+    # -- what others ask -------------------------------------------------------------------------
+
+    def is_done(self, group: Hashable) -> bool:
+        """Whether no worker has, or will get, a test of a group, as far as is known now."""
+        return not self._left.get(group)
 
     def group_of(self, nodeid: str) -> Hashable | None:
         """Return the group of a test."""
         if self.collection is None or nodeid not in self.collection:
             return None
         return self._group[self.collection.index(nodeid)]
+
+    # -- how -------------------------------------------------------------------------------------
 
     def _begin(self) -> bool:
         first, *others = self._collections
@@ -170,7 +176,7 @@ class ImageScheduling:
                 if len(self._pending[node]) < wanted:
                     self._feed(node)
         for node, pending in self._pending.items():
-            if 0 < len(pending) < LOOKAHEAD and not node.shutting_down:
+            if 0 < len(pending) < LOOKAHEAD and not node.shutting_down and not self._may_come(node):
                 node.shutdown()  # there is no next test: now it can run its last
 
     def _feed(self, node: Node) -> None:
@@ -189,14 +195,29 @@ class ImageScheduling:
         mine = self._attached.get(node, _NONE)
         if self._queues.get(mine):
             return mine
-        workers = collections.Counter(self._attached[other] for other in self._attached if other is not node)
-        exclusive = {self._group[index] for index in self._first}
+        workers = self._workers_without(node)
+        exclusive = self._exclusive()
         free = [
             group
             for group, queue in self._queues.items()
             if queue and workers[group] < (1 if group in exclusive else self._instances)
         ]
         return min(free, key=lambda group: workers[group], default=None)
+
+    def _may_come(self, node: Node) -> bool:
+        """Whether a worker could join a group later, once the tests are over that come first in it.
+
+        Their worker does not wait for this one: while its group has tests, it always knows the next.
+        """
+        workers = self._workers_without(node)
+        return any(self._queues[group] and workers[group] < self._instances for group in self._exclusive())
+
+    def _workers_without(self, node: Node) -> collections.Counter[Hashable]:
+        return collections.Counter(self._attached[other] for other in self._attached if other is not node)
+
+    def _exclusive(self) -> set[Hashable]:
+        """Return the groups that are one worker's as yet."""
+        return {self._group[index] for index in self._first}
 
     def _count_down(self, index: int) -> None:
         group = self._group[index]

@@ -214,6 +214,14 @@ def test_the_tests_of_a_worker_that_crashed_go_on_elsewhere(project: Project) ->
         ), name
 
 
+def test_a_rerun_after_a_crash_in_the_last_test_uses_the_image_that_is_there(project: Project) -> None:
+    body = "p = __import__('pathlib').Path('ran'); f = p.exists(); p.touch(); f or __import__('os')._exit(9)"
+    prepare(project, "alpha", count=1, body=body)
+    project.run("-n1", "--reruns=1").assert_outcomes(passed=1)
+    assert counted(project, "alpha").of("alpha", *LIFE) == (1, 1, 2, 2, 1)
+    assert nothing_left(project)
+
+
 def test_a_crashed_worker_s_instance_is_kept_if_failed_ones_are(project: Project) -> None:
     prepare(project, "alpha", count=2, body="number or __import__('os')._exit(9)")
     result = project.run("-n1", "--dib-keep-failed-instance", "--dib-keep-failed-image")

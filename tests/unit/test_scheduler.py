@@ -140,6 +140,33 @@ def test_others_join_a_group_once_the_tests_are_over_that_come_first() -> None:
     assert len(run.ran) == 6
 
 
+def test_a_worker_waits_with_its_last_test_for_a_group_that_it_can_join_later() -> None:
+    run = Run("AAaaaaaabb", workers=2, instances=2)
+    one, other = run.workers
+    run.step(other)
+    assert other.queue == [9]
+    assert not other.shutting_down
+    run.step(one)
+    assert not other.can_run
+    run.step(one)
+    assert other.can_run
+    run.to_the_end()
+    assert workers_of(run, "a") == {0, 1}
+    assert len(run.ran) == 10
+
+
+def test_a_group_is_not_done_while_a_test_of_it_is_called_for_again() -> None:
+    run = Run("ab", workers=1)
+    done = run.scheduling.is_done
+    assert not done("a")
+    run.crash(run.workers[0], rerun=True)
+    assert run.done == ["a"]
+    assert not done("a")
+    run.to_the_end()
+    assert done("a")
+    assert done("b")
+
+
 def test_a_crash_in_a_test_that_comes_first_lets_others_join() -> None:
     run = Run("Aaaaa", workers=2, instances=2)
     run.crash(run.workers[0])
