@@ -796,7 +796,7 @@ def _stamp(item: pytest.Item, journey: lifecycle.Journey) -> None:
         "image": journey.label,
         "kind": collect.kind_of(item),
         "environment": journey.environment.label,
-        "digest": f"sha512:{journey.digest}" if journey.digest else None,
+        **lifecycle.build_facts(journey.shared, journey.label),
         "instance": journey.instance_id,
         **journey.facts,
         **{f"seconds_{name}": f"{seconds[name]:.1f}" for name in (*STEPS, *RARE) if name in seconds},

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_dibctl import lifecycle
 from pytest_dibctl.accounts import Account
 from pytest_dibctl.remains import Caretaker
 from pytest_dibctl.scheduler import ImageScheduling
@@ -181,6 +182,8 @@ class Distribution:
         report.dib_spoils = said["kinds"][place] == "image"  # type: ignore[attr-defined]
         report.user_properties.append((PREFIX + "kind", said["kinds"][place]))
         named = dict(report.user_properties)
+        built = lifecycle.build_facts(self._run.shared, target.image.label)
+        known = {**{PREFIX + name: value for name, value in built.items()}, **known}
         report.user_properties += [(name, value) for name, value in known.items() if name not in named]
 
     def finish(self) -> None:

@@ -313,9 +313,10 @@ def dib_runner(
         )
         return scripts.InGuest(script=script, access=get("ssh_access"), variables=told)
     if kind == "external":
-        made_here = get("dib_journey").wishes.has_file
-        file = get("artifact").path if made_here else collect.absolute(Path(image.settings.filename), cwd)
-        names = variables.for_command(image, file, told)
+        journey = get("dib_journey")
+        built = get("artifact") if journey.wishes.has_file else None
+        file = built.path if built else collect.absolute(Path(image.settings.filename), cwd)
+        names = variables.for_command(image, journey.environment, file, built, told)
         argv = interpolate.command(entry.written, names, image.at(entry.place))
         return scripts.Here(argv=argv, variables=told, cwd=cwd)
     return scripts.Here(argv=collect.script_argv(item.path), variables=told, cwd=cwd)

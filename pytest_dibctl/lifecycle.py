@@ -192,12 +192,27 @@ class Journey:
 def artifact(journey: Journey) -> Artifact:
     """Return the image's file, built now if it must be, once per run; it stays when the run is over."""
     try:
-        made = _once(journey, f"build {journey.label}", lambda: _built(journey))
+        made = _once(journey, _build_of(journey.label), lambda: _built(journey))
     finally:
         _keep_build_log(journey)
     built = Artifact(**restored(Artifact, made["artifact"]))
     journey.reused, journey.digest, journey.file = made["reused"], built.sha512, built.path
     return built
+
+
+def _build_of(label: str) -> str:
+    return f"build {label}"
+
+
+def build_facts(shared: Shared, label: str) -> dict[str, str]:
+    """Return what reports tell of an image's build, whichever process of the run needed it."""
+    made = shared.known(_build_of(label))
+    if made is None:
+        return {}
+    return {
+        "digest": f"sha512:{made['artifact']['sha512']}",
+        "seconds_build": f"{made['seconds']['build']:.1f}",
+    }
 
 
 def _built(journey: Journey) -> dict[str, Any]:

@@ -67,6 +67,10 @@ class Shared:
             raise _error(known["error"], origin=step)
         return Outcome(value=known["value"], mine=mine)
 
+    def known(self, step: str) -> dict[str, Any] | None:
+        """Return what a step has come to, None if it was not done, or failed; nothing is waited for."""
+        return (_read(self._path(step, "outcome")) or {}).get("value")
+
     @contextlib.contextmanager
     def in_use(self, step: str) -> Iterator[None]:
         """Keep others from taking away, with ``taken``, what the step made."""

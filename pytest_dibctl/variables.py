@@ -8,10 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pytest_dibctl import process
+from pytest_dibctl.artifact import Artifact
 from pytest_dibctl.clouds import Instance, Interface
+from pytest_dibctl.clouds.glance import disk_format
+from pytest_dibctl.config import merge
 from pytest_dibctl.config.catalog import Entry
 from pytest_dibctl.config.entries import EXTERNAL_NAMES
-from pytest_dibctl.config.models import Image
+from pytest_dibctl.config.models import Image, TestEnvironment
 from pytest_dibctl.ssh import SshAccess
 from pytest_dibctl.tree import ImageTree
 
@@ -73,15 +76,28 @@ def for_image(tree: ImageTree, image: Entry[Image], extra: Mapping[str, str]) ->
     return {f"DIBCTL_{key}": value for key, value in {**found, **extra}.items()}
 
 
-def for_command(image: Entry[Image], file: Path, facts: Mapping[str, str]) -> dict[str, str]:
-    """Return what ``%(name)s`` stands for in ``external_tests``; ``facts`` are those ``for_tests`` gives."""
-    glance = image.settings.glance
+def for_command(
+    image: Entry[Image],
+    environment: Entry[TestEnvironment],
+    file: Path,
+    built: Artifact | None,
+    facts: Mapping[str, str],
+) -> dict[str, str]:
+    """Return what ``%(name)s`` stands for in ``external_tests``; ``facts`` are those ``for_tests`` gives.
+
+    ``built`` is None in a run that has only the name of the ``file``. Raises ConfigError for a disk_format
+    that is not the file's.
+    """
+    glance = merge.glance(image, environment)
+    kind = glance.disk_format
+    if built is not None:
+        kind = disk_format(built, (environment, image), hint="leave disk_format out")
     known = {
         "label": image.label,
         "filename": str(file),
         "input_filename": str(file),
-        "disk_format": glance.disk_format or "qcow2",
-        "container_format": glance.container_format or "bare",
+        "disk_format": kind,
+        "container_format": glance.container_format,
     }
     rest = (name for name in EXTERNAL_NAMES if name not in known)
     return known | {name: facts[f"DIBCTL_{name.upper()}"] for name in rest}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_dibctl import cli, fixtures, host, plugin
-from pytest_dibctl.config import catalog, entries
+from pytest_dibctl import accounts, cli, fixtures, host, plugin
+from pytest_dibctl.config import catalog, entries, models
 from pytest_dibctl.errors import ExitCode
 from tests.plugin.conftest import ROOT, Project
 
@@ -74,7 +76,7 @@ def test_the_first_block_holds_exactly_the_two_lines() -> None:
 
 def test_every_example_file_is_named() -> None:
     files = [text for language, text in BLOCKS if language in {"yaml", "python", "sh"}]
-    assert len(files) == len(FILES) == 5
+    assert len(files) == len(FILES) == 7
 
 
 def test_the_example_configuration_is_valid(written: Project) -> None:
@@ -94,6 +96,7 @@ def test_the_example_tests_pass(written: Project) -> None:
 
 def test_the_example_script_is_run(written: Project) -> None:
     result = written.run("--dib-build=never", "-s", "tests/uptime.sh", images="web")
+    result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*dibctl-web-* has 512 MiB"])
 
 
@@ -109,9 +112,13 @@ def test_the_pytest_commands_select_what_they_say(written: Project, line: str) -
     else:
         result.stdout.fnmatch_lines(
             [
+                "image_tests/tree/test_manifest.py::*web*",
+                "tests/hostname_is_open.sh::*web*",
+                "images.yaml::external_1?web*",
                 "image_tests/test_hostname.py::*web*",
                 "tests/test_web.py::test_hostname?web*",
                 "tests/uptime.sh::*",
+                "tests/answers.sh::*",
             ],
         )
 
@@ -174,6 +181,34 @@ def test_every_shipped_test_is_in_the_table() -> None:
     assert documented == {*entries.generic_tests(), "all"}
 
 
+def test_every_variable_of_a_shipped_test_is_in_its_row() -> None:
+    below = README.split("A `generic:NAME` entry", 1)[1].split("\n\nAn entry's", 1)[0]
+    rows = {row.split("|")[1].strip(" `"): row for row in below.splitlines() if row.startswith("| `")}
+    used = {
+        (path.stem.removeprefix("test_"), name)
+        for path in (ROOT / "image_tests").rglob("test_*.py")
+        for name in re.findall(r'(?:(?:variable|budget)\(|, )"(?!DIB_)([A-Z_]{4,})"', path.read_text())
+    }
+    assert {"ports", "size"} <= {test for test, _ in used}
+    assert [(test, name) for test, name in used if f"`{name}`" not in rows[test]] == []
+
+
+def test_every_property_of_junit_is_in_the_table() -> None:
+    documented = {name.strip("`") for names in table("### In CI") for name in names.split(", ")}
+    seconds = {f"seconds_{step}" for step in (*accounts.STEPS, *accounts.RARE)}
+    of_guests = {
+        name
+        for kind in ("qemu", "openstack")
+        for name in re.findall(
+            r'^ {12}"(\w+)": ',
+            inspect.getsource(import_module(f"pytest_dibctl.clouds.{kind}.instance")),
+            re.MULTILINE,
+        )
+    }
+    others = {"image", "environment", "kind", "digest", "instance", "console_log", "build_log"}
+    assert documented == {f"dib_{name}" for name in seconds | of_guests | others}
+
+
 def test_every_exit_code_is_in_the_table() -> None:
     documented = {int(code) for code in table("## Exit codes") if code.isdigit()}
     wrong_command_line = 2  # argparse's
@@ -185,19 +220,38 @@ def test_links_lead_somewhere() -> None:
         assert (ROOT / target).exists(), target
 
 
-def test_every_configuration_key_is_documented() -> None:
-    text = (ROOT / "docs/configuration.md").read_text()
-    from pytest_dibctl.config import models
+@pytest.mark.parametrize(
+    ("heading", "sections"),
+    [
+        ("images.yaml", ("Image", "Dib", "ImageTests", "Ssh", "TestEntry", "ExternalTest", "NovaTimeouts")),
+        ("test.yaml", ("TestEnvironment", "EnvironmentTests", "Qemu", "Forward", "Nova", "Nic", "Volume")),
+        ("upload.yaml", ("UploadEnvironment", "Conversion", "Obsoleting")),
+        ("preprocessing", ("Preprocessing",)),
+        ("glance", ("Glance",)),
+        ("keystone", ("Keystone",)),
+    ],
+)
+def test_every_configuration_key_is_documented_where_it_belongs(
+    heading: str, sections: tuple[str, ...]
+) -> None:
+    text = (ROOT / "docs/configuration.md").read_text().split(f"\n## {heading}\n", 1)[1].split("\n## ")[0]
+    documented = {word for span in re.findall(r"`([^`]+)`", text) for word in re.split(r"[^\w*]+", span)}
+    keys = {key for name in sections for key in getattr(models, name).model_fields}
+    if "*_timeout" in documented:
+        keys = {key for key in keys if not key.endswith("_timeout")}
+    # Nobody writes the sections' own names without what is in them.
+    assert keys - documented - {"image", "tests_list", "dib", "nova", "tests", "ssh", "obsolete"} == set()
 
-    keys = {
+
+def test_no_section_is_left_out_of_that() -> None:
+    (mark,) = test_every_configuration_key_is_documented_where_it_belongs.pytestmark
+    named = {name for _, names in mark.args[1] for name in names}
+    sections = {
         name
-        for model in vars(models).values()
-        if isinstance(model, type) and issubclass(model, models.Section) and model is not models.Section
-        for name in model.model_fields
+        for name, model in vars(models).items()
+        if isinstance(model, type) and issubclass(model, models.Section)
     }
-    missing = {key for key in keys if not re.search(rf"\b{key}\b", text)}
-    timeouts = {"create_timeout", "active_timeout", "keypair_timeout", "cleanup_timeout"}
-    assert missing - timeouts == set()
+    assert sections - named == {"Section", "Ruled", "Site", "Command"}
 
 
 def test_the_terminal_picture_is_there() -> None:
