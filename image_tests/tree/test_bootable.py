@@ -48,7 +48,9 @@ def kernel_version(file: Path) -> str | None:
 
 
 def found(tree: ImageTree, *patterns: str) -> list[str]:
-    return [name for pattern in patterns for name in tree.glob(pattern)]
+    """Return what can be read: a link may outlive its kernel, and a full disk leaves empty files."""
+    names = [name for pattern in patterns for name in tree.glob(pattern)]
+    return [name for name in names if (path := tree.path(name)).is_file() and path.stat().st_size]
 
 
 def cannot_tell(tree: ImageTree) -> None:

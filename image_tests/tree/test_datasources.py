@@ -36,6 +36,8 @@ def configured(image_tree: ImageTree) -> list[str]:
     for name in [name for pattern in FILES for name in image_tree.glob(pattern)]:
         settings = _settings(name, image_tree.read(name))
         found = settings.get("datasource_list", found)
+        if found and not isinstance(found, list):
+            pytest.fail(f"datasource_list is {found!r} in {name}, and no list", pytrace=False)
     return [str(source) for source in found or ()]
 
 

@@ -23,7 +23,10 @@ SEEDS = (
     *("/boot/efi/loader/random-seed", "/efi/loader/random-seed"),
 )
 
-LEASES = ("/var/lib/dhcp/*.leases", "/var/lib/dhclient/*.lease*", "/var/lib/NetworkManager/*.lease")
+LEASES = (
+    *("/var/lib/dhcp/*.leases", "/var/lib/dhclient/*.lease*", "/var/lib/NetworkManager/*.lease"),
+    *("/var/lib/dhcpcd/*.lease*", "/var/lib/dhcpcd/duid", "/var/lib/dhcpcd/secret"),
+)
 
 RULES = ("/etc/udev/rules.d/70-persistent-net.rules", "/etc/udev/rules.d/75-persistent-net-generator.rules")
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_dibctl.dib import setting
+
 if TYPE_CHECKING:
     from pytest_dibctl.config.catalog import Entry
     from pytest_dibctl.config.models import Image
@@ -24,7 +26,7 @@ def folder(image: Entry[Image], image_tree: ImageTree) -> str:
     dib = image.settings.dib
     if dib is None:
         pytest.skip("the image is not built by diskimage-builder")
-    named = str(dib.environment_variables.get("DIB_MANIFEST_IMAGE_DIR", FOLDER))
+    named = setting(dib, "DIB_MANIFEST_IMAGE_DIR") or FOLDER
     assert image_tree.path(named).is_dir(), (
         f"{named} is not in the image; add the element `manifests` to `dib.elements`"
     )
@@ -44,14 +46,16 @@ def test_arguments_are_written_down(folder: str, image_tree: ImageTree) -> None:
 def test_packages_are_written_down(folder: str, image_tree: ImageTree) -> None:
     """The versions of all packages are in the image, where the distribution's element lists them.
 
-    If this fails, an image with a package manager lists nothing: DIB's ``dpkg`` and ``rpm-distro``-based
-    elements do it in finalise.d.
+    If this fails, the list is missing or empty: DIB's element ``dpkg`` writes it in finalise.d. For rpm's
+    packages DIB has nothing that does.
     """
-    lists = image_tree.glob(f"{folder}/dib-manifest-*")
-    if not lists and not image_tree.exists("/var/lib/dpkg/status") and not image_tree.exists("/var/lib/rpm"):
-        pytest.skip("the image has no packages")
+    # What source-repositories writes has the name of a list, and is one of git repositories.
+    of_git = set(image_tree.glob(f"{folder}/dib-manifest-git-*"))
+    lists = [name for name in image_tree.glob(f"{folder}/dib-manifest-*") if name not in of_git]
+    if not lists and not image_tree.exists("/var/lib/dpkg/status"):
+        pytest.skip("the image has no packages that diskimage-builder lists")
     full = [name for name in lists if image_tree.read(name).strip()]
-    assert full, f"{folder} has no list of packages"
+    assert full, f"{folder} has no list of packages" + "".join(f", and {name} is empty" for name in lists)
 
 
 def test_manifests_are_for_root(folder: str, image_tree: ImageTree) -> None:
@@ -59,5 +63,7 @@ def test_manifests_are_for_root(folder: str, image_tree: ImageTree) -> None:
 
     If this fails, ``chmod 0600`` the files named here.
     """
-    open_to_others = [item.name for item in image_tree.walk(folder) if item.mode & stat.S_IROTH]
+    # A link's own permissions mean nothing, and a directory tells names only.
+    files = [item for item in image_tree.walk(folder) if stat.S_ISREG(item.mode)]
+    open_to_others = [item.name for item in files if item.mode & stat.S_IROTH]
     assert not open_to_others, f"everybody may read {', '.join(open_to_others)}"

@@ -27,23 +27,32 @@ PLACES = (
 MOST = 1024 * 1024
 """Bytes of a file that are searched; no key or credentials file is longer."""
 
-PRIVATE_KEY = re.compile(rb"^-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY( BLOCK)?-----", re.MULTILINE)
+PRIVATE_KEY = re.compile(rb"^[ \t]*-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY( BLOCK)?-----", re.MULTILINE)
+"""Indented it is in YAML, as under cloud-init's ``ssh_keys``."""
 
 CREDENTIALS = (
     *("/.netrc", "/.pgpass", "/.my.cnf", "/.pypirc", "/.git-credentials", "/.vault-token", "/.npmrc"),
     *("/.aws/credentials", "/.docker/config.json", "/.config/gh/hosts.yml", "/.kube/config"),
     *("/.config/openstack/clouds.yaml", "/etc/openstack/clouds.yaml", "/etc/openstack/secure.yaml"),
-    *("/openrc", "/clouds.yaml", "/.azure/accessTokens.json"),
+    *("/openrc", "openrc.sh", "/clouds.yaml", "/.azure/accessTokens.json"),
 )
 """How the names of files end that hold credentials and nothing else."""
 
 HISTORIES = ("_history", "/.lesshst", "/.viminfo", "/.wget-hsts")
 
 SECRET_SETTING = re.compile(
-    rb"^[^#;\n]*\b(password|passwd|secret|token|api_?key)\s*[=:]\s*['\"]?(?!['\"]?\s*$)[^\s'\"]{6,}",
+    rb"^[^#;\n]*(?<![^\W_])(password|passwd|secret|token|api_?key)[ \t]*[=:][ \t]*['\"]?[^\s'\"]{6,}",
     re.IGNORECASE | re.MULTILINE,
 )
-"""A line of an apt, pip or proxy configuration that holds a password."""
+"""A line of an apt, pip or proxy configuration that holds a password, by that name or as proxy_password."""
+
+WORDS = {
+    "/etc/apt/auth.conf": re.compile(rb"^[^#\n]*(?<!\S)password[ \t]+\S", re.MULTILINE),
+    "/root/.curlrc": re.compile(
+        rb"^[ \t]*(-u|-U|(--)?(proxy-)?user\b)[ \t:=]*['\"]?[^\s:'\"]+:[^\s'\"]", re.MULTILINE
+    ),
+}
+"""How a password is written without its sign of equality, in files whose names start so."""
 
 URL_WITH_PASSWORD = re.compile(rb"\b[a-z][a-z0-9+.-]*://[^/\s:@]+:[^/\s:@]+@", re.IGNORECASE)
 
@@ -58,6 +67,9 @@ SOURCES = (
 
 HOME = 5
 """Which field of /etc/passwd is the home directory."""
+
+KEY = re.compile(r"^\s*[^\s#]", re.MULTILINE)
+"""A line of authorized_keys that is neither empty nor a comment."""
 
 PASSWORD_SET = re.compile(r"^(?P<user>[^:]+):(?P<hash>[^:]*):")
 
@@ -111,7 +123,9 @@ def test_no_passwords_in_sources(image_tree: ImageTree, refuse: Callable[..., No
         if not image_tree.path(name).is_file():
             continue
         text = content(image_tree, name)
-        if URL_WITH_PASSWORD.search(text) or SECRET_SETTING.search(text):
+        patterns = [URL_WITH_PASSWORD, SECRET_SETTING]
+        patterns += [pattern for start, pattern in WORDS.items() if name.startswith(start)]
+        if any(pattern.search(text) for pattern in patterns):
             found.append(name)
     refuse("passwords are in the image", found, "SECRETS_ALLOWED")
 
@@ -144,7 +158,7 @@ def test_no_authorized_keys(image_tree: ImageTree, refuse: Callable[..., None]) 
     files = ("authorized_keys", "authorized_keys2")
     names = [f"{home}/.ssh/{file}" for home in sorted(homes) for file in files]
     names += image_tree.glob("/etc/ssh/authorized_keys*/*")
-    found = [name for name in dict.fromkeys(names) if image_tree.read(name).strip()]
+    found = [name for name in dict.fromkeys(names) if KEY.search(image_tree.read(name))]
     refuse("ssh keys are let in", found, "SECRETS_ALLOWED")
 
 

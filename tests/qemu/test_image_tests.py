@@ -1,17 +1,21 @@
-"""The generic ``image`` tests on what the images of other distributions have: xfs, btrfs, rpm's database."""
+"""The generic ``image`` tests: each seen to pass and to fail, and on xfs, btrfs and rpm's database."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import re
 import shutil
-from collections.abc import Iterator
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from pytest_dibctl import process
-from tests.qemu.test_end_to_end import Finished, Operator
+from tests.qemu.test_end_to_end import ROOT, Finished, Operator
 
 pytestmark = pytest.mark.real
 
@@ -30,7 +34,10 @@ def operator(tmp_path: Path) -> Operator:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """What every root filesystem has."""
-    root = tmp_path / "tree"
+    return skeleton(tmp_path / "tree")
+
+
+def skeleton(root: Path) -> Path:
     for name in ("etc", "dev", "proc", "tmp", "var/lib", "usr/bin", "usr/lib", "usr/lib64"):
         (root / name).mkdir(parents=True)
     for name in ("bin", "lib", "lib64"):
@@ -172,3 +179,469 @@ def test_a_damaged_rpm_database_fails(operator: Operator, rpm_tree: Path) -> Non
     finished = check(operator, "packagedb")
     assert finished.code == 1, finished.output
     assert "rpm" in finished.output.partition("FAILURES")[2]
+
+
+# -- all of them, on images with everything wrong --------------------------------------------------
+
+KERNEL = "6.1.0-1-test"
+LATER = "6.1.0-2-test"
+
+KEY_FILE = "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n"
+
+STANZA = """\
+Package: {name}
+Status: install ok {state}
+Architecture: all
+Maintainer: nobody <nobody@example.com>
+Version: 1
+Description: a package of nothing
+"""
+
+MANIFESTS: Mapping[str, str] = {
+    "dib_arguments": "-o it vm\n",
+    "dib_environment": 'declare -x DIB_RELEASE="stable"\ndeclare -x DIB_PASSWORD=""\n',
+}
+
+GOOD: Mapping[str, str] = {
+    "/boot/grub/grub.cfg": "linux /boot/vmlinuz\n",
+    f"/lib/modules/{KERNEL}/modules.dep": "",
+    "/etc/cloud/cloud.cfg": "datasource_list: [Ec2, None]\n",
+    "/etc/cloud/cloud.cfg.d/91-dib.cfg": "datasource_list: [NoCloud, ConfigDrive, None]\n",
+    "/etc/hostname": "",
+    "/etc/machine-id": "uninitialized\n",
+    "/etc/passwd": "root:x:0:0::/root:/bin/sh\neve:x:1:1::/home/eve/:/bin/sh\n",
+    "/etc/shadow": "root:*:1::::::\neve:!$6$locked:1::::::\n",
+    "/etc/shadow-": "root:*:1::::::\n",
+    **{f"/etc/dib-manifests/{name}": text for name, text in MANIFESTS.items()},
+    "/etc/dib-manifests/dib-manifest-dpkg-it": '{"packages": []}\n',
+    "/etc/dib-manifests/folder/file": "",
+    "/var/lib/dpkg/status": STANZA.format(name="whole", state="installed"),
+    "/var/lib/dpkg/updates/tmp.i": "",
+    # What only resembles a secret, or has room for one.
+    "/etc/apt/auth.conf": "# machine example.com login me password hidden\n",
+    "/etc/apt/sources.list": "deb http://example.com/debian stable main\n",
+    "/etc/apt/apt.conf.d/10proxy": 'Acquire::http::Proxy "http://proxy.example.com:3128";\n',
+    "/etc/wgetrc": "# password = hidden\nuse_askpass = /bin/askpass\n",
+    "/etc/yum.repos.d/some.repo": "password=\nsslclientkey=/etc/pki/client.key\n",
+    "/root/.curlrc": 'user-agent = "some:thing"\n',
+    "/root/.ssh/authorized_keys": "# none\n\n",
+    "/root/.bash_history": "",
+    "/root/.netrc": "",
+    "/etc/ssh/ssh_host_rsa_key": "",
+    "/etc/reads-keys": "grep -e '-----BEGIN PRIVATE KEY-----' $1\n",
+    "/usr/share/doc/example.pem": KEY_FILE,
+}
+"""Files of an image that passes everything, some of them near to what would fail."""
+
+SPOILED: Mapping[str, str] = {
+    "/boot/grub/grub.cfg": "",
+    "/etc/cloud/cloud.cfg.d/91-dib.cfg": "datasource_list: [None]\n",
+    "/etc/machine-id": "0123456789abcdef0123456789abcdef\n",
+    "/etc/passwd": "root:x:0:0::/root:/bin/sh\neve:x:1:1::/home/eve/:/bin/sh\nadam::2:2::/:/bin/sh\n",
+    "/etc/shadow": "root:*:1::::::\neve:$6$salt$hash:1::::::\n",
+    "/etc/dib-manifests/dib_arguments": "\n",
+    "/etc/dib-manifests/dib_environment": 'declare -x DIB_DEV_USER_PASSWORD="devuser"\n',
+    "/etc/dib-manifests/dib-manifest-dpkg-it": "",
+    "/etc/dib-manifests/dib-manifest-git-it": "some git /opt/some https://example.com/some 0123\n",
+    "/var/lib/dpkg/status": "\n".join(
+        [
+            STANZA.format(name="halfway", state="half-configured"),
+            STANZA.format(name="lacking", state="installed") + "Depends: something-else\n",
+        ]
+    ),
+    "/var/lib/dpkg/updates/0001": "\n",
+    "/etc/ssh/ssh_host_ed25519_key": "x",
+    "/etc/ssh/ssh_host_ed25519_key.pub": "x",
+    "/etc/dropbear/dropbear_rsa_host_key": "x",
+    "/usr/etc/ssh/ssh_host_rsa_key": "x",
+    "/var/lib/systemd/random-seed": "x",
+    "/boot/efi/loader/random-seed": "x",
+    "/var/lib/dhcp/dhclient.eth0.leases": "x",
+    "/var/lib/dhcpcd/duid": "x",
+    "/var/lib/NetworkManager/internal-eth0.lease": "x",
+    "/etc/udev/rules.d/70-persistent-net.rules": "x",
+    "/var/lib/cloud/instances/i-1/obj.pkl": "x",
+    "/var/lib/cloud/data/instance-id": "i-1",
+    "/etc/ssl/private/key.pem": "-----BEGIN PRIVATE KEY-----\nx\n",
+    "/etc/cloud/cloud.cfg.d/50.cfg": "ssh_keys:\n  rsa_private: |\n    -----BEGIN RSA PRIVATE KEY-----\n",
+    "/home/eve/.ssh/id_rsa": KEY_FILE,
+    "/root/.netrc": "x",
+    "/root/admin-openrc.sh": "x",
+    "/home/eve/.docker/config.json": "{}",
+    "/etc/apt/sources.list": "deb https://me:hidden@example.com/debian stable main\n",
+    "/etc/apt/auth.conf": "machine example.com login me password hidden\n",
+    "/etc/wgetrc": "proxy_password = hidden\n",
+    "/etc/yum.repos.d/some.repo": "password=hidden\n",
+    "/root/.curlrc": 'user = "me:hidden"\n',
+    "/root/.ssh/authorized_keys": "# mine\nssh-ed25519 AAAA me\n",
+    "/home/eve/.ssh/authorized_keys2": "ssh-ed25519 AAAA me",
+    "/.ssh/authorized_keys": "ssh-ed25519 AAAA me",
+    "/etc/ssh/authorized_keys.d/adam": "ssh-ed25519 AAAA me",
+    "/root/.bash_history": "id\n",
+    "/home/eve/.python_history": "1 + 1\n",
+    "/home/eve/.lesshst": "x",
+    "/etc/written": "",
+    "/opt/shared/file": "",
+}
+"""What the spoiled image has instead or besides."""
+
+MODES: Mapping[str, int] = {
+    "/etc/written": 0o666,
+    "/opt/shared": 0o777,
+    "/etc/shadow": 0o644,
+    "/etc/shadow-": 0o604,
+    "/etc/dib-manifests/dib_environment": 0o644,
+}
+"""Permissions in the spoiled image."""
+
+ALLOWED: Mapping[str, str] = {
+    "SECRETS_ALLOWED": "/etc/* /root/* /home/* /.ssh/*",
+    "PASSWORDS_ALLOWED": "eve adam",
+    "WORLD_WRITABLE_ALLOWED": "/etc/written /opt/share?",
+}
+"""What has the spoiled image pass all tests that heed it."""
+
+NARROW: Mapping[str, str] = {
+    "SECRETS_ALLOWED": "/etc/* /home/eve/.ssh/* /home/eve/.docker/*",
+    "PASSWORDS_ALLOWED": "ev eve? adam",
+    "WORLD_WRITABLE_ALLOWED": "/etc/written /opt",
+}
+"""What has it pass some of them, or for some paths."""
+
+LABELS: Mapping[str, Mapping[str, Any]] = {
+    "healthy": {
+        "file": "healthy.qcow2",
+        "tests": ["all"],
+        "min_disk": 2,
+        "variables": {"MAX_FILE_SIZE": "400M", "MAX_DISK_SIZE": "1.5 GiB"},
+    },
+    "tight": {
+        "file": "healthy.qcow2",
+        "tests": ["size", "datasources"],
+        "min_disk": 1,
+        "variables": {"MAX_FILE_SIZE": "64k", "MAX_DISK_SIZE": "1535M", "DATASOURCES": "NoCloud, Azure"},
+    },
+    "vague": {"file": "healthy.qcow2", "tests": ["size"], "variables": {"MAX_DISK_SIZE": "big"}},
+    "spoiled": {"file": "spoiled.raw", "tests": ["all"]},
+    "allowed": {"file": "spoiled.raw", "tests": ["secrets", "permissions"], "variables": ALLOWED},
+    "narrow": {"file": "spoiled.raw", "tests": ["secrets", "permissions"], "variables": NARROW},
+    "bare": {"file": "bare.raw", "tests": ["all"]},
+    "elsewhere": {"file": "bare.raw", "tests": ["datasources"], "variables": {"DATASOURCES": "Ec2"}},
+    "unified": {"file": "unified.raw", "tests": ["bootable", "manifest"], "manifests": "/opt/manifests"},
+    "hidden": {"file": "hidden.raw", "tests": ["bootable"]},
+    "stray": {"file": "stray.raw", "tests": ["datasources"]},
+    "garbled": {"file": "garbled.raw", "tests": ["datasources"]},
+}
+"""Images, some of one file, the generic tests that look at them, and settings for these."""
+
+Failures = Mapping[str, tuple[set[str] | None, str]]
+"""Of each test that fails, the paths its message names (None: a program's words), and what else it says."""
+
+READABLE = ({"/etc/shadow", "/etc/shadow-"}, "/etc/shadow is -rw-r--r--")
+
+FAILURES: Mapping[str, Failures] = {
+    "healthy": {},
+    "tight": {
+        "test_file_is_within_its_budget": ({"/healthy.qcow2"}, "MiB, allowed are 0.1"),
+        "test_disk_is_within_its_budget": (set(), "the disk has 1536.0 MiB, allowed are 1535.0"),
+        "test_disk_fits_min_disk": (set(), "the disk has 1.50 GiB, and min_disk promises that 1 are enough"),
+        "test_datasources_suit_the_environment": (set(), "missing: Azure"),
+    },
+    "vague": {"test_disk_is_within_its_budget": (set(), "MAX_DISK_SIZE is 'big'")},
+    "spoiled": {
+        "test_kernel_is_there": (
+            {"/spoiled.raw", "/boot", "/boot/efi", "/boot/grub", "/boot/vmlinuz"},
+            "no kernel is in",
+        ),
+        "test_boot_loader_is_there": ({"/spoiled.raw"}, "no boot loader is configured"),
+        "test_disk_can_be_started": ({"/spoiled.raw"}, "neither boot code nor an EFI partition"),
+        "test_datasources_are_configured": (set(), "names no source (it is ['None'])"),
+        "test_datasources_suit_the_environment": (set(), "missing: NoCloud"),
+        "test_filesystem_is_clean": (None, "ref count is 7, should be 1"),
+        "test_no_host_keys": (
+            {
+                *("/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_ed25519_key.pub"),
+                *("/etc/dropbear/dropbear_rsa_host_key", "/usr/etc/ssh/ssh_host_rsa_key"),
+            },
+            "host keys are in the image",
+        ),
+        "test_no_machine_id": ({"/etc/machine-id", "/var/lib/dbus/machine-id"}, "a machine id is"),
+        "test_no_random_seed": (
+            {"/var/lib/systemd/random-seed", "/boot/efi/loader/random-seed"},
+            "a random seed is",
+        ),
+        "test_no_traces_of_a_boot": (
+            {
+                *("/var/lib/dhcp/dhclient.eth0.leases", "/var/lib/dhcpcd/duid"),
+                *("/var/lib/NetworkManager/internal-eth0.lease", "/etc/udev/rules.d/70-persistent-net.rules"),
+                *("/var/lib/cloud/instance", "/var/lib/cloud/instances/i-1"),
+                "/var/lib/cloud/data/instance-id",
+            },
+            "traces of another machine are",
+        ),
+        "test_arguments_are_written_down": ({"/etc/dib-manifests"}, "has no dib_arguments"),
+        "test_packages_are_written_down": (
+            {"/etc/dib-manifests", "/etc/dib-manifests/dib-manifest-dpkg-it"},
+            "has no list of packages",
+        ),
+        "test_manifests_are_for_root": ({"/etc/dib-manifests/dib_environment"}, "everybody may read"),
+        "test_every_package_is_whole": (None, "halfway"),
+        "test_no_package_misses_another": (None, "lacking : Depends: something-else"),
+        "test_nothing_was_left_in_the_middle": ({"/var/lib/dpkg/updates/0001"}, "were not finished"),
+        "test_nothing_is_world_writable": ({"/etc/written", "/opt/shared"}, "/opt/shared: drwxrwxrwx"),
+        "test_passwords_are_not_readable": READABLE,
+        "test_no_private_keys": (
+            {"/etc/cloud/cloud.cfg.d/50.cfg", "/etc/ssl/private/key.pem", "/home/eve/.ssh/id_rsa"},
+            "private keys are in the image",
+        ),
+        "test_no_credentials": (
+            {"/root/.netrc", "/root/admin-openrc.sh", "/home/eve/.docker/config.json"},
+            "credentials are in the image",
+        ),
+        "test_no_passwords_in_sources": (
+            {
+                *("/etc/apt/auth.conf", "/etc/apt/sources.list", "/etc/wgetrc", "/root/.curlrc"),
+                *("/etc/yum.repos.d/some.repo", "/etc/dib-manifests/dib_environment"),
+            },
+            "passwords are in the image",
+        ),
+        "test_no_passwords_of_users": (
+            {"/etc/passwd", "/etc/shadow"},
+            "eve: has a password in /etc/shadow\n  adam: needs no password in /etc/passwd\n",
+        ),
+        "test_no_authorized_keys": (
+            {
+                *("/root/.ssh/authorized_keys", "/home/eve/.ssh/authorized_keys2"),
+                *("/.ssh/authorized_keys", "/etc/ssh/authorized_keys.d/adam"),
+            },
+            "ssh keys are let in",
+        ),
+        "test_no_histories": (
+            {"/root/.bash_history", "/home/eve/.python_history", "/home/eve/.lesshst"},
+            "histories are in the image",
+        ),
+    },
+    "allowed": {"test_passwords_are_not_readable": READABLE},
+    "narrow": {
+        "test_no_credentials": ({"/root/.netrc", "/root/admin-openrc.sh"}, "named in SECRETS_ALLOWED"),
+        "test_no_passwords_in_sources": ({"/root/.curlrc"}, "named in SECRETS_ALLOWED"),
+        "test_no_authorized_keys": (
+            {"/root/.ssh/authorized_keys", "/.ssh/authorized_keys"},
+            "named in SECRETS_ALLOWED",
+        ),
+        "test_no_histories": (
+            {"/root/.bash_history", "/home/eve/.python_history", "/home/eve/.lesshst"},
+            "named in SECRETS_ALLOWED",
+        ),
+        "test_no_passwords_of_users": ({"/etc/shadow"}, "named in PASSWORDS_ALLOWED"),
+        "test_nothing_is_world_writable": ({"/opt/shared"}, "named in WORLD_WRITABLE_ALLOWED"),
+        "test_passwords_are_not_readable": READABLE,
+    },
+    "bare": {
+        "test_kernel_is_there": ({"/bare.raw"}, "has no initrd beside it"),
+        "test_kernel_has_its_modules": (set(), f"the kernel is {LATER}; there are modules for {KERNEL}"),
+        "test_datasources_suit_the_environment": (set(), "datasource_list is ['Ec2']; missing: NoCloud"),
+        "test_filesystem_is_clean": (None, "the journal was not empty"),
+        **dict.fromkeys(
+            (
+                *("test_arguments_are_written_down", "test_packages_are_written_down"),
+                "test_manifests_are_for_root",
+            ),
+            ({"/etc/dib-manifests"}, "add the element `manifests`"),
+        ),
+    },
+    "elsewhere": {},
+    "unified": {},
+    "hidden": {},
+    "stray": dict.fromkeys(
+        ("test_datasources_are_configured", "test_datasources_suit_the_environment"),
+        ({"/etc/cloud/cloud.cfg"}, "datasource_list is 'NoCloud' in /etc/cloud/cloud.cfg, and no list"),
+    ),
+    "garbled": dict.fromkeys(
+        ("test_datasources_are_configured", "test_datasources_suit_the_environment"),
+        ({"/etc/cloud/cloud.cfg.d/1.cfg"}, "/etc/cloud/cloud.cfg.d/1.cfg is no YAML"),
+    ),
+}
+"""All that fails, by image."""
+
+SKIPPED: Mapping[str, set[str]] = {
+    "healthy": set(),
+    "allowed": set(),
+    "elsewhere": set(),
+    "unified": {"test_kernel_has_its_modules", "test_packages_are_written_down"},
+    "hidden": {"test_kernel_is_there", "test_boot_loader_is_there", "test_kernel_has_its_modules"},
+}
+"""What does not apply or cannot tell, of images where everything else has to pass."""
+
+
+def write(root: Path, files: Mapping[str, str], modes: Mapping[str, int] | None = None) -> None:
+    for name, content in files.items():
+        path = root / name[1:]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        if "shadow" in name or "manifests" in name:
+            path.chmod(0o600)
+    for name, mode in (modes or {}).items():
+        (root / name[1:]).chmod(mode)
+
+
+def healthy_tree(root: Path) -> Path:
+    """Make a tree with a kernel, dpkg, apt and GOOD."""
+    write(skeleton(root), GOOD)
+    (root / "tmp").chmod(0o1777)
+    (root / "boot/vmlinuz").write_bytes(kernel(KERNEL))
+    # A link's mode says that everybody may do everything.
+    (root / "etc/dib-manifests/latest").symlink_to("dib-manifest-dpkg-it")
+    (root / "var/lib/dbus").mkdir()
+    (root / "var/lib/dbus/machine-id").symlink_to("/etc/machine-id")
+    for program in ("/usr/bin/dpkg", "/usr/bin/apt-get", "/bin/sh"):
+        _copy_program(Path(program), root)
+    # Without its tables of architectures apt gives up.
+    shutil.copytree("/usr/share/dpkg", root / "usr/share/dpkg")
+    for package in ("whole", "halfway", "lacking"):
+        info = f"/var/lib/dpkg/info/{package}"
+        write(root, {f"{info}.list": "/.\n", f"{info}.md5sums": ""})
+    return root
+
+
+def kernel(version: str) -> bytes:
+    """Return so much of an x86 kernel that its version can be told."""
+    head = bytearray(0x400)
+    head[0x202:0x206] = b"HdrS"
+    head[0x20E:0x210] = (0x100).to_bytes(2, "little")
+    said = f"{version} (who@where) #1".encode()
+    head[0x300 : 0x300 + len(said)] = said
+    return bytes(head)
+
+
+def make_filesystem(tree: Path, image: Path, *, offset: int = 0, size: int = 16, change: str = "") -> None:
+    """Make an ext4 filesystem of ``size`` MiB with the tree; ``change`` is a command of debugfs."""
+    where = ["-E", f"offset={offset}", "-d", str(tree)]
+    process.run(["mke2fs", "-q", "-t", "ext4", *where, str(image), f"{size}M"])
+    if change:
+        process.run(["debugfs", "-w", "-R", change, f"{image}?offset={offset}"])
+
+
+def make_disk(
+    tree: Path, image: Path, *, boot_code: bool = False, efi: bool = False, change: str = ""
+) -> None:
+    """Make a disk of an empty partition, or a FAT one for EFI that is not mounted, and one with the tree."""
+    with image.open("wb") as file:
+        file.truncate(70 * MIB)
+    label, kind = ("gpt", "C12A7328-F81F-11D2-BA4B-00A0C93EC93B") if efi else ("dos", "83")
+    table = f"label: {label}\nstart=1MiB, size=3MiB, type={kind}\nstart=4MiB, size=64MiB\n"
+    process.run(["sfdisk", "--quiet", str(image)], stdin=table)
+    if efi:
+        process.run(["mformat", "-i", f"{image}@@{MIB}", "-T", "6144", "-h", "64", "-s", "32", "::"])
+    make_filesystem(tree, image, offset=4 * MIB, size=64, change=change)
+    if boot_code:
+        with image.open("r+b") as file:
+            file.write(b"\xfa")
+
+
+def make_images(folder: Path) -> None:
+    """Make the files of LABELS."""
+    tree = healthy_tree(folder / "healthy")
+    make_disk(tree, folder / "healthy.raw", boot_code=True)
+    raw, qcow2 = (str(folder / f"healthy.{kind}") for kind in ("raw", "qcow2"))
+    process.run(["qemu-img", "convert", "-O", "qcow2", raw, qcow2])
+    process.run(["qemu-img", "resize", "-q", qcow2, "1536M"])
+
+    write(tree, SPOILED, MODES)
+    (tree / "boot/vmlinuz").unlink()
+    (tree / "boot/vmlinuz").symlink_to("vmlinuz-gone")
+    (tree / "var/lib/cloud/instance").symlink_to("/var/lib/cloud/instances/i-1")
+    make_disk(tree, folder / "spoiled.raw", change="set_inode_field /etc/hostname links_count 7")
+
+    tree = skeleton(folder / "bare")
+    write(
+        tree, {f"/lib/modules/{KERNEL}/modules.dep": "", "/etc/cloud/cloud.cfg": "datasource_list: [Ec2]\n"}
+    )
+    make_filesystem(tree, folder / "bare.raw", change="feature needs_recovery")
+    (folder / "bare.vmlinuz").write_bytes(kernel(LATER))
+
+    tree = skeleton(folder / "unified")
+    make_disk(tree, folder / "hidden.raw", efi=True)
+    write(tree, {f"/opt/manifests/{name}": text for name, text in MANIFESTS.items()})
+    write(tree, {"/efi/EFI/Linux/linux.efi": "x", "/opt/manifests/dib-manifest-git-it": "some git\n"})
+    make_disk(tree, folder / "unified.raw", efi=True)
+
+    for name, files in {
+        "stray": {"/etc/cloud/cloud.cfg": "datasource_list: NoCloud\n"},
+        "garbled": {"/etc/cloud/cloud.cfg": "", "/etc/cloud/cloud.cfg.d/1.cfg": "datasource_list: [\n"},
+    }.items():
+        write(skeleton(folder / name), files)
+        make_filesystem(folder / name, folder / f"{name}.raw")
+
+
+def settings(image: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what images.yaml says of one of LABELS."""
+    build = {"DIB_MANIFEST_IMAGE_DIR": image["manifests"]} if "manifests" in image else {}
+    return {
+        "filename": image["file"],
+        "dib": {"elements": ["vm"], "environment_variables": build},
+        "glance": {"min_disk": image.get("min_disk", 0)},
+        "tests": {
+            "ssh": {"username": "root"},
+            "environment_variables": dict(image.get("variables", {})),
+            "tests_list": [{"image": f"generic:{name}"} for name in image["tests"]],
+        },
+    }
+
+
+Outcomes = Mapping[str, ET.Element | None]
+"""By test, what the JUnit file says of it: a failure, an error, that it was skipped; None if it passed."""
+
+Seen = tuple[Mapping[str, Outcomes], str]
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """Test all LABELS in one run, and return what became of each test, by label, and the output."""
+    operator = Operator(path=tmp_path_factory.mktemp("images"))
+    make_images(operator.path)
+    operator.write("images.yaml", yaml.safe_dump({name: settings(image) for name, image in LABELS.items()}))
+    run = operator.run("pytest", "-v", "--dib-image=all", "--dib-build=never", "--junit-xml=junit.xml")
+    outcomes: dict[str, dict[str, ET.Element | None]] = {label: {} for label in LABELS}
+    for case in ET.parse(operator.path / "junit.xml").iter("testcase"):
+        name, _, label = case.get("name", "").rstrip("]").partition("[")
+        said = [part for part in case if part.tag in {"failure", "error", "skipped"}]
+        for part in said:
+            part.set("message", part.get("message", "").replace(str(operator.path), ""))
+        outcomes[label][name] = said[0] if said else None
+    return outcomes, run.output
+
+
+def named_in(message: str) -> set[str]:
+    """Return the paths in what a test says itself, without the assertion that pytest shows below it."""
+    return set(re.findall(r"/[\w./-]*[\w-]", message.partition("\nassert ")[0]))
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_what_is_wrong_fails_by_name_and_nothing_else_does(seen: Seen, label: str) -> None:
+    outcomes, output = seen
+    said = {
+        name: part.get("message", "")
+        for name, part in outcomes[label].items()
+        if part is not None and part.tag != "skipped"
+    }
+    assert said.keys() == FAILURES[label].keys(), output
+    for name, (paths, words) in FAILURES[label].items():
+        assert words in said[name]
+        assert paths is None or named_in(said[name]) == paths, said[name]
+
+
+@pytest.mark.parametrize("label", SKIPPED)
+def test_what_is_right_passes_and_is_not_passed_over(seen: Seen, label: str) -> None:
+    outcomes, output = seen
+    skipped = {name for name, part in outcomes[label].items() if part is not None and part.tag == "skipped"}
+    assert skipped == SKIPPED[label], output
+
+
+def test_each_is_seen_to_pass_and_to_fail(seen: Seen) -> None:
+    outcomes, _ = seen
+    modules = [ast.parse(path.read_text()) for path in (ROOT / "image_tests/tree").glob("test_*.py")]
+    functions = {node.name for tree in modules for node in tree.body if isinstance(node, ast.FunctionDef)}
+    generic = {name for name in functions if name.startswith("test_")}
+    assert outcomes["healthy"].keys() == generic
+    assert {name for failing in FAILURES.values() for name in failing} == generic
