@@ -79,9 +79,6 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
     run = ActiveRun(config, catalog=catalog, plan=plan, wishes=wishes)
     config.stash[KEY] = run
     config.pluginmanager.register(run, "dibctl-active")
-    config.pluginmanager.register(
-        collecting.Collecting(config, catalog=catalog, plan=plan), "dibctl-collecting"
-    )
     config.pluginmanager.register(FinalizersFirst(run), "dibctl-finalizers")
     config.pluginmanager.register(Attestation(run), "dibctl-attestation")
 
@@ -294,6 +291,11 @@ class ActiveRun:
         if is_controller(config):
             self._distribution = Distribution(self, self._caretaker())
             config.pluginmanager.register(self._distribution, "dibctl-distribution")
+
+    def pytest_sessionstart(self) -> None:
+        """Collect, and put in order after all others: pytest's own plugins for --lf and --ff are here now."""
+        order = collecting.Collecting(self.config, catalog=self.catalog, plan=self.plan)
+        self.config.pluginmanager.register(order, "dibctl-collecting")
 
     def _open_ledger(self) -> ledger.Ledger:
         """Hold the run's ledger, and have a guardian ready; raises DibctlError."""

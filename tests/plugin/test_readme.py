@@ -15,17 +15,9 @@ from pytest_dibctl import accounts, cli, fixtures, host, plugin
 from pytest_dibctl.config import catalog, entries, models
 from pytest_dibctl.errors import ExitCode
 from tests.plugin.conftest import ROOT, Project
+from tests.support import readme
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-FILES = {
-    match.group(1): text
-    for language, text in BLOCKS
-    if language in {"yaml", "python", "sh"}
-    for match in [re.search(r"^# (\S+\.(?:yaml|py|sh))$", text, re.MULTILINE)]
-    if match
-}
-COMMANDS = [line for language, text in BLOCKS[1:] if language == "console" for line in text.splitlines()]
+README = readme.TEXT
 
 
 def table(heading: str) -> dict[str, str]:
@@ -40,7 +32,7 @@ def table(heading: str) -> dict[str, str]:
 @pytest.fixture
 def written(project: Project) -> Project:
     """The README's files, and an image that lies where the example's is built."""
-    for name, text in FILES.items():
+    for name, text in readme.FILES.items():
         project.write(name, text, executable=name.endswith(".sh"))
     project.pytester.run("qemu-img", "create", "-q", "-f", "qcow2", "images.qcow2", "1M")
     (project.path / "images").mkdir()
@@ -67,7 +59,7 @@ REBOOTS = """
 
 
 def test_the_first_block_holds_exactly_the_two_lines() -> None:
-    language, text = BLOCKS[0]
+    language, text = readme.BLOCKS[0]
     assert language == "console"
     first, second = text.splitlines()
     assert first.endswith("pytest --dib-image=debian --junit-xml=junit.xml")
@@ -75,8 +67,8 @@ def test_the_first_block_holds_exactly_the_two_lines() -> None:
 
 
 def test_every_example_file_is_named() -> None:
-    files = [text for language, text in BLOCKS if language in {"yaml", "python", "sh"}]
-    assert len(files) == len(FILES) == 7
+    files = [text for language, text in readme.BLOCKS if language in {"yaml", "python", "sh"}]
+    assert len(files) == len(readme.FILES) == 7
 
 
 def test_the_example_configuration_is_valid(written: Project) -> None:
@@ -100,7 +92,7 @@ def test_the_example_script_is_run(written: Project) -> None:
     result.stdout.fnmatch_lines(["*dibctl-web-* has 512 MiB"])
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("pytest")])
+@pytest.mark.parametrize("line", [line for line in readme.COMMANDS if line.startswith("pytest")])
 def test_the_pytest_commands_select_what_they_say(written: Project, line: str) -> None:
     _, *arguments = shlex.split(line)
     result = written.run("--collect-only", "-q", *arguments, images=None)
@@ -123,7 +115,7 @@ def test_the_pytest_commands_select_what_they_say(written: Project, line: str) -
         )
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("dibctl")])
+@pytest.mark.parametrize("line", [line for line in readme.COMMANDS if line.startswith("dibctl")])
 def test_the_dibctl_commands_are_understood(line: str) -> None:
     _, *arguments = shlex.split(line)
     assert callable(cli.build_parser().parse_args(arguments).run)
@@ -135,7 +127,7 @@ def test_the_dibctl_commands_are_understood(line: str) -> None:
 def test_the_harmless_commands_work(
     written: Project, command: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert f"dibctl {command}" in COMMANDS
+    assert f"dibctl {command}" in readme.COMMANDS
     written.monkeypatch.chdir(written.path)
     assert cli.main(shlex.split(command)) == code
     assert capsys.readouterr().out

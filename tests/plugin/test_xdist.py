@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import os
 import signal
 import subprocess
 import sys
-import time
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from pytest_dibctl import active
 from tests.plugin.conftest import Project
+from tests.support import waiting
 
 TESTS = """
     import pytest
@@ -121,8 +125,13 @@ def nothing_left(project: Project) -> bool:
         ("-n2", "--dist=loadgroup"),
         ("-n2", "--dist=worksteal"),
         ("-n2", "--dist=each"),
+        ("-n2", "--dist=no"),
         ("-n1",),
+        ("-n0",),
+        ("-p", "no:xdist"),
         ("--dist=load", "--tx=2*popen"),
+        ("--dist=each", "--tx=2*popen"),
+        ("--dist=no", "--tx=2*popen"),
     ],
     ids=" ".join,
 )
@@ -153,6 +162,50 @@ def test_several_instances_go_to_images_without_a_worker_first(project: Project)
     found = counted(project, "alpha", "beta")
     for image in ("alpha", "beta"):
         assert found.of(image, "build", "upload", "delete_image", "test") == (1, 1, 1, 4)
+    assert nothing_left(project)
+
+
+def test_several_instances_after_a_crash(project: Project) -> None:
+    prepare(
+        project,
+        "alpha",
+        count=8,
+        body="number == 3 and __import__('os')._exit(9); __import__('time').sleep(0.3)",
+    )
+    project.run("-n2", "--dib-instances=2").assert_outcomes(passed=7, failed=1)
+    found = counted(project, "alpha")
+    assert found.of("alpha", "build", "upload", "delete_image", "test") == (1, 1, 1, 7)
+    boots, deletions = found.of("alpha", "boot", "delete_instance")
+    assert boots == deletions
+    assert boots in {2, 3}  # the worker that came instead may find nothing to do
+    assert nothing_left(project)
+
+
+@pytest.mark.parametrize("arguments", [("-k", "1 or 2 or 3"), ("--lf",)], ids=" ".join)
+def test_several_instances_share_what_is_selected(project: Project, arguments: tuple[str, ...]) -> None:
+    there = "__import__('pathlib').Path('go').exists()"
+    body = f"__import__('time').sleep(0.3); assert number not in (1, 2, 3) or {there}"
+    prepare(project, "alpha", count=8, body=body)
+    if arguments == ("--lf",):
+        project.run("-n2", "--dib-instances=2").assert_outcomes(passed=5, failed=3)
+        project.log_file.unlink()
+    project.write("go", "")
+    project.run("-n2", "--dib-instances=2", *arguments).assert_outcomes(passed=3)
+    found = counted(project, "alpha")
+    builds = 0 if arguments == ("--lf",) else 1
+    assert found.of("alpha", "build", "upload", "delete_image", "test") == (builds, 1, 1, 3)
+    assert found.of("alpha", "boot", "delete_instance") == (2, 2)
+    assert nothing_left(project)
+
+
+def test_a_worker_that_may_not_be_replaced(project: Project) -> None:
+    prepare(project, "alpha", "beta", body="image.label == 'alpha' and __import__('os')._exit(9)")
+    result = project.run("-n2", "--max-worker-restart=0")
+    assert result.ret != pytest.ExitCode.OK
+    found = counted(project, "alpha", "beta")
+    for image in ("alpha", "beta"):
+        uploads, boots, instances, images = found.of(image, *LIFE[1:])
+        assert (uploads, boots) == (images, instances)
     assert nothing_left(project)
 
 
@@ -270,22 +323,30 @@ def test_random_order_is_random_within_an_image_only(project: Project) -> None:
     assert project.counts()["boot"] == 2
 
 
-def test_last_failed_and_failed_first(project: Project) -> None:
+@pytest.mark.parametrize("workers", ["-n2", "-n0"])
+def test_last_failed_and_failed_first(project: Project, workers: str) -> None:
     prepare(project, "alpha", "beta", body="assert (image.label, number) != ('beta', 2)")
-    project.run("-n2").assert_outcomes(passed=7, failed=1)
+    project.run(workers).assert_outcomes(passed=7, failed=1)
     project.log_file.unlink()
-    project.run("-n2", "--lf").assert_outcomes(failed=1)
+    project.run(workers, "--lf").assert_outcomes(failed=1)
     found = counted(project, "alpha", "beta")
     assert found.of("alpha", *LIFE) == (0, 0, 0, 0, 0)
     assert found.of("beta", *LIFE, "test") == (0, 1, 1, 1, 1, 1)
     project.log_file.unlink()
-    project.run("-n2", "--ff").assert_outcomes(passed=7, failed=1)
+    project.run(workers, "--ff").assert_outcomes(passed=7, failed=1)
     assert project.counts()["boot"] == 2
+    numbers = [item["name"] for item in project.operations() if item["operation"] == "test"]
+    assert [name for name in numbers if "beta" in name] == [
+        f"test_it[beta-{number}]" for number in (2, 0, 1, 3)
+    ]
     assert nothing_left(project)
 
 
+@pytest.mark.parametrize("arguments", [("-n2",), ("-n2", "--dib-instances=2"), ("-n0",)], ids=" ".join)
 @pytest.mark.parametrize("option", ["-x", "--maxfail=2"])
-def test_a_run_that_stops_soon_removes_everything(project: Project, option: str) -> None:
+def test_a_run_that_stops_soon_removes_everything(
+    project: Project, option: str, arguments: tuple[str, ...]
+) -> None:
     prepare(
         project,
         "alpha",
@@ -293,21 +354,23 @@ def test_a_run_that_stops_soon_removes_everything(project: Project, option: str)
         count=12,
         body="__import__('time').sleep(0.2); assert image.label != 'alpha'",
     )
-    result = project.run("-n2", option)
+    result = project.run(*arguments, option)
     failed = 1 if option == "-x" else 2
     assert result.parseoutcomes()["failed"] == failed
     found = counted(project, "alpha", "beta")
-    assert found.of("alpha", "test") == (failed,)
+    assert found.of("alpha", *LIFE, "test") == (1, 1, 1, 1, 1, failed)
+    assert found.of("beta", *LIFE) in {(1, 1, 1, 1, 1), (0,) * 5}
     assert found.of("beta", "test")[0] < 12
     assert nothing_left(project)
 
 
-def test_reruns_boot_nothing_again_and_count_for_nothing(project: Project) -> None:
+@pytest.mark.parametrize("workers", ["-n2", "-n0"])
+def test_reruns_boot_nothing_again_and_count_for_nothing(project: Project, workers: str) -> None:
     body = (
         "p = __import__('pathlib').Path(f'ran-{image.label}-{number}'); f = p.exists(); p.touch(); assert f"
     )
     prepare(project, "alpha", "beta", count=2, body=body)
-    result = project.run("-n2", "--reruns=1", "--dib-keep-failed-instance", "--dib-keep-failed-image")
+    result = project.run(workers, "--reruns=1", "--dib-keep-failed-instance", "--dib-keep-failed-image")
     result.assert_outcomes(passed=4)
     assert result.parseoutcomes()["rerun"] == 4
     found = counted(project, "alpha", "beta")
@@ -323,17 +386,36 @@ def test_a_failed_build_is_not_tried_again_by_reruns(project: Project) -> None:
 
 
 def test_builds_are_limited_and_overlap_with_tests(project: Project) -> None:
-    prepare(
-        project, "alpha", "beta", "gamma", count=2, build_seconds=1.5, body="__import__('time').sleep(0.5)"
+    prepare(project, "alpha", "beta", "gamma", count=2, build_seconds=0.5)
+    # The third one ends only when an image is booted, and no two may be built at the same time.
+    log = project.log_file
+    wait = f"while test $(grep -c '\"build\"' {log}) = 3 && ! grep -q '\"boot\"' {log}; do sleep 0.1; done"
+    script = project.path / "build.sh"
+    script.write_text(
+        script.read_text().replace(
+            "qemu-img", f"mkdir {project.path}/alone || exit 3; {wait}; rmdir {project.path}/alone; qemu-img"
+        )
     )
     project.run("-n3", "-o", "dibctl_build_jobs=1").assert_outcomes(passed=6)
-    operations = [item["operation"] for item in project.operations()]
-    builds = [index for index, name in enumerate(operations) if name == "build"]
-    boots = [index for index, name in enumerate(operations) if name == "boot"]
-    assert len(builds) == 3
-    assert builds[1] < boots[0] or boots[0] < builds[1] < builds[2]
-    assert boots[0] < builds[2], "the first image is booted while others are still to be built"
+    assert project.counts()["build"] == 3
     assert nothing_left(project)
+
+
+@pytest.mark.parametrize(("cores", "jobs"), [(1, 1), (2, 1), (6, 3)])
+def test_half_of_the_cores_build_unless_told(cores: int, jobs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(cores)))
+    said = {"dibctl_build_jobs": 0}
+    config: Any = SimpleNamespace(getini=said.__getitem__)
+    assert active._build_jobs(config) == jobs
+    said["dibctl_build_jobs"] = 5
+    assert active._build_jobs(config) == 5
+
+
+def test_fewer_builds_than_none_are_refused(project: Project) -> None:
+    prepare(project, "alpha")
+    result = project.run("-o", "dibctl_build_jobs=-1")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*dibctl_build_jobs is -1; it must be 0*"])
 
 
 ENVIRONMENTS = """
@@ -393,13 +475,13 @@ def test_a_signal_to_the_controller_removes_everything(
         argv, cwd=project.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         awaited = {"test": "ready"}.get(moment, moment)
-        deadline = time.monotonic() + 60
-        while (
-            project.counts().get(awaited, 0) < (1 if moment == "build" else 2) and time.monotonic() < deadline
-        ):
-            time.sleep(0.1)
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=60)
+        try:
+            wanted = 1 if moment == "build" else 2
+            waiting.until(lambda: project.counts().get(awaited, 0) >= wanted)
+            process.send_signal(number)
+            output, _ = process.communicate(timeout=waiting.PATIENCE)
+        finally:
+            process.kill()
     assert process.returncode == pytest.ExitCode.INTERRUPTED, output
     assert "Traceback" not in output
     assert nothing_left(project), output
@@ -418,6 +500,10 @@ def test_killed_workers_leave_nothing(project: Project) -> None:
     outcomes = result.parseoutcomes()
     assert outcomes["passed"] + outcomes.get("failed", 0) == 6
     assert outcomes["passed"] >= 4
+    found = counted(project, "alpha", "beta")
+    assert [found.of(image, "build", "upload", "delete_image") for image in ("alpha", "beta")] == [
+        (1, 1, 1)
+    ] * 2
     assert nothing_left(project)
 
 
