@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import json
 import logging
@@ -197,6 +198,7 @@ def _add_cleanup(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also what runs of any machine left in the OpenStack environments more than 24 hours ago",
     )
+    parser.add_argument("--json", action="store_true", help="print what became of each thing as JSON")
 
 
 def _add_completion(parser: argparse.ArgumentParser) -> None:
@@ -362,6 +364,7 @@ def _guarded_run(catalog: Any, arguments: Arguments) -> Iterator[tuple[Any, Call
         stack.callback(guard.reap)  # last of all: it waits for the ledger to be let go
         book = stack.enter_context(ledger.opened(directory.name))
         stack.enter_context(process.marked(book.run_id))
+        signals.guarded()
         try:
             yield book, guard.ensure
         finally:
@@ -452,7 +455,8 @@ def run_cleanup(arguments: Arguments) -> int:
     def tell(found: Iterable[sweep.Swept]) -> None:
         for item in found:
             swept.append(item)
-            print(f"{item.run_id}  {item.what}: {item.outcome}", flush=True)
+            if not arguments.json:
+                print(f"{item.run_id}  {item.what}: {item.outcome}", flush=True)
 
     with contextlib.suppress(*([NotInConfigError] if arguments.expired else [])):
         tell(
@@ -466,7 +470,9 @@ def run_cleanup(arguments: Arguments) -> int:
     if arguments.expired:
         environments = catalog().environments.values()
         tell(sweep.sweep_expired(environments, choice, cwd=Path.cwd(), dry_run=arguments.dry_run))
-    if not swept:
+    if arguments.json:
+        print_json([dataclasses.asdict(item) for item in swept])
+    elif not swept:
         print("nothing to remove")
     return ExitCode.UNSPECIFIED if any(item.failed for item in swept) else ExitCode.OK
 

@@ -36,6 +36,8 @@ FINISHED = "finished"
 """The file that says that a run came to its end by itself, and told what it could not remove."""
 ELSEWHERE = "elsewhere-"
 """What links to directories of the run begin with that had to be made elsewhere."""
+PROBES = (0.01, 0.05)
+"""Seconds between the looks at a lock: who looks holds it too, for a moment, and is taken for a living run."""
 ROOM = 64 * 1024
 """Bytes a new run must be able to write: it will need some for the records of what it makes."""
 
@@ -229,12 +231,15 @@ def _is_locked(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        for pause in (*PROBES, None):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return False
+            if pause is not None:
+                time.sleep(pause)
     finally:
         os.close(descriptor)
-    return False
+    return True
 
 
 def all_runs(base: Path | None = None) -> tuple[Ledger, ...]:

@@ -26,7 +26,7 @@ def killed(site: Site) -> set[str]:
     document["other"] = stage.environment(site.server.url)
     (site.path / "test.yaml").write_text(yaml.safe_dump(document))
     run = site.start("pytest", "-p", "no:cacheprovider", "--dib-image=all", "--dib-keep-on-kill")
-    until(reached, PATIENCE)
+    assert until(reached, PATIENCE), site.said()
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     assert site.cloud.left() > foreign

@@ -30,7 +30,7 @@ from tests.plugin.conftest import ROOT
 from tests.support import leaks
 from tests.support.plugins import without
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
 MODES = ("single", "controller", "worker", "all")
 """Who gets the signal; all of a run's processes get it from a terminal, or from a job's end."""
 HELD: Mapping[str, tuple[str, str]] = {
@@ -201,7 +201,10 @@ def send(run: subprocess.Popen[bytes], mode: str, number: signal.Signals) -> Non
         os.killpg(run.pid, number)
     elif mode == "worker":
         children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-        lines = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+        lines = {}
+        for pid in children:
+            with contextlib.suppress(OSError):  # it has just ended
+                lines[int(pid)] = Path(f"/proc/{pid}/cmdline").read_bytes()
         [worker] = [pid for pid, line in lines.items() if b"sys.stdin.readline" in line]
         os.kill(worker, number)
     else:

@@ -112,14 +112,18 @@ def test_a_guardian_that_sweeps_writes_no_secret(site: Site) -> None:
     (site.path / "test_it.py").write_text(TEST)
     write(site.path, site.server.url, tests=[{"pytest": "test_it.py"}])
     run = site.start("pytest", "-p", "no:cacheprovider", "--dib-image=all")
-    until((site.path / "started").exists, 90)
+    assert until((site.path / "started").exists, 90), site.said()
     site.cloud.refuses_deletes = True
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     (site.path / "test.yaml").unlink()  # as a job does with what it was given
-    logs = site.temporary.glob("dibctl-*/*/guardian.log")
-    until(lambda: any("could not be removed" in log.read_text() for log in logs), 60)
+
+    def has_said() -> bool:
+        logs = site.temporary.glob("dibctl-*/*/guardian.log")
+        return any("could not be removed" in log.read_text() for log in logs)
+
+    assert until(has_said, 60)
     assert holding(site.path) | holding(site.temporary) == set()
     site.cloud.refuses_deletes = False
-    until(lambda: not list(site.temporary.glob("dibctl-*")), 60)
+    assert until(lambda: not list(site.temporary.glob("dibctl-*")), 60)
     assert site.cloud.left() == set()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.plugin.conftest import Project
+from tests.support import waiting
 
 
 @pytest.fixture
@@ -207,7 +208,7 @@ def test_a_signal_removes_everything(project: Project, number: signal.Signals, m
     if moment == "boot":
         project.faults(boot_seconds=60)
     awaited = "ready" if moment == "test" else "boot"
-    with subprocess.Popen(
+    run = subprocess.Popen(
         [
             sys.executable,
             "-m",
@@ -222,13 +223,12 @@ def test_a_signal_removes_everything(project: Project, number: signal.Signals, m
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ},
-    ) as process:
-        deadline = time.monotonic() + 30
-        while awaited not in project.counts() and time.monotonic() < deadline:
-            time.sleep(0.1)
+    )
+    with waiting.ended(run) as process:
+        waiting.until(lambda: awaited in project.counts(), process)
         time.sleep(0.3)
         process.send_signal(number)
-        output, _ = process.communicate(timeout=30)
+        output = waiting.finish(process)
     assert process.returncode == pytest.ExitCode.INTERRUPTED, output
     expected = {"upload", "import_key", "boot", "delete_key", "delete_image", "close"}
     assert set(project.counts()) == (

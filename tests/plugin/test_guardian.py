@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,8 @@ from pytest_dibctl.errors import DibctlError
 from tests.plugin.conftest import ROOT, Project
 from tests.support import leaks
 from tests.support.plugins import without
+from tests.support.terminals import PATIENCE
+from tests.support.waiting import until
 
 SITE = ROOT / "tests" / "support" / "site"
 FOREVER = "import time\ndef test_it(ssh_access): time.sleep(600)\n"
@@ -34,7 +36,10 @@ def guarded(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proje
     project.write("test_it.py", FOREVER)
     project.images({"debian": [{"pytest": "test_it.py"}]})
     yield project
-    left = leaks.settled(lambda: set(leaks.processes(session).values()), seconds=10)
+    left = leaks.settled(lambda: set(leaks.processes(session).values()))
+    for pid in leaks.processes(session):  # nor after a test that failed
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     assert left == set()
 
 
@@ -48,13 +53,6 @@ def start(project: Project, *arguments: str, terminal: Path = Path(os.devnull)) 
             stderr=output,
             process_group=0,
         )
-
-
-def until(holds: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.05)
 
 
 def runs(project: Project) -> list[ledger.Ledger]:
@@ -193,7 +191,7 @@ def test_a_second_ctrl_c_at_workers_gives_nothing_up(
     guarded: Project, stuck: subprocess.Popen[bytes]
 ) -> None:
     os.killpg(stuck.pid, signal.SIGINT)
-    assert stuck.wait(60) == pytest.ExitCode.INTERRUPTED
+    assert stuck.wait(PATIENCE) == pytest.ExitCode.INTERRUPTED
     text = (guarded.path / "said").read_text()
     assert re.search(r"dibctl: still removing: .*instance dibctl-debian-", text)
     assert "Traceback" not in text
@@ -211,7 +209,7 @@ def test_a_third_ctrl_c_at_workers_leaves_the_rest_to_the_guardian(
     until(lambda: "still removing" in said.read_text())
     assert stuck.poll() is None
     os.killpg(stuck.pid, signal.SIGINT)
-    assert stuck.wait(60) == pytest.ExitCode.INTERRUPTED
+    assert stuck.wait(PATIENCE) == pytest.ExitCode.INTERRUPTED
     assert "the run's guardian removes" in said.read_text()
     assert "Traceback" not in said.read_text()
     until(lambda: nothing_is_left(guarded))
@@ -242,7 +240,8 @@ def test_credentials_reach_the_guardian_and_nothing_else(
         assert b"planted" not in (process / "environ").read_bytes()
         assert b"planted" not in (process / "cmdline").read_bytes()
         for path in guarded.log_file.parent.rglob("*"):
-            assert not (path.is_file() and b"planted" in path.read_bytes()), path
+            with contextlib.suppress(FileNotFoundError):  # the run goes on
+                assert not (path.is_file() and b"planted" in path.read_bytes()), path
     finally:
         run.kill()
         run.wait()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import xml.etree.ElementTree as ET
 from typing import Any
 
 import pytest
 
 from tests.plugin.conftest import Project
+from tests.support import leaks
 
 PASSES = "def test_it(image): pass\n"
 FAILS = "def test_it(image): assert image.label == 'another'\n"
@@ -157,21 +159,20 @@ class TestSsh:
         assert names(result) == ["guest/a.sh::a[debian]", "guest/deep/b.py::b[debian]"]
 
     def test_a_hung_one_is_ended_with_all_it_started(self, project: Project) -> None:
-        body = (
-            "#!/bin/sh\necho started\ntrap '' TERM\n"
-            "sleep 2345.6 &\nsetsid sleep 2345.6 &\nwait; sleep 2345.6\n"
-        )
+        sleep = f"sleep 2345.{os.getpid()}"
+        body = f"#!/bin/sh\necho started\ntrap '' TERM\n{sleep} &\nsetsid {sleep} &\nwait; {sleep}\n"
         project.write("hang.sh", body, executable=True)
-        project.images({"debian": [{"ssh": "hang.sh", "timeout": 2}]})
+        project.images({"debian": [{"ssh": "hang.sh", "timeout": 5}]})
         result = project.run()
         result.assert_outcomes(failed=1)
-        result.stdout.fnmatch_lines(["hang.sh was stopped after 2 s", "started"])
-        assert project.pytester.run("pgrep", "-f", "^sleep 2345.6$").ret == 1
+        result.stdout.fnmatch_lines(["hang.sh was stopped after 5 s", "started"])
+        assert leaks.settled(lambda: leaks.running(sleep)) == set()
 
     def test_entries_share_a_budget(self, project: Project) -> None:
-        for name in ("a", "b", "c"):
-            project.write(f"slow/{name}.sh", "#!/bin/sh\nsleep 2\n", executable=True)
-        project.images({"debian": [{"ssh": "slow", "timeout": 3}]})
+        # Each of them would fit into the 8 s alone.
+        for name, seconds in (("a", 2), ("b", 7), ("c", 0)):
+            project.write(f"slow/{name}.sh", f"#!/bin/sh\nsleep {seconds}\n", executable=True)
+        project.images({"debian": [{"ssh": "slow", "timeout": 8}]})
         project.run().assert_outcomes(passed=1, failed=1, skipped=1)
 
     def test_it_may_fail_and_keep_the_instance(self, project: Project) -> None:
@@ -223,6 +224,18 @@ class TestExternal:
         assert shown == "".join(f"<{word}>" for word in [*words, f"{project.path}/out's.qcow2"])
         assert not (project.path / "x").exists()
 
+    def test_the_format_is_the_file_s_own_or_the_one_that_glance_is_told(self, project: Project) -> None:
+        commands = [{"cmdline": "printf '<%%s>' %(disk_format)s %(container_format)s"}]
+        project.images({"debian": {"filename": "debian.raw", "external_tests": commands}})
+        with (project.path / "debian.raw").open("wb") as file:
+            file.truncate(1 << 20)
+        assert "<raw><bare>" in project.run("-s").stdout.str()
+        project.write("test.yaml", "here: {qemu: {}, glance: {container_format: ovf}}\n")
+        assert "<raw><ovf>" in project.run("-s", "--dib-env=here").stdout.str()
+        project.write("test.yaml", "here: {qemu: {}, glance: {disk_format: vmdk}}\n")
+        result = project.run("-s", "--dib-env=here")
+        result.stdout.fnmatch_lines(["*(here.glance.disk_format): is vmdk, but * is raw*"])
+
     def test_they_have_the_variables_and_run_where_pytest_was_called(self, project: Project) -> None:
         checks = 'test "$DIBCTL_INSTANCE_NAME" = "$1" && test -n "$DIBCTL_SSH" && test -e images.yaml'
         project.images({"debian": {"external_tests": [{"cmdline": f"sh -c '{checks}' - %(instance_name)s"}]}})
@@ -235,11 +248,12 @@ class TestExternal:
         result.stdout.fnmatch_lines(["external_tests?0? exited with 4 after *", "broken"])
 
     def test_a_hung_one_is_stopped(self, project: Project) -> None:
-        project.images({"debian": {"external_tests": [{"cmdline": "sleep 3456.7", "timeout": 1}]}})
+        sleep = f"sleep 3456.{os.getpid()}"
+        project.images({"debian": {"external_tests": [{"cmdline": sleep, "timeout": 1}]}})
         result = project.run()
         result.assert_outcomes(passed=1, failed=1)
         result.stdout.fnmatch_lines(["external_tests?0? was stopped after 1 s"])
-        assert project.pytester.run("pgrep", "-f", "^sleep 3456.7$").ret == 1
+        assert leaks.settled(lambda: leaks.running(sleep)) == set()
 
     def test_a_missing_program_fails_its_test_only(self, project: Project) -> None:
         project.images(

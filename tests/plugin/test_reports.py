@@ -123,6 +123,28 @@ def test_dibctl_test_passes_what_follows_the_dashes_to_pytest(project: Project) 
     assert set(properties(project)) == {"test_a[debian]"}
 
 
+def test_what_the_run_knows_of_a_build_is_told_by_workers_that_opened_nothing(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        """
+        import os
+
+        def test_a(ssh_access): pass
+        def test_b(image): os._exit(9)
+        def test_c(image): os._exit(9)
+        def test_d(image): pass
+        """,
+    )
+    project.images({"alpha": [{"pytest": "test_it.py"}]})
+    project.run("-n1", "--junit-xml=junit.xml").assert_outcomes(passed=2, failed=2)
+    found = properties(project)
+    digests = {known.get("dib_digest", "none") for known in found.values()}
+    assert len(found) == 4
+    assert len(digests) == 1
+    assert next(iter(digests)).startswith("sha512:")
+    assert all("dib_seconds_build" in known for known in found.values())
+
+
 def test_time_of_tests_is_theirs_alone(project: Project) -> None:
     project.write(
         "test_it.py",
@@ -132,19 +154,20 @@ def test_time_of_tests_is_theirs_alone(project: Project) -> None:
 
         @pytest.fixture
         def slow():
-            time.sleep(0.6)
+            time.sleep(3)
 
         def test_it(ssh_access, slow):
-            time.sleep(0.6)
+            time.sleep(1)
         """,
     )
     project.images({"alpha": [{"pytest": "test_it.py"}]})
-    project.faults(boot_seconds=3)
+    project.faults(boot_seconds=5)
     result = project.run()
     [line] = [line for line in result.outlines if line.startswith("alpha ")]
     seconds = dict(zip(PHASES, [cell.rstrip("s") for cell in line.split()[1:7]], strict=True))
-    assert 3 <= float(seconds["boot"]) < 4
-    assert 1.2 <= float(seconds["tests"]) < 2.5
+    # Less than with the fixture's seconds on top, or with the boot's.
+    assert 5 <= float(seconds["boot"]) < 5 + 3
+    assert 3 + 1 <= float(seconds["tests"]) < 3 + 1 + 5
 
 
 def test_logs_are_copied_beside_the_junit_file_and_attached_to_failures(project: Project) -> None:

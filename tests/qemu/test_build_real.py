@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import pytest
 from pytest_dibctl import artifact, build_guard, builder, preflight, process
 from pytest_dibctl.builder import BuildOutcome
 from pytest_dibctl.errors import BuildError, PreflightError
-from tests.support import building
+from tests.support import building, leaks, waiting
+from tests.support.terminals import PATIENCE
 
 pytestmark = [
     pytest.mark.real,
@@ -52,10 +54,7 @@ def _no_lost_loop_device() -> Iterator[None]:
     """Fail when a loop device stays whose file went away together with the namespace it was mounted in."""
     before = lost_loops()
     yield
-    deadline = time.monotonic() + 5
-    while lost_loops() - before and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert lost_loops() <= before
+    assert leaks.settled(lambda: lost_loops() - before) == set()
 
 
 def lost_loops() -> set[str]:
@@ -97,7 +96,8 @@ def test_an_image_is_built_reused_and_built_again_when_its_element_changes(eleme
     assert (out / "tiny.d" / "m").read_text() == "manifest\n"
     assert compressed_clusters(out / "tiny.qcow2") > 0
     assert told[:2] == ["building tiny.qcow2: no image yet", "prepare"]
-    assert [line.partition(" ")[0] for line in told[2:]] == [
+    # A phase that takes long is told of again.
+    assert [line.partition(" ")[0] for line in told[2:] if not line.endswith(" so far")] == [
         "root.d",
         "image",
         "cleanup.d",
@@ -113,7 +113,6 @@ def test_an_image_is_built_reused_and_built_again_when_its_element_changes(eleme
 
     second = build(out, elements)
     assert (second.built, second.artifact) == (False, first.artifact)
-    assert second.seconds < 1
 
     building.hook(elements / "tiny", "cleanup.d", "10-out", "#!/bin/bash\n:\n")
     third = build(out, elements)
@@ -254,12 +253,18 @@ with signals.as_keyboard_interrupt():
 """
 
 
-def run(out: Path, elements: Path) -> subprocess.Popen[str]:
+@pytest.fixture
+def run(elements: Path, out: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     """Build in a process of its own."""
     argv = [sys.executable, "-c", SCRIPT, str(REPOSITORY), str(out), str(elements)]
-    return subprocess.Popen(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    with contextlib.ExitStack() as stack:
+        yield lambda: stack.enter_context(
+            waiting.ended(
+                subprocess.Popen(
+                    argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+                )
+            )
+        )
 
 
 def slow(elements: Path, out: Path, phase: str) -> None:
@@ -267,7 +272,7 @@ def slow(elements: Path, out: Path, phase: str) -> None:
     building.hook(elements / "tiny", phase, "50-slow", f"#!/bin/bash\ntouch {out}/started\nsudo sleep 4321\n")
 
 
-def wait_until(condition: Any, what: str, seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, what
@@ -283,8 +288,9 @@ def descendants(pid: int) -> list[int]:
     """Return the processes below ``pid``, nearest first."""
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *descendants(child)]
+        with contextlib.suppress(OSError):  # it ended while we looked
+            for child in map(int, task.read_text().split()):
+                found += [child, *descendants(child)]
     return found
 
 
@@ -310,15 +316,15 @@ def is_clean(out: Path) -> bool:
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_build_whose_run_is_ended_leaves_nothing(
-    elements: Path, out: Path, number: signal.Signals, phase: str
+    elements: Path, out: Path, run: Callable[[], subprocess.Popen[str]], number: signal.Signals, phase: str
 ) -> None:
     slow(elements, out, phase)
-    running = run(out, elements)
+    running = run()
     started(running, out)
     wait_until(lambda: sleepers(running), "nobody sleeps")
     below = descendants(running.pid)
     os.killpg(running.pid, number)
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=PATIENCE)
     assert running.returncode != 0
     assert number is signal.SIGKILL or "KeyboardInterrupt" in errors
     wait_until(lambda: is_clean(out), f"left: {names(out)}")
@@ -326,9 +332,11 @@ def test_a_build_whose_run_is_ended_leaves_nothing(
     assert names(out) == {"started", "tiny.qcow2.build.log", ".tiny.qcow2.lock"}
 
 
-def test_the_mounts_of_a_build_are_its_own(elements: Path, out: Path) -> None:
+def test_the_mounts_of_a_build_are_its_own(
+    elements: Path, out: Path, run: Callable[[], subprocess.Popen[str]]
+) -> None:
     slow(elements, out, "cleanup.d")
-    running = run(out, elements)
+    running = run()
     started(running, out)
     try:
         wait_until(lambda: sleepers(running), "nobody sleeps")
@@ -337,14 +345,16 @@ def test_the_mounts_of_a_build_are_its_own(elements: Path, out: Path) -> None:
         assert str(out) not in mounts(os.getpid())
     finally:
         running.terminate()
-        running.communicate(timeout=60)
+        running.communicate(timeout=PATIENCE)
     wait_until(lambda: is_clean(out), f"left: {names(out)}")
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_killed_disk_image_create_is_told_and_left_clean(elements: Path, out: Path, phase: str) -> None:
+def test_a_killed_disk_image_create_is_told_and_left_clean(
+    elements: Path, out: Path, run: Callable[[], subprocess.Popen[str]], phase: str
+) -> None:
     slow(elements, out, phase)
-    running = run(out, elements)
+    running = run()
     started(running, out)
     tool = f"disk-image-create -n -u -o {out}/"
     [shell] = [
@@ -353,14 +363,16 @@ def test_a_killed_disk_image_create_is_told_and_left_clean(elements: Path, out: 
         if arguments(pid).startswith("bash ") and tool in arguments(pid)
     ][:1]
     os.kill(shell, signal.SIGKILL)
-    _, errors = running.communicate(timeout=60)
+    _, errors = running.communicate(timeout=PATIENCE)
     assert f"the build was killed by SIGKILL in {phase}/50-slow" in errors
     assert names(out) == {"started", "tiny.qcow2.build.log", ".tiny.qcow2.lock"}
 
 
-def test_when_run_and_guard_are_killed_the_next_build_removes_what_is_left(elements: Path, out: Path) -> None:
+def test_when_run_and_guard_are_killed_the_next_build_removes_what_is_left(
+    elements: Path, out: Path, run: Callable[[], subprocess.Popen[str]]
+) -> None:
     slow(elements, out, "cleanup.d")
-    running = run(out, elements)
+    running = run()
     started(running, out)
     loops = out / ".tiny.qcow2.building" / build_guard.LOOPS
     wait_until(loops.exists, "the guard did not note its loop device")
@@ -371,7 +383,7 @@ def test_when_run_and_guard_are_killed_the_next_build_removes_what_is_left(eleme
     assert device.read_text().strip().endswith("/image0.raw")
     os.kill(running.pid, signal.SIGKILL)
     os.kill(guard, signal.SIGKILL)
-    running.communicate(timeout=60)
+    running.communicate(timeout=PATIENCE)
     wait_until(lambda: not any("4321" in arguments(pid) for pid in below), "the build outlived its guard")
     assert not is_clean(out)
 
@@ -381,20 +393,22 @@ def test_when_run_and_guard_are_killed_the_next_build_removes_what_is_left(eleme
     assert not device.exists() or str(out) not in device.read_text()
 
 
-def test_two_runs_build_the_same_file_once(elements: Path, out: Path) -> None:
+def test_two_runs_build_the_same_file_once(
+    elements: Path, out: Path, run: Callable[[], subprocess.Popen[str]]
+) -> None:
     slow(elements, out, "root.d")
     script = elements / "tiny" / "root.d" / "50-slow"
     script.write_text(
         script.read_text().replace("sudo sleep 4321", f"while ! [ -e {out}/go ]; do sleep 0.1; done")
     )
-    first = run(out, elements)
+    first = run()
     started(first, out)
-    second = run(out, elements)
+    second = run()
     assert second.stdout is not None
     assert second.stdout.readline().startswith(f"waiting for process {first.pid} on ")
     (out / "go").touch()
-    assert first.communicate(timeout=120)[0].endswith("no image yet\n")
-    assert second.communicate(timeout=120)[0] == "another run has just built it\n"
+    assert first.communicate(timeout=PATIENCE)[0].endswith("no image yet\n")
+    assert second.communicate(timeout=PATIENCE)[0] == "another run has just built it\n"
     assert artifact.inspect(out / "tiny.qcow2").disk_format == "qcow2"
 
 

@@ -20,13 +20,12 @@ from typing import Any
 
 import pytest
 
-from tests.support import leaks, micro
+from tests.support import leaks, micro, waiting
 from tests.support.terminals import PATIENCE, at_terminal, read_until
 
 pytestmark = pytest.mark.real
 
 ROOT = Path(__file__).parents[2]
-"""Seconds any of the runs here may take, on a machine that does other things as well."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,8 +70,8 @@ class Operator:
 
     def run(self, *argv: str) -> Finished:
         """Run a command to its end."""
-        with self.start(argv) as child:
-            output, _ = child.communicate(timeout=PATIENCE)
+        with waiting.ended(self.start(argv)) as child:
+            output = waiting.finish(child)
         assert "Traceback (most recent call last)" not in output, output
         return Finished(code=child.returncode, output=output)
 
@@ -101,7 +100,7 @@ def operator(tmp_path: Path) -> Operator:
     return Operator(path=tmp_path)
 
 
-def environment(patience: int = 25) -> str:
+def environment(patience: int) -> str:
     """Return a test.yaml with an environment ``quick`` that gives up after ``patience`` seconds."""
     return json.dumps({"quick": {"qemu": {"memory": 256}, "tests": {"port_wait_timeout": patience}}})
 
@@ -186,11 +185,12 @@ def test_a_build_that_fails_is_told_once_and_dibctl_build_exits_with_its_code(op
     assert operator.dibctl("test", "micro").code == 3
 
 
-BAD_GUESTS: Mapping[str, tuple[str, dict[str, Any], str, int]] = {
-    "panic": ("panic", {}, "panic", 70),
-    "no sshd": ("no-sshd", {}, "ssh", 71),
-    "wrong user": ("plain", {"username": "nobody-there"}, "nobody-there", 71),
+BAD_GUESTS: Mapping[str, tuple[str, dict[str, Any], str, int, int]] = {
+    "panic": ("panic", {}, "panic", 70, PATIENCE),
+    "no sshd": ("no-sshd", {}, "ssh", 71, 30),
+    "wrong user": ("plain", {"username": "nobody-there"}, "nobody-there", 71, 60),
 }
+"""With the seconds for a login: the last two wait to their end, a panic is noticed when it comes."""
 
 
 @pytest.mark.parametrize("guest", BAD_GUESTS)
@@ -199,9 +199,9 @@ def test_a_bad_guest_is_named_and_removed(
     micro_variant: Callable[[str], Path],
     guest: str,
 ) -> None:
-    variant, settings, words, code = BAD_GUESTS[guest]
+    variant, settings, words, code, patience = BAD_GUESTS[guest]
     operator.has(micro_variant(variant), **settings)
-    operator.write("test.yaml", environment())
+    operator.write("test.yaml", environment(patience))
     finished = operator.dibctl("test", "micro", "--environment=quick", "--build=never")
     assert finished.code == code, finished.output
     assert words in finished.output
@@ -212,7 +212,7 @@ def test_a_port_that_never_opens_is_named(operator: Operator, micro_files: Path)
     operator.has(micro_files)
     text = (operator.path / "images.yaml").read_text().replace("wait_for_port: 22", "wait_for_port: 8123")
     operator.write("images.yaml", text)
-    operator.write("test.yaml", environment())
+    operator.write("test.yaml", environment(60))  # it needs the login first, and waits to the end
     finished = operator.dibctl("test", "micro", "--environment=quick", "--build=never")
     assert finished.code == 71, finished.output
     assert "port 8123" in finished.output
@@ -273,20 +273,21 @@ def test_an_interrupted_run_leaves_nothing(
         (operator.path / "micro.qcow2").unlink()
     read, write = os.pipe()
     argv = ["sh", "-c", 'exec 9>&1; exec "$@"', "sh", sys.executable, "-m", "pytest"]
-    with subprocess.Popen(
+    run = subprocess.Popen(
         [*argv, "--dib-image=micro", f"--dib-build={policy}"],
         cwd=operator.path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "DIB_IMAGE_CACHE": str(micro.cache_directory() / "dib")},
         stdout=write,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
-    ) as child:
+    )
+    with waiting.ended(run) as child:
         os.close(write)
         output = read_until(read, awaited)
         time.sleep(1)
         child.send_signal(number)
         output += read_until(read, None)
-        assert child.wait(timeout=60) == pytest.ExitCode.INTERRUPTED, output
+        assert child.wait(timeout=PATIENCE) == pytest.ExitCode.INTERRUPTED, output
     os.close(read)
     assert "Traceback (most recent call last)" not in output
     assert not [path for path in operator.path.iterdir() if path.name.endswith(".building")]
@@ -299,7 +300,7 @@ def test_a_kept_instance_is_reached_tested_again_and_removed(operator: Operator,
         "test_it.py", "def test_it(ssh_access): assert ssh_access.run('test -e /tmp/fixed').returncode == 0\n"
     )
     operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
-    operator.write("test.yaml", environment(patience=PATIENCE))
+    operator.write("test.yaml", environment(PATIENCE))
     failed = operator.pytest("--dib-keep-failed-instance", "--dib-env=quick")
     try:
         assert failed.code == 1, failed.output
@@ -337,8 +338,9 @@ def test_what_a_killed_run_left_is_removed_by_cleanup(
     )
     operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
     # An instance that may be kept has no parent to die with.
-    with operator.start(["pytest", "--dib-image=micro", "--dib-build=never", "--dib-keep-on-kill"]) as child:
-        child.communicate(timeout=PATIENCE)
+    run = operator.start(["pytest", "--dib-image=micro", "--dib-build=never", "--dib-keep-on-kill"])
+    with waiting.ended(run) as child:
+        waiting.finish(child)
     assert child.returncode == -signal.SIGKILL
     assert any("qemu-system" in line for line in leaks.processes(os.environ[leaks.MARKER]).values())
     planned = operator.dibctl("cleanup", "--dry-run")
@@ -362,10 +364,9 @@ def test_a_guardian_removes_what_a_killed_run_left(
     argv = ["pytest", "--dib-image=micro", "--dib-build=never", "--basetemp=base", *options]
     session = os.environ[leaks.MARKER]
     # QEMU would not die with the run: it may be kept.
-    with operator.start([*argv, "--dib-keep-failed-instance"], stdout=subprocess.DEVNULL) as child:
-        deadline = time.monotonic() + PATIENCE
-        while not (operator.path / "started").exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
+    run = operator.start([*argv, "--dib-keep-failed-instance"], stdout=subprocess.DEVNULL)
+    with waiting.ended(run) as child:
+        waiting.until((operator.path / "started").exists, child)
         assert any("qemu-system" in line for line in leaks.processes(session).values())
         child.send_signal(signal.SIGKILL)
         child.wait(PATIENCE)
@@ -409,7 +410,7 @@ def test_dibctl_shell_and_exit_42(operator: Operator, micro_files: Path) -> None
         read_until(screen, "#")
         os.write(screen, b"hostname; exit 42\n")
         shown = read_until(screen, None)
-        assert child.wait(timeout=60) == 0, shown
+        assert child.wait(timeout=PATIENCE) == 0, shown
     assert "kept instance dibctl-micro-" in shown
     removal = re.search(r"remove: +dibctl (.*?)\r?\n", shown)
     assert removal, shown
@@ -427,7 +428,7 @@ def test_dib_shell_opens_once_after_a_failure_and_the_instance_goes(
         read_until(screen, "#")
         os.write(screen, b"echo I-was-in-$((40 + 2)); exit\n")
         shown = read_until(screen, None)
-        assert child.wait(timeout=60) == 1, shown
+        assert child.wait(timeout=PATIENCE) == 1, shown
     assert "I-was-in-42" in shown
     assert "a shell in its instance" not in shown
     assert "2 failed" in shown

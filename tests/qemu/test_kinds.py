@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
-import time
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.qemu.test_end_to_end import Operator
-from tests.support import leaks, overlay
+from tests.support import leaks, overlay, waiting
 
 pytestmark = pytest.mark.real
 
@@ -81,7 +81,7 @@ def test_the_guest_is_rid_of_scripts(host):
 
 MIXED = [
     {"ssh": "in_guest.sh", "timeout": 60},
-    {"ssh": "hang.sh", "timeout": 4},
+    {"ssh": "hang.sh", "timeout": 12},
     {"ssh": "folder", "sudo": True, "timeout": 60},
     {"pytest": "test_after.py"},
     {"shell": "here.sh"},
@@ -122,7 +122,7 @@ def test_all_kinds_of_one_image(operator: Operator, micro_files: Path) -> None:
     assert set(failed) == {"in_guest[micro]", "hang[micro]"}, finished.output
     assert "root in /root ran in_guest.sh\nno newline" in failed["in_guest[micro]"]
     assert "in_guest.sh exited with 7" in failed["in_guest[micro]"]
-    assert "hang.sh was stopped after 4 s\nstarted" in failed["hang[micro]"]
+    assert "hang.sh was stopped after 12 s\nstarted" in failed["hang[micro]"]
     kinds = [facts["dib_kind"] for facts in operator.junit().values()]
     assert list(dict.fromkeys(kinds)) == ["image", "external", "ssh", "pytest", "shell"]
     assert finished.output.count("QEMU runs") == 1, finished.output
@@ -153,7 +153,7 @@ def test_a_spoiled_image_fails_at_once_and_is_not_booted(
     cases = list(ET.parse(operator.path / "junit.xml").iter("testcase"))
     content = [case for case in cases if case.get("classname", "").startswith("image_tests.tree")]
     assert any(case.find("failure") is not None for case in content), finished.output
-    assert sum(float(case.get("time", "")) for case in content) < 5
+    assert sum(float(case.get("time", "")) for case in content) < 60
     assert "micro was not booted: what is in the image failed image_tests/tree/" in finished.output
     assert "QEMU runs" not in finished.output
 
@@ -168,17 +168,15 @@ def test_long({fixture}):
 """
 
 
-def looking(operator: Operator, *arguments: str, seconds: float = 60) -> subprocess.Popen[str]:
-    """Start a run, wait until it looks into the image, and return its process."""
-    child = operator.start(
+@contextlib.contextmanager
+def looking(operator: Operator, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a run, wait until it looks into the image, and give its process."""
+    run = operator.start(
         ["pytest", "-q", "--dib-image=micro", "--dib-build=never", "-p", "no:cacheprovider", *arguments]
     )
-    deadline = time.monotonic() + seconds
-    while not (operator.path / "looking").exists():
-        assert child.poll() is None, child.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return child
+    with waiting.ended(run) as child:
+        waiting.until((operator.path / "looking").exists, child)
+        yield child
 
 
 @pytest.fixture
@@ -208,10 +206,10 @@ def test_a_run_killed_while_it_looks_leaves_nothing_open(
     )
     operator.has(micro_files, tests=[{"image": kind}])
     # A guardian would have removed what is on record before we can look.
-    child = looking(operator, *(["--dib-keep-on-kill"] if number == signal.SIGKILL else []))
-    assert leaks.loop_devices(temporary)
-    child.send_signal(number)
-    child.communicate(timeout=60)
+    with looking(operator, *(["--dib-keep-on-kill"] if number == signal.SIGKILL else [])) as child:
+        assert leaks.loop_devices(temporary)
+        child.send_signal(number)
+        waiting.finish(child)
     assert leaks.settled(lambda: held(temporary)) == set()
     if number == signal.SIGKILL:
         swept = operator.dibctl("cleanup")
@@ -225,12 +223,10 @@ def test_a_worker_killed_while_it_looks_leaves_nothing_open(
     text = LOOKS.format(fixture="image_tree").replace("touch()", "write_text(str(__import__('os').getpid()))")
     operator.write("test_long.py", text)
     operator.has(micro_files, tests=[{"image": "test_long.py"}, {"pytest": "generic:login"}])
-    child = looking(operator, "-n1", "--basetemp=base")
-    deadline = time.monotonic() + 10
-    while not (pid := (operator.path / "looking").read_text()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(int(pid), signal.SIGKILL)
-    output, _ = child.communicate(timeout=120)
+    with looking(operator, "-n1", "--basetemp=base") as child:
+        waiting.until((operator.path / "looking").read_text, child)
+        os.kill(int((operator.path / "looking").read_text()), signal.SIGKILL)
+        output = waiting.finish(child)
     assert "1 failed, 1 error" in output
     assert "micro was not booted" in output
     assert "NOT REMOVED" not in output

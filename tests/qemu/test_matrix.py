@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.qemu.test_end_to_end import Operator
-from tests.support import micro
+from tests.support import micro, waiting
+from tests.support.terminals import PATIENCE
 
 pytestmark = pytest.mark.real
 
 CHECKS = """
-import os
+import os, time
 from pathlib import Path
 
 def test_mark(ssh_access, image):
@@ -32,6 +32,15 @@ def test_memory(ssh_access, dib_journey):
 def test_where(image, dib_journey, instance):
     with Path("where.txt").open("a") as file:
         file.write(f"{image.label} {dib_journey.environment.label} {os.getpid()} {instance.id}\\n")
+"""
+
+
+LONG = """
+def test_long(ssh_access):
+    # Not over before the other image is up, too, however long that takes.
+    deadline = time.monotonic() + 300
+    while not Path("go").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
 """
 
 
@@ -79,9 +88,7 @@ def test_a_matrix_is_built_once_and_booted_everywhere(operator: Operator) -> Non
 
 @pytest.mark.parametrize("victim", ["worker", "run"])
 def test_kills_leave_nothing(operator: Operator, victim: str) -> None:
-    operator.write(
-        "test_checks.py", CHECKS + "\ndef test_long(ssh_access):\n    import time; time.sleep(20)\n"
-    )
+    operator.write("test_checks.py", CHECKS + LONG)
     argv = (
         "pytest",
         "--dib-image=all",
@@ -90,17 +97,19 @@ def test_kills_leave_nothing(operator: Operator, victim: str) -> None:
         "--basetemp=base",
         "--max-worker-restart=0",
     )
-    child = operator.start(argv)
     where = operator.path / "where.txt"
-    deadline = time.monotonic() + 120
-    while not (where.exists() and len(where.read_text().splitlines()) == 2) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    workers = [int(line.split()[2]) for line in where.read_text().splitlines()]
-    os.kill(
-        workers[0] if victim == "worker" else child.pid,
-        signal.SIGKILL if victim == "worker" else signal.SIGTERM,
-    )
-    output, _ = child.communicate(timeout=120)
+    with waiting.ended(operator.start(argv)) as child:
+        # Two builds, one after the other, and two boots.
+        waiting.until(
+            lambda: where.exists() and len(where.read_text().splitlines()) == 2, child, seconds=2 * PATIENCE
+        )
+        workers = [int(line.split()[2]) for line in where.read_text().splitlines()]
+        os.kill(
+            workers[0] if victim == "worker" else child.pid,
+            signal.SIGKILL if victim == "worker" else signal.SIGTERM,
+        )
+        (operator.path / "go").touch()
+        output = waiting.finish(child)
     assert child.returncode in {1, 2}, output
     assert "NOT REMOVED" not in output
     # What is left of processes and files is looked for after each test here.

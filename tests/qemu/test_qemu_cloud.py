@@ -399,7 +399,7 @@ class TestGuestsThatNeverGetReady:
         instance = made.boot(artifact.inspect(micro_variant("no-sshd") / "micro.qcow2"))
         _await_console(instance, f"{instance.name} ready")
         with pytest.raises(PortTimeoutError) as caught:
-            made.access(instance).wait_ready(timeout=5, check=instance.check, progress=made.told.append)
+            made.access(instance).wait_ready(timeout=15, check=instance.check, progress=made.told.append)
         assert "closed at once: nothing listens in the guest" in caught.value.message
         assert caught.value.exit_code == 71
 
@@ -415,7 +415,7 @@ class TestGuestsThatNeverGetReady:
             host_keys=instance.host_keys,
         )
         with contextlib.closing(other), pytest.raises(PortTimeoutError) as caught:
-            other.wait_ready(timeout=8, check=instance.check, progress=made.told.append)
+            other.wait_ready(timeout=20, check=instance.check, progress=made.told.append)
         assert "no login as nobody-here" in caught.value.message
         assert "Permission denied" in caught.value.message
         assert "tests.ssh.username" in str(caught.value)

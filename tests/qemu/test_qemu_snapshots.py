@@ -71,9 +71,7 @@ def test_revert_brings_back_disk_memory_and_services(running: Ready, login: Call
 
     sh(access, "rm /root/kept /run/kept; touch /root/new; sync; killall httpd")
     later = instance.endpoint(8081)
-    started = time.monotonic()
     instance.revert("served")
-    reverted = time.monotonic() - started
     login()
 
     assert boot_id(access) == before
@@ -81,7 +79,6 @@ def test_revert_brings_back_disk_memory_and_services(running: Ready, login: Call
     assert access.run("test -e /root/new").returncode == 1
     assert process.run(["curl", "-sS", f"http://{page.ip}:{page.port}/"]).output == "hello\n"
     assert (instance.endpoint(8080), instance.endpoint(8081)) == (page, later)
-    assert reverted < 5, "seconds; 0.2 on an idle machine"
 
 
 def test_a_snapshot_can_be_gone_back_to_again_and_again_and_replaced(
@@ -239,19 +236,22 @@ def boots(instance):
     # Not by the boot id: a kernel makes it when it is first read, which is after the snapshot.
     return instance.console_output().count(f"micro: {instance.name} ready")
 
-def seconds_apart(access):
-    return abs(time.time() - int(access.run("date +%s", check=True).output))
+def assert_clock(access):
+    before = time.time()
+    guest = int(access.run("date +%s", check=True).output)
+    # It was told a time that had to travel; one that was told none is behind by what test_use slept.
+    assert before - 6 <= guest <= time.time() + 2
 
 def test_use(host):
     host.check_output("touch /root/used /run/used && sync")
-    time.sleep(5)
+    time.sleep(10)
 
 @pristine
 def test_after_use(host, ssh_access, instance):
     assert not host.file("/root/used").exists
     assert not host.file("/run/used").exists
     assert boots(instance) == 1
-    assert seconds_apart(ssh_access) < 4
+    assert_clock(ssh_access)
     host.check_output("touch /root/used && sync")
 
 @pristine

@@ -6,6 +6,7 @@ from: processes by a variable in their environment, the rest by the temporary di
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -16,6 +17,8 @@ from pytest_dibctl import process
 
 MARKER = "DIBCTL_TEST_SESSION"
 """The environment variable that every process started by the session inherits."""
+PATIENCE = 30.0
+"""Seconds for what was ended to be gone: a QEMU, a FUSE daemon, a loop device on a busy machine."""
 
 
 def processes(marker: str) -> dict[int, str]:
@@ -61,9 +64,20 @@ def files(under: Path) -> set[str]:
     return {str(path) for path in under.iterdir()}
 
 
-def settled(look: Callable[[], set[str]], *, seconds: float = 2.0) -> set[str]:
+def running(line: str) -> set[str]:
+    """Return the ids of living processes with this command line."""
+    wanted = line.encode().replace(b" ", b"\0") + b"\0"
+    found = set()
+    for directory in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended while we looked
+            if (directory / "cmdline").read_bytes() == wanted:  # a zombie has none
+                found.add(directory.name)
+    return found
+
+
+def settled(look: Callable[[], set[str]], *, seconds: float | None = None) -> set[str]:
     """Return what ``look`` finds once it finds nothing, or at the end of ``seconds``."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + (PATIENCE if seconds is None else seconds)
     while (found := look()) and time.monotonic() < deadline:
         time.sleep(0.05)
     return found

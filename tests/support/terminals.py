@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import select
 import time
 from collections.abc import Callable, Iterator
 from subprocess import Popen
@@ -37,6 +38,8 @@ def read_until(descriptor: int, awaited: str | None) -> str:
     seen = ""
     deadline = time.monotonic() + PATIENCE
     while (awaited is None or awaited not in seen) and time.monotonic() < deadline:
+        if not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            break
         try:
             data = os.read(descriptor, 65536)
         except OSError:  # how a terminal says that nobody is there any more

@@ -10,6 +10,8 @@ from typing import AnyStr
 
 from tests.support.terminals import PATIENCE
 
+__all__ = ["PATIENCE", "ended", "finish", "stop", "until"]
+
 
 @contextlib.contextmanager
 def ended(child: subprocess.Popen[AnyStr]) -> Iterator[subprocess.Popen[AnyStr]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import shlex
 import signal
@@ -56,7 +57,6 @@ def test_an_image_is_built_once(tmp_path: Path) -> None:
     second = build(tmp_path)
     assert (second.built, second.reason) == (False, "unchanged since it was built")
     assert second.artifact == first.artifact
-    assert second.seconds < 1
     assert second.log_file == tmp_path / "tiny.qcow2.build.log"
 
 
@@ -336,7 +336,7 @@ def slow(directory: Path, body: str = "") -> str:
     return f"sh -c {shlex.quote(script)}"
 
 
-def wait_for(path: Path, seconds: float = 20) -> None:
+def wait_for(path: Path, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} did not appear"
@@ -355,7 +355,7 @@ def sleepers(directory: Path) -> list[int]:
     return found
 
 
-def settle(directory: Path, seconds: float = 20) -> None:
+def settle(directory: Path, seconds: float = 60) -> None:
     """Wait until a guard has ended everything and removed the building directory."""
     deadline = time.monotonic() + seconds
     while sleepers(directory) or ".tiny.qcow2.building" in names(directory):
@@ -369,7 +369,7 @@ def test_however_a_run_is_ended_it_leaves_nothing(tmp_path: Path, number: signal
     wait_for(tmp_path / "started")
     assert sleepers(tmp_path)
     running.send_signal(number)
-    running.communicate(timeout=30)
+    running.communicate(timeout=60)
     assert running.returncode != 0
     settle(tmp_path)
     assert names(tmp_path) == {"started", "tiny.qcow2.build.log", ".tiny.qcow2.lock"}
@@ -382,9 +382,11 @@ def test_a_command_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: p
     stop = threading.Event()
 
     def interrupt() -> None:
-        wait_for(tmp_path / "started")
-        os.kill(os.getpid(), signal.SIGINT)
-        stop.set()
+        try:
+            wait_for(tmp_path / "started")
+            stop.set()
+        finally:  # nothing else ends the build
+            os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
@@ -405,23 +407,31 @@ def test_the_second_of_two_runs_waits_and_finds_the_image_built(tmp_path: Path) 
     assert waiting.startswith(f"waiting for process {first.pid} on ")
     assert waiting.endswith(", which builds tiny.qcow2\n")
     (tmp_path / "go").touch()
-    said, errors = first.communicate(timeout=30)
+    said, errors = first.communicate(timeout=60)
     assert said.endswith("no image yet\n"), errors
-    said, errors = second.communicate(timeout=30)
+    said, errors = second.communicate(timeout=60)
     assert said == "another run has just built it\n", errors
 
 
 def test_a_run_waits_until_the_guard_of_a_dead_one_has_cleaned_up(tmp_path: Path) -> None:
-    # The trap takes its time, as disk-image-create's does.
-    script = f"trap 'sleep 1; exit 1' TERM; touch {tmp_path}/started; while :; do sleep 0.1; done; : 4321"
+    # The trap takes its time, as disk-image-create's does: here until somebody waits for it.
+    trap = f"until test -e {tmp_path}/go; do sleep 0.1; done; exit 1"
+    script = f"trap '{trap}' TERM; touch {tmp_path}/started; while :; do sleep 0.1; done; : 4321"
     running = tool(tmp_path, f"sh -c {shlex.quote(script)}")
     wait_for(tmp_path / "started")
     running.kill()
     running.communicate()
     told: list[str] = []
-    assert build(tmp_path, told=told).built
-    assert "an earlier build was interrupted and is being cleaned up" in told
-    assert names(tmp_path) == LEFT | {"started"}
+
+    def progress(line: str) -> None:
+        told.append(line)
+        if line == "an earlier build was interrupted and is being cleaned up":
+            (tmp_path / "go").touch()
+
+    image = building.entry(tmp_path, external_build=[{"cmdline": CREATE}])
+    assert builder.build(image, cwd=tmp_path, progress=progress).built
+    assert (tmp_path / "go").exists(), told
+    assert names(tmp_path) == LEFT | {"started", "go"}
 
 
 def test_a_build_goes_on_when_the_log_is_removed(tmp_path: Path) -> None:
@@ -445,4 +455,5 @@ def test_the_record_keeps_what_the_build_took(tmp_path: Path) -> None:
     record = fingerprint.load(tmp_path / "tiny.qcow2")
     assert record is not None
     assert list(record.phases) == list(outcome.phases)
+    assert dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(record.finished) < dt.timedelta(minutes=5)
     assert record.sha512 == outcome.artifact.sha512

@@ -104,6 +104,21 @@ def test_cleanup_with_nothing_to_do_says_so(here: Path, capsys: pytest.CaptureFi
     assert cli.main(["cleanup", "--run", "01234567"]) == ExitCode.NOT_IN_CONFIG
 
 
+def test_cleanup_in_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["cleanup", "--json"]) == ExitCode.OK
+    assert json.loads(capsys.readouterr().out) == []
+    with ledger.opened("01234567") as book:
+        book.record("instance", "gone", environment="local", engine="qemu", directory=str(here / "gone"))
+    assert cli.main(["cleanup", "--json", "--dry-run"]) == ExitCode.OK
+    [found] = json.loads(capsys.readouterr().out)
+    assert found == {
+        "run_id": "01234567",
+        "what": "instance gone",
+        "outcome": "would be removed",
+        "failed": False,
+    }
+
+
 def test_cleanup_never_touches_a_living_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     del here
     with ledger.opened("01234567") as book:

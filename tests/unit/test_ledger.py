@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -55,6 +58,33 @@ def test_a_run_is_alive_while_one_of_its_processes_holds_it(tmp_path: Path) -> N
         assert first.is_alive()
         assert first.directory.exists()
     assert not first.is_alive()
+
+
+def test_who_only_looks_is_not_taken_for_the_run(tmp_path: Path) -> None:
+    with ledger.opened("0123abcd", base=tmp_path) as book:
+        book.record("key", "x")
+    lock = os.open(book.directory / ledger.LOCK, os.O_RDWR | os.O_CLOEXEC)  # as another look has it
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    closing = threading.Timer(0.02, os.close, [lock])
+    closing.start()
+    try:
+        assert not book.is_alive()
+    finally:
+        closing.join()
+
+
+def test_what_another_version_wrote_stays_in_a_record(tmp_path: Path) -> None:
+    with ledger.opened("0123abcd", base=tmp_path) as book:
+        path = book.record("instance", "x", id="7").path
+        path.write_text(json.dumps({**json.loads(path.read_text()), "version": 2, "colour": "blue"}))
+        [record] = book.records()
+        record.update(ip="::1").keep("a test failed")
+        written = json.loads(path.read_text())
+        assert written["colour"] == "blue"
+        assert written["details"] == {"id": "7", "ip": "::1"}
+        [record] = book.records()
+        assert record.kept == "a test failed"
+        record.done()
 
 
 def test_a_killed_run_is_dead_at_once_and_its_records_stay(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from keystoneauth1 import exceptions as auth_exceptions
 from openstack import exceptions as sdk_exceptions
@@ -163,6 +163,7 @@ def test_ports_stand_in_the_order_of_the_nics_that_asked_for_them() -> None:
     assert [one.id for one in networks._in_order(ports, nics)] == ["c", "b", "d", "a"]
 
 
+@settings(deadline=None)
 @given(st.permutations("abcd"))
 def test_without_nics_the_order_is_that_of_their_making(numbers: list[str]) -> None:
     ports = [port(number, ONE, created=f"2026-01-0{'abcd'.index(number) + 1}") for number in numbers]

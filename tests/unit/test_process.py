@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -24,8 +25,8 @@ def alive(pid: int) -> bool:
 
 
 def wait_gone(pid: int) -> bool:
-    """Wait up to five seconds for a process to end."""
-    deadline = time.monotonic() + 5
+    """Wait up to a minute for a process to end."""
+    deadline = time.monotonic() + 60
     while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     return not alive(pid)
@@ -56,8 +57,8 @@ def test_a_command_without_the_right_to_run_is_an_error_in_words(tmp_path: Path)
 def test_a_deadline_ends_the_whole_process_group(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     script = f"sleep 100 & echo $! > {pids}; echo $$ >> {pids}; wait"
-    with pytest.raises(CommandError, match=r"sh did not end within 0\.5 s"):
-        process.run(["sh", "-c", script], timeout=0.5)
+    with pytest.raises(CommandError, match="sh did not end within 3 s"):
+        process.run(["sh", "-c", script], timeout=3)
     assert all(wait_gone(int(pid)) for pid in pids.read_text().split())
 
 
@@ -66,16 +67,21 @@ def test_children_that_ignore_sigterm_are_killed_after_the_grace(tmp_path: Path)
     script = f"trap '' TERM; echo $$ > {pids}; sleep 100 & wait; sleep 100"
     started = time.monotonic()
     with pytest.raises(CommandError):
-        process.run(["sh", "-c", script], timeout=0.5, grace=0.5)
+        process.run(["sh", "-c", script], timeout=3, grace=0.5)
     assert wait_gone(int(pids.read_text()))
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
-def test_lines_are_handed_over_while_the_command_runs() -> None:
-    heard: list[float] = []
-    process.run(["sh", "-c", "echo a; sleep 0.5; echo b"], on_line=lambda _: heard.append(time.monotonic()))
-    assert len(heard) == 2
-    assert heard[1] - heard[0] > 0.3
+def test_lines_are_handed_over_while_the_command_runs(tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    def hear(line: str) -> None:
+        heard.append(line)
+        (tmp_path / "heard").touch()
+
+    script = "echo a; until test -e heard; do sleep 0.1; done; echo b"
+    process.run(["sh", "-c", script], cwd=tmp_path, on_line=hear, timeout=60)
+    assert heard == ["a", "b"]
 
 
 def test_an_error_in_the_line_handler_reaches_the_caller() -> None:
@@ -93,15 +99,17 @@ def test_a_log_file_gets_both_streams(tmp_path: Path) -> None:
 
 
 def test_a_daemon_that_holds_stdout_does_not_hang_the_caller() -> None:
+    heard: list[str] = []
     started = time.monotonic()
-    process.run(["sh", "-c", "setsid sleep 8 & echo done"], on_line=lambda _: None)
-    assert time.monotonic() - started < 7.5
+    process.run(["sh", "-c", "setsid sleep 100 & echo $!"], on_line=heard.append)
+    assert time.monotonic() - started < 60
+    os.kill(int(heard[0]), signal.SIGKILL)  # there still
 
 
 def test_stdin_is_closed_unless_given() -> None:
-    assert process.run(["cat"], timeout=5).output == ""
-    assert process.run(["cat"], stdin="hello", timeout=5).output == "hello"
-    assert process.run(["cat"], stdin="hello", timeout=5, join_stderr=True).output == "hello"
+    assert process.run(["cat"], timeout=60).output == ""
+    assert process.run(["cat"], stdin="hello", timeout=60).output == "hello"
+    assert process.run(["cat"], stdin="hello", timeout=60, join_stderr=True).output == "hello"
 
 
 def test_programs_beside_the_interpreter_are_found_without_an_activated_environment(

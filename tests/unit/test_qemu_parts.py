@@ -469,7 +469,7 @@ class TestProcess:
         assert stranger.ended() is None
         stranger.kill()  # nobody waits for it: it stays as a zombie
         assert stranger.ended() == "is gone"
-        assert stranger.wait(0.1)
+        assert stranger.wait(30)
 
 
 def environment(**qemu: Any) -> Entry[TestEnvironment]:
