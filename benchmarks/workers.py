@@ -1,14 +1,18 @@
 """Four images on four workers against one worker.
 
 Without arguments the cloud is the in-memory one of the tests, with a boot that takes BOOT seconds, about
-what Nova needs: what is measured is how the run's steps overlap. Arguments are passed on to pytest, so that
-a real cloud can be measured in the same way:
+what Nova needs: what is measured is how the run's steps overlap. On a real OpenStack, that of the tests, with
+Nova's fake virt driver, they share this machine's cores with all of its services; it is started if none runs,
+and its start is not measured:
 
-    python -m benchmarks workers -- --dib-env=LABEL --dib-test-config=FILE
+    python -m benchmarks workers -- openstack
+
+Other arguments are passed on to pytest, for any cloud: ``-- --dib-env=LABEL --dib-test-config=FILE``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -17,10 +21,14 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import paired
+from tests.openstack.cloud import sessions
+from tests.openstack.cloud.layout import Layout
+from tests.openstack.site import Site
 
 ROUNDS = 2
 IMAGES = 4
 BOOT = 12.0
+OPENSTACK = "openstack"
 OTHERS = ("-p", "no:randomly", "-p", "no:hypothesispytest")
 """Plugins that happen to be installed; hypothesis alone takes seconds to start and to end."""
 ROOT = Path(__file__).parents[1]
@@ -42,9 +50,18 @@ def test_it(instance, number):
 
 def main(*arguments: str) -> None:
     """Compare the wall time of ``-n4`` with that of ``-n1``."""
-    with tempfile.TemporaryDirectory() as directory:
-        here = Path(directory)
+    with contextlib.ExitStack() as stack:
+        here = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        what = " ".join(arguments) or f"in memory, boot {BOOT:g} s"
         prepare(here, memory=not arguments)
+        variables: dict[str, str] = {}
+        if arguments == (OPENSTACK,):
+            keep = os.environ.get("DIBCTL_TEST_CLOUD") == "keep"
+            cloud = stack.enter_context(sessions.using(Layout.at(None), keep=keep))
+            site = Site(path=here, cloud=cloud, image=here / "image0.qcow2")
+            (here / "test.yaml").write_text(json.dumps({OPENSTACK: site.environment()}))
+            variables = site.environ()
+            arguments = (f"--dib-env={OPENSTACK}",)
 
         def run(workers: int) -> None:
             argv = [
@@ -58,6 +75,7 @@ def main(*arguments: str) -> None:
             ]
             environment = {
                 **os.environ,
+                **variables,
                 "PYTHONPATH": str(ROOT),
                 "MEMORY_CLOUD_LOG": str(here / "log"),
                 "MEMORY_CLOUD_FAULTS": json.dumps({"boot_seconds": BOOT}),
@@ -69,7 +87,6 @@ def main(*arguments: str) -> None:
                 raise SystemExit(done.stdout + done.stderr)
 
         pair = paired.measure(lambda: run(IMAGES), lambda: run(1), rounds=ROUNDS)
-    what = " ".join(arguments) or f"in memory, boot {BOOT:g} s"
     paired.report(f"{IMAGES} images ({what})", pair, ours=f"{IMAGES} workers", theirs="1 worker")
 
 
