@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
 import fcntl
 import logging
 import os
@@ -572,6 +573,7 @@ def _install(plan: _Plan, made: Path, *, seconds: float, phases: Mapping[str, fl
             },
             seconds=seconds,
             phases=phases,
+            finished=dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
         fingerprint.save(plan.target, record)
     except OSError as error:

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pytest_dibctl import signals
 from pytest_dibctl.errors import ConfigError, DibctlError, ExitCode, NotInConfigError
 from pytest_dibctl.terminal import Meter, age, load, mib, print_json, print_table, say
 
 if TYPE_CHECKING:
     from pytest_dibctl.clouds.regions import Region
     from pytest_dibctl.config.catalog import Catalog, Entry
-    from pytest_dibctl.config.models import Image, UploadEnvironment
+    from pytest_dibctl.config.models import Image, Obsoleting, UploadEnvironment
     from pytest_dibctl.publish.listing import Listed
     from pytest_dibctl.publish.opening import Side
     from pytest_dibctl.publish.rotate import Verdict
@@ -167,6 +168,7 @@ def run_upload(arguments: Arguments) -> int:
     environments = _environments(catalog, arguments)
     built = upload.file_of(image, arguments.input, Path.cwd())
     endpoint = image.settings.glance.endpoint
+    stopped: upload.UploadInterrupted | None = None
     with Meter() as meter:
         request = upload.Request(
             image=image,
@@ -177,16 +179,21 @@ def run_upload(arguments: Arguments) -> int:
             open_region=lambda one: _opened(one, endpoint=endpoint, fixed_cloud=len(environments) > 1),
             watch=meter,
         )
-        results = upload.plan(request) if arguments.dry_run else upload.upload(request)
+        try:
+            results = upload.plan(request) if arguments.dry_run else upload.upload(request)
+        except upload.UploadInterrupted as error:
+            stopped, results = error, list(error.results)
     for result in results:
         if result.error is not None:
             _say_error(result.environment, result.error)
-    if any(result.error is None and result.tested is None for result in results):
+    if any(result.outcome in DONE and result.tested is None for result in results):
         say(f"dibctl: warning: no whole and passing test run vouches for {built.path}")
     if arguments.json:
         print_json([_result_data(result) for result in results])
     else:
         print_table(UPLOAD_COLUMNS, [_result_row(result, plan=arguments.dry_run) for result in results])
+    if stopped is not None:
+        raise stopped
     return upload.exit_code(results)
 
 
@@ -201,7 +208,12 @@ DONE = {
     "uploaded": "uploaded",
     "unchanged": "is there already",
     "external": "external_upload ran",
+}
+NOT_DONE = {
     "failed": "FAILED",
+    "undone": "undone",
+    "not begun": "not begun",
+    "left": "LEFT UNFINISHED",
 }
 
 
@@ -213,7 +225,7 @@ def _result_row(result: Result, *, plan: bool) -> tuple[str, ...]:
         notes.append(f"not accepted yet by {', '.join(result.pending)}")
     return (
         result.environment,
-        (PLANNED if plan else DONE)[result.outcome],
+        (PLANNED if plan else {**DONE, **NOT_DONE})[result.outcome],
         result.image_id or "-",
         "-" if plan else f"{result.seconds:.1f}",
         result.tested or "-",
@@ -279,7 +291,8 @@ def run_rotate_single(arguments: Arguments) -> int:
     """``dibctl rotate-single``: like ``rotate``, for one image of images.yaml."""
     catalog = load(arguments)
     image, environment = catalog.image(arguments.image), catalog.upload(arguments.environment)
-    return _rotate(environment, (_published_name(image, environment),), arguments)
+    endpoint = image.settings.glance.endpoint
+    return _rotate(environment, (_published_name(image, environment),), arguments, endpoint=endpoint)
 
 
 def _published_name(image: Entry[Image], environment: Entry[UploadEnvironment]) -> str:
@@ -291,7 +304,13 @@ def _published_name(image: Entry[Image], environment: Entry[UploadEnvironment]) 
     return name
 
 
-def _rotate(environment: Entry[UploadEnvironment], names: tuple[str, ...], arguments: Arguments) -> int:
+def _rotate(
+    environment: Entry[UploadEnvironment],
+    names: tuple[str, ...],
+    arguments: Arguments,
+    *,
+    endpoint: str | None = None,
+) -> int:
     from pytest_dibctl.publish import rotate
 
     policy = rotate.Policy(
@@ -301,11 +320,14 @@ def _rotate(environment: Entry[UploadEnvironment], names: tuple[str, ...], argum
         keep=arguments.keep,
         older_than=arguments.older_than,
     )
-    with _region(environment, fixed_cloud=True) as region:
-        if arguments.dry_run:
-            verdicts = rotate.plan(region, policy)
-        else:
-            verdicts = rotate.rotate(region, policy, tell=say)
+    stopped: rotate.RotationInterrupted | None = None
+    with _region(environment, endpoint=endpoint, fixed_cloud=True) as region:
+        try:
+            verdicts = (
+                rotate.plan(region, policy) if arguments.dry_run else rotate.rotate(region, policy, tell=say)
+            )
+        except rotate.RotationInterrupted as error:
+            stopped, verdicts = error, list(error.verdicts)
     for verdict in verdicts:
         if verdict.error is not None:
             _say_error(verdict.candidate.id, verdict.error)
@@ -315,6 +337,8 @@ def _rotate(environment: Entry[UploadEnvironment], names: tuple[str, ...], argum
         print("no obsolete image")
     else:
         print_table(ROTATE_COLUMNS, [_verdict_row(verdict) for verdict in verdicts])
+    if stopped is not None:
+        raise stopped
     return rotate.exit_code(verdicts)
 
 
@@ -415,25 +439,33 @@ def run_transfer(arguments: Arguments) -> int:
     catalog = load(arguments, need_images=False)
     with contextlib.ExitStack() as stack:
         regions: list[Region] = []
+        rules: list[Obsoleting] = []
         for option in ("src", "dst"):
             environment = opening.side_environment(catalog, _side(arguments, option))
             environ = opening.environ_for(environment, os.environ)
             region = opening.open_region(environment, environ=environ, fixed_cloud=False)
             regions.append(stack.enter_context(contextlib.closing(region)))
+            rules.append(environment.settings.obsolete)
         meter = stack.enter_context(Meter())
         source, destination = regions
-        done = transfer.transfer(
-            transfer.Request(
-                what=arguments.uuid,
-                source=source,
-                destination=destination,
-                meta=not arguments.ignore_meta,
-                membership=not arguments.ignore_membership,
-                timeout=arguments.timeout,
-                tell=lambda line: meter.say(destination.name, line),
-                sent=lambda sent, total: meter.sent(destination.name, sent, total),
-            )
+        request = transfer.Request(
+            what=arguments.uuid,
+            source=source,
+            destination=destination,
+            rule=rules[0],
+            meta=not arguments.ignore_meta,
+            membership=not arguments.ignore_membership,
+            timeout=arguments.timeout,
+            tell=lambda line: meter.say(destination.name, line),
+            sent=lambda sent, total: meter.sent(destination.name, sent, total),
         )
+        try:
+            done = transfer.transfer(request)
+        except KeyboardInterrupt as stopped:
+            if not signals.abandoned():
+                notes = getattr(stopped, "__notes__", ())
+                meter.say(destination.name, "; ".join(notes) or "what the transfer made is removed again")
+            raise
     if arguments.json:
         print_json(
             {
@@ -479,7 +511,7 @@ def run_diff(arguments: Arguments) -> int:
     image, environment = catalog.image(arguments.image), catalog.upload(arguments.environment)
     name = _published_name(image, environment)
     file = Path.cwd() / (arguments.input or image.settings.filename)
-    with _region(environment) as region:
+    with _region(environment, endpoint=image.settings.glance.endpoint) as region:
         found = compare.compare(region, name, file, environment.settings.obsolete)
     if arguments.json:
         print_json(
@@ -522,8 +554,10 @@ def _opened(
 
 
 @contextlib.contextmanager
-def _region(environment: Entry[UploadEnvironment], *, fixed_cloud: bool = False) -> Iterator[Region]:
-    with contextlib.closing(_opened(environment, fixed_cloud=fixed_cloud)) as region:
+def _region(
+    environment: Entry[UploadEnvironment], *, endpoint: str | None = None, fixed_cloud: bool = False
+) -> Iterator[Region]:
+    with contextlib.closing(_opened(environment, endpoint=endpoint, fixed_cloud=fixed_cloud)) as region:
         yield region
 
 

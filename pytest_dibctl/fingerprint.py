@@ -66,7 +66,8 @@ class Record:
     """How the image beside it was built; ``seconds`` and ``phases`` are what that took.
 
     ``components`` are digests by "kind:name". Values of environment variables may be secrets: theirs are
-    salted. ``companion_sha512`` lacks the companions of records that were written before it was kept.
+    salted. ``companion_sha512`` lacks the companions of records that were written before it was kept, and
+    these say nothing of ``finished`` either: when the build came to its end, UTC, ISO 8601.
     """
 
     salt: str
@@ -77,6 +78,7 @@ class Record:
     companion_sha512: Mapping[str, str] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
     phases: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    finished: str = ""
 
 
 def new_salt() -> str:
@@ -153,6 +155,18 @@ def relevant_environment(given: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in sorted({**inherited, **given}.items()) if name not in IRRELEVANT}
 
 
+def summary(components: Mapping[str, str]) -> str:
+    """Return one digest of a fingerprint that equal recipes have on every machine.
+
+    Of environment variables it holds the names: their values are salted anew for each image.
+    """
+    said = [
+        f"{name}={'' if name.startswith('environment:') else value}"
+        for name, value in sorted(components.items())
+    ]
+    return _digest(said)
+
+
 def changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
     """Say in a few words what differs between two fingerprints; empty when nothing does."""
     said = [
@@ -226,6 +240,7 @@ def load(target: Path) -> Record | None:
             companion_sha512=dict(data.get("companion_sha512", {})),
             seconds=float(data["seconds"]),
             phases=dict(data["phases"]),
+            finished=str(data.get("finished", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -242,6 +257,7 @@ def save(target: Path, record: Record) -> None:
         "components": dict(record.components),
         "seconds": round(record.seconds, 1),
         "phases": {name: round(seconds, 1) for name, seconds in record.phases.items()},
+        "finished": record.finished,
     }
     artifact.write_atomically(artifact.record_file(target), json.dumps(data, indent=1) + "\n")
 

@@ -37,7 +37,7 @@ FINISHED = "finished"
 ELSEWHERE = "elsewhere-"
 """What links to directories of the run begin with that had to be made elsewhere."""
 PROBES = (0.01, 0.05)
-"""Seconds between the looks at a lock: who looks holds it too, for a moment, and is taken for a living run."""
+"""Seconds between looks at a lock: who looks has it too, for a moment, and is taken for a living run."""
 ROOM = 64 * 1024
 """Bytes a new run must be able to write: it will need some for the records of what it makes."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
@@ -12,6 +13,18 @@ from types import FrameType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SIGNALS_TO_ABANDON = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Words:
+    """What an interruption is told of work that nobody takes over.
+
+    ``doing`` says what goes on to its end nevertheless, and ``after`` who looks at what is left if even that
+    is cut off.
+    """
+
+    doing: str
+    after: str
 
 
 class Interruption:
@@ -24,8 +37,9 @@ class Interruption:
         self.pending: str | None = None
         self.outlook: Callable[[], list[str]] | None = None
         """Returns what is still to be removed, in words; asked when somebody is impatient."""
-        self.guarded = True
+        self.guarded = False
         """Whether somebody removes what is left when we are gone."""
+        self.words: Words | None = None
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         """Raise KeyboardInterrupt, now or when what must not be broken is over.
@@ -34,6 +48,8 @@ class Interruption:
         """
         self.received += 1
         name = signal.Signals(number).name
+        if self.received == 1 and self.words is not None and (left := self._left()):
+            _say(f"dibctl: {name} received; {self.words.doing} {', '.join(left)}")
         if self.received >= SIGNALS_TO_ABANDON:
             self.pending = None
             _say(self._farewell())
@@ -48,6 +64,8 @@ class Interruption:
         left = self._left()
         if self.outlook is not None and not left:
             return ""
+        if self.words is not None:
+            return f"dibctl: still {self.words.doing} {', '.join(left)}; once more to end at once"
         what = f": {', '.join(left)}" if left else " what this run made"
         whom = "the run's guardian" if self.guarded else "`dibctl cleanup`"
         return f"dibctl: still removing{what}; once more to leave that to {whom}"
@@ -56,6 +74,8 @@ class Interruption:
         left = self._left()
         if not left:
             return ""
+        if self.words is not None:
+            return f"dibctl: ended while {self.words.doing} {', '.join(left)}; {self.words.after}"
         if not self.guarded:
             return f"dibctl: left behind, for `dibctl cleanup`: {', '.join(left)}"
         return (
@@ -97,8 +117,29 @@ def held(*, for_removal: bool = True) -> Iterator[None]:
             raise KeyboardInterrupt(reason)
 
 
+@contextlib.contextmanager
+def undertaking(words: Words, left: Callable[[], list[str]]) -> Iterator[None]:
+    """Have interruptions inside told of work that has no guardian; ``left`` names what it is still at."""
+    heard = _current
+    if heard is None:
+        yield
+        return
+    before = heard.words, heard.outlook
+    heard.words, heard.outlook = words, left
+    try:
+        yield
+    finally:
+        heard.words, heard.outlook = before
+
+
+def guarded() -> None:
+    """Note that from now on a guardian removes what is left when this process is gone."""
+    if _current is not None:
+        _current.guarded = True
+
+
 def abandoned() -> bool:
-    """Whether somebody has interrupted so often that the rest was left to the guardian."""
+    """Whether somebody has interrupted so often that the rest was given up."""
     return _current is not None and _current.received >= SIGNALS_TO_ABANDON
 
 

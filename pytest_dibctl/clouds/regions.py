@@ -129,9 +129,17 @@ class Region(Protocol):
         ...
 
     def images(
-        self, *, name: str | None = None, properties: Mapping[str, str] | None = None
+        self,
+        *,
+        name: str | None = None,
+        tag: str | None = None,
+        properties: Mapping[str, str] | None = None,
+        owner: str | None = None,
     ) -> Iterator[ImageRecord]:
-        """Yield the project's own images, hidden ones too, filtered by the server, page by page."""
+        """Yield the project's own images, hidden ones too, filtered by the server, page by page.
+
+        ``owner`` is the id of another project, whose images only an admin sees.
+        """
         ...
 
     def image(self, image_id: str) -> ImageRecord:

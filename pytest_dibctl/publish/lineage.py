@@ -17,8 +17,18 @@ COMPANION = "dibctl-companion"
 """The tag of a kernel or an initrd that goes with an image; hidden, and removed with it."""
 TEST = "dibctl-test"
 """The tag of images that test runs make."""
+_RUNS = ("dibctl-run-", "dibctl-host-", "dibctl-lifetime-")
+"""How the other tags begin that test runs give."""
+KEPT = "dibctl-kept"
+BOOT_KEYS = ("kernel_id", "ramdisk_id")
+"""The properties that lead to the images which one boots by."""
 LONGEST_NAME = 255
 """Characters that Glance allows."""
+
+
+def is_passing(tag: str) -> bool:
+    """Whether a tag says what becomes of one image in one cloud, so that no copy may have it."""
+    return tag in {TEST, UNFINISHED, KEPT} or tag.startswith(_RUNS)
 
 
 def is_obsolete(image: ImageRecord, rule: Obsoleting) -> bool:
@@ -40,6 +50,12 @@ def is_current(image: ImageRecord, rule: Obsoleting) -> bool:
 def obsolete_name(name: str, rule: Obsoleting, where: str) -> str:
     """Return what an image called ``name`` is called once it is obsolete; raises ConfigError."""
     return interpolate.text(rule.name, {"name": name}, where)[:LONGEST_NAME]
+
+
+def companion_name(name: str, key: str) -> str:
+    """Return what the kernel or initrd of an image called ``name`` is called; ``key`` is of BOOT_KEYS."""
+    kind = f" ({key.removesuffix('_id')})"
+    return name[: LONGEST_NAME - len(kind)] + kind
 
 
 def has_obsolete_name(image: ImageRecord, rule: Obsoleting) -> bool:

@@ -31,7 +31,8 @@ class Listed:
 def listing(region: Region, rule: Obsoleting) -> list[Listed]:
     """Return the project's images, by name and then the newest first.
 
-    Left out are snapshots, images of test runs, and what only goes along with another image.
+    Left out are snapshots, images of test runs, and what only goes along with another image, unless a
+    publication left it unfinished.
     """
     now = region.now()
     images = [image for image in region.images() if _is_shown(image)]
@@ -51,7 +52,9 @@ def listing(region: Region, rule: Obsoleting) -> list[Listed]:
 
 
 def _is_shown(image: ImageRecord) -> bool:
-    return not image.is_snapshot and not image.tags & {lineage.COMPANION, lineage.TEST}
+    if image.is_snapshot or lineage.TEST in image.tags:
+        return False
+    return lineage.COMPANION not in image.tags or lineage.UNFINISHED in image.tags
 
 
 def _state(image: ImageRecord, rule: Obsoleting) -> str:

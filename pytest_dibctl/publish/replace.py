@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime as dt
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,15 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pytest_dibctl.clouds.glance import BootFile
 from pytest_dibctl.clouds.regions import Change, Content, ImageRecord, ImageSpec, Region
 from pytest_dibctl.errors import DibctlError
-from pytest_dibctl.publish import lineage
-from pytest_dibctl.publish.lineage import COMPANION, UNFINISHED
+from pytest_dibctl.publish import leftovers, lineage
+from pytest_dibctl.publish.lineage import BOOT_KEYS, COMPANION, UNFINISHED
 from pytest_dibctl.publish.stream import Feed, Stream
-from pytest_dibctl.publish.wanted import PACKAGES, TESTED, Wanted, is_same
+from pytest_dibctl.publish.wanted import Wanted, is_same
 
 log = logging.getLogger(__name__)
-
-STALE = dt.timedelta(hours=1)
-"""Beyond an upload's deadline: when an unfinished image belongs to nobody any more."""
 
 Tell = Callable[[str], None]
 
@@ -98,16 +94,14 @@ def replace(work: Work) -> Replaced:
     members = [work.region.project(member) for member in work.wanted.members]
     if found.same is not None:
         pending = _share(work, found.same, members)
-        news = {key: value for key, value in _facts(work.wanted).items() if key not in found.same.properties}
+        facts = work.wanted.facts
+        news = {key: value for key, value in facts.items() if key not in found.same.properties}
         if news:
             work.region.change(found.same.id, Change(properties=news))
-        return Replaced(
-            image=found.same,
-            uploaded=False,
-            obsoleted=tuple(_obsoleted(work, found.older, found.same, [])),
-            pending=pending,
-        )
-    made: list[str] = []
+        obsoleted = tuple(_obsoleted(work, found.older, found.same, []))
+        _tidy_up(work, found.same)
+        return Replaced(image=found.same, uploaded=False, obsoleted=obsoleted, pending=pending)
+    made = _Made()
     changed: list[tuple[ImageRecord, Change]] = []
     try:
         image = _hidden(work, found, made)
@@ -118,42 +112,57 @@ def replace(work: Work) -> Replaced:
     except BaseException as error:
         _roll_back(work, made, changed, found.older, error)
         raise
-    _remove_stale(work, found, image)
+    _tidy_up(work, image)
     return Replaced(image=image, uploaded=True, obsoleted=obsoleted, pending=pending)
 
 
-def _hidden(work: Work, found: Found, made: list[str]) -> ImageRecord:
+@dataclasses.dataclass(kw_only=True)
+class _Made:
+    """The ids of what is there of a new image, and goes if anything fails."""
+
+    image: str | None = None
+    parts: list[str] = dataclasses.field(default_factory=list)
+
+
+def _hidden(work: Work, found: Found, made: _Made) -> ImageRecord:
     """Return the new image, whole and hidden; ``made`` gets the ids of what was made."""
     for image in found.unfinished:
-        if is_same(image, work.wanted):
+        if is_same(image, work.wanted) and (parts := _whole_parts(work, image)) is not None:
             work.tell("its bytes are there already, from an upload that did not come to its end")
-            made.append(image.id)
+            made.image, made.parts = image.id, parts
             return image
     work.go_on()
     spec = work.wanted.spec
     properties = dict(spec.properties)
     for companion in work.wanted.companions:
         part = _companion(work, companion)
-        made.append(part.id)
+        made.parts.append(part.id)
         properties[companion.key] = part.id
     unfinished = dataclasses.replace(
         spec, properties=properties, hidden=True, protected=False, tags=(*spec.tags, UNFINISHED)
     )
     image = _created(work, unfinished, work.content())
-    made.append(image.id)
+    made.image = image.id
     return image
+
+
+def _whole_parts(work: Work, image: ImageRecord) -> list[str] | None:
+    """Return the ids of an image's companions, None unless all that it has to have are there."""
+    parts = [part.id for part in leftovers.companions(work.region, image) if part.status == "active"]
+    needed = [image.properties.get(companion.key) for companion in work.wanted.companions]
+    return parts if set(needed) <= set(parts) else None
 
 
 def _companion(work: Work, companion: BootFile) -> ImageRecord:
     spec = work.wanted.spec
     work.tell(f"uploading {companion.path.name}")
     part = ImageSpec(
-        name=f"{spec.name} ({companion.key.removesuffix('_id')})",
+        name=lineage.companion_name(spec.name, companion.key),
         disk_format=companion.disk_format,
         container_format=companion.disk_format,
         visibility=spec.visibility,
         hidden=True,
-        tags=(COMPANION,),
+        tags=(COMPANION, UNFINISHED),
     )
     stream = Stream(companion.path, sha512=companion.sha512)
     with contextlib.closing(stream):
@@ -188,14 +197,9 @@ def _reveal(work: Work, image: ImageRecord) -> ImageRecord:
             hidden=False,
             protected=spec.protected,
             tags=frozenset(spec.tags),
-            properties=_facts(work.wanted),
+            properties=work.wanted.facts,
         ),
     )
-
-
-def _facts(wanted: Wanted) -> dict[str, str | None]:
-    facts: dict[str, str | None] = {TESTED: wanted.tested, PACKAGES: wanted.packages}
-    return {key: value for key, value in facts.items() if value is not None}
 
 
 def _obsoleted(
@@ -219,7 +223,7 @@ def _obsoleted(
 
 def _roll_back(
     work: Work,
-    made: Sequence[str],
+    made: _Made,
     changed: Sequence[tuple[ImageRecord, Change]],
     older: Sequence[ImageRecord],
     error: BaseException,
@@ -230,14 +234,19 @@ def _roll_back(
     for image, change in reversed(changed):
         with _noting(error, f"image {image.id} may have been left renamed"):
             work.region.change(image.id, lineage.restoration(image, change))
-    if older and made and not _any_current(work, older):
-        error.add_note(f"image {made[-1]} is left: none of the older ones is known to be current")
+    if older and made.image is not None and not _any_current(work, older):
+        error.add_note(f"image {made.image} is left: none of the older ones is known to be current")
         return
     # The image before its kernel: nobody can find half of it then.
-    for image_id in reversed(made):
-        with _noting(error, f"image {image_id} may have been left"):
-            work.region.change(image_id, Change(protected=False))
-            work.region.delete(image_id)
+    if made.image is not None:
+        with _noting(error, f"image {made.image} may have been left"):
+            leftovers.take_back(work.region, made.image)
+    for part_id in made.parts:
+        with _noting(error, f"image {part_id} may have been left"):
+            if (who := work.region.needed_by(part_id)) is not None:
+                error.add_note(f"image {part_id} is left: {who}")
+            else:
+                leftovers.take_back(work.region, part_id)
 
 
 def _any_current(work: Work, older: Sequence[ImageRecord]) -> bool:
@@ -258,11 +267,9 @@ def _noting(error: BaseException, left: str) -> Iterator[None]:
         error.add_note(f"{left}: {second.message}")
 
 
-def _remove_stale(work: Work, found: Found, image: ImageRecord) -> None:
-    """Remove unfinished images of this name that no upload can still be working at, by the server's clock."""
-    limit = STALE + dt.timedelta(seconds=work.wanted.timeout)
-    for left in found.unfinished:
-        if left.id != image.id and image.updated - left.updated > limit:
-            with contextlib.suppress(DibctlError):
-                work.region.delete(left.id)
-                work.tell(f"removed {left.id}, which an earlier upload had left unfinished")
+def _tidy_up(work: Work, image: ImageRecord) -> None:
+    """Say that an image that shows is finished, and remove what earlier uploads of its name have left."""
+    leftovers.settle(work.region, image)
+    name = work.wanted.spec.name
+    names = {name, *(lineage.companion_name(name, key) for key in BOOT_KEYS)}
+    leftovers.sweep(work.region, names, timeout=work.wanted.timeout, tell=work.tell)

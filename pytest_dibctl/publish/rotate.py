@@ -7,15 +7,15 @@ Nothing is renamed, deactivated or unprotected to find out whether it could be d
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
+from pytest_dibctl import signals
 from pytest_dibctl.clouds.regions import ImageRecord, Region
 from pytest_dibctl.config.models import Obsoleting
 from pytest_dibctl.errors import ApiError, DibctlError, ExitCode, ImageNotFoundError
-from pytest_dibctl.publish import lineage
+from pytest_dibctl.publish import leftovers, lineage
 
 CONFLICT, FORBIDDEN = 409, 403
 KERNELS = frozenset({"aki", "ari"})
@@ -63,6 +63,19 @@ class Verdict:
     error: DibctlError | None = None
 
 
+STOPPING = signals.Words(
+    doing="waiting for the deletion of", after="the next rotation looks whether it is still there"
+)
+
+
+class RotationInterrupted(KeyboardInterrupt):
+    """A rotation was interrupted; ``verdicts`` say what had become of each candidate by then."""
+
+    def __init__(self, reason: str, verdicts: Sequence[Verdict]) -> None:
+        super().__init__(reason)
+        self.verdicts = verdicts
+
+
 def exit_code(verdicts: Sequence[Verdict]) -> int:
     """Return the code of the first image whose removal failed; what stays for a reason is no failure."""
     return next((int(verdict.error.exit_code) for verdict in verdicts if verdict.error), int(ExitCode.OK))
@@ -89,12 +102,32 @@ def plan(region: Region, policy: Policy) -> list[Verdict]:
 def rotate(region: Region, policy: Policy, *, tell: Callable[[str], None]) -> list[Verdict]:
     """Delete the obsolete images that may go, and return what became of each candidate.
 
-    One that cannot be deleted stops no other. Raises as ``plan``, before anything is deleted.
+    One that cannot be deleted stops no other. Raises as ``plan``, before anything is deleted; an interruption
+    waits for the deletion that goes on, and is raised as RotationInterrupted.
     """
-    return [
-        _delete(region, verdict.candidate, policy.rule, tell) if verdict.outcome == "goes" else verdict
-        for verdict in plan(region, policy)
-    ]
+    verdicts = plan(region, policy)
+    going: list[Candidate] = []
+    try:
+        with signals.undertaking(STOPPING, lambda: [f"{one.name} ({one.id})" for one in going]):
+            for number, verdict in enumerate(verdicts):
+                if verdict.outcome != "goes":
+                    continue
+                # Its kernel goes with it: between the two nobody would know any more whose that is.
+                with signals.held():
+                    going.append(verdict.candidate)
+                    verdicts[number] = _delete(region, verdict.candidate, policy.rule, tell)
+                    going.clear()
+    except KeyboardInterrupt as stop:
+        raise RotationInterrupted(str(stop), [_not_reached(verdict, going) for verdict in verdicts]) from None
+    return verdicts
+
+
+def _not_reached(verdict: Verdict, going: Sequence[Candidate]) -> Verdict:
+    if verdict.outcome != "goes":
+        return verdict
+    if verdict.candidate in going:
+        return dataclasses.replace(verdict, outcome="failed", reason="its deletion was not waited for")
+    return dataclasses.replace(verdict, outcome="stays", reason="interrupted before its turn")
 
 
 def _candidates(region: Region, policy: Policy) -> list[Candidate]:
@@ -113,7 +146,6 @@ def _candidates(region: Region, policy: Policy) -> list[Candidate]:
 
 
 def _candidate(image: ImageRecord, rule: Obsoleting) -> Candidate:
-    parts = (image.properties.get("kernel_id"), image.properties.get("ramdisk_id"))
     return Candidate(
         id=image.id,
         name=image.name,
@@ -124,7 +156,7 @@ def _candidate(image: ImageRecord, rule: Obsoleting) -> Candidate:
         named=lineage.has_obsolete_name(image, rule),
         protected=image.protected,
         disk_format=image.disk_format,
-        companions=tuple(part for part in parts if part),
+        companions=tuple(leftovers.part_ids(image)),
     )
 
 
@@ -155,7 +187,8 @@ def _delete(region: Region, candidate: Candidate, rule: Obsoleting, tell: Callab
             return Verdict(candidate=candidate, outcome="stays", reason=reason)
         region.delete(candidate.id)
         tell(f"deleted {candidate.name} ({candidate.id})")
-        notes = "; ".join(_companions_gone(region, candidate))
+        gone = leftovers.remove_companions(region, candidate.companions, owner=region.project_id)
+        notes = "; ".join(f"with {part.name}" for part in gone)
     except DibctlError as error:
         return _not_deleted(candidate, error)
     return Verdict(candidate=candidate, outcome="deleted", reason=notes or "nobody used it")
@@ -184,14 +217,3 @@ def _changed(region: Region, candidate: Candidate, rule: Obsoleting) -> str | No
     if image.protected:
         return "is protected since a moment ago"
     return None
-
-
-def _companions_gone(region: Region, candidate: Candidate) -> Iterator[str]:
-    """Delete the kernel and initrd that went with an image, unless another one needs them."""
-    for part in candidate.companions:
-        with contextlib.suppress(DibctlError):
-            image = region.image(part)
-            ours = lineage.COMPANION in image.tags and image.owner == region.project_id
-            if ours and region.needed_by(part) is None:
-                region.delete(part)
-                yield f"with {image.name}"

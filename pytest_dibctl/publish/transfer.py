@@ -1,7 +1,8 @@
 """An image from one region to another: bytes, formats, properties, visibility, owner and members.
 
 The bytes go straight from one Glance to the other where they can, else through here, never through a file.
-What an interrupted transfer left, hidden and tagged, is taken up again.
+What an interrupted transfer left, hidden and tagged, is taken up again if its bytes are whole, and removed
+when it is old.
 """
 
 from __future__ import annotations
@@ -9,32 +10,31 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
+from pytest_dibctl import signals
 from pytest_dibctl.clouds.regions import Change, ImageRecord, ImageSpec, LateError, Region
 from pytest_dibctl.config.merge import ImportSettings
 from pytest_dibctl.config.models import Obsoleting
 from pytest_dibctl.errors import ApiError, DibctlError, ImageNotFoundError, NotInConfigError
-from pytest_dibctl.publish import lineage
-from pytest_dibctl.publish.lineage import TEST, UNFINISHED
-
-KERNELS = ("kernel_id", "ramdisk_id")
-RUN = "dibctl-run-"
-"""How tags of test runs begin."""
+from pytest_dibctl.publish import leftovers, lineage
+from pytest_dibctl.publish.lineage import BOOT_KEYS, UNFINISHED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
     """What is to go where. ``what`` is an id, or the name of a current image of the source's project.
 
-    Without ``meta`` only name, formats and bytes go; without ``membership`` neither owner nor members.
-    ``timeout`` is seconds for each image's bytes.
+    ``rule`` says which images of the source are obsolete. Without ``meta`` only name, formats and bytes go;
+    without ``membership`` neither owner nor members. ``timeout`` is seconds for each image's bytes. The
+    regions stay the caller's.
     """
 
     what: str
     source: Region
     destination: Region
+    rule: Obsoleting = dataclasses.field(default_factory=Obsoleting)
     meta: bool = True
     membership: bool = True
     timeout: float = 3600.0
@@ -60,37 +60,116 @@ class _Goal:
     members: tuple[str, ...]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Arrived:
+    """An image of the destination that has its bytes; unless it was whole before, it is still unfinished."""
+
+    source: ImageRecord
+    image: ImageRecord
+    goal: _Goal
+    how: Literal["unchanged", "updated", "fetched", "streamed"]
+    pending: tuple[str, ...]
+    parts: tuple[_Arrived, ...]
+
+    @property
+    def names(self) -> set[str]:
+        return {self.source.name}.union(*(part.names for part in self.parts))
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Made:
+    """The ids of what a transfer made: the image itself, and what it boots by."""
+
+    image: str | None = None
+    parts: list[str] = dataclasses.field(default_factory=list)
+
+
+WORDS = signals.Words(
+    doing="undoing the transfer to", after="the same command again takes up what is left there, or removes it"
+)
+
+
 def transfer(request: Request) -> Transferred:
     """Transfer an image; raises DibctlError, the destination being as before.
 
-    Raises ImageNotFoundError when the source has none, ApiError for one that is not active.
+    Raises ImageNotFoundError when the source has none, ApiError for one that is not active. What could not
+    be undone is said in notes of the error.
     """
     source = _source(request)
-    goal = _goal(request, source)
-    there = _there(request, source, goal)
-    if there is not None and UNFINISHED not in there.tags:
-        return _brought_up(request, source, there, goal)
-    made: list[str] = []
+    made = _Made()
+    with signals.undertaking(WORDS, lambda: [request.destination.name]):
+        try:
+            arrived = _arrived(request, source, made)
+            image, changed = _finished(request, arrived)
+        except BaseException as error:
+            _undo(request, made, error)
+            raise
     try:
-        how: Literal["updated", "fetched", "streamed"] = "updated"
-        if there is None:
-            there, how = _sent(request, source, goal, made)
-        pending = _shared(request, there, goal)
-        image = request.destination.change(there.id, _finish(goal, there))
-    except BaseException as error:
-        _remove(request, made, error)
+        leftovers.sweep(
+            request.destination,
+            arrived.names,
+            owner=arrived.goal.spec.owner,
+            timeout=request.timeout,
+            tell=request.tell,
+        )
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"the transfer had come to its end: image {image.id} is there")
         raise
-    return Transferred(source=source, image=image, how=how, pending=pending)
+    how = "updated" if changed and arrived.how == "unchanged" else arrived.how
+    return Transferred(source=source, image=image, how=how, pending=arrived.pending)
+
+
+def _arrived(request: Request, source: ImageRecord, made: _Made, *, is_part: bool = False) -> _Arrived:
+    """Have an image arrive, after what it boots by; ``made`` gets the ids of what was made."""
+    parts: dict[str, _Arrived] = {}
+    for key in BOOT_KEYS if request.meta else ():
+        if part_id := source.properties.get(key):
+            request.tell(f"transferring its {key.removesuffix('_id')}")
+            parts[key] = _arrived(request, _with_bytes(request, part_id), made, is_part=True)
+    goal = _goal(request, source, {key: part.image.id for key, part in parts.items()})
+    image = _there(request, source, goal)
+    how: Literal["unchanged", "updated", "fetched", "streamed"] = "unchanged"
+    if image is None:
+        image, how = _sent(request, source, goal)
+        if is_part:
+            made.parts.append(image.id)
+        else:
+            made.image = image.id
+    return _Arrived(
+        source=source,
+        image=image,
+        goal=goal,
+        how=how,
+        pending=_shared(request, image, goal),
+        parts=tuple(parts.values()),
+    )
+
+
+def _finished(request: Request, arrived: _Arrived) -> tuple[ImageRecord, bool]:
+    """Make an image what it shall be, and then what it boots by; return it, and whether it was not yet.
+
+    In this order whatever is left by an end by force is tagged, or needed by what is.
+    """
+    image = arrived.image
+    unfinished = UNFINISHED in image.tags
+    changes = unfinished or (request.meta and not _says(image, arrived.goal))
+    if changes:
+        image = request.destination.change(image.id, _finish(arrived.goal, image))
+    for part in arrived.parts:
+        _finished(request, part)
+    return image, changes
 
 
 def _source(request: Request) -> ImageRecord:
     """Return the image that is meant."""
     named = lineage.newest_first(
-        image for image in request.source.images(name=request.what) if lineage.is_current(image, Obsoleting())
+        image for image in request.source.images(name=request.what) if lineage.is_current(image, request.rule)
     )
-    if named:
-        return named[0]
-    image = request.source.image(request.what)
+    return named[0] if named else _with_bytes(request, request.what)
+
+
+def _with_bytes(request: Request, image_id: str) -> ImageRecord:
+    image = request.source.image(image_id)
     if image.status != "active":
         raise ApiError(f"image {image.id} is {image.status} in {request.source.name}, not active")
     if image.size is None:
@@ -98,7 +177,8 @@ def _source(request: Request) -> ImageRecord:
     return image
 
 
-def _goal(request: Request, source: ImageRecord) -> _Goal:
+def _goal(request: Request, source: ImageRecord, parts: Mapping[str, str]) -> _Goal:
+    """Return what the image shall be; ``parts`` are the destination's ids of what it boots by."""
     spec = ImageSpec(
         name=source.name, disk_format=source.disk_format, container_format=source.container_format
     )
@@ -110,8 +190,8 @@ def _goal(request: Request, source: ImageRecord) -> _Goal:
             hidden=source.hidden,
             min_disk=source.min_disk,
             min_ram=source.min_ram,
-            tags=tuple(sorted(tag for tag in source.tags if not _is_mark(tag))),
-            properties=_properties(request, source),
+            tags=tuple(sorted(tag for tag in source.tags if not lineage.is_passing(tag))),
+            properties={**source.properties, **parts},
         )
     if not request.membership:
         return _Goal(spec=spec, members=())
@@ -121,10 +201,6 @@ def _goal(request: Request, source: ImageRecord) -> _Goal:
     if source.owner != request.source.project_id:
         spec = dataclasses.replace(spec, owner=_project(request, source.owner))
     return _Goal(spec=spec, members=members)
-
-
-def _is_mark(tag: str) -> bool:
-    return tag in {TEST, UNFINISHED} or tag.startswith(RUN)
 
 
 def _members(request: Request, source: ImageRecord) -> list[str]:
@@ -150,17 +226,6 @@ def _project(request: Request, project_id: str) -> str:
         ) from None
 
 
-def _properties(request: Request, source: ImageRecord) -> dict[str, str]:
-    """Return the properties, with kernel and initrd transferred as well and named by their new ids."""
-    properties = dict(source.properties)
-    for key in KERNELS:
-        if properties.get(key):
-            request.tell(f"transferring its {key.removesuffix('_id')}")
-            part = transfer(dataclasses.replace(request, what=properties[key], meta=True))
-            properties[key] = part.image.id
-    return properties
-
-
 # -- what is there already -------------------------------------------------------------------------
 
 
@@ -168,7 +233,7 @@ def _there(request: Request, source: ImageRecord, goal: _Goal) -> ImageRecord | 
     """Return an image of the destination that has the name and the bytes."""
     found = [
         image
-        for image in request.destination.images(name=source.name)
+        for image in request.destination.images(name=source.name, owner=goal.spec.owner)
         if image.status == "active" and same_bytes(image, source) and not image.is_snapshot
     ]
     formats = (goal.spec.disk_format, goal.spec.container_format)
@@ -184,15 +249,6 @@ def same_bytes(one: ImageRecord, other: ImageRecord) -> bool:
     if one.hash_value and one.hash_algorithm == other.hash_algorithm:
         return one.hash_value == other.hash_value
     return one.checksum is not None and one.checksum == other.checksum
-
-
-def _brought_up(request: Request, source: ImageRecord, there: ImageRecord, goal: _Goal) -> Transferred:
-    """Return an image that is there, with what is to be said of it brought up to date."""
-    pending = _shared(request, there, goal)
-    if not request.meta or _says(there, goal):
-        return Transferred(source=source, image=there, how="unchanged", pending=pending)
-    image = request.destination.change(there.id, _finish(goal, there))
-    return Transferred(source=source, image=image, how="updated", pending=pending)
 
 
 def _says(image: ImageRecord, goal: _Goal) -> bool:
@@ -221,7 +277,7 @@ def _finish(goal: _Goal, there: ImageRecord) -> Change:
 
 
 def _sent(
-    request: Request, source: ImageRecord, goal: _Goal, made: list[str]
+    request: Request, source: ImageRecord, goal: _Goal
 ) -> tuple[ImageRecord, Literal["fetched", "streamed"]]:
     spec = dataclasses.replace(
         goal.spec, hidden=True, protected=False, tags=tuple({*goal.spec.tags, UNFINISHED})
@@ -235,11 +291,8 @@ def _sent(
         except ApiError as error:
             request.tell(f"the other Glance could not fetch it ({error.message}); it goes through here")
         else:
-            made.append(image.id)
             return image, "fetched"
-    image = _created(request, spec, Passage(request, source))
-    made.append(image.id)
-    return image, "streamed"
+    return _created(request, spec, Passage(request, source)), "streamed"
 
 
 def _created(request: Request, spec: ImageSpec, content: Passage) -> ImageRecord:
@@ -312,11 +365,20 @@ def _shared(request: Request, image: ImageRecord, goal: _Goal) -> tuple[str, ...
     )
 
 
-def _remove(request: Request, made: list[str], error: BaseException) -> None:
-    for image_id in made:
-        try:
-            request.destination.delete(image_id)
-        except DibctlError as second:
-            error.add_note(
-                f"image {image_id} may have been left in {request.destination.name}: {second.message}"
-            )
+def _undo(request: Request, made: _Made, error: BaseException) -> None:
+    """Remove what was made, the image before what it boots by; what fails becomes a note on ``error``."""
+    region = request.destination
+    if made.image is not None:
+        _take_back(region, made.image, error)
+    for part_id in made.parts:
+        _take_back(region, part_id, error, unless_needed=True)
+
+
+def _take_back(region: Region, image_id: str, error: BaseException, *, unless_needed: bool = False) -> None:
+    try:
+        if unless_needed and (who := region.needed_by(image_id)) is not None:
+            error.add_note(f"image {image_id} is left in {region.name}: {who}")
+        else:
+            leftovers.take_back(region, image_id)
+    except DibctlError as second:
+        error.add_note(f"image {image_id} may have been left in {region.name}: {second.message}")

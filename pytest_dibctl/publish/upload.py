@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -10,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self
 
 from pytest_dibctl import artifact as files
 from pytest_dibctl import preprocess, process, signals
@@ -24,7 +23,9 @@ from pytest_dibctl.publish.replace import Found, Replaced, Work, look, replace
 from pytest_dibctl.publish.stream import Feed, Stream
 from pytest_dibctl.publish.wanted import Conversion, Wanted, wanted
 
-T = TypeVar("T")
+POLL = 0.02
+"""Seconds between two looks at whether everything has come to its end."""
+
 Opener = Callable[[Entry[UploadEnvironment]], Region]
 
 
@@ -57,9 +58,10 @@ class Request:
 class Result:
     """What came of one environment.
 
-    ``outcome`` is "uploaded", "unchanged", "external" or "failed", of a plan what it would be. ``obsoleted``
-    are the ids of images that made place, ``pending`` the projects that have yet to accept the image;
-    ``tested`` says when and where it passed its tests, None if no run vouches for it.
+    ``outcome`` is "uploaded", "unchanged", "external" or "failed", of a plan what it would be; after an
+    interruption also "undone", "not begun", or "left" for what was cut off and not undone. ``obsoleted`` are
+    the ids of images that made place, ``pending`` the projects that have yet to accept the image; ``tested``
+    says when and where it passed its tests, None if no run vouches for it.
     """
 
     environment: str
@@ -71,6 +73,20 @@ class Result:
     tested: str | None = None
     seconds: float = 0.0
     error: DibctlError | None = None
+
+
+class UploadInterrupted(KeyboardInterrupt):
+    """An upload was interrupted; ``results`` say what had become of each environment by then."""
+
+    def __init__(self, reason: str, results: Sequence[Result]) -> None:
+        super().__init__(reason)
+        self.results = results
+
+
+WORDS = signals.Words(
+    doing="undoing what does not show yet, and finishing what does, in",
+    after="`dibctl upload` again finishes or removes what is left there, and `dibctl list` shows it",
+)
 
 
 def exit_code(results: Sequence[Result]) -> int:
@@ -87,22 +103,30 @@ def plan(request: Request) -> list[Result]:
 def upload(request: Request) -> list[Result]:
     """Upload an image, and return what came of each environment, in their order.
 
-    What goes wrong in one does not concern the others. An interruption stops all of them, each leaving its
-    region as it was, and is raised again.
+    What goes wrong in one does not concern the others. An interruption stops all of them: where the new image
+    does not show yet it is removed, where it does the older ones still make place. It is raised again, as
+    UploadInterrupted, once that is done, or somebody insists and it is given up.
     """
-    with _Upload(request) as running:
-        return running.run()
+    with _Upload(request) as running, signals.undertaking(WORDS, running.busy):
+        try:
+            return running.run()
+        except KeyboardInterrupt as stop:
+            raise UploadInterrupted(str(stop), running.so_far()) from None
 
 
 @dataclasses.dataclass(kw_only=True)
 class _Target:
-    """An environment on its way; ``result`` is there once nothing more is to be done."""
+    """An environment on its way; ``result`` is there once nothing more is to be done.
+
+    ``begun`` says that something may have been changed there.
+    """
 
     environment: Entry[UploadEnvironment]
     wanted: Wanted | None = None
     region: Region | None = None
     found: Found | None = None
     result: Result | None = None
+    begun: bool = False
     seconds: float = 0.0
 
     @property
@@ -124,12 +148,15 @@ class _Target:
         try:
             yield
         except DibctlError as error:
-            self.result = Result(environment=self.label, outcome="failed", error=error)
+            self.failed(error)
         finally:
             self.seconds += time.monotonic() - started
 
     def failed(self, error: DibctlError) -> None:
-        self.result = Result(environment=self.label, outcome="failed", error=error)
+        outcome = "failed"
+        if isinstance(error, StoppedError):
+            outcome = "left" if getattr(error, "__notes__", ()) else "undone" if self.begun else "not begun"
+        self.result = Result(environment=self.label, outcome=outcome, error=error)
 
 
 class _Upload:
@@ -139,11 +166,14 @@ class _Upload:
         self._request = request
         self._targets = [_Target(environment=environment) for environment in request.environments]
         self._stopped = threading.Event()
+        self._jobs: list[_Job] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
+        if not all(job.ended for job in self._jobs):
+            return  # given up: a login is not closed under whoever still uses it
         for target in self._targets:
             if target.region is not None:
                 target.region.close()
@@ -158,6 +188,21 @@ class _Upload:
         self._all([functools.partial(self._group, group) for group in _groups(waiting)])
         return [self._judged(target, target.result) for target in self._targets if target.result is not None]
 
+    def busy(self) -> list[str]:
+        """Return the environments in which something may have been changed and is not at its end."""
+        return [target.label for target in self._targets if target.begun and target.result is None]
+
+    def so_far(self) -> list[Result]:
+        """Return what came of each environment, when no more will come of any."""
+        return [
+            self._judged(
+                target,
+                target.result
+                or Result(environment=target.label, outcome="left" if target.begun else "not begun"),
+            )
+            for target in self._targets
+        ]
+
     @staticmethod
     def _judged(target: _Target, result: Result) -> Result:
         tested = target.wanted.tested if target.wanted is not None else None
@@ -166,7 +211,8 @@ class _Upload:
     # -- looking -------------------------------------------------------------------------------
 
     def _survey(self) -> None:
-        self._all([functools.partial(self._look, target) for target in self._targets])
+        # Nothing is changed by looking: nobody has to wait for the end of that.
+        self._all([functools.partial(self._look, target) for target in self._targets], undo=False)
 
     def _look(self, target: _Target) -> None:
         with target.judged():
@@ -206,6 +252,8 @@ class _Upload:
             ):
                 self._together([functools.partial(self._send, target, file, stream) for target in needing])
         except DibctlError as error:
+            # A command that makes the file fails when it is stopped.
+            error = StoppedError("interrupted") if self._stopped.is_set() else error
             for target in needing:
                 if target.result is None:
                     target.failed(error)
@@ -230,6 +278,8 @@ class _Upload:
 
     def _send(self, target: _Target, file: Artifact | None, stream: Stream | None) -> None:
         with target.judged():
+            self._go_on()
+            target.begun = True
             if target.external:
                 assert file is not None
                 self._external(target, file.path)
@@ -295,6 +345,10 @@ class _Upload:
                     stopped=self._stopped,
                 )
             except CommandError as error:
+                if self._stopped.is_set():
+                    stopped = StoppedError(f"{where}: interrupted")
+                    stopped.add_note("what the command had uploaded by then is not known here")
+                    raise stopped from None
                 raise CommandError(f"{where}: {error.message}", hint=error.hint) from None
         target.result = Result(environment=target.label, outcome="external")
 
@@ -304,25 +358,78 @@ class _Upload:
         if self._stopped.is_set():
             raise StoppedError("interrupted")
 
-    def _all(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
-        """Run jobs side by side; an interruption stops them, and is raised once they have put things back."""
-        with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, len(jobs))) as pool:
-            futures = [pool.submit(job) for job in jobs]
-            try:
-                concurrent.futures.wait(futures)
-            except BaseException:
-                self._stopped.set()
-                with signals.held():
-                    concurrent.futures.wait(futures)
-                raise
-            return [future.result() for future in futures]
+    def _all(self, calls: Sequence[Callable[[], None]], *, undo: bool = True) -> None:
+        """Make calls side by side; an interruption stops them, and is raised once they have put things back.
 
-    @staticmethod
-    def _together(jobs: Sequence[Callable[[], None]]) -> None:
-        """Run jobs side by side, in a thread that no interruption reaches."""
-        with concurrent.futures.ThreadPoolExecutor(max_workers=len(jobs)) as pool:
-            for future in [pool.submit(job) for job in jobs]:
-                future.result()
+        Without ``undo`` there is nothing to be put back, and it is raised at once.
+        """
+        jobs = [_Job(call) for call in calls]
+        self._jobs += jobs
+        try:
+            _run(jobs)
+        except BaseException:
+            self._stopped.set()
+            if undo:
+                with signals.held():
+                    _wait(jobs)
+            raise
+
+    def _together(self, calls: Sequence[Callable[[], None]]) -> None:
+        """Make calls side by side, in a thread that no interruption reaches."""
+        jobs = [_Job(call) for call in calls]
+        self._jobs += jobs
+        _run(jobs)
+
+
+class _Job:
+    """A call in a thread that keeps no process from ending, as those of an executor would."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._begun = self._ended = False
+        self.error: BaseException | None = None
+
+    def start(self) -> None:
+        self._begun = True  # before it is: an interruption in between must not make anybody forget it
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._begun = False
+            raise
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has come to its end, or was never started."""
+        return self._ended or not self._begun
+
+    def _run(self) -> None:
+        try:
+            self._call()
+        except BaseException as error:  # noqa: BLE001 -- raised by whoever waits for it
+            self.error = error
+        finally:
+            self._ended = True
+
+
+def _run(jobs: Sequence[_Job]) -> None:
+    """Start jobs, wait for all of them, and raise the first one's error."""
+    for job in jobs:
+        job.start()
+    _wait(jobs)
+    for job in jobs:
+        if job.error is not None:
+            raise job.error
+
+
+def _wait(jobs: Sequence[_Job]) -> None:
+    """Wait until the jobs that were started have ended.
+
+    By looking: a signal that comes just before Python blocks in a lock does not wake it up, and an exception
+    out of a signal's handler can leave a lock of the standard library taken for ever.
+    """
+    while not all(job.ended for job in jobs):
+        time.sleep(POLL)
 
 
 def _groups(targets: Sequence[_Target]) -> list[list[_Target]]:

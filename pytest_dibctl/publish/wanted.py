@@ -6,15 +6,17 @@ import dataclasses
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
-from pytest_dibctl import manifest, statements
+from pytest_dibctl import fingerprint, manifest, statements
 from pytest_dibctl.artifact import Artifact
 from pytest_dibctl.clouds.glance import COMMAND_LINE, BootFile, boot_files, disk_format
 from pytest_dibctl.clouds.regions import ImageRecord, ImageSpec
 from pytest_dibctl.config import interpolate, merge
 from pytest_dibctl.config.catalog import Entry
 from pytest_dibctl.config.models import Image, Obsoleting, Preprocessing, UploadEnvironment
+from pytest_dibctl.dib import DISTRIBUTION
 from pytest_dibctl.errors import ArtifactError, ConfigError, UntestedError
 from pytest_dibctl.publish import lineage
 
@@ -24,8 +26,10 @@ SHA512, SPEC, LABEL, CONVERSION = "dibctl_sha512", "dibctl_spec", "dibctl_label"
 """Properties of a published image: the digest of the built file, which is the one that was tested; a digest
 of all that Glance was told; the label in images.yaml; and what made the uploaded file of the built one."""
 TESTED, PACKAGES = "dibctl_tested", "dibctl_packages"
-"""Properties that say when and where the image passed its tests, and what packages it has. They are no part
-of what makes an image the same: tests may run again, and manifests get lost."""
+"""Properties that say when and where the image passed its tests, and what packages it has."""
+BUILT, BUILDER, RECIPE = "dibctl_built", "dibctl_builder", "dibctl_recipe"
+"""Properties that say when the file was built, by which diskimage-builder, and a digest of all that it was
+built of."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,8 @@ class Wanted:
     """An image in an environment. ``timeout`` is seconds for the upload; ``members`` ids or names.
 
     ``sha512`` is of the built file, whatever ``conversion`` makes of it; ``rule`` says what obsolete means,
-    ``tested`` when and where it passed its tests, None if no run vouches for it; ``packages`` are packed.
+    ``tested`` when and where it passed its tests, None if no run vouches for it; ``packages`` are packed;
+    ``build`` are properties that say how it was built.
     """
 
     spec: ImageSpec
@@ -67,6 +72,16 @@ class Wanted:
     timeout: float
     tested: str | None = None
     packages: str | None = None
+    build: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The properties that are no part of what makes an image the same.
+
+        Tests may run again, manifests and records of a build get lost, and the same bytes be built twice.
+        """
+        facts = {TESTED: self.tested, PACKAGES: self.packages, **self.build}
+        return {key: value for key, value in facts.items() if value is not None}
 
 
 def wanted(image: Entry[Image], environment: Entry[UploadEnvironment], built: Artifact) -> Wanted:
@@ -116,7 +131,21 @@ def wanted(image: Entry[Image], environment: Entry[UploadEnvironment], built: Ar
         timeout=glance.upload_timeout,
         tested=_tested(image, environment, built),
         packages=_packages(built.path),
+        build=_build(built),
     )
+
+
+def _build(built: Artifact) -> dict[str, str]:
+    """Return what the record beside the file says of its build, empty if it is of another file."""
+    record = fingerprint.load(built.path)
+    if record is None or record.sha512 != built.sha512:
+        return {}
+    facts = {RECIPE: fingerprint.summary(record.components)}
+    if record.finished:
+        facts[BUILT] = record.finished
+    if (version := record.components.get(DISTRIBUTION)) is not None:
+        facts[BUILDER] = f"{DISTRIBUTION} {version}"
+    return facts
 
 
 def _packages(built: Path) -> str | None:

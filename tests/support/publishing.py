@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,8 @@ from pytest_dibctl import cli, process
 from tests.support.standin import Cloud
 
 NAME = "Debian 12"
+PATIENCE = 60.0
+"""Seconds for whatever a command has to come to, on a busy machine."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +42,59 @@ class Commands:
         found, out, err = self.run(*arguments, "--json")
         assert found == code, out + err
         return json.loads(out)
+
+
+class Child:
+    """``dibctl`` in a process of its own, which signals can reach; what it says goes to files."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self._out, self._err = folder / "child.out", folder / "child.err"
+        code = "import sys; from pytest_dibctl.cli import main; sys.exit(main())"
+        with self._out.open("w") as out, self._err.open("w") as err:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=err
+            )
+
+    @property
+    def said(self) -> str:
+        return self._err.read_text()
+
+    @property
+    def printed(self) -> str:
+        return self._out.read_text()
+
+    def interrupt(self, until: str, number: signal.Signals = signal.SIGINT) -> None:
+        """Send a signal and wait until the command has said something."""
+        self._process.send_signal(number)
+        wait_until(lambda: until in self.said)
+
+    def kill(self) -> None:
+        """End it by force, and wait until it is gone."""
+        self._process.kill()
+        self._process.wait(PATIENCE)
+
+    def end(self) -> int:
+        """Wait for its end and return its exit code."""
+        return self._process.wait(PATIENCE)
+
+
+@contextlib.contextmanager
+def child(folder: Path, *arguments: str) -> Iterator[Child]:
+    """Run ``dibctl`` beside the block; it is over at the end, one way or the other."""
+    made = Child(folder, *arguments)
+    try:
+        yield made
+    finally:
+        made.kill()
+
+
+def wait_until(condition: Any) -> None:
+    """Wait until a condition holds; raises TimeoutError."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.02)
 
 
 def write_qcow2(file: Path, content: bytes) -> None:
@@ -85,6 +145,16 @@ class Shop(Commands):
             for image in self.cloud.region(region).values()
             if all(image.get(key) == value for key, value in like.items())
         ]
+
+    def fill_filesystem(self) -> None:
+        """Write an image without a boot loader anew, with a kernel and an initrd beside it."""
+        content = bytearray(os.urandom(1 << 20))
+        content[1024:2048] = bytes(1024)  # a superblock, as far as anybody looks
+        content[1080:1082] = b"\x53\xef"
+        content[510:512] = bytes(2)
+        self.fill(bytes(content))
+        for suffix in ("vmlinuz", "initrd"):
+            (self.path / f"debian.{suffix}").write_bytes(os.urandom(5000))
 
     def fill(self, content: bytes | None = None) -> None:
         """Write the image's file anew."""

@@ -76,15 +76,21 @@ class MemoryRegion:
         return START + dt.timedelta(days=2)
 
     def images(
-        self, *, name: str | None = None, properties: Mapping[str, str] | None = None
+        self,
+        *,
+        name: str | None = None,
+        tag: str | None = None,
+        properties: Mapping[str, str] | None = None,
+        owner: str | None = None,
     ) -> Iterator[ImageRecord]:
         self.cloud.fails("images")
         wanted = (properties or {}).items()
         yield from [
             image
             for image in self.cloud.images.values()
-            if image.owner == self.project_id
+            if image.owner == (owner or self.project_id)
             and name in {None, image.name}
+            and (tag is None or tag in image.tags)
             and all(image.properties.get(key) == value for key, value in wanted)
         ]
 
@@ -119,7 +125,11 @@ class MemoryRegion:
         )
         self.cloud.contents[image.id] = received
         self._put(image)
-        self.cloud.answers("create")
+        try:
+            self.cloud.answers("create")
+        except ApiError:
+            del self.cloud.images[image.id]  # as the Protocol says: when anything fails it is removed again
+            raise
         return image
 
     def change(self, image_id: str, change: Change) -> ImageRecord:

@@ -312,12 +312,14 @@ class Services:
     def _list(self, request: Request, images: Mapping[str, Mapping[str, Any]]) -> Answer:
         query = {key: value for key, value in request.query.items() if key not in {"limit", "marker"}}
         hidden = query.pop("os_hidden", "false") == "true"
+        tag = query.pop("tag", None)
         with self._lock:
             found = [
                 image
                 for image in images.values()
                 if bool(image["os_hidden"]) == hidden
                 and self._sees(request, image)
+                and (tag is None or tag in image["tags"])
                 and all(str(image.get(key)) == value for key, value in query.items())
             ]
         page, marker = self._page(found, request)

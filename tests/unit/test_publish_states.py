@@ -18,10 +18,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pytest_dibctl.clouds.glance import BootFile
 from pytest_dibctl.clouds.regions import ImageRecord, ImageSpec
 from pytest_dibctl.config.models import Obsoleting
 from pytest_dibctl.errors import ApiError, DibctlError, NovaForbiddenError
-from pytest_dibctl.publish import rotate
+from pytest_dibctl.publish import obsolete, rotate
+from pytest_dibctl.publish.leftovers import STALE
+from pytest_dibctl.publish.lineage import COMPANION, UNFINISHED
 from pytest_dibctl.publish.replace import Work, replace
 from pytest_dibctl.publish.stream import Feed, Stream
 from pytest_dibctl.publish.wanted import SHA512, Wanted
@@ -36,6 +39,8 @@ thorough = settings(
 RULE = Obsoleting()
 NAME = "Debian"
 CONTENT = b"what was tested"
+KERNEL = b"what it boots by"
+TIMEOUT = 60.0
 
 
 @st.composite
@@ -53,6 +58,15 @@ def images(draw: st.DrawFn) -> list[ImageRecord]:
             properties["image_type"] = "snapshot"
         if made and draw(st.integers(0, 3)) == 0:
             properties["kernel_id"] = draw(st.sampled_from(made)).id
+        tags: frozenset[str] = frozenset()
+        hidden = draw(st.integers(0, 4)) == 0
+        match draw(st.integers(0, 6)):
+            case 0:
+                tags = frozenset({COMPANION})
+            case 1:
+                name, hidden, tags = f"{NAME} (kernel)", True, frozenset({COMPANION, UNFINISHED})
+            case 2:
+                name, hidden, tags = NAME, True, frozenset({UNFINISHED})
         when = START + dt.timedelta(hours=draw(st.integers(0, 40)))
         made.append(
             record(
@@ -60,10 +74,10 @@ def images(draw: st.DrawFn) -> list[ImageRecord]:
                 name=name,
                 owner=draw(st.sampled_from(["ours", "ours", "ours", "theirs"])),
                 status=draw(st.sampled_from(["active", "active", "active", "queued", "deactivated"])),
-                hidden=draw(st.integers(0, 4)) == 0,
+                hidden=hidden,
                 protected=draw(st.integers(0, 4)) == 0,
                 disk_format=draw(st.sampled_from(["qcow2", "qcow2", "aki"])),
-                tags=draw(st.sampled_from([frozenset(), frozenset({"dibctl-companion"})])),
+                tags=tags,
                 properties=properties,
                 created=when,
                 updated=when,
@@ -122,10 +136,6 @@ def may_go(image: ImageRecord, cloud: Cloud, policy: rotate.Policy) -> bool:
 
 def is_kernel(image: ImageRecord, present: dict[str, ImageRecord]) -> bool:
     return any(image.id == other.properties.get("kernel_id") for other in present.values())
-
-
-def _order(image: ImageRecord) -> tuple[dt.datetime, dt.datetime, str]:
-    return (image.updated, image.created, image.id)
 
 
 def kept(cloud: Cloud, policy: rotate.Policy) -> set[str]:
@@ -223,7 +233,11 @@ def file() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "image"
         path.write_bytes(CONTENT)
+        path.with_name("kernel").write_bytes(KERNEL)
         yield path
+
+
+OBSOLETE_FACTS = {"obsolete", "obsoleted_at", "obsoleted_by"}
 
 
 def current(cloud: Cloud) -> list[ImageRecord]:
@@ -241,37 +255,78 @@ def current(cloud: Cloud) -> list[ImageRecord]:
     ]
 
 
-def wanted() -> Wanted:
+def wanted(kernel: Path | None = None, members: tuple[str, ...] = ()) -> Wanted:
+    part = hashlib.sha512(KERNEL).hexdigest()
     digest = hashlib.sha512(CONTENT).hexdigest()
     return Wanted(
         spec=ImageSpec(name=NAME, disk_format="raw", properties={SHA512: digest}),
-        members=(),
-        companions=(),
+        members=members,
+        companions=(BootFile(key="kernel_id", path=kernel, disk_format="aki", sha512=part),)
+        if kernel
+        else (),
         conversion=None,
         sha512=digest,
         rule=RULE,
         rule_at="",
         properties_at="",
-        timeout=60,
+        timeout=TIMEOUT,
     )
 
 
+def may_be_swept(image: ImageRecord, before: dict[str, ImageRecord], cloud: Cloud) -> bool:
+    """Say, in other words than the code's, whether an upload of NAME may have removed an image."""
+    if image.owner != "ours" or is_kernel(image, cloud.images):
+        return False
+    old = image.updated < START + dt.timedelta(days=2) - STALE - dt.timedelta(seconds=TIMEOUT)
+    names = {NAME, f"{NAME} (kernel)", f"{NAME} (ramdisk)"}
+    if UNFINISHED in image.tags and image.hidden and image.name in names and old:
+        return True
+    parents = [one for one in before.values() if one.properties.get("kernel_id") == image.id]
+    swept = [one for one in parents if UNFINISHED in one.tags and one.owner == "ours"]
+    return COMPANION in image.tags and bool(swept)
+
+
+def check_others(cloud: Cloud, before: dict[str, ImageRecord], had: list[ImageRecord]) -> None:
+    """Check that an upload removed only what it may, changed nothing else, and left nothing unmarked."""
+    for image in before.values():
+        if image.id not in cloud.images:
+            assert may_be_swept(image, before, cloud)
+        elif image not in had:
+            assert cloud.images[image.id] == image
+    shown = {one for image in current(cloud) for one in (image.id, image.properties.get("kernel_id"))}
+    for image in cloud.images.values():  # whatever is left of this upload is known to be
+        assert image.id in before or image.id in shown or UNFINISHED in image.tags
+
+
+def made_of(cloud: Cloud, image: ImageRecord) -> list[ImageRecord]:
+    """Return an image and its kernel, if it has one."""
+    kernel = image.properties.get("kernel_id")
+    return [image, *([cloud.images[kernel]] if kernel else [])]
+
+
 @thorough
-@given(cloud=clouds(), fails=st.one_of(st.none(), faults()), answers=st.one_of(st.none(), faults()))
+@given(
+    cloud=clouds(),
+    fails=st.one_of(st.none(), faults()),
+    answers=st.one_of(st.none(), faults()),
+    what=st.tuples(st.booleans(), st.sampled_from([(), ("theirs",)])),
+)
 def test_an_upload_never_leaves_no_current_image(
     cloud: Cloud,
     fails: Callable[[str], None] | None,
     answers: Callable[[str], None] | None,
+    what: tuple[bool, tuple[str, ...]],
     file: Path,
 ) -> None:
     before, had = dict(cloud.images), current(cloud)
+    with_kernel, members = what
     cloud.fails, cloud.answers = fails or cloud.fails, answers or cloud.answers
     least: list[int] = []
     cloud.changed = lambda: least.append(len(current(cloud)))
     stream = Stream(file, sha512=hashlib.sha512(CONTENT).hexdigest())
     work = Work(
         region=MemoryRegion(cloud=cloud),
-        wanted=wanted(),
+        wanted=wanted(file.with_name("kernel") if with_kernel else None, members),
         content=lambda: Feed(stream, deadline=float("inf")),
     )
     error: DibctlError | None = None
@@ -282,15 +337,56 @@ def test_an_upload_never_leaves_no_current_image(
     finally:
         stream.close()
     assert not had or min(least, default=1) >= 1
-    others = {image.id: image for image in before.values() if image not in had}
-    assert {image_id: cloud.images[image_id] for image_id in others} == others
+    check_others(cloud, before, had)
     if error is None:
         assert [image.id for image in current(cloud)] == [done.image.id]
         assert cloud.contents[done.image.id] == CONTENT
+        made = made_of(cloud, done.image)
+        assert len(made) == 1 + with_kernel
+        assert all(set(cloud.members.get(image.id, ())) == set(members) for image in made)
+        if fails is None and answers is None:
+            assert set(cloud.images) - set(before) == {one.id for one in made}
+            assert [image.tags for image in made] == [frozenset(), {COMPANION}][: len(made)]
         for image in had:
             assert cloud.images[image.id].properties["obsoleted_by"] == done.image.id
     elif not getattr(error, "__notes__", ()):
         assert {image.id for image in had} <= {image.id for image in current(cloud)}
+        assert set(cloud.images) == set(before)
         for image in before.values():
             now = dataclasses.replace(cloud.images[image.id], updated=image.updated)
             assert now == image
+
+
+@thorough
+@given(cloud=clouds(), fails=st.one_of(st.none(), faults()), data=st.data())
+def test_marking_changes_only_what_is_named_and_ours(
+    cloud: Cloud, fails: Callable[[str], None] | None, data: st.DataObject
+) -> None:
+    before = dict(cloud.images)
+    chosen = data.draw(st.lists(st.sampled_from([*before, "nowhere"]), unique=True))
+    cloud.fails = fails or cloud.fails
+    marked = {one.image_id: one for one in obsolete.mark(MemoryRegion(cloud=cloud), chosen, RULE, where="")}
+    assert list(marked) == chosen
+    for image in before.values():
+        now = cloud.images[image.id]
+        one = marked.get(image.id)
+        if one is None or not one.changed:
+            assert now == image
+            assert one is None or one.error or image.properties.get("obsolete") == "true"
+        else:
+            assert image.owner == "ours"
+            assert (now.name, now.properties["obsolete"]) == (f"Obsolete {image.name}", "true")
+            kept = {key: value for key, value in now.properties.items() if key not in OBSOLETE_FACTS}
+            assert kept == image.properties
+            assert (
+                dataclasses.replace(now, name=image.name, properties=image.properties, updated=image.updated)
+                == image
+            )
+    cloud.fails = lambda _call: None
+    after = dict(cloud.images)
+    again = [one for one in marked.values() if one.changed]
+    assert not any(
+        one.changed
+        for one in obsolete.mark(MemoryRegion(cloud=cloud), [one.image_id for one in again], RULE, where="")
+    )
+    assert cloud.images == after

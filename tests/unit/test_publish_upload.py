@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dibctl import statements
+from pytest_dibctl import artifact, fingerprint, statements
 from pytest_dibctl.errors import ArtifactError, ExitCode
 from pytest_dibctl.publish.stream import BLOCK, Feed, Stream
 from tests.support.patience import shorten
@@ -606,6 +606,80 @@ def test_the_pattern_of_obsolete_names_is_the_environments(shop: Shop) -> None:
     shop.json("upload", "debian", "one")
     assert (old["name"], old["lifecycle"]) == (f"{NAME} (old)", "ended")
     assert "obsolete" not in old
+
+
+def built_by_us(shop: Shop, **components: str) -> None:
+    """Write the record that a build leaves beside the image's file."""
+    file = shop.path / "debian.qcow2"
+    record = fingerprint.Record(
+        salt=fingerprint.new_salt(),
+        components=components,
+        file=artifact.Identity.of(file),
+        sha512=digest(file),
+        companions={},
+        finished="2026-01-01T00:00:00Z",
+    )
+    fingerprint.save(file, record)
+
+
+class TestBuildFacts:
+    def facts(self, shop: Shop) -> dict[str, Any]:
+        (image,) = shop.images(name=NAME)
+        keys = ("dibctl_built", "dibctl_builder", "dibctl_recipe")
+        return {key: image[key] for key in keys if key in image}
+
+    def test_an_image_says_when_by_what_and_of_what_it_was_built(self, shop: Shop) -> None:
+        components = {"diskimage-builder": "3.39.0", "element:debian": "d" * 64}
+        built_by_us(shop, **components)
+        shop.json("upload", "debian", "one")
+        assert self.facts(shop) == {
+            "dibctl_built": "2026-01-01T00:00:00Z",
+            "dibctl_builder": "diskimage-builder 3.39.0",
+            "dibctl_recipe": fingerprint.summary(components),
+        }
+
+    def test_a_record_of_another_file_says_nothing(self, shop: Shop) -> None:
+        built_by_us(shop, external_build="x")
+        shop.fill()
+        shop.json("upload", "debian", "one")
+        assert self.facts(shop) == {}
+
+    def test_they_make_no_other_image_and_are_added_to_one_that_has_none(self, shop: Shop) -> None:
+        shop.json("upload", "debian", "one")
+        built_by_us(shop, external_build="x")
+        (result,) = shop.json("upload", "debian", "one")
+        assert result["outcome"] == "unchanged"
+        before = self.facts(shop)
+        assert before == {
+            "dibctl_built": "2026-01-01T00:00:00Z",
+            "dibctl_recipe": fingerprint.summary({"external_build": "x"}),
+        }
+        built_by_us(shop, external_build="y")  # which gave the same bytes
+        (result,) = shop.json("upload", "debian", "one")
+        assert (result["outcome"], self.facts(shop)) == ("unchanged", before)
+
+    def test_equal_recipes_have_equal_fingerprints_whatever_the_salt(self) -> None:
+        one = fingerprint.summary({"arch": "amd64", "environment:DIB_RELEASE": "1" * 64})
+        assert one == fingerprint.summary({"environment:DIB_RELEASE": "2" * 64, "arch": "amd64"})
+        assert one != fingerprint.summary({"arch": "arm64", "environment:DIB_RELEASE": "1" * 64})
+        assert one != fingerprint.summary({"arch": "amd64"})
+
+
+def test_an_images_own_endpoint_is_asked_by_every_command(shop: Shop) -> None:
+    """RegionTwo's Glance stands for one that the catalog does not name."""
+    own = shop.cloud.url.replace("/identity/v3", "/image-RegionTwo")
+    shop.write({"one": {"keystone": shop.keystone("admin")}}, glance={"endpoint": own})
+    manifests = shop.path / "debian.d/dib-manifests"
+    manifests.mkdir(parents=True)
+    (manifests / "dib-manifest-dpkg-debian").write_text('{"packages": []}')
+    (result,) = shop.json("upload", "debian", "one")
+    assert [image["id"] for image in shop.images("RegionTwo")] == [result["image"]]
+    assert shop.json("diff", "debian", "one")["published"] == result["image"]
+    shop.fill()
+    shop.json("upload", "debian", "one")
+    (verdict,) = shop.json("rotate-single", "debian", "one")
+    assert (verdict["image"], verdict["outcome"]) == (result["image"], "deleted")
+    assert not shop.cloud.count("GET", "^/image-RegionOne/")
 
 
 def statement(shop: Shop, **more: Any) -> None:

@@ -30,6 +30,20 @@ def test_the_second_signal_lets_the_removal_go_on_and_the_third_does_not(
     assert "still removing" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("guarded", [False, True])
+def test_a_guardian_is_named_only_where_there_is_one(
+    capfd: pytest.CaptureFixture[str], *, guarded: bool
+) -> None:
+    with signals.as_keyboard_interrupt():
+        if guarded:
+            signals.guarded()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    said = capfd.readouterr().err
+    assert ("guardian" in said, "`dibctl cleanup`" in said) == (guarded, not guarded)
+
+
 def test_former_handlers_come_back() -> None:
     before = [signal.getsignal(number) for number in signals.STOPPING]
     with signals.as_keyboard_interrupt():

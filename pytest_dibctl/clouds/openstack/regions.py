@@ -68,17 +68,27 @@ class OpenStackRegion:
         return dt.datetime.now(dt.UTC)
 
     def images(
-        self, *, name: str | None = None, properties: Mapping[str, str] | None = None
+        self,
+        *,
+        name: str | None = None,
+        tag: str | None = None,
+        properties: Mapping[str, str] | None = None,
+        owner: str | None = None,
     ) -> Iterator[ImageRecord]:
-        """Yield the project's own images, hidden ones too."""
-        query = {**(properties or {}), "owner": self.project_id, "limit": str(PAGE)}
+        """Yield the images of a project, the own one unless ``owner`` is given, hidden ones too."""
+        owner = owner or self.project_id
+        query = {**(properties or {}), "owner": owner, "limit": str(PAGE)}
+        if tag is not None:
+            query["tag"] = tag
         if name is not None:
             # Glance splits what stands behind "in:" at commas outside of quotes; a bare name it takes whole,
             # unless it looks like an operator.
             query["name"] = f'in:"{name}"' if name.startswith(("in:", "eq:", "neq:")) else name
         for hidden in ("false", "true"):
             for found in self._pages("image", "/images", {**query, "os_hidden": hidden}, "images"):
-                if found.get("owner") == self.project_id and name in {None, found.get("name")}:
+                named = name in {None, found.get("name")}
+                tagged = tag is None or tag in found.get("tags", ())
+                if found.get("owner") == owner and named and tagged:
                     yield record(found)
 
     def image(self, image_id: str) -> ImageRecord:

@@ -1,0 +1,356 @@
+"""What an end by force leaves of ``dibctl upload`` and ``transfer``, and what the same command does then."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from pytest_dibctl.clouds.openstack import marks
+from pytest_dibctl.publish import lineage
+from tests.support import standin
+from tests.support.publishing import NAME, Shop, child
+from tests.support.standin import Refusal
+
+LONG_AGO = "2020-01-01T00:00:00Z"
+UPLOAD_CALLS = [
+    *("POST kernel", "PUT kernel", "POST initrd", "PUT initrd", "POST image", "PUT image"),
+    *("reveal", "obsolete", "settle kernel", "settle initrd"),
+]
+TRANSFER_CALLS = [
+    *("POST kernel", "PUT kernel", "POST initrd", "PUT initrd", "POST image", "PUT image"),
+    *("reveal", "settle kernel", "settle initrd"),
+]
+
+
+@pytest.fixture
+def abroad() -> Iterator[standin.Cloud]:
+    with standin.serving(standin.Cloud()) as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def two(shop: Shop, abroad: standin.Cloud) -> Shop:
+    there = {"auth_url": abroad.url, "username": "admin", "password": "secret", "project_name": "admin"}
+    shop.write({"here": {"keystone": shop.keystone("admin")}, "there": {"keystone": there}})
+    return shop
+
+
+def dies(cloud: standin.Cloud, call: int) -> list[str]:
+    """Have a cloud hear nothing of whoever calls, from a certain changing call on; return those it heard of.
+
+    To the cloud it is all the same whether the caller is dead, and tries nothing any more, or is not heard.
+    """
+    heard: list[str] = []
+
+    def before(method: str, path: str, _query: Mapping[str, str]) -> None:
+        if not path.startswith("/image-"):
+            return
+        if method != "GET":
+            heard.append(f"{method} {path}")
+        if len(heard) > call:
+            raise Refusal(403, "nobody listens")
+
+    cloud.before = before
+    return heard
+
+
+def at_call(cloud: standin.Cloud, pattern: str, act: Callable[[], None]) -> None:
+    """Do something once, when a call that changes something begins."""
+
+    def before(method: str, path: str, _query: Mapping[str, str]) -> None:
+        if re.search(pattern, f"{method} {path}"):
+            cloud.before = lambda *_: None
+            act()
+
+    cloud.before = before
+
+
+def recover(cloud: standin.Cloud) -> None:
+    cloud.before = lambda *_: None
+
+
+def age(cloud: standin.Cloud) -> None:
+    """Have everything that is unfinished be so for long."""
+    for image in unfinished(cloud):
+        image["updated_at"] = LONG_AGO
+
+
+def unfinished(cloud: standin.Cloud) -> list[dict[str, Any]]:
+    return [image for image in cloud.region().values() if lineage.UNFINISHED in image["tags"]]
+
+
+def current(cloud: standin.Cloud) -> list[dict[str, Any]]:
+    return [
+        image
+        for image in cloud.region().values()
+        if (image["name"], image["status"], image["os_hidden"]) == (NAME, "active", False)
+    ]
+
+
+def parts(cloud: standin.Cloud, image: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [cloud.region()[image[key]] for key in ("kernel_id", "ramdisk_id")]
+
+
+def check_upload(shop: Shop, old: Mapping[str, Any]) -> None:
+    """Check that a new image has taken the place of the old one, and nothing else is there."""
+    (new,) = current(shop.cloud)
+    assert new["id"] != old["id"]
+    assert shop.cloud.contents[new["id"]] == (shop.path / "debian.qcow2").read_bytes()
+    assert [shop.cloud.contents[part["id"]] for part in parts(shop.cloud, new)] == [
+        (shop.path / f"debian.{suffix}").read_bytes() for suffix in ("vmlinuz", "initrd")
+    ]
+    assert (old["name"], old["obsoleted_by"]) == (f"Obsolete {NAME}", new["id"])
+    expected = [new, *parts(shop.cloud, new), old, *parts(shop.cloud, old)]
+    assert {image["id"] for image in expected} == set(shop.cloud.region())
+    assert not unfinished(shop.cloud)
+
+
+@pytest.mark.parametrize("call", range(len(UPLOAD_CALLS)), ids=UPLOAD_CALLS)
+def test_an_upload_that_died_anywhere_is_finished_by_the_next(shop: Shop, call: int) -> None:
+    shop.fill_filesystem()
+    shop.json("upload", "debian", "one")
+    (old,) = current(shop.cloud)
+    shop.fill_filesystem()
+    heard = dies(shop.cloud, call)
+    shop.run("upload", "debian", "one")
+    assert len(heard) > call
+    assert old in current(shop.cloud) or len(current(shop.cloud)) == 1
+    recover(shop.cloud)
+    (result,) = shop.json("upload", "debian", "one")
+    assert result["outcome"] == ("unchanged" if call > UPLOAD_CALLS.index("reveal") else "uploaded")
+    age(shop.cloud)
+    (again,) = shop.json("upload", "debian", "one")
+    assert (again["outcome"], again["image"]) == ("unchanged", result["image"])
+    check_upload(shop, old)
+
+
+def test_all_calls_of_an_upload_were_tried(shop: Shop) -> None:
+    shop.fill_filesystem()
+    shop.json("upload", "debian", "one")
+    shop.fill_filesystem()
+    heard = dies(shop.cloud, 100)
+    shop.json("upload", "debian", "one")
+    assert [call.partition(" ")[0] for call in heard] == ["POST", "PUT"] * 3 + ["PATCH"] * 4
+
+
+@pytest.mark.parametrize("body", [1, 2, 3], ids=["kernel", "initrd", "image"])
+def test_an_upload_killed_in_a_body_leaves_nothing_for_good(shop: Shop, body: int) -> None:
+    shop.fill_filesystem()
+    shop.json("upload", "debian", "one")
+    (old,) = current(shop.cloud)
+    shop.fill_filesystem()
+    bodies: list[str] = []
+    with child(shop.path, "upload", "debian", "one") as dibctl:
+
+        def before(method: str, path: str, _query: Mapping[str, str]) -> None:
+            if method == "PUT" and path.endswith("/file"):
+                bodies.append(path)
+                if len(bodies) == body:
+                    dibctl.kill()
+
+        shop.cloud.before = before
+        assert dibctl.end() < 0
+    recover(shop.cloud)
+    assert len(unfinished(shop.cloud)) == body
+    assert current(shop.cloud) == [old]
+    age(shop.cloud)
+    shop.json("upload", "debian", "one")
+    check_upload(shop, old)
+
+
+def kernel(cloud: standin.Cloud, **more: Any) -> str:
+    usual: dict[str, Any] = {"disk_format": "aki", "container_format": "aki", "os_hidden": True}
+    tags = [lineage.COMPANION, lineage.UNFINISHED]
+    return cloud.add_image(**{"name": f"{NAME} (kernel)", "tags": tags, **usual, **more})
+
+
+def test_a_kernel_that_an_image_needs_is_never_removed(shop: Shop) -> None:
+    needed, left = kernel(shop.cloud, updated_at=LONG_AGO), kernel(shop.cloud, updated_at=LONG_AGO)
+    young, theirs = kernel(shop.cloud), kernel(shop.cloud, updated_at=LONG_AGO, owner="other-id")
+    others = kernel(shop.cloud, updated_at=LONG_AGO, name="Another (kernel)")
+    user = shop.cloud.add_image("anything", kernel_id=needed)
+    shop.json("upload", "debian", "one")
+    assert {needed, young, theirs, others, user} <= set(shop.cloud.region())
+    assert left not in shop.cloud.region()
+
+
+def test_an_old_unfinished_image_takes_its_kernel_along(shop: Shop) -> None:
+    """One of an earlier version, whose kernels had no tag but their own."""
+    part = kernel(shop.cloud, tags=[lineage.COMPANION])
+    shared = kernel(shop.cloud, tags=[lineage.COMPANION])
+    foreign = kernel(shop.cloud, tags=[])
+    left: dict[str, Any] = {"os_hidden": True, "status": "queued", "tags": [lineage.UNFINISHED]}
+    first = shop.cloud.add_image(NAME, **left, kernel_id=part, ramdisk_id=foreign, updated_at=LONG_AGO)
+    second = shop.cloud.add_image(NAME, **left, kernel_id=shared, updated_at=LONG_AGO)
+    shop.cloud.add_image("anything", kernel_id=shared)
+    shop.json("upload", "debian", "one")
+    assert not {first, second, part} & set(shop.cloud.region())
+    assert {shared, foreign} <= set(shop.cloud.region())
+
+
+def test_what_was_taken_up_and_fails_goes_with_its_kernel(shop: Shop) -> None:
+    shop.fill_filesystem()
+    dies(shop.cloud, UPLOAD_CALLS.index("reveal"))
+    shop.run("upload", "debian", "one")
+    assert len(unfinished(shop.cloud)) == 3
+
+    def before(method: str, path: str, _query: Mapping[str, str]) -> None:
+        if method == "PATCH":
+            raise Refusal(403, "locked")
+
+    shop.cloud.before = before
+    assert shop.run("upload", "debian", "one")[0] == 1
+    assert not shop.cloud.region()
+
+
+def test_an_unfinished_image_whose_kernel_is_gone_is_not_taken_up(shop: Shop) -> None:
+    shop.fill_filesystem()
+    dies(shop.cloud, UPLOAD_CALLS.index("reveal"))
+    shop.run("upload", "debian", "one")
+    recover(shop.cloud)
+    (broken,) = [image for image in unfinished(shop.cloud) if image["name"] == NAME]
+    del shop.cloud.region()[broken["kernel_id"]]
+    (result,) = shop.json("upload", "debian", "one")
+    assert result["image"] != broken["id"]
+    assert len(parts(shop.cloud, shop.cloud.region()[result["image"]])) == 2
+
+
+def test_kernels_that_are_left_are_listed(shop: Shop) -> None:
+    left = kernel(shop.cloud)
+    kernel(shop.cloud, tags=[lineage.COMPANION])
+    (found,) = shop.json("list", "one")
+    assert [(one["image"], one["state"]) for one in found["images"]] == [(left, "unfinished")]
+
+
+# -- transfer --------------------------------------------------------------------------------------
+
+
+def source(shop: Shop) -> str:
+    """Add an image with a kernel and an initrd of its own."""
+    ids = {
+        key: kernel(shop.cloud, owner="admin-id", tags=[lineage.COMPANION], name=name, content=name.encode())
+        for key, name in (("kernel_id", "k"), ("ramdisk_id", "r"))
+    }
+    return shop.cloud.add_image(NAME, owner="admin-id", disk_format="raw", content=b"bytes", **ids)
+
+
+def check_transfer(abroad: standin.Cloud) -> None:
+    (image,) = current(abroad)
+    assert [abroad.contents[one["id"]] for one in (image, *parts(abroad, image))] == [b"bytes", b"k", b"r"]
+    assert [part["tags"] for part in parts(abroad, image)] == [[lineage.COMPANION]] * 2
+    assert len(abroad.region()) == 3
+
+
+@pytest.mark.parametrize("call", range(len(TRANSFER_CALLS)), ids=TRANSFER_CALLS)
+def test_a_transfer_that_died_anywhere_is_finished_by_the_next(
+    two: Shop, abroad: standin.Cloud, call: int
+) -> None:
+    image_id = source(two)
+    heard = dies(abroad, call)
+    assert two.run("transfer", image_id, "here", "there")[0] == 1
+    assert len(heard) > call
+    recover(abroad)
+    two.json("transfer", image_id, "here", "there")
+    age(abroad)
+    assert two.json("transfer", image_id, "here", "there")["how"] == "unchanged"
+    check_transfer(abroad)
+
+
+def test_all_calls_of_a_transfer_were_tried(two: Shop, abroad: standin.Cloud) -> None:
+    heard = dies(abroad, 100)
+    two.json("transfer", source(two), "here", "there")
+    assert [call.partition(" ")[0] for call in heard] == ["POST", "PUT"] * 3 + ["PATCH"] * 3
+
+
+@pytest.mark.parametrize("body", [1, 3], ids=["kernel", "image"])
+def test_a_transfer_killed_in_a_body_leaves_nothing_for_good(
+    two: Shop, abroad: standin.Cloud, body: int
+) -> None:
+    image_id = source(two)
+    bodies: list[str] = []
+    with child(two.path, "transfer", image_id, "here", "there") as dibctl:
+
+        def before(method: str, path: str, _query: Mapping[str, str]) -> None:
+            if method == "PUT":
+                bodies.append(path)
+                if len(bodies) == body:
+                    dibctl.kill()
+
+        abroad.before = before
+        assert dibctl.end() < 0
+    recover(abroad)
+    assert len(unfinished(abroad)) == body
+    two.json("transfer", image_id, "here", "there")
+    age(abroad)
+    two.json("transfer", image_id, "here", "there")
+    check_transfer(abroad)
+
+
+@pytest.mark.parametrize("call", range(len(TRANSFER_CALLS)), ids=TRANSFER_CALLS)
+def test_a_transfer_that_fails_leaves_the_destination_as_it_was(
+    two: Shop, abroad: standin.Cloud, call: int
+) -> None:
+    calls = 0
+
+    def before(method: str, path: str, _query: Mapping[str, str]) -> None:
+        nonlocal calls
+        if path.startswith("/image-") and method in {"POST", "PUT", "PATCH"}:
+            calls += 1
+            if calls == call + 1:
+                raise Refusal(403, "not this")
+
+    abroad.before = before
+    code, _, err = two.run("transfer", source(two), "here", "there")
+    assert code == 1
+    assert "not this" in err
+    assert not abroad.region()
+
+
+def test_a_kernel_that_was_there_before_a_failed_transfer_stays(two: Shop, abroad: standin.Cloud) -> None:
+    there = kernel(abroad, owner="admin-id", tags=[lineage.COMPANION], name="k", content=b"k")
+
+    def before(method: str, _path: str, _query: Mapping[str, str]) -> None:
+        if method == "PATCH":
+            raise Refusal(403, "locked")
+
+    abroad.before = before
+    assert two.run("transfer", source(two), "here", "there")[0] == 1
+    assert set(abroad.region()) == {there}
+
+
+def test_another_projects_image_is_transferred_once(two: Shop, abroad: standin.Cloud) -> None:
+    image_id = two.cloud.add_image(NAME, owner="other-id", disk_format="raw", content=b"theirs")
+    two.json("transfer", image_id, "here", "there")
+    assert two.json("transfer", image_id, "here", "there")["how"] == "unchanged"
+    (image,) = abroad.region().values()
+    assert image["owner"] == "other-id"
+    image.update(os_hidden=True, tags=[lineage.UNFINISHED])
+    assert two.json("transfer", image_id, "here", "there")["how"] == "updated"
+    left: dict[str, Any] = {"os_hidden": True, "status": "queued", "tags": [lineage.UNFINISHED]}
+    abroad.add_image(NAME, owner="other-id", **left, updated_at=LONG_AGO)
+    two.json("transfer", image_id, "here", "there")
+    assert list(abroad.region()) == [image["id"]]
+
+
+def test_no_mark_of_a_test_run_is_transferred(two: Shop, abroad: standin.Cloud) -> None:
+    ours = [*marks.all_tags("01234567"), marks.KEPT]
+    image_id = two.cloud.add_image(NAME, owner="admin-id", disk_format="raw", tags=["ci", *ours])
+    two.json("transfer", image_id, "here", "there")
+    assert [image["tags"] for image in abroad.region().values()] == [["ci"]]
+
+
+def test_a_name_means_what_its_environment_does_not_call_obsolete(two: Shop, abroad: standin.Cloud) -> None:
+    there = {"auth_url": abroad.url, "username": "admin", "password": "secret", "project_name": "admin"}
+    rule = {"name": "%(name)s", "properties": {"lifecycle": "ended"}}
+    two.write(
+        {
+            "here": {"keystone": two.keystone("admin"), "obsolete": rule},
+            "there": {"keystone": there},
+        }
+    )
+    meant = two.cloud.add_image(NAME, owner="admin-id", created_at=LONG_AGO)
+    two.cloud.add_image(NAME, owner="admin-id", lifecycle="ended")
+    assert two.json("transfer", NAME, "here", "there")["source"]["image"] == meant
