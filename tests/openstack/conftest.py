@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from pytest_dibctl.errors import DibctlError
 from tests.openstack.cloud import DevCloud, lifecycle, sessions
 from tests.openstack.cloud.layout import Layout
+from tests.openstack.shelf import Shelf
 from tests.openstack.site import Site, ours, runs_left
 from tests.support import leaks, micro, packages
 
@@ -56,6 +58,32 @@ def site(
         left = leaks.settled(lambda: made.left() | set(runs_left()))
         if left:
             pytest.fail("\n".join(["the test left behind:", *sorted(left)]), pytrace=False)
+
+
+@pytest.fixture
+def shelf(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Shelf]:
+    """A repository of an image for demo's two regions; nothing of it is in the cloud after the test."""
+    for name in [name for name in os.environ if name.startswith("OS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(site.cloud.clouds_yaml))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(site.path)
+    made = Shelf(site=site, name=f"shelf-{uuid.uuid4().hex[:8]}", capsys=capsys)
+    made.fill()
+    made.write()
+    try:
+        yield made
+    finally:
+        made.remove()
+
+
+@pytest.fixture
+def attic(shelf: Shelf) -> Shelf:
+    """A shelf whose only environment, "all", is an admin's."""
+    shelf.write({"all": {"keystone": {"cloud": "admin"}}})
+    return shelf
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -9,12 +9,17 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from email.message import Message
 from urllib.parse import urlsplit
 
 from tests.support.loopback import QuietHandler, listening
 
 BLOCK = 1 << 16
+RECEIVED = 1 << 16
+"""Bytes the kernel keeps of a body that is passed on slowly; left alone it takes dozens of MiB at once."""
+ONCE_BROKEN = frozenset({2, 3})
+"""Sendings of a body whose first connection broke: a third where Glance sees the second before the break."""
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding"})
 
 
@@ -36,17 +41,21 @@ class CutError(Exception):
 class Harm:
     """What is done to the next requests that match, ``times`` of them.
 
-    ``body`` gets each block with its offset and returns what is passed on, and may raise CutError;
-    ``before`` is called when the request's head has come; ``lose_answer`` lets the service work, and the
-    client never hear of it.
+    ``before`` is called with the request's head when it has come, and ``headers`` are added to it; ``body``
+    gets each block with its offset and returns what is passed on; ``content`` does the same to the body of
+    the answer. All of them may raise CutError. ``lose_answer`` lets the service work, and the client never
+    hear of it; ``status`` is answered in the place of the service, which never hears of the request.
     """
 
     method: str
     path: str
     times: int = 1
+    before: Callable[[Message], None] = lambda _head: None
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     body: Callable[[bytes, int], bytes] = lambda block, _offset: block
-    before: Callable[[], None] = lambda: None
+    content: Callable[[bytes, int], bytes] = lambda block, _offset: block
     lose_answer: bool = False
+    status: int | None = None
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -122,18 +131,27 @@ def before(target: str, *, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]
 class _Handler(QuietHandler):
     served: Proxy
 
+    def setup(self) -> None:
+        self.request.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED)
+        super().setup()
+
     def _serve(self) -> None:
         harm = self.served.harm_for(self.command, self.path)
-        harm.before()
         target = urlsplit(self.served.target)
         upstream = http.client.HTTPConnection(str(target.hostname), target.port, timeout=60)
         sent = 0
         status: int | None = None
         try:
-            self._head(upstream)
+            harm.before(self.headers)
+            if harm.status is not None:
+                status = harm.status
+                self._refuse(status)
+                return
+            self._head(upstream, harm.headers)
             length = int(self.headers.get("Content-Length") or 0)
             refused = False
-            while sent < length and (block := self.rfile.read(min(BLOCK, length - sent))):
+            while sent < length:
+                block = self._block(length - sent)
                 passed = harm.body(block, sent)
                 sent += len(block)
                 if not refused:
@@ -142,7 +160,7 @@ class _Handler(QuietHandler):
                     except OSError:  # it has answered before it read all
                         refused = True
             answer = upstream.getresponse()
-            content = answer.read()
+            content = harm.content(answer.read(), 0)
             if not harm.lose_answer:
                 status = answer.status
                 self._answer(answer, content)
@@ -156,12 +174,27 @@ class _Handler(QuietHandler):
                 with contextlib.suppress(OSError):
                     self.connection.shutdown(socket.SHUT_RDWR)
 
-    def _head(self, upstream: http.client.HTTPConnection) -> None:
+    def _block(self, left: int) -> bytes:
+        block = self.rfile.read(min(BLOCK, left))
+        if not block:  # the client has gone; the service would wait for the rest
+            raise CutError
+        return block
+
+    def _refuse(self, status: int) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response_only(status)
+        self.send_header("Content-Length", "0")
+        self.send_header("Connection", "close")
+        self.end_headers()
+
+    def _head(self, upstream: http.client.HTTPConnection, more: Mapping[str, str]) -> None:
         # With the client's own Host header: services make links of it, which then lead here too.
         upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
             if name.lower() not in HOP_BY_HOP:
                 upstream.putheader(name, value)
+        for name, value in more.items():
+            upstream.putheader(name, value)
         upstream.putheader("Connection", "close")
         upstream.endheaders()
 

@@ -7,10 +7,12 @@ import dataclasses
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import requests
 import yaml
 
 from pytest_dibctl import ledger, lifecycle
@@ -26,6 +28,8 @@ ROOT = Path(__file__).parents[2]
 READY = 240
 """Seconds for a micro guest to let one log in; it takes 10 on an idle machine."""
 PREFIX = "dibctl-"
+TOKEN_CACHE = 3.0
+"""Seconds after which the services have noticed that a token was revoked."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,13 @@ class Site:
         """Return a network's id."""
         with contextlib.closing(self.cloud.connect("demo")) as connection:
             return str(connection.network.find_network(name, ignore_missing=False).id)
+
+    def revoke(self, token: str) -> None:
+        """Make a token worth nothing, and return once the services have noticed."""
+        with contextlib.closing(self.cloud.connect("admin")) as admin:
+            answer = admin.identity.delete("/auth/tokens", headers={"X-Subject-Token": token})
+            assert answer.status_code == requests.codes.no_content
+        time.sleep(TOKEN_CACHE)
 
     def environment(
         self,

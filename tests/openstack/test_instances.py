@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pytest_dibctl import lifecycle
+from pytest_dibctl import lifecycle, process
 from pytest_dibctl.clouds.openstack import OpenStackInstance
 from pytest_dibctl.errors import (
     DibctlError,
@@ -27,7 +27,7 @@ from pytest_dibctl.errors import (
 )
 from pytest_dibctl.ssh import SshAccess
 from tests.openstack import proxy
-from tests.openstack.site import Bench, Site, line_of, ours
+from tests.openstack.site import READY, Bench, Site, line_of, ours
 from tests.support import leaks
 
 NOWHERE = "11111111-2222-3333-4444-555555555555"
@@ -345,12 +345,22 @@ def test_the_key_on_the_console_is_pinned_and_another_one_refused(site: Site) ->
         assert printed[0].split()[1] in pinned
         booted.sh(NEW_KEY)
         booted.access.disconnect()
-        time.sleep(3)
+        await_other_key(booted.access.ip, printed[0].split()[1])
         with pytest.raises(PortTimeoutError, match="host key"):
             booted.access.wait_ready(
-                timeout=20, check=booted.instance.check, progress=booted.bench.told.append
+                timeout=60, check=booted.instance.check, progress=booted.bench.told.append
             )
         assert booted.access.known_hosts.read_text() == pinned
+
+
+def await_other_key(ip: str, key: str) -> None:
+    """Return once the server there shows another key than this one."""
+    deadline = time.monotonic() + READY
+    scan = ["ssh-keyscan", "-T", "20", "-t", "ed25519", ip]
+    # Nothing is shown while dropbear is down.
+    while not (shown := process.run(scan, check=False).output.split()) or key in shown:
+        assert time.monotonic() < deadline, f"{ip} still shows {shown}"
+        time.sleep(0.5)
 
 
 def test_without_a_console_the_first_key_is_trusted_and_it_is_said(site: Site) -> None:
@@ -379,7 +389,7 @@ def test_the_life_of_a_guest(site: Site) -> None:
         with pytest.raises(InstanceError, match="is SHUTOFF: it was stopped"):
             instance.check()
         instance.start()
-        access.wait_ready(timeout=120, check=instance.check, progress=booted.bench.told.append)
+        access.wait_ready(timeout=READY, check=instance.check, progress=booted.bench.told.append)
         assert booted.sh("cat /proc/sys/kernel/random/boot_id") != boot
 
         booted.sh("echo kept > /root/kept; sync")
@@ -405,7 +415,7 @@ def test_the_life_of_a_guest(site: Site) -> None:
         off = instance.snapshot("off")
         assert booted.server.status == "SHUTOFF"
         instance.revert("off")
-        access.wait_ready(timeout=120, check=instance.check, progress=booted.bench.told.append)
+        access.wait_ready(timeout=READY, check=instance.check, progress=booted.bench.told.append)
         assert booted.sh("cat /root/kept") == "off"
     with contextlib.closing(site.cloud.connect("demo")) as demo:
         assert not [image for image in (image_id, off) if demo.image.find_image(image)]

@@ -6,14 +6,12 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from pytest_dibctl import ledger, lifecycle, process
 from pytest_dibctl.clouds import CloudImage
@@ -21,10 +19,9 @@ from pytest_dibctl.clouds.openstack import images
 from pytest_dibctl.errors import ApiError, ConfigError, DibctlError, ImageNotFoundError, NovaBadRequestError
 from tests.openstack import proxy
 from tests.openstack.site import Bench, Site, line_of
+from tests.support.patience import shorten
 
 MIB = 1 << 20
-TOKEN_CACHE = 3.0
-"""Seconds after which the services have noticed that a token was revoked."""
 
 
 @pytest.fixture(scope="session")
@@ -161,7 +158,9 @@ def test_an_image_that_is_there_already_can_be_used(small: Site) -> None:
             opened.cloud.existing_image(unknown)
 
 
-def test_a_slow_upload_tells_how_far_it_is(small: Site) -> None:
+def test_a_slow_upload_tells_how_far_it_is(small: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The kernel takes the first MiBs at once, and the rest is on its way for some seconds only.
+    shorten(monkeypatch, TELL_EVERY=0.5)
     with proxy.before(glance(small)) as between, bench(small, glance={"endpoint": between.url}) as opened:
         between.harms.append(proxy.Harm(method="PUT", path="/file$", body=proxy.crawl(MIB // 2)))
         with uploaded(opened) as image:
@@ -190,7 +189,7 @@ def test_a_token_that_is_revoked_before_the_body_costs_no_byte(
 
         def post(*arguments: Any, **named: Any) -> Any:
             answer = register(*arguments, **named)
-            revoke(small, answer.request.headers["X-Auth-Token"])
+            small.revoke(answer.request.headers["X-Auth-Token"])
             return answer
 
         def put(*arguments: Any, **named: Any) -> Any:
@@ -209,13 +208,6 @@ def test_a_token_that_is_revoked_before_the_body_costs_no_byte(
     assert statuses == [204]
 
 
-def revoke(site: Site, token: str) -> None:
-    with contextlib.closing(site.cloud.connect("admin")) as admin:
-        answer = admin.identity.delete("/auth/tokens", headers={"X-Subject-Token": token})
-        assert answer.status_code == requests.codes.no_content
-    time.sleep(TOKEN_CACHE)
-
-
 def test_damaged_bytes_are_refused_and_removed(small: Site) -> None:
     with proxy.before(glance(small)) as between, bench(small, glance={"endpoint": between.url}) as opened:
         between.harms.append(proxy.Harm(method="PUT", path="/file$", body=proxy.flip(5 * MIB)))
@@ -230,7 +222,7 @@ def test_a_body_is_sent_again_from_its_start_when_the_connection_breaks(small: S
         between.harms.append(proxy.Harm(method="PUT", path="/file$", body=proxy.cut(2 * MIB)))
         with uploaded(opened) as image:
             assert image.details["os_hash_value"] == opened.artifact.sha512
-        assert between.count("PUT", "/file$") == 2
+        assert between.count("PUT", "/file$") in proxy.ONCE_BROKEN
 
 
 def test_an_answer_that_is_lost_after_the_body_is_not_needed(small: Site) -> None:
@@ -257,7 +249,7 @@ def test_an_upload_that_takes_too_long_ends_and_leaves_nothing(site: Site) -> No
     ):
         deadlines = dataclasses.replace(opened.journey.deadlines, upload=1.5)
         request = request_of(opened, deadlines)
-        between.harms.append(proxy.Harm(method="PUT", path="/file$", body=proxy.crawl(4 * MIB)))
+        between.harms.append(proxy.Harm(method="PUT", path="/file$", body=proxy.crawl(2 * MIB)))
         with pytest.raises(ApiError, match=r"was not uploaded within 1\.5 s") as caught:
             opened.cloud.upload(opened.artifact, request, progress=opened.told.append)
         assert "upload_timeout" in str(caught.value.hint)
@@ -275,7 +267,7 @@ def request_of(opened: Bench, deadlines: Any) -> Any:
 def test_an_image_that_is_deleted_while_it_is_uploaded(small: Site) -> None:
     with proxy.before(glance(small)) as between, bench(small, glance={"endpoint": between.url}) as opened:
         tag = f"dibctl-run-{opened.ledger.run_id}"
-        between.harms.append(proxy.Harm(method="PUT", path="/file$", before=lambda: deleted(small, tag)))
+        between.harms.append(proxy.Harm(method="PUT", path="/file$", before=lambda _: deleted(small, tag)))
         with pytest.raises(ImageNotFoundError, match="cannot upload image"), uploaded(opened):
             pytest.fail("an image that is gone was accepted")
         assert not recorded(opened)

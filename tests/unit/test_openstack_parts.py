@@ -96,6 +96,11 @@ def test_quotas_and_roles_have_hints_of_their_own() -> None:
         (auth_exceptions.MissingRequiredOptions([]), CredentialsError, "not enough"),
         (auth_exceptions.DiscoveryFailure("404"), ApiError, "check auth_url"),
         (auth_exceptions.ConnectFailure("refused"), ApiError, "check auth_url"),
+        (
+            auth_exceptions.ConnectFailure("Unable to reach http://k/v3/auth/tokens"),
+            ApiError,
+            "Keystone did not",
+        ),
     ],
 )
 def test_no_answer_at_all(error: Exception, kind: type[DibctlError], said: str) -> None:

@@ -699,7 +699,8 @@ def _request_id(error: Exception) -> str:
 
 
 def _unanswered(error: Exception, service: Service, doing: str, where: str) -> DibctlError:
-    name = PROJECTS[service]
+    # The first call to any service logs in.
+    name = PROJECTS["identity" if "/auth/tokens" in _said(error) else service]
     if isinstance(error, auth_exceptions.SSLError | requests.exceptions.SSLError):
         return ApiError(
             f"{where}: cannot {doing}: the certificate of the server is not trusted: {_said(error)}",

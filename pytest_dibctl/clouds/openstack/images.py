@@ -236,7 +236,9 @@ def _send(api: Api, image_id: str, content: Content, importing: ImportSettings, 
             # Where Glance looks at the second body before it has looked at the broken first, it refuses
             # the second: the image is being filled.
             overtaken = error.status == CONFLICT and content.sendings > 1
-            again = (error.transient or overtaken) and (content.sendings < SENDINGS or now < patience)
+            refused = error.status is not None or error.undone
+            again = content.sendings < SENDINGS or (refused and now < patience)
+            again = again and (error.transient or overtaken)
             status = _settled(api, image_id, deadline=deadline) if again else None
             if status == done:  # only the answer got lost; whether all of it arrived is verified
                 return

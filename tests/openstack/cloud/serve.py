@@ -190,6 +190,8 @@ class Cloud:
             "--master", "--die-on-term", "--need-app", "--lazy-apps", "--single-interpreter",
             "--processes", "1", "--threads", "4", "--enable-threads", "--thunder-lock",
             "--buffer-size", "65535", "--post-buffering", "0",
+            # A client of a busy machine may send nothing for more than 4 s, the default.
+            "--socket-timeout", "60",
             # Nova uploads snapshots in chunks of unknown number; the default limit is less than one of them.
             "--http-chunked-input", "--chunked-input-limit", str(256 * 1024 * 1024),
             "--chunked-input-timeout", "60",
