@@ -458,6 +458,24 @@ def run_cleanup(arguments: Arguments) -> int:
             if not arguments.json:
                 print(f"{item.run_id}  {item.what}: {item.outcome}", flush=True)
 
+    try:
+        _clean_up(arguments, choice, catalog, tell)
+    finally:
+        if arguments.json:
+            print_json([dataclasses.asdict(item) for item in swept])
+    if not swept and not arguments.json:
+        print("nothing to remove")
+    return ExitCode.UNSPECIFIED if any(item.failed for item in swept) else ExitCode.OK
+
+
+def _clean_up(
+    arguments: Arguments,
+    choice: Any,
+    catalog: Callable[[], Any],
+    tell: Callable[[Iterable[Any]], None],
+) -> None:
+    from pytest_dibctl import sweep
+
     with contextlib.suppress(*([NotInConfigError] if arguments.expired else [])):
         tell(
             sweep.sweep(
@@ -470,11 +488,6 @@ def run_cleanup(arguments: Arguments) -> int:
     if arguments.expired:
         environments = catalog().environments.values()
         tell(sweep.sweep_expired(environments, choice, cwd=Path.cwd(), dry_run=arguments.dry_run))
-    if arguments.json:
-        print_json([dataclasses.asdict(item) for item in swept])
-    elif not swept:
-        print("nothing to remove")
-    return ExitCode.UNSPECIFIED if any(item.failed for item in swept) else ExitCode.OK
 
 
 if __name__ == "__main__":

@@ -24,11 +24,13 @@ from pytest_dibctl import process
 from pytest_dibctl.artifact import Artifact, Identity
 from pytest_dibctl.config import interpolate
 from pytest_dibctl.config.models import Preprocessing
-from pytest_dibctl.errors import ArtifactError, CommandError, ConfigError, PreprocessingError
+from pytest_dibctl.errors import ArtifactError, CommandError, ConfigError, PreprocessingError, StoppedError
 
 log = logging.getLogger(__name__)
 
 POLL = 0.2
+SLICE = 1.0
+"""Seconds until whoever waits for another run notices that it shall not any more."""
 HEARTBEAT = 30.0
 """Seconds between two lines of progress while another run has the file."""
 LAST_LINES = 20
@@ -139,13 +141,17 @@ class _Job:
             lock.release()
 
     def _acquire(self, lock: FileLock) -> None:
-        patience = 0.0
+        patience, told = 0.0, -HEARTBEAT
         while not lock.is_locked:
+            if self.stopped is not None and self.stopped.is_set():
+                raise StoppedError("interrupted")
             try:
                 lock.acquire(timeout=patience)
             except Timeout:
-                self.progress(f"waiting for another run, which works with {self.output.name}")
-                patience = HEARTBEAT
+                patience = SLICE
+                if time.monotonic() - told >= HEARTBEAT:
+                    told = time.monotonic()
+                    self.progress(f"waiting for another run, which works with {self.output.name}")
 
     def is_whole(self) -> bool:
         """Return whether the output is there, and not because somebody was killed while making it."""

@@ -50,6 +50,7 @@ class ImageScheduling:
         self._group: list[Hashable] = []
         self._queues: dict[Hashable, collections.deque[int]] = {}
         self._left: dict[Hashable, int] = {}
+        self._all_first: frozenset[int] = frozenset()
         self._first: set[int] = set()
         """The tests that come before others of their group and are not over."""
         self._attached: dict[Node, Hashable] = {}
@@ -115,6 +116,7 @@ class ImageScheduling:
         group = self._group[index]
         self._queues[group].appendleft(index)
         self._left[group] += 1
+        self._first |= {index} & self._all_first
         self._feed_all()
 
     def is_busy(self, node: Node) -> bool:
@@ -166,7 +168,10 @@ class ImageScheduling:
         for index, group in enumerate(self._group):
             self._queues.setdefault(group, collections.deque()).append(index)
         self._left = {group: len(queue) for group, queue in self._queues.items()}
-        self._first = {index for index, comes_first in enumerate(self._first_of(first)) if comes_first}
+        self._all_first = frozenset(
+            index for index, comes_first in enumerate(self._first_of(first)) if comes_first
+        )
+        self._first = set(self._all_first)
         return True
 
     def _feed_all(self) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from pytest_dibctl import process
 from pytest_dibctl.artifact import Artifact
 from pytest_dibctl.clouds import Instance, Interface
-from pytest_dibctl.clouds.glance import disk_format
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.catalog import Entry
 from pytest_dibctl.config.entries import EXTERNAL_NAMES
@@ -85,13 +84,14 @@ def for_command(
 ) -> dict[str, str]:
     """Return what ``%(name)s`` stands for in ``external_tests``; ``facts`` are those ``for_tests`` gives.
 
-    ``built`` is None in a run that has only the name of the ``file``. Raises ConfigError for a disk_format
-    that is not the file's.
+    ``built`` is None in a run that has only the name of the ``file``.
     """
     glance = merge.glance(image, environment)
     kind = glance.disk_format
-    if built is not None:
-        kind = disk_format(built, (environment, image), hint="leave disk_format out")
+    here, there = image.settings.glance, environment.settings.glance
+    told = environment.settings.engine == "openstack" and (there.disk_format or here.disk_format)
+    if built is not None and not told:
+        kind = built.disk_format
     known = {
         "label": image.label,
         "filename": str(file),

@@ -49,7 +49,7 @@ SECRET_SETTING = re.compile(
 WORDS = {
     "/etc/apt/auth.conf": re.compile(rb"^[^#\n]*(?<!\S)password[ \t]+\S", re.MULTILINE),
     "/root/.curlrc": re.compile(
-        rb"^[ \t]*(-u|-U|(--)?(proxy-)?user\b)[ \t:=]*['\"]?[^\s:'\"]+:[^\s'\"]", re.MULTILINE
+        rb"^[ \t]*(-u|-U|(--)?(proxy-)?user(?![-\w]))[ \t:=]*['\"]?[^\s:'\"]+:[^\s'\"]", re.MULTILINE
     ),
 }
 """How a password is written without its sign of equality, in files whose names start so."""

@@ -106,6 +106,10 @@ class Content(Protocol):
         """Return a digest, in hex, of the bytes as they have to arrive; None if it cannot be told."""
         ...
 
+    def go_on(self) -> None:
+        """Raise if the upload shall end; called while Glance works on what it has."""
+        ...
+
     def refuse_changed(self) -> None:
         """Raise ArtifactError if what is given out is not any more what the digest is of."""
         ...

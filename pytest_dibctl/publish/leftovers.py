@@ -64,8 +64,9 @@ def remove_companions(region: Region, part_ids: Iterable[str], *, owner: str) ->
 
 def take_back(region: Region, image_id: str) -> None:
     """Delete an image that was made a moment ago, protected by now or not; raises ApiError and its like."""
-    region.change(image_id, Change(protected=False))
-    region.delete(image_id)
+    with contextlib.suppress(ImageNotFoundError):
+        region.change(image_id, Change(protected=False))
+        region.delete(image_id)
 
 
 def sweep(
@@ -89,16 +90,27 @@ def sweep(
     except DibctlError as error:
         log.warning("what earlier runs left unfinished is not looked for: %s", error)
         return
-    stale = [image for image in found if image.hidden and image.updated < limit]
+    stale = [image for image in found if _is_still(image, limit)]
+    gone: set[str] = set()
     # Whatever names others goes first: nobody needs these then.
     for image in sorted(stale, key=lambda one: not part_ids(one)):
         try:
+            if image.id in gone or not _is_still(region.image(image.id), limit):
+                continue
             if region.needed_by(image.id) is not None:
                 continue
             region.delete(image.id)
+        except ImageNotFoundError:
+            continue
         except DibctlError as error:
             log.warning("image %s, which an earlier run left unfinished, is still there: %s", image.id, error)
             continue
         tell(f"removed {image.id}, which an earlier run had left unfinished")
         for part in remove_companions(region, part_ids(image), owner=image.owner):
+            gone.add(part.id)
             tell(f"removed {part.id}, which went with it")
+
+
+def _is_still(image: ImageRecord, limit: dt.datetime) -> bool:
+    """Whether nobody has taken an unfinished image up, and published it, since it was listed."""
+    return UNFINISHED in image.tags and image.hidden and image.updated < limit

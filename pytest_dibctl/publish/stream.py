@@ -85,7 +85,7 @@ class Stream:
 class Feed:
     """One sender's way through a stream: a ``Content`` that can be iterated again.
 
-    ``deadline`` is of the monotonic clock. ``go_on`` is called before each block and may raise;
+    ``deadline`` is of the monotonic clock. ``go_on`` is called before each block, and later, and may raise;
     ``sent`` is called with the bytes that were given out so far.
     """
 
@@ -99,7 +99,7 @@ class Feed:
     ) -> None:
         self._stream = stream
         self._deadline = deadline
-        self._go_on = go_on
+        self.go_on = go_on
         self._sent = sent
         self._sendings = 0
 
@@ -115,7 +115,7 @@ class Feed:
         self._sendings += 1
         done = 0
         for number in range(self._stream.count):
-            self._go_on()
+            self.go_on()
             if time.monotonic() > self._deadline:
                 raise LateError
             block = self._stream.block(number)

@@ -102,7 +102,14 @@ def transfer(request: Request) -> Transferred:
             arrived = _arrived(request, source, made)
             image, changed = _finished(request, arrived)
         except BaseException as error:
-            _undo(request, made, error)
+            try:
+                with signals.held():
+                    _undo(request, made, error)
+            except KeyboardInterrupt as stop:
+                # It came while that went on, and waited; or nobody waits any more.
+                for said in (f"the transfer failed: {error}", *getattr(error, "__notes__", ())):
+                    stop.add_note(said)
+                raise
             raise
     try:
         leftovers.sweep(
@@ -351,6 +358,9 @@ class Passage:
         if algorithm == self.source.hash_algorithm:
             return self.source.hash_value
         return self.source.checksum if algorithm == "md5" else None
+
+    def go_on(self) -> None:
+        """Do nothing: who interrupts a transfer interrupts this thread."""
 
     def refuse_changed(self) -> None:
         """Do nothing: an image in Glance never changes, and its digest was compared before the last block."""

@@ -198,7 +198,11 @@ class _Upload:
             self._judged(
                 target,
                 target.result
-                or Result(environment=target.label, outcome="left" if target.begun else "not begun"),
+                or Result(
+                    environment=target.label,
+                    outcome="left" if target.begun else "not begun",
+                    error=StoppedError("interrupted"),
+                ),
             )
             for target in self._targets
         ]
@@ -240,8 +244,8 @@ class _Upload:
     def _group(self, group: Sequence[_Target]) -> None:
         """Upload to the environments that get the same file, made now if it must be."""
         there = [target for target in group if target.found is not None and target.found.same is not None]
-        for target in there:  # they need no file, and no conversion
-            self._send(target, None, None)
+        # They need no file, and no conversion.
+        self._together([functools.partial(self._send, target, None, None) for target in there])
         needing = [target for target in group if target not in there]
         if not needing:
             return
@@ -366,7 +370,10 @@ class _Upload:
         jobs = [_Job(call) for call in calls]
         self._jobs += jobs
         try:
-            _run(jobs)
+            # An interruption of a thread's start could leave it neither begun nor ended.
+            with signals.held():
+                _start(jobs)
+            _finish(jobs)
         except BaseException:
             self._stopped.set()
             if undo:
@@ -378,7 +385,8 @@ class _Upload:
         """Make calls side by side, in a thread that no interruption reaches."""
         jobs = [_Job(call) for call in calls]
         self._jobs += jobs
-        _run(jobs)
+        _start(jobs)
+        _finish(jobs)
 
 
 class _Job:
@@ -412,10 +420,13 @@ class _Job:
             self._ended = True
 
 
-def _run(jobs: Sequence[_Job]) -> None:
-    """Start jobs, wait for all of them, and raise the first one's error."""
+def _start(jobs: Sequence[_Job]) -> None:
     for job in jobs:
         job.start()
+
+
+def _finish(jobs: Sequence[_Job]) -> None:
+    """Wait for all jobs, and raise the first one's error."""
     _wait(jobs)
     for job in jobs:
         if job.error is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from pytest_dibctl.publish import lineage
 from tests.support import standin
@@ -180,6 +181,37 @@ def test_a_conversion_that_is_interrupted_begins_nothing(shop: Shop) -> None:
     assert not (shop.path / "debian.qcow2.out").exists()
 
 
+def test_waiting_for_another_run_ends_with_an_interruption(shop: Shop) -> None:
+    section = {"cmdline": "true", "output_filename": "%(input_filename)s.out"}
+    shop.write({"one": {"keystone": shop.keystone(), "preprocessing": section}})
+    with (
+        FileLock(shop.path / ".debian.qcow2.out.lock"),
+        child(shop.path, "upload", "debian", "one") as dibctl,
+    ):
+        wait_until(lambda: "waiting for another run" in dibctl.said)
+        dibctl.interrupt("dibctl: interrupted")
+        assert dibctl.end() == 1
+        assert " not begun " in rows(dibctl.printed)["one"]
+    assert not shop.images()
+
+
+def test_waiting_for_an_import_ends_with_an_interruption(shop: Shop) -> None:
+    shop.write(glance={"import_method": "glance-direct"})
+
+    def forever(dibctl: Child) -> None:
+        (image,) = shop.images()
+        image["status"] = "importing"
+        dibctl.interrupt("received; undoing")
+        raise standin.Refusal(202, "it has begun")
+
+    scene = Scene(shop.cloud, ("^POST .*/import$", forever))
+    with child(shop.path, "upload", "debian", "one") as dibctl:
+        assert scene.watch(dibctl).end() == 1
+        assert " undone " in rows(dibctl.printed)["one"]
+    assert scene.done
+    assert not shop.images()
+
+
 # -- transfer --------------------------------------------------------------------------------------
 
 
@@ -209,6 +241,26 @@ def test_an_interrupted_transfer_leaves_nothing(
         assert scene.watch(dibctl).end() == 1
     assert scene.done
     assert "there: what the transfer made is removed again" in dibctl.said
+    assert not abroad.region()
+
+
+def test_a_first_signal_does_not_break_the_removal_after_a_failure(two: Shop, abroad: standin.Cloud) -> None:
+    kernel = two.cloud.add_image("k", os_hidden=True, disk_format="aki", tags=[lineage.COMPANION])
+    image_id = two.cloud.add_image(NAME, kernel_id=kernel)
+
+    def refuse(_dibctl: Child) -> None:
+        raise standin.Refusal(403, "not visible here")
+
+    scene = Scene(
+        abroad,
+        ("^PATCH ", refuse),
+        ("^DELETE ", lambda dibctl: dibctl.interrupt("received; undoing the transfer")),
+    )
+    with child(two.path, "transfer", image_id, "here", "there") as dibctl:
+        assert scene.watch(dibctl).end() == 1
+    assert scene.done
+    assert "not visible here" in dibctl.said
+    assert "Traceback" not in dibctl.said
     assert not abroad.region()
 
 

@@ -191,6 +191,28 @@ def test_an_old_unfinished_image_takes_its_kernel_along(shop: Shop) -> None:
     assert {shared, foreign} <= set(shop.cloud.region())
 
 
+def test_what_is_published_while_it_is_looked_for_stays(shop: Shop) -> None:
+    """Another upload takes up what is old and unfinished, after it was listed and before its turn."""
+    shop.json("upload", "debian", "one")
+    first, second = (
+        shop.cloud.add_image(NAME, os_hidden=True, tags=[lineage.UNFINISHED], updated_at=LONG_AGO)
+        for _ in range(2)
+    )
+
+    def publish(method: str, path: str, _query: Mapping[str, str]) -> None:
+        if method != "DELETE":
+            return
+        (other,) = {first, second} - {path.rpartition("/")[2]}
+        if image := shop.cloud.region().get(other):
+            image.update(os_hidden=False, tags=[])
+
+    shop.cloud.before = publish
+    shop.json("upload", "debian", "one")
+    left = {first, second} & set(shop.cloud.region())
+    assert len(left) == 1
+    assert shop.cloud.region()[left.pop()]["os_hidden"] is False
+
+
 def test_what_was_taken_up_and_fails_goes_with_its_kernel(shop: Shop) -> None:
     shop.fill_filesystem()
     dies(shop.cloud, UPLOAD_CALLS.index("reveal"))

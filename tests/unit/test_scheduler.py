@@ -175,6 +175,15 @@ def test_a_crash_in_a_test_that_comes_first_lets_others_join() -> None:
     assert len(workers_of(run, "a")) == 2
 
 
+def test_a_rerun_of_a_test_that_comes_first_still_comes_first() -> None:
+    run = Run("Aaaaaaaa", workers=2, instances=2)
+    one = run.workers[0]
+    run.crash(one, rerun=True)
+    assert run.scheduling._first == {0}
+    run.to_the_end()
+    assert sorted(index for _, index in run.ran) == list(range(8))
+
+
 def test_a_worker_too_many_waits_and_takes_over_after_a_crash() -> None:
     run = Run("aaa", workers=2)
     first, spare = run.workers

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pytest_dibctl import signals
 from pytest_dibctl.artifact import file_digest, refuse_changed
 from pytest_dibctl.clouds import Progress
 from pytest_dibctl.clouds.openstack import marks
@@ -91,6 +93,9 @@ class Body:
         """Return the digest that was known, or for a less usual algorithm that of the file."""
         return file_digest(self._path, algorithm, sha512=self._sha512)
 
+    def go_on(self) -> None:
+        """Do nothing: who interrupts this upload interrupts its thread."""
+
     def refuse_changed(self) -> None:
         """Raise ArtifactError if the file has changed."""
         refuse_changed(self._path, self._sha512)
@@ -143,7 +148,9 @@ def create_from(
             _register(api, document)
         return _fill(api, image_id, content, spec, deadline=deadline, timeout=timeout)
     except BaseException as error:
-        with undoing(error, f"image {image_id} may have been left in Glance"):
+        here = threading.current_thread() is threading.main_thread()  # no other thread is interrupted
+        hold = signals.held() if here else contextlib.nullcontext()
+        with hold, undoing(error, f"image {image_id} may have been left in Glance"):
             api.settled(image_id, lambda: delete(api, image_id))
         raise
 
@@ -199,7 +206,7 @@ def _fill(
         raise late from None
     importing = spec.importing.method is not None
     left = max(1.0, deadline - time.monotonic())
-    image = await_active(api, image_id, spec.name, timeout=left, importing=importing)
+    image = await_active(api, image_id, spec.name, timeout=left, importing=importing, go_on=content.go_on)
     if image is None:
         raise late
     _verify(image, content, arrived=not spec.importing.is_fetched)
@@ -232,12 +239,12 @@ def _send(api: Api, image_id: str, content: Content, importing: ImportSettings, 
             now = time.monotonic()
             if error.transient and now >= deadline:
                 raise LateError from error
-            patience = now + SAFE_CALL_TIMEOUT if patience is None else patience
+            refused = error.status is not None or error.undone
+            patience = (patience or now + SAFE_CALL_TIMEOUT) if refused else None
             # Where Glance looks at the second body before it has looked at the broken first, it refuses
             # the second: the image is being filled.
             overtaken = error.status == CONFLICT and content.sendings > 1
-            refused = error.status is not None or error.undone
-            again = content.sendings < SENDINGS or (refused and now < patience)
+            again = content.sendings < SENDINGS or (patience is not None and now < patience)
             again = again and (error.transient or overtaken)
             status = _settled(api, image_id, deadline=deadline) if again else None
             if status == done:  # only the answer got lost; whether all of it arrived is verified
@@ -292,14 +299,22 @@ def _settled(api: Api, image_id: str, *, deadline: float) -> str | None:
 
 
 def await_active(
-    api: Api, image_id: str, name: str, *, timeout: float, importing: bool = False
+    api: Api,
+    image_id: str,
+    name: str,
+    *,
+    timeout: float,
+    importing: bool = False,
+    go_on: Callable[[], None] = lambda: None,
 ) -> dict[str, Any] | None:
     """Return the image once it is active, None after ``timeout`` seconds; ApiError if it never will be.
 
     After an import that failed, the image only goes back to where it was: ``importing`` looks at its tasks.
+    ``go_on`` is called before each look, and may raise.
     """
 
     def look() -> dict[str, Any] | None:
+        go_on()
         image = get(api, image_id)
         status = image.get("status")
         if status == "active":
