@@ -28,3 +28,10 @@ def shop(
         made.fill()
         made.write()
         yield made
+
+
+@pytest.fixture
+def abroad() -> Iterator[standin.Cloud]:
+    """Another cloud, with nothing in it."""
+    with standin.serving(standin.Cloud()) as cloud:
+        yield cloud

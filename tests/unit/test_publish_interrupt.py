@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -213,12 +213,6 @@ def test_waiting_for_an_import_ends_with_an_interruption(shop: Shop) -> None:
 
 
 # -- transfer --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def abroad() -> Iterator[standin.Cloud]:
-    with standin.serving(standin.Cloud()) as cloud:
-        yield cloud
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -23,12 +23,6 @@ TRANSFER_CALLS = [
     *("POST kernel", "PUT kernel", "POST initrd", "PUT initrd", "POST image", "PUT image"),
     *("reveal", "settle kernel", "settle initrd"),
 ]
-
-
-@pytest.fixture
-def abroad() -> Iterator[standin.Cloud]:
-    with standin.serving(standin.Cloud()) as cloud:
-        yield cloud
 
 
 @pytest.fixture
