@@ -36,8 +36,8 @@ FINISHED = "finished"
 """The file that says that a run came to its end by itself, and told what it could not remove."""
 ELSEWHERE = "elsewhere-"
 """What links to directories of the run begin with that had to be made elsewhere."""
-PROBES = (0.01, 0.05)
-"""Seconds between looks at a lock: who looks has it too, for a moment, and is taken for a living run."""
+PROBES = (0.0, 0.01, 0.05)
+"""Seconds before each look at a lock: who looks has it too, for a moment, and is taken for a living run."""
 ROOM = 64 * 1024
 """Bytes a new run must be able to write: it will need some for the records of what it makes."""
 
@@ -231,12 +231,11 @@ def _is_locked(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        for pause in (*PROBES, None):
+        for pause in PROBES:
+            time.sleep(pause)
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return False
-            if pause is not None:
-                time.sleep(pause)
     finally:
         os.close(descriptor)
     return True

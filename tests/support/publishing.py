@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 import yaml
 
 from pytest_dibctl import cli, process
+from tests.support import waiting
 from tests.support.standin import Cloud
 
 NAME = "Debian 12"
@@ -66,7 +66,7 @@ class Child:
     def interrupt(self, until: str, number: signal.Signals = signal.SIGINT) -> None:
         """Send a signal and wait until the command has said something."""
         self._process.send_signal(number)
-        wait_until(lambda: until in self.said)
+        waiting.until(lambda: until in self.said, seconds=PATIENCE)
 
     def kill(self) -> None:
         """End it by force, and wait until it is gone."""
@@ -86,15 +86,6 @@ def child(folder: Path, *arguments: str) -> Iterator[Child]:
         yield made
     finally:
         made.kill()
-
-
-def wait_until(condition: Any) -> None:
-    """Wait until a condition holds; raises TimeoutError."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        time.sleep(0.02)
 
 
 def write_qcow2(file: Path, content: bytes) -> None:

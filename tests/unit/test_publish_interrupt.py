@@ -14,8 +14,8 @@ import pytest
 from filelock import FileLock
 
 from pytest_dibctl.publish import lineage
-from tests.support import standin
-from tests.support.publishing import NAME, PATIENCE, Child, Shop, child, wait_until
+from tests.support import standin, waiting
+from tests.support.publishing import NAME, PATIENCE, Child, Shop, child
 
 BODY = 24 << 20
 """Bytes; more than what fits into the buffers of a connection, so that a body can be cut off."""
@@ -71,7 +71,7 @@ def test_an_upload_interrupted_in_a_body_is_undone_and_the_table_says_what_is_th
     before = dict(large.cloud.region()[old])
 
     def act(dibctl: Child) -> None:
-        wait_until(lambda: large.images("RegionTwo", os_hidden=False, tags=[]))
+        waiting.until(lambda: large.images("RegionTwo", os_hidden=False, tags=[]), seconds=PATIENCE)
         dibctl.interrupt("one", number)
 
     scene = Scene(large.cloud, ("^PUT /image-RegionOne/.*/file$", act))
@@ -173,7 +173,7 @@ def test_a_conversion_that_is_interrupted_begins_nothing(shop: Shop) -> None:
     glance = {"disk_format": "raw"}
     shop.write({"one": {"keystone": shop.keystone(), "glance": glance, "preprocessing": section}})
     with child(shop.path, "upload", "debian", "one") as dibctl:
-        wait_until(lambda: "sleep 300" in dibctl.said)
+        waiting.until(lambda: "sleep 300" in dibctl.said, seconds=PATIENCE)
         dibctl.interrupt("dibctl: interrupted")
         assert dibctl.end() == 1
         assert " not begun " in rows(dibctl.printed)["one"]
@@ -188,7 +188,7 @@ def test_waiting_for_another_run_ends_with_an_interruption(shop: Shop) -> None:
         FileLock(shop.path / ".debian.qcow2.out.lock"),
         child(shop.path, "upload", "debian", "one") as dibctl,
     ):
-        wait_until(lambda: "waiting for another run" in dibctl.said)
+        waiting.until(lambda: "waiting for another run" in dibctl.said, seconds=PATIENCE)
         dibctl.interrupt("dibctl: interrupted")
         assert dibctl.end() == 1
         assert " not begun " in rows(dibctl.printed)["one"]

@@ -244,8 +244,8 @@ def _send(api: Api, image_id: str, content: Content, importing: ImportSettings, 
             # Where Glance looks at the second body before it has looked at the broken first, it refuses
             # the second: the image is being filled.
             overtaken = error.status == CONFLICT and content.sendings > 1
-            again = content.sendings < SENDINGS or (patience is not None and now < patience)
-            again = again and (error.transient or overtaken)
+            patient = content.sendings < SENDINGS or (patience is not None and now < patience)
+            again = patient and (error.transient or overtaken)
             status = _settled(api, image_id, deadline=deadline) if again else None
             if status == done:  # only the answer got lost; whether all of it arrived is verified
                 return
