@@ -13,9 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from testinfra.host import Host
 
-    from pytest_dibctl.clouds import Instance
-    from pytest_dibctl.process import Result
-    from pytest_dibctl.ssh import SshAccess
+    from pytest_dibctl import Instance, Result, SshAccess
 
 PAUSE = 3.0
 """Seconds between two looks at a guest that is not settled yet."""

@@ -12,8 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from testinfra.host import Host
 
-    from pytest_dibctl.clouds import Instance
-    from pytest_dibctl.process import Result
+    from pytest_dibctl import Instance, Result
 
 RESULT = "/run/cloud-init/result.json"
 LOG = "/var/log/cloud-init.log"

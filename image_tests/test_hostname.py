@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from testinfra.host import Host
 
-    from pytest_dibctl.clouds import Instance
+    from pytest_dibctl import Instance
 
 
 def short(name: str) -> str:

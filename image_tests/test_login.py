@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_dibctl.clouds import Instance
-    from pytest_dibctl.ssh import SshAccess
+    from pytest_dibctl import Instance, SshAccess
 
 
 def test_login_works(instance: Instance, ssh_access: SshAccess) -> None:

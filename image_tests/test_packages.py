@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_dibctl.clouds import Instance
-    from pytest_dibctl.process import Result
+    from pytest_dibctl import Instance, Result
 
 pytestmark = pytest.mark.usefixtures("instance")
 

@@ -16,7 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from testinfra.host import Host
 
-    from pytest_dibctl.clouds import Instance
+    from pytest_dibctl import Instance
 
 pytestmark = pytest.mark.usefixtures("instance")
 

@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from testinfra.host import Host
 
-    from pytest_dibctl.clouds import Flavor, Instance
+    from pytest_dibctl import Flavor, Instance
 
 pytestmark = pytest.mark.usefixtures("instance")
 

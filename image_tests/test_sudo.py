@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_dibctl.clouds import Instance
-    from pytest_dibctl.ssh import SshAccess
+    from pytest_dibctl import Instance, SshAccess
 
 
 def test_login_user_may_become_root(ssh_access: SshAccess, instance: Instance) -> None:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_dibctl.process import Result
-    from pytest_dibctl.tree import ImageTree
+    from pytest_dibctl import ImageTree, Result
 
 SHOWN = 30
 """Names that a failed test lists before it only counts them."""
@@ -56,11 +55,11 @@ def has_program(image_tree: ImageTree) -> Callable[[str], bool]:
 @pytest.fixture
 def run_inside(image_tree: ImageTree) -> Callable[..., Result]:
     """Run a shell command of the image in its files: ``run_inside(command, timeout=120)``, in seconds."""
-    from pytest_dibctl import process
+    from pytest_dibctl import run_command
 
     def run(command: str, *, timeout: float = 120) -> Result:
         __tracebackhide__ = True
         argv = image_tree.command(["/bin/sh", "-c", command])
-        return process.run(argv, check=False, join_stderr=True, timeout=timeout)
+        return run_command(argv, check=False, join_stderr=True, timeout=timeout)
 
     return run

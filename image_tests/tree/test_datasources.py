@@ -13,10 +13,7 @@ import pytest
 import yaml
 
 if TYPE_CHECKING:
-    from pytest_dibctl.config.catalog import Entry
-    from pytest_dibctl.config.models import TestEnvironment
-    from pytest_dibctl.lifecycle import Journey
-    from pytest_dibctl.tree import ImageTree
+    from pytest_dibctl import Entry, ImageTree, TargetRun, TestEnvironment
 
 pytestmark = pytest.mark.usefixtures("image_tree")
 
@@ -68,7 +65,7 @@ def test_datasources_are_configured(configured: list[str]) -> None:
 
 
 def test_datasources_suit_the_environment(
-    configured: list[str], dib_journey: Journey, variable: Callable[..., str]
+    configured: list[str], dib_journey: TargetRun, variable: Callable[..., str]
 ) -> None:
     """cloud-init looks where this test environment has its data.
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_dibctl import process
+from pytest_dibctl import run_command, tool_path
 
 if TYPE_CHECKING:
-    from pytest_dibctl.tree import ImageTree
+    from pytest_dibctl import ImageTree
 
 pytestmark = pytest.mark.usefixtures("image_tree")
 
@@ -34,10 +34,10 @@ def test_filesystem_is_clean(image_tree: ImageTree) -> None:
     checker = CHECKERS.get(image_tree.filesystem)
     if checker is None:
         pytest.skip(f"there is no check for {image_tree.filesystem}")
-    if shutil.which(checker[0], path=process.tool_path()) is None:
+    if shutil.which(checker[0], path=tool_path()) is None:
         pytest.skip(f"this machine has no {checker[0]}")
     argv = [*checker, str(image_tree.device)]
-    result = process.run(argv, check=False, join_stderr=True, timeout=CHECK_MAY_TAKE)
+    result = run_command(argv, check=False, join_stderr=True, timeout=CHECK_MAY_TAKE)
     said = result.output.strip()
     assert result.returncode == 0, f"{' '.join(checker)} exited with {result.returncode}:\n{said}"
     assert "journal recovery" not in said, f"the journal was not empty:\n{said}"

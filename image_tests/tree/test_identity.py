@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_dibctl.tree import ImageTree
+    from pytest_dibctl import ImageTree
 
 pytestmark = pytest.mark.usefixtures("image_tree")
 

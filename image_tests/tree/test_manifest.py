@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_dibctl.dib import setting
+from pytest_dibctl import dib_setting
 
 if TYPE_CHECKING:
-    from pytest_dibctl.config.catalog import Entry
-    from pytest_dibctl.config.models import Image
-    from pytest_dibctl.tree import ImageTree
+    from pytest_dibctl import Entry, Image, ImageTree
 
 pytestmark = pytest.mark.usefixtures("image_tree")
 
@@ -26,7 +24,7 @@ def folder(image: Entry[Image], image_tree: ImageTree) -> str:
     dib = image.settings.dib
     if dib is None:
         pytest.skip("the image is not built by diskimage-builder")
-    named = setting(dib, "DIB_MANIFEST_IMAGE_DIR") or FOLDER
+    named = dib_setting(dib, "DIB_MANIFEST_IMAGE_DIR") or FOLDER
     assert image_tree.path(named).is_dir(), (
         f"{named} is not in the image; add the element `manifests` to `dib.elements`"
     )

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_dibctl.process import Result
-    from pytest_dibctl.tree import ImageTree
+    from pytest_dibctl import ImageTree, Result
 
 pytestmark = pytest.mark.usefixtures("image_tree")
 

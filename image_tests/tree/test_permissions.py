@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_dibctl.tree import ImageTree, Item
+    from pytest_dibctl import ImageTree, TreeItem
 
 pytestmark = pytest.mark.usefixtures("image_tree")
 
 
-def anybody_may_change(item: Item) -> bool:
+def anybody_may_change(item: TreeItem) -> bool:
     """Whether anybody may write a file, or rename and remove what is in a directory."""
     if not item.mode & stat.S_IWOTH:
         return False

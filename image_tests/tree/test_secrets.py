@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_dibctl.tree import ImageTree, Item
+    from pytest_dibctl import ImageTree, TreeItem
 
 pytestmark = pytest.mark.usefixtures("image_tree")
 
@@ -74,7 +74,7 @@ KEY = re.compile(r"^\s*[^\s#]", re.MULTILINE)
 PASSWORD_SET = re.compile(r"^(?P<user>[^:]+):(?P<hash>[^:]*):")
 
 
-def plain_files(tree: ImageTree) -> Iterator[Item]:
+def plain_files(tree: ImageTree) -> Iterator[TreeItem]:
     """Yield the regular files in PLACES."""
     for place in PLACES:
         if tree.path(place).is_dir():

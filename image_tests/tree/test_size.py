@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_dibctl.artifact import Artifact
-    from pytest_dibctl.config.catalog import Entry
-    from pytest_dibctl.config.models import Image
+    from pytest_dibctl import Artifact, Entry, Image
 
 pytestmark = pytest.mark.usefixtures("image_tree")  # or it is skipped: what file it was is not known
 
