@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import paired
-from pytest_dibctl import builder
+from pytest_dibctl.build import builder
 from pytest_dibctl.config import catalog
 
 ROUNDS = 5

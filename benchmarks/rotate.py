@@ -68,12 +68,12 @@ def ours(url: str) -> int:
     """Return how many images a plan would delete."""
     from pytest_dibctl.config.catalog import Entry
     from pytest_dibctl.config.models import UploadEnvironment
-    from pytest_dibctl.publish import opening, rotate
+    from pytest_dibctl.publish import connect, rotate
 
     settings = UploadEnvironment.model_validate({"keystone": standins.login(url, "admin")})
     environment = Entry(label="bench", settings=settings, path=Path("upload.yaml"))
     policy = rotate.Policy(rule=settings.obsolete, where="")
-    with contextlib.closing(opening.open_region(environment, environ={}, fixed_cloud=True)) as region:
+    with contextlib.closing(connect.open_region(environment, environ={}, fixed_cloud=True)) as region:
         return sum(verdict.outcome == "goes" for verdict in rotate.plan(region, policy))
 
 

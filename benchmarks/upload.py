@@ -40,11 +40,11 @@ class Bench:
 
     def ours(self, count: int) -> None:
         """Upload to the first ``count`` regions as ``dibctl upload`` does."""
-        from pytest_dibctl import terminal
-        from pytest_dibctl.artifact import Artifact
+        from pytest_dibctl.cli import output
         from pytest_dibctl.config.catalog import Entry
         from pytest_dibctl.config.models import Image, UploadEnvironment
-        from pytest_dibctl.publish import opening, upload
+        from pytest_dibctl.image.artifact import Artifact
+        from pytest_dibctl.publish import connect, upload
 
         image = Image.model_validate({"filename": str(self.file), "glance": {"name": name()}})
         environments = [
@@ -63,8 +63,8 @@ class Bench:
                 path=self.file, disk_format="raw", size=size, virtual_size=size, sha512=self.sha512
             ),
             cwd=self.file.parent,
-            open_region=lambda one: opening.open_region(one, environ={}, fixed_cloud=True),
-            watch=terminal.Meter(),
+            open_region=lambda one: connect.open_region(one, environ={}, fixed_cloud=True),
+            watch=output.Meter(),
         )
         results = upload.upload(request)
         if {result.outcome for result in results} != {"uploaded"}:

@@ -10,8 +10,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_dibctl.artifact import Artifact
-    from pytest_dibctl.clouds import (
+    from pytest_dibctl.build.dib import setting as dib_setting
+    from pytest_dibctl.clouds.protocols import (
         Address,
         Cloud,
         CloudImage,
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     )
     from pytest_dibctl.config.catalog import Entry
     from pytest_dibctl.config.models import Image, TestEnvironment
-    from pytest_dibctl.dib import setting as dib_setting
     from pytest_dibctl.errors import DibctlError, ExitCode
-    from pytest_dibctl.lifecycle import Journey as TargetRun
-    from pytest_dibctl.process import Result, tool_path
-    from pytest_dibctl.process import run as run_command
-    from pytest_dibctl.ssh import SshAccess, SshKey
-    from pytest_dibctl.tree import ImageTree
-    from pytest_dibctl.tree import Item as TreeItem
+    from pytest_dibctl.guest.ssh import SshAccess, SshKey
+    from pytest_dibctl.image.artifact import Artifact
+    from pytest_dibctl.image.tree import ImageTree
+    from pytest_dibctl.image.tree import Item as TreeItem
+    from pytest_dibctl.run.lifecycle import Journey as TargetRun
+    from pytest_dibctl.system.process import Result, tool_path
+    from pytest_dibctl.system.process import run as run_command
 
 __version__ = "0.1.0"
 
@@ -59,28 +59,28 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Address": "pytest_dibctl.clouds",
-    "Artifact": "pytest_dibctl.artifact",
-    "Cloud": "pytest_dibctl.clouds",
-    "CloudImage": "pytest_dibctl.clouds",
+    "Address": "pytest_dibctl.clouds.protocols",
+    "Artifact": "pytest_dibctl.image.artifact",
+    "Cloud": "pytest_dibctl.clouds.protocols",
+    "CloudImage": "pytest_dibctl.clouds.protocols",
     "DibctlError": "pytest_dibctl.errors",
-    "Endpoint": "pytest_dibctl.clouds",
+    "Endpoint": "pytest_dibctl.clouds.protocols",
     "Entry": "pytest_dibctl.config.catalog",
     "ExitCode": "pytest_dibctl.errors",
-    "Flavor": "pytest_dibctl.clouds",
+    "Flavor": "pytest_dibctl.clouds.protocols",
     "Image": "pytest_dibctl.config.models",
-    "ImageTree": "pytest_dibctl.tree",
-    "Instance": "pytest_dibctl.clouds",
-    "Interface": "pytest_dibctl.clouds",
-    "Result": "pytest_dibctl.process",
-    "SshAccess": "pytest_dibctl.ssh",
-    "SshKey": "pytest_dibctl.ssh",
-    "TargetRun": "pytest_dibctl.lifecycle:Journey",
+    "ImageTree": "pytest_dibctl.image.tree",
+    "Instance": "pytest_dibctl.clouds.protocols",
+    "Interface": "pytest_dibctl.clouds.protocols",
+    "Result": "pytest_dibctl.system.process",
+    "SshAccess": "pytest_dibctl.guest.ssh",
+    "SshKey": "pytest_dibctl.guest.ssh",
+    "TargetRun": "pytest_dibctl.run.lifecycle:Journey",
     "TestEnvironment": "pytest_dibctl.config.models",
-    "TreeItem": "pytest_dibctl.tree:Item",
-    "dib_setting": "pytest_dibctl.dib:setting",
-    "run_command": "pytest_dibctl.process:run",
-    "tool_path": "pytest_dibctl.process",
+    "TreeItem": "pytest_dibctl.image.tree:Item",
+    "dib_setting": "pytest_dibctl.build.dib:setting",
+    "run_command": "pytest_dibctl.system.process:run",
+    "tool_path": "pytest_dibctl.system.process",
 }
 """Where each public name is defined: its module, and after a colon its name there if that differs."""
 

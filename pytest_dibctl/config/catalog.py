@@ -13,10 +13,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from pytest_dibctl.config import source
 from pytest_dibctl.config.merge import QEMU_PORT_WAIT
-from pytest_dibctl.config.messages import problems as translated
-from pytest_dibctl.config.messages import suggestion
 from pytest_dibctl.config.models import (
     IDENTITY_V2,
     EnvironmentTests,
@@ -27,7 +24,10 @@ from pytest_dibctl.config.models import (
     TestEnvironment,
     UploadEnvironment,
 )
-from pytest_dibctl.config.source import Document, Mark, Problem
+from pytest_dibctl.config.validation_errors import problems as translated
+from pytest_dibctl.config.validation_errors import suggestion
+from pytest_dibctl.config.yaml import source
+from pytest_dibctl.config.yaml.source import Document, Mark, Problem
 from pytest_dibctl.errors import ConfigError, NotInConfigError
 
 Kind = Literal["images", "test", "upload"]

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from pytest_dibctl.config.messages import suggestion
+from pytest_dibctl.config.validation_errors import suggestion
 from pytest_dibctl.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic.json_schema import WithJsonSchema
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from pytest_dibctl.config.written import as_bool, as_text
+from pytest_dibctl.config.yaml.scalars import as_bool, as_text
 
 SCALARS = ["string", "number", "boolean"]
 """The JSON types that are read as text, the way they are written."""

@@ -8,8 +8,8 @@ import datetime as dt
 from pytest_dibctl.clouds.regions import ImageRecord, Region
 from pytest_dibctl.config.models import Obsoleting
 from pytest_dibctl.errors import ApiError, ConfigError
-from pytest_dibctl.publish import lineage
-from pytest_dibctl.publish.wanted import SHA512, TESTED
+from pytest_dibctl.publish import image_state
+from pytest_dibctl.publish.desired import SHA512, TESTED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ def listing(region: Region, rule: Obsoleting) -> list[Listed]:
     """
     now = region.now()
     images = [image for image in region.images() if _is_shown(image)]
-    images = sorted(lineage.newest_first(images), key=lambda image: image.name)
+    images = sorted(image_state.newest_first(images), key=lambda image: image.name)
     used = _used(region, images)
     return [
         Listed(
@@ -52,17 +52,17 @@ def listing(region: Region, rule: Obsoleting) -> list[Listed]:
 
 
 def _is_shown(image: ImageRecord) -> bool:
-    if image.is_snapshot or lineage.TEST in image.tags:
+    if image.is_snapshot or image_state.TEST in image.tags:
         return False
-    return lineage.COMPANION not in image.tags or lineage.UNFINISHED in image.tags
+    return image_state.COMPANION not in image.tags or image_state.UNFINISHED in image.tags
 
 
 def _state(image: ImageRecord, rule: Obsoleting) -> str:
     if image.status != "active":
         return image.status
-    if lineage.UNFINISHED in image.tags:
+    if image_state.UNFINISHED in image.tags:
         return "unfinished"
-    if lineage.is_obsolete(image, rule):
+    if image_state.is_obsolete(image, rule):
         return "obsolete"
     return "hidden" if image.hidden else "current"
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pytest_dibctl.clouds.regions import Region
 from pytest_dibctl.config.models import Obsoleting
 from pytest_dibctl.errors import ApiError, DibctlError
-from pytest_dibctl.publish import lineage
+from pytest_dibctl.publish import image_state
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,9 @@ def _mark(region: Region, image_id: str, rule: Obsoleting, where: str) -> Marked
                 f"image {image_id} ({image.name}) belongs to project {image.owner}, and is left alone",
                 hint="log in to that project to make it obsolete",
             )
-        if lineage.is_obsolete(image, rule):
+        if image_state.is_obsolete(image, rule):
             return Marked(image_id=image_id, name=image.name)
-        change = lineage.obsoletion(image, rule, now=region.now(), successor=None, where=where)
+        change = image_state.obsoletion(image, rule, now=region.now(), successor=None, where=where)
         return Marked(image_id=image_id, name=region.change(image_id, change).name, changed=True)
     except DibctlError as error:
         return Marked(image_id=image_id, error=error)

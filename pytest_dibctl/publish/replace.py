@@ -13,13 +13,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from pytest_dibctl.clouds.glance import BootFile
+from pytest_dibctl.clouds.glance_content import BootFile
 from pytest_dibctl.clouds.regions import Change, Content, ImageRecord, ImageSpec, Region
 from pytest_dibctl.errors import DibctlError
-from pytest_dibctl.publish import leftovers, lineage
-from pytest_dibctl.publish.lineage import BOOT_KEYS, COMPANION, UNFINISHED
+from pytest_dibctl.publish import image_state, unfinished
+from pytest_dibctl.publish.desired import Wanted, is_same
+from pytest_dibctl.publish.image_state import BOOT_KEYS, COMPANION, UNFINISHED
 from pytest_dibctl.publish.stream import Feed, Stream
-from pytest_dibctl.publish.wanted import Wanted, is_same
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,8 @@ class Found:
 
 def look(region: Region, wanted: Wanted) -> Found:
     """Return what is there of the wanted image's name."""
-    named = lineage.newest_first(region.images(name=wanted.spec.name))
-    current = [image for image in named if lineage.is_current(image, wanted.rule)]
+    named = image_state.newest_first(region.images(name=wanted.spec.name))
+    current = [image for image in named if image_state.is_current(image, wanted.rule)]
     return Found(
         same=next((image for image in current if is_same(image, wanted)), None),
         current=tuple(current),
@@ -148,7 +148,7 @@ def _hidden(work: Work, found: Found, made: _Made) -> ImageRecord:
 
 def _whole_parts(work: Work, image: ImageRecord) -> list[str] | None:
     """Return the ids of an image's companions, None unless all that it has to have are there."""
-    parts = [part.id for part in leftovers.companions(work.region, image) if part.status == "active"]
+    parts = [part.id for part in unfinished.companions(work.region, image) if part.status == "active"]
     needed = [image.properties.get(companion.key) for companion in work.wanted.companions]
     return parts if set(needed) <= set(parts) else None
 
@@ -157,7 +157,7 @@ def _companion(work: Work, companion: BootFile) -> ImageRecord:
     spec = work.wanted.spec
     work.tell(f"uploading {companion.path.name}")
     part = ImageSpec(
-        name=lineage.companion_name(spec.name, companion.key),
+        name=image_state.companion_name(spec.name, companion.key),
         disk_format=companion.disk_format,
         container_format=companion.disk_format,
         visibility=spec.visibility,
@@ -213,7 +213,7 @@ def _obsoleted(
         return
     now = work.region.now()
     for image in reversed(older):
-        change = lineage.obsoletion(
+        change = image_state.obsoletion(
             image, work.wanted.rule, now=now, successor=successor.id, where=work.wanted.rule_at
         )
         changed.append((image, change))
@@ -233,27 +233,27 @@ def _roll_back(
         work.tell("going back to the older image")
     for image, change in reversed(changed):
         with _noting(error, f"image {image.id} may have been left renamed"):
-            work.region.change(image.id, lineage.restoration(image, change))
+            work.region.change(image.id, image_state.restoration(image, change))
     if older and made.image is not None and not _any_current(work, older):
         error.add_note(f"image {made.image} is left: none of the older ones is known to be current")
         return
     # The image before its kernel: nobody can find half of it then.
     if made.image is not None:
         with _noting(error, f"image {made.image} may have been left"):
-            leftovers.take_back(work.region, made.image)
+            unfinished.take_back(work.region, made.image)
     for part_id in made.parts:
         with _noting(error, f"image {part_id} may have been left"):
             if (who := work.region.needed_by(part_id)) is not None:
                 error.add_note(f"image {part_id} is left: {who}")
             else:
-                leftovers.take_back(work.region, part_id)
+                unfinished.take_back(work.region, part_id)
 
 
 def _any_current(work: Work, older: Sequence[ImageRecord]) -> bool:
     for image in older:
         with contextlib.suppress(DibctlError):
             now = work.region.image(image.id)
-            if now.name == image.name and lineage.is_current(now, work.wanted.rule):
+            if now.name == image.name and image_state.is_current(now, work.wanted.rule):
                 return True
     return False
 
@@ -269,7 +269,7 @@ def _noting(error: BaseException, left: str) -> Iterator[None]:
 
 def _tidy_up(work: Work, image: ImageRecord) -> None:
     """Say that an image that shows is finished, and remove what earlier uploads of its name have left."""
-    leftovers.settle(work.region, image)
+    unfinished.settle(work.region, image)
     name = work.wanted.spec.name
-    names = {name, *(lineage.companion_name(name, key) for key in BOOT_KEYS)}
-    leftovers.sweep(work.region, names, timeout=work.wanted.timeout, tell=work.tell)
+    names = {name, *(image_state.companion_name(name, key) for key in BOOT_KEYS)}
+    unfinished.sweep(work.region, names, timeout=work.wanted.timeout, tell=work.tell)

@@ -11,11 +11,11 @@ import dataclasses
 import datetime as dt
 from collections.abc import Callable, Sequence
 
-from pytest_dibctl import signals
 from pytest_dibctl.clouds.regions import ImageRecord, Region
 from pytest_dibctl.config.models import Obsoleting
 from pytest_dibctl.errors import ApiError, DibctlError, ExitCode, ImageNotFoundError
-from pytest_dibctl.publish import leftovers, lineage
+from pytest_dibctl.publish import image_state, unfinished
+from pytest_dibctl.system import signals
 
 CONFLICT, FORBIDDEN = 409, 403
 KERNELS = frozenset({"aki", "ari"})
@@ -135,12 +135,12 @@ def _candidates(region: Region, policy: Policy) -> list[Candidate]:
     names = {
         called
         for name in policy.names
-        for called in (name, lineage.obsolete_name(name, policy.rule, policy.where))
+        for called in (name, image_state.obsolete_name(name, policy.rule, policy.where))
     }
     found = [
         _candidate(image, policy.rule)
         for image in region.images(properties=policy.rule.properties)
-        if lineage.is_obsolete(image, policy.rule) and (not names or image.name in names)
+        if image_state.is_obsolete(image, policy.rule) and (not names or image.name in names)
     ]
     return sorted(found, key=lambda one: (one.since, one.created, one.id), reverse=True)
 
@@ -150,13 +150,13 @@ def _candidate(image: ImageRecord, rule: Obsoleting) -> Candidate:
         id=image.id,
         name=image.name,
         size=image.size or 0,
-        since=lineage.obsolete_since(image),
+        since=image_state.obsolete_since(image),
         created=image.created,
         is_snapshot=image.is_snapshot,
-        named=lineage.has_obsolete_name(image, rule),
+        named=image_state.has_obsolete_name(image, rule),
         protected=image.protected,
         disk_format=image.disk_format,
-        companions=tuple(leftovers.part_ids(image)),
+        companions=tuple(unfinished.part_ids(image)),
     )
 
 
@@ -187,7 +187,7 @@ def _delete(region: Region, candidate: Candidate, rule: Obsoleting, tell: Callab
             return Verdict(candidate=candidate, outcome="stays", reason=reason)
         region.delete(candidate.id)
         tell(f"deleted {candidate.name} ({candidate.id})")
-        gone = leftovers.remove_companions(region, candidate.companions, owner=region.project_id)
+        gone = unfinished.remove_companions(region, candidate.companions, owner=region.project_id)
         notes = "; ".join(f"with {part.name}" for part in gone)
     except DibctlError as error:
         return _not_deleted(candidate, error)
@@ -212,7 +212,7 @@ def _changed(region: Region, candidate: Candidate, rule: Obsoleting) -> str | No
     if candidate.disk_format in KERNELS and (who := region.needed_by(candidate.id)) is not None:
         return who
     image = region.image(candidate.id)
-    if not lineage.is_obsolete(image, rule) or image.owner != region.project_id:
+    if not image_state.is_obsolete(image, rule) or image.owner != region.project_id:
         return "is not obsolete any more"
     if image.protected:
         return "is protected since a moment ago"

@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pytest_dibctl.artifact import file_digest, refuse_changed
 from pytest_dibctl.clouds.regions import LateError
 from pytest_dibctl.errors import ArtifactError
+from pytest_dibctl.image.artifact import file_digest, refuse_changed
 
 BLOCK = 1 << 20
 """Bytes that are read and sent at a time."""

@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
-from pytest_dibctl import signals
 from pytest_dibctl.clouds.regions import Change, ImageRecord, ImageSpec, LateError, Region
 from pytest_dibctl.config.merge import ImportSettings
 from pytest_dibctl.config.models import Obsoleting
 from pytest_dibctl.errors import ApiError, DibctlError, ImageNotFoundError, NotInConfigError
-from pytest_dibctl.publish import leftovers, lineage
-from pytest_dibctl.publish.lineage import BOOT_KEYS, UNFINISHED
+from pytest_dibctl.publish import image_state, unfinished
+from pytest_dibctl.publish.image_state import BOOT_KEYS, UNFINISHED
+from pytest_dibctl.system import signals
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ def transfer(request: Request) -> Transferred:
                 raise
             raise
     try:
-        leftovers.sweep(
+        unfinished.sweep(
             request.destination,
             arrived.names,
             owner=arrived.goal.spec.owner,
@@ -169,8 +169,10 @@ def _finished(request: Request, arrived: _Arrived) -> tuple[ImageRecord, bool]:
 
 def _source(request: Request) -> ImageRecord:
     """Return the image that is meant."""
-    named = lineage.newest_first(
-        image for image in request.source.images(name=request.what) if lineage.is_current(image, request.rule)
+    named = image_state.newest_first(
+        image
+        for image in request.source.images(name=request.what)
+        if image_state.is_current(image, request.rule)
     )
     return named[0] if named else _with_bytes(request, request.what)
 
@@ -197,7 +199,7 @@ def _goal(request: Request, source: ImageRecord, parts: Mapping[str, str]) -> _G
             hidden=source.hidden,
             min_disk=source.min_disk,
             min_ram=source.min_ram,
-            tags=tuple(sorted(tag for tag in source.tags if not lineage.is_passing(tag))),
+            tags=tuple(sorted(tag for tag in source.tags if not image_state.is_passing(tag))),
             properties={**source.properties, **parts},
         )
     if not request.membership:
@@ -246,7 +248,7 @@ def _there(request: Request, source: ImageRecord, goal: _Goal) -> ImageRecord | 
     formats = (goal.spec.disk_format, goal.spec.container_format)
     found = [image for image in found if (image.disk_format, image.container_format) == formats]
     whole = [image for image in found if UNFINISHED not in image.tags]
-    return next(iter(lineage.newest_first(whole) or lineage.newest_first(found)), None)
+    return next(iter(image_state.newest_first(whole) or image_state.newest_first(found)), None)
 
 
 def same_bytes(one: ImageRecord, other: ImageRecord) -> bool:
@@ -389,6 +391,6 @@ def _take_back(region: Region, image_id: str, error: BaseException, *, unless_ne
         if unless_needed and (who := region.needed_by(image_id)) is not None:
             error.add_note(f"image {image_id} is left in {region.name}: {who}")
         else:
-            leftovers.take_back(region, image_id)
+            unfinished.take_back(region, image_id)
     except DibctlError as second:
         error.add_note(f"image {image_id} may have been left in {region.name}: {second.message}")

@@ -11,17 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
-from pytest_dibctl import artifact as files
-from pytest_dibctl import preprocess, process, signals
-from pytest_dibctl.artifact import Artifact
 from pytest_dibctl.clouds.regions import Region
 from pytest_dibctl.config import interpolate
 from pytest_dibctl.config.catalog import Entry
 from pytest_dibctl.config.models import Image, UploadEnvironment
 from pytest_dibctl.errors import CommandError, DibctlError, ExitCode, StoppedError
+from pytest_dibctl.image import artifact as files
+from pytest_dibctl.image import preprocessing
+from pytest_dibctl.image.artifact import Artifact
+from pytest_dibctl.publish.desired import Conversion, Wanted, wanted
 from pytest_dibctl.publish.replace import Found, Replaced, Work, look, replace
 from pytest_dibctl.publish.stream import Feed, Stream
-from pytest_dibctl.publish.wanted import Conversion, Wanted, wanted
+from pytest_dibctl.system import process, signals
 
 POLL = 0.02
 """Seconds between two looks at whether everything has come to its end."""
@@ -268,7 +269,7 @@ class _Upload:
         if conversion is None:
             yield built
             return
-        with preprocess.preprocessed(
+        with preprocessing.preprocessed(
             built,
             conversion.settings,
             disk_format=conversion.disk_format,

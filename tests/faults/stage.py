@@ -11,11 +11,12 @@ from typing import Any
 
 import yaml
 
-from pytest_dibctl import ledger, lifecycle, sweep
-from pytest_dibctl.artifact import Artifact, inspect
+from pytest_dibctl.cleanup import sweep
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.config.catalog import Catalog
 from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.image.artifact import Artifact, inspect
+from pytest_dibctl.run import ledger, lifecycle
 from tests.faults import standin
 
 LABEL = "image"

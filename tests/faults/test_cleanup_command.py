@@ -36,14 +36,14 @@ def killed(site: Site) -> set[str]:
 def cleanup(site: Site, *options: str) -> str:
     """Return what a cleanup said that came to its end."""
     before = len(site.said())
-    assert site.start("pytest_dibctl.cli", "cleanup", *options).wait(PATIENCE) == 0, site.said()
+    assert site.start("pytest_dibctl.cli.main", "cleanup", *options).wait(PATIENCE) == 0, site.said()
     return site.said()[before:]
 
 
 def test_one_environment_only(site: Site, killed: set[str]) -> None:
     assert "nothing to remove" in cleanup(site, "--env", "other")
     assert site.cloud.left() > killed
-    assert site.start("pytest_dibctl.cli", "cleanup", "--env", "othr").wait(PATIENCE) == 11
+    assert site.start("pytest_dibctl.cli.main", "cleanup", "--env", "othr").wait(PATIENCE) == 11
     assert "othr" in site.said()
     cleanup(site, "--env", "cloud")
     assert site.cloud.left() == killed
@@ -75,7 +75,7 @@ def test_a_cloud_that_does_not_answer_hides_no_other(site: Site, killed: set[str
     [run] = site.temporary.glob("dibctl-*/*")
     shutil.rmtree(run.parent)
     site.cloud.clock = lambda: time.time() + 25 * 3600
-    assert site.start("pytest_dibctl.cli", "cleanup", "--expired").wait(PATIENCE) == 1
+    assert site.start("pytest_dibctl.cli.main", "cleanup", "--expired").wait(PATIENCE) == 1
     assert "what is in absent: could not be removed: " in site.said()
     assert "Traceback" not in site.said()
     assert not any(name.startswith("server") for name in site.cloud.left() - killed)

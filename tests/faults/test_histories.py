@@ -20,12 +20,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from pytest_dibctl import ledger, lifecycle, sweep
-from pytest_dibctl.clouds import LIFETIME
-from pytest_dibctl.clouds import openstack as engine
+from pytest_dibctl.cleanup import sweep
 from pytest_dibctl.clouds.openstack import api, marks
+from pytest_dibctl.clouds.openstack import cloud as engine
+from pytest_dibctl.clouds.protocols import LIFETIME
 from pytest_dibctl.errors import DibctlError
-from pytest_dibctl.ssh import make_key
+from pytest_dibctl.guest.ssh import make_key
+from pytest_dibctl.run import ledger, lifecycle
 from tests.faults import adapter, standin
 from tests.faults.conftest import Table
 from tests.faults.stage import ENVIRONMENT, LABEL, Stage, staged

@@ -235,7 +235,7 @@ def test_nothing_stays(site: Site, table: Table, phase: str, number: signal.Sign
     cleaned = ""
     if site.left() != foreign:
         cleaned = "cleaned up by hand"
-        assert site.start("pytest_dibctl.cli", "cleanup").wait(PATIENCE) == 0, site.said()
+        assert site.start("pytest_dibctl.cli.main", "cleanup").wait(PATIENCE) == 0, site.said()
     left = site.left() - foreign
     lost = foreign - site.left()
     table.add(f"{number.name} {mode}", started=started, left=len(left), foreign=len(lost))

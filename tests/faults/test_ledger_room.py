@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dibctl import ledger
 from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.run import ledger
 from tests.faults.stage import write
 from tests.faults.test_kills import Site
 from tests.faults.test_secrets import site

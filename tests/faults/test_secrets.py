@@ -90,7 +90,7 @@ def test_no_secret_is_written_or_shown(site: Site, workers: tuple[str, ...]) -> 
             time.sleep(0.5)
             lines = leaks.processes(site.marker).values()
             assert any("plain child" in line for line in lines)
-            assert any("pytest_dibctl.guardian" in line for line in lines)
+            assert any("pytest_dibctl.cleanup.guardian" in line for line in lines)
             exposed = exposed_by_processes(site.marker)
             (site.path / "seen").write_text("")
             run.wait(90)
@@ -104,7 +104,9 @@ def test_no_secret_is_written_or_shown(site: Site, workers: tuple[str, ...]) -> 
     assert exposed | holding(site.path) | holding(site.temporary) == set()
     write(site.path, site.server.url)
     [run_directory] = site.temporary.glob("dibctl-*/*")
-    assert site.start("pytest_dibctl.cli", "cleanup", "--run", run_directory.name).wait(90) == 0, site.said()
+    assert site.start("pytest_dibctl.cli.main", "cleanup", "--run", run_directory.name).wait(90) == 0, (
+        site.said()
+    )
     assert site.cloud.left() == set()
 
 

@@ -15,12 +15,12 @@ from typing import Any
 import requests
 import yaml
 
-from pytest_dibctl import ledger, lifecycle
-from pytest_dibctl.artifact import Artifact, inspect
-from pytest_dibctl.clouds.openstack import OpenStackCloud
+from pytest_dibctl.clouds.openstack.cloud import OpenStackCloud
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.config import merge
-from pytest_dibctl.ledger import Ledger
+from pytest_dibctl.image.artifact import Artifact, inspect
+from pytest_dibctl.run import ledger, lifecycle
+from pytest_dibctl.run.ledger import Ledger
 from tests.openstack.cloud import DevCloud, names
 from tests.support.plugins import without
 
@@ -143,7 +143,7 @@ class Site:
 
     def dibctl(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
         """Run ``dibctl``."""
-        return self.run("pytest_dibctl.cli", *arguments, extra=extra)
+        return self.run("pytest_dibctl.cli.main", *arguments, extra=extra)
 
     def pytest(
         self, *arguments: str, env: str | None = None, **extra: str

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dibctl import process
+from pytest_dibctl.system import process
 from tests.openstack.cloud import DevCloud, leftovers, lifecycle, names
 from tests.openstack.cloud import layout as ports
 from tests.openstack.cloud.layout import Layout

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pytest_dibctl import lifecycle, sweep
+from pytest_dibctl.cleanup import sweep
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.run import lifecycle
 from tests.faults.server import FAULTS, Fault, Plan, Server, serving, upstream
 from tests.openstack.site import Site
 from tests.support.patience import shorten

@@ -120,7 +120,7 @@ def test_a_shell_in_an_instance_that_is_kept_and_then_removed(site: Site) -> Non
     site.write({"here": site.live()})
 
     def start(end: int) -> subprocess.Popen[str]:
-        argv = [sys.executable, "-m", "pytest_dibctl.cli", "shell", "micro", "--environment", "here"]
+        argv = [sys.executable, "-m", "pytest_dibctl.cli.main", "shell", "micro", "--environment", "here"]
         return subprocess.Popen(
             argv, cwd=site.path, env=site.environ(), stdin=end, stdout=end, stderr=end, text=True,
             start_new_session=True,

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pytest_dibctl import lifecycle, process
-from pytest_dibctl.clouds.openstack import OpenStackInstance
+from pytest_dibctl.clouds.openstack.cloud import OpenStackInstance
 from pytest_dibctl.errors import (
     DibctlError,
     InstanceError,
@@ -25,7 +24,9 @@ from pytest_dibctl.errors import (
     NovaForbiddenError,
     PortTimeoutError,
 )
-from pytest_dibctl.ssh import SshAccess
+from pytest_dibctl.guest.ssh import SshAccess
+from pytest_dibctl.run import lifecycle
+from pytest_dibctl.system import process
 from tests.openstack import proxy
 from tests.openstack.site import READY, Bench, Site, line_of, ours
 from tests.support import leaks

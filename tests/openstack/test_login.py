@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from pytest_dibctl.clouds.openstack import OpenStackCloud, api
+from pytest_dibctl.clouds.openstack import api
+from pytest_dibctl.clouds.openstack.cloud import OpenStackCloud
 from pytest_dibctl.config import catalog, merge
 from pytest_dibctl.errors import ApiError, AuthorizationError, ConfigError, DibctlError
 from tests.openstack import proxy

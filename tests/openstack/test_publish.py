@@ -16,7 +16,7 @@ import pytest
 
 from pytest_dibctl.clouds.openstack.regions import OpenStackRegion
 from pytest_dibctl.errors import ExitCode
-from pytest_dibctl.publish import opening
+from pytest_dibctl.publish import connect
 from tests.openstack import proxy
 from tests.openstack.cloud import names
 from tests.openstack.shelf import MIB, REGIONS, Shelf
@@ -106,7 +106,7 @@ def test_the_moment_of_change_may_lose_its_answers(shelf: Shelf) -> None:
 
 
 def test_a_token_that_is_revoked_before_the_body(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = opening.open_region
+    opened = connect.open_region
 
     def opened_and_spoiled(*arguments: Any, **named: Any) -> Any:
         region = opened(*arguments, **named)
@@ -121,7 +121,7 @@ def test_a_token_that_is_revoked_before_the_body(shelf: Shelf, monkeypatch: pyte
         monkeypatch.setattr(region.api.image, "post", post)
         return region
 
-    monkeypatch.setattr(opening, "open_region", opened_and_spoiled)
+    monkeypatch.setattr(connect, "open_region", opened_and_spoiled)
     (result,) = shelf.json("upload", "web", "demo")
     image = shelf.images()[result["image"]]
     assert image.size == shelf.file.stat().st_size

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pytest_dibctl import manifest
 from pytest_dibctl.errors import ExitCode
+from pytest_dibctl.image import manifest
 from tests.openstack import proxy
 from tests.openstack.cloud import names
 from tests.openstack.proxy import Harm

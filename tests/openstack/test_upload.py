@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from pytest_dibctl import ledger, lifecycle, process
-from pytest_dibctl.clouds import CloudImage
 from pytest_dibctl.clouds.openstack import images
+from pytest_dibctl.clouds.protocols import CloudImage
 from pytest_dibctl.errors import ApiError, ConfigError, DibctlError, ImageNotFoundError, NovaBadRequestError
+from pytest_dibctl.run import ledger, lifecycle
+from pytest_dibctl.system import process
 from tests.openstack import proxy
 from tests.openstack.site import Bench, Site, line_of
 from tests.support.patience import shorten
@@ -257,7 +258,7 @@ def test_an_upload_that_takes_too_long_ends_and_leaves_nothing(site: Site) -> No
 
 
 def request_of(opened: Bench, deadlines: Any) -> Any:
-    from pytest_dibctl.clouds import UploadRequest
+    from pytest_dibctl.clouds.protocols import UploadRequest
 
     return UploadRequest(
         name=f"dibctl-{opened.ledger.run_id}-micro", image=opened.journey.image, deadlines=deadlines

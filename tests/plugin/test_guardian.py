@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dibctl import guardian, ledger
+from pytest_dibctl.cleanup import guardian
 from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.run import ledger
 from tests.plugin.conftest import ROOT, Project
 from tests.support import leaks
 from tests.support.plugins import without
@@ -278,7 +279,7 @@ def test_a_record_of_a_newer_version_stays(guarded: Project) -> None:
     path = run.directory / "balloon.b.1.json"
     path.write_text(json.dumps({**document, "version": 9, "kind": "balloon", "colour": "red"}))
     (run.directory / "broken.json").write_text("{")
-    result = guarded.pytester.run(sys.executable, "-m", "pytest_dibctl.cli", "cleanup")
+    result = guarded.pytester.run(sys.executable, "-m", "pytest_dibctl.cli.main", "cleanup")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*balloon *: could not be removed: this version knows nothing of its kind*"])
     result.stdout.fnmatch_lines(["*broken.json: could not be removed: this version cannot read*"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_dibctl.accounts import PHASES
+from pytest_dibctl.plugin.target_report import PHASES
 from tests.plugin.conftest import Project
 
 OPERATIONS = {"snapshot", "revert", "rebuild"}

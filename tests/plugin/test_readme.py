@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from pytest_dibctl import accounts, cli, fixtures, host, plugin
-from pytest_dibctl.config import catalog, entries, models
+from pytest_dibctl import plugin
+from pytest_dibctl.cli import main
+from pytest_dibctl.config import catalog, models, test_entries
 from pytest_dibctl.errors import ExitCode
+from pytest_dibctl.plugin import fixtures, host, target_report
 from tests.plugin.conftest import ROOT, Project
 from tests.support import readme
 
@@ -118,7 +120,7 @@ def test_the_pytest_commands_select_what_they_say(written: Project, line: str) -
 @pytest.mark.parametrize("line", [line for line in readme.COMMANDS if line.startswith("dibctl")])
 def test_the_dibctl_commands_are_understood(line: str) -> None:
     _, *arguments = shlex.split(line)
-    assert callable(cli.build_parser().parse_args(arguments).run)
+    assert callable(main.build_parser().parse_args(arguments).run)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,7 @@ def test_the_harmless_commands_work(
 ) -> None:
     assert f"dibctl {command}" in readme.COMMANDS
     written.monkeypatch.chdir(written.path)
-    assert cli.main(shlex.split(command)) == code
+    assert main.main(shlex.split(command)) == code
     assert capsys.readouterr().out
 
 
@@ -170,7 +172,7 @@ def test_every_fixture_is_in_the_table_with_its_scope() -> None:
 def test_every_shipped_test_is_in_the_table() -> None:
     below = README.split("A `generic:NAME` entry", 1)[1]
     documented = set(re.findall(r"^\| `(\w+)` \|", below.split("\n\nAn entry's", 1)[0], re.MULTILINE))
-    assert documented == {*entries.generic_tests(), "all"}
+    assert documented == {*test_entries.generic_tests(), "all"}
 
 
 def test_every_variable_of_a_shipped_test_is_in_its_row() -> None:
@@ -187,13 +189,13 @@ def test_every_variable_of_a_shipped_test_is_in_its_row() -> None:
 
 def test_every_property_of_junit_is_in_the_table() -> None:
     documented = {name.strip("`") for names in table("### In CI") for name in names.split(", ")}
-    seconds = {f"seconds_{step}" for step in (*accounts.STEPS, *accounts.RARE)}
+    seconds = {f"seconds_{step}" for step in (*target_report.STEPS, *target_report.RARE)}
     of_guests = {
         name
         for kind in ("qemu", "openstack")
         for name in re.findall(
             r'^ {12}"(\w+)": ',
-            inspect.getsource(import_module(f"pytest_dibctl.clouds.{kind}.instance")),
+            inspect.getsource(import_module(f"pytest_dibctl.clouds.protocols.{kind}.instance")),
             re.MULTILINE,
         )
     }

@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from pytest_dibctl import cli
-from pytest_dibctl.accounts import PHASES
+from pytest_dibctl.cli import main
+from pytest_dibctl.plugin.target_report import PHASES
 from tests.plugin.conftest import Project
 
 
@@ -93,15 +93,15 @@ def test_dibctl_test_exits_with_dibctl_s_codes(
     project.images({"debian": [{"pytest": "test_it.py"}]})
     project.faults(**faults)
     project.monkeypatch.chdir(project.path)
-    assert cli.main(["test", "debian"]) == code
+    assert main.main(["test", "debian"]) == code
 
 
 def test_dibctl_test_exits_11_for_an_unknown_image_and_10_for_a_broken_file(project: Project) -> None:
     project.images({"debian": []})
     project.monkeypatch.chdir(project.path)
-    assert cli.main(["test", "debain"]) == 11
+    assert main.main(["test", "debain"]) == 11
     project.write("images.yaml", "debian: [")
-    assert cli.main(["test", "debian"]) == 10
+    assert main.main(["test", "debian"]) == 10
 
 
 def test_dibctl_test_stops_at_the_first_failed_entry_unless_told_otherwise(project: Project) -> None:
@@ -109,9 +109,9 @@ def test_dibctl_test_stops_at_the_first_failed_entry_unless_told_otherwise(proje
     project.write("test_good.py", "def test_it(): open('ran', 'w').close()")
     project.images({"debian": [{"pytest": "test_bad.py"}, {"pytest": "test_good.py"}]})
     project.monkeypatch.chdir(project.path)
-    assert cli.main(["test", "debian"]) == 80
+    assert main.main(["test", "debian"]) == 80
     assert not (project.path / "ran").exists()
-    assert cli.main(["test", "debian", "--continue-on-fail"]) == 80
+    assert main.main(["test", "debian", "--continue-on-fail"]) == 80
     assert (project.path / "ran").exists()
 
 
@@ -119,7 +119,7 @@ def test_dibctl_test_passes_what_follows_the_dashes_to_pytest(project: Project) 
     project.write("test_it.py", "def test_a(): pass\ndef test_b(): assert 0")
     project.images({"debian": [{"pytest": "test_it.py"}]})
     project.monkeypatch.chdir(project.path)
-    assert cli.main(["test", "debian", "--", "-k", "test_a", "--junit-xml=junit.xml"]) == 0
+    assert main.main(["test", "debian", "--", "-k", "test_a", "--junit-xml=junit.xml"]) == 0
     assert set(properties(project)) == {"test_a[debian]"}
 
 

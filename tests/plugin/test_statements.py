@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dibctl import statements
+from pytest_dibctl.image import statements
 from tests.plugin.conftest import Project
 
 TWO = """

@@ -15,9 +15,12 @@ from typing import Any
 
 import pytest
 
-from pytest_dibctl import artifact, build_guard, builder, preflight, process
-from pytest_dibctl.builder import BuildOutcome
+from pytest_dibctl.build import builder, preflight
+from pytest_dibctl.build.builder import BuildOutcome
 from pytest_dibctl.errors import BuildError, PreflightError
+from pytest_dibctl.guards import build_guard
+from pytest_dibctl.image import artifact
+from pytest_dibctl.system import process
 from tests.support import building, leaks, waiting
 from tests.support.terminals import PATIENCE
 

@@ -81,7 +81,7 @@ class Operator:
 
     def dibctl(self, *arguments: str) -> Finished:
         """Run dibctl."""
-        return self.run("pytest_dibctl.cli", *arguments)
+        return self.run("pytest_dibctl.cli.main", *arguments)
 
     def junit(self) -> dict[str, dict[str, str]]:
         """Return the properties of every test case in junit.xml."""
@@ -405,7 +405,7 @@ def terminal(operator: Operator, *argv: str) -> Iterator[tuple[int, subprocess.P
 
 def test_dibctl_shell_and_exit_42(operator: Operator, micro_files: Path) -> None:
     operator.has(micro_files)
-    with terminal(operator, "pytest_dibctl.cli", "shell", "micro", "--build=never") as (screen, child):
+    with terminal(operator, "pytest_dibctl.cli.main", "shell", "micro", "--build=never") as (screen, child):
         read_until(screen, "is ready")
         read_until(screen, "#")
         os.write(screen, b"hostname; exit 42\n")

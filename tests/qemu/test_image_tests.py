@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pytest_dibctl import process
+from pytest_dibctl.system import process
 from tests.qemu.test_end_to_end import ROOT, Finished, Operator
 
 pytestmark = pytest.mark.real

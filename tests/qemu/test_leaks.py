@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dibctl import process
+from pytest_dibctl.system import process
 from tests.support import leaks
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dibctl import process
 from pytest_dibctl.errors import CommandError
+from pytest_dibctl.system import process
 from tests.support import micro
 
 pytestmark = pytest.mark.real

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_dibctl import process
+from pytest_dibctl.system import process
 from tests.support import micro
 
 FLATTEN = micro.ELEMENTS / "micro" / "micro-root" / "usr" / "lib" / "micro" / "flatten.awk"

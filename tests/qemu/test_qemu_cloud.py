@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from pytest_dibctl import artifact, process, ssh
-from pytest_dibctl.clouds import BootRequest
-from pytest_dibctl.clouds.qemu import QemuCloud, QemuInstance, guest, qmp
+from pytest_dibctl.clouds.protocols import BootRequest
+from pytest_dibctl.clouds.qemu import guest, qmp
+from pytest_dibctl.clouds.qemu.cloud import QemuCloud, QemuInstance
 from pytest_dibctl.config.catalog import Entry
 from pytest_dibctl.config.merge import Deadlines
 from pytest_dibctl.config.models import TestEnvironment
@@ -32,7 +32,10 @@ from pytest_dibctl.errors import (
     PortTimeoutError,
     PreflightError,
 )
-from pytest_dibctl.ssh import SshAccess, SshKey
+from pytest_dibctl.guest import ssh
+from pytest_dibctl.guest.ssh import SshAccess, SshKey
+from pytest_dibctl.image import artifact
+from pytest_dibctl.system import process
 from tests.support import leaks, micro
 from tests.support.uploads import upload_request
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dibctl import artifact, process
-from pytest_dibctl.clouds.qemu import QemuInstance
+from pytest_dibctl.clouds.qemu.cloud import QemuInstance
 from pytest_dibctl.errors import InstanceError
-from pytest_dibctl.ssh import SshAccess
+from pytest_dibctl.guest.ssh import SshAccess
+from pytest_dibctl.image import artifact
+from pytest_dibctl.system import process
 from tests.qemu.test_end_to_end import Operator
 from tests.qemu.test_qemu_cloud import READY, Bench, boot_id
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dibctl import artifact, process, tree
 from pytest_dibctl.errors import ArtifactError
+from pytest_dibctl.image import artifact, tree
+from pytest_dibctl.system import process
 from tests.support import leaks, micro, overlay
 
 pytestmark = pytest.mark.real

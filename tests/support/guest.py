@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_dibctl import process
+from pytest_dibctl.system import process
 from tests.support import micro
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pytest_dibctl import process
+from pytest_dibctl.system import process
 
 MARKER = "DIBCTL_TEST_SESSION"
 """The environment variable that every process started by the session inherits."""

@@ -18,9 +18,7 @@ from typing import Any, cast
 
 import pytest
 
-from pytest_dibctl import lifecycle, process
-from pytest_dibctl.artifact import Artifact
-from pytest_dibctl.clouds import (
+from pytest_dibctl.clouds.protocols import (
     Address,
     BootRequest,
     Cloud,
@@ -42,7 +40,10 @@ from pytest_dibctl.errors import (
     NotInConfigError,
     PortTimeoutError,
 )
-from pytest_dibctl.ssh import HostKeyPolicy, SshAccess, SshKey
+from pytest_dibctl.guest.ssh import HostKeyPolicy, SshAccess, SshKey
+from pytest_dibctl.image.artifact import Artifact
+from pytest_dibctl.run import lifecycle
+from pytest_dibctl.system import process
 
 
 def log(operation: str, **details: Any) -> None:

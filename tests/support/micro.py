@@ -18,8 +18,9 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from pytest_dibctl import builder, process
+from pytest_dibctl.build import builder
 from pytest_dibctl.config import catalog
+from pytest_dibctl.system import process
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pytest_dibctl import process
+from pytest_dibctl.system import process
 
 PATIENCE = 30.0
 """Seconds an export may take to appear."""

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from pytest_dibctl import process
 from pytest_dibctl.errors import PreflightError
+from pytest_dibctl.system import process
 
 TEST_PACKAGES: Mapping[str, str] = MappingProxyType(
     {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_dibctl import clouds, sweep
+from pytest_dibctl.cleanup import sweep
+from pytest_dibctl.clouds import protocols
 from pytest_dibctl.clouds.openstack import api, images
 
-MODULES = (api, images, sweep, clouds)
+MODULES = (api, images, sweep, protocols)
 
 
 def shorten(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pytest_dibctl import cli, process
+from pytest_dibctl.cli import main
+from pytest_dibctl.system import process
 from tests.support import waiting
 from tests.support.standin import Cloud
 
@@ -33,7 +34,7 @@ class Commands:
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
         """Run ``dibctl`` and return its exit code, its output and what it said."""
-        code = cli.main(arguments)
+        code = main.main(arguments)
         said = self.capsys.readouterr()
         return code, said.out, said.err
 
@@ -49,7 +50,7 @@ class Child:
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self._out, self._err = folder / "child.out", folder / "child.err"
-        code = "import sys; from pytest_dibctl.cli import main; sys.exit(main())"
+        code = "import sys; from pytest_dibctl.cli.main import main; sys.exit(main())"
         with self._out.open("w") as out, self._err.open("w") as err:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=err

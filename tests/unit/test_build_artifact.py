@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dibctl import artifact, process
 from pytest_dibctl.errors import ArtifactError
+from pytest_dibctl.image import artifact
+from pytest_dibctl.system import process
 
 MIB = 1024 * 1024
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dibctl import dib
+from pytest_dibctl.build import dib
 from pytest_dibctl.errors import BuildError, ConfigError
 from tests.support import building
 

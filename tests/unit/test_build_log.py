@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from pytest_dibctl.build_log import KEPT, Watcher
+from pytest_dibctl.build.log import KEPT, Watcher
 
 TABLE = """\
 dib-run-parts ----------------------- PROFILING -----------------------

@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
-from pytest_dibctl import artifact, build_guard, builder, fingerprint
-from pytest_dibctl.builder import BuildOutcome
+from pytest_dibctl.build import builder, fingerprint
+from pytest_dibctl.build.builder import BuildOutcome
 from pytest_dibctl.errors import ArtifactError, BuildError, ConfigError, DibctlError, PreflightError
+from pytest_dibctl.guards import build_guard
+from pytest_dibctl.image import artifact
 from tests.support import building
 
 CREATE = "qemu-img create -q -f qcow2 %(output_filename)s 4M"

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from pytest_dibctl import build_causes, dib, preflight, process
+from pytest_dibctl.build import causes, dib, preflight
 from pytest_dibctl.errors import PreflightError
+from pytest_dibctl.system import process
 from tests.support import building
 
 
@@ -316,21 +317,19 @@ def test_packages_need_apt(only: Callable[..., None]) -> None:
     ],
 )
 def test_frequent_causes_have_a_hint(said: str, hint: str, tmp_path: Path) -> None:
-    assert hint in str(
-        build_causes.hint(f"noise\n{said}", directory=tmp_path, recipe=recipe("debian-minimal"))
-    )
+    assert hint in str(causes.hint(f"noise\n{said}", directory=tmp_path, recipe=recipe("debian-minimal")))
 
 
 def test_the_hint_for_an_unreachable_mirror_names_its_host_only(tmp_path: Path) -> None:
     mirror = {dib.MAIN_MIRROR: "http://user:secret@m.test/debian"}
     found = dataclasses.replace(recipe("debian-minimal"), environment=mirror)
-    said = build_causes.hint("Could not resolve 'm.test'", directory=tmp_path, recipe=found)
+    said = causes.hint("Could not resolve 'm.test'", directory=tmp_path, recipe=found)
     assert said is not None
     assert "DIB_DISTRIBUTION_MIRROR is at m.test;" in said
 
 
 def test_an_unknown_cause_has_no_hint(tmp_path: Path) -> None:
-    assert build_causes.hint("it did not work", directory=tmp_path, recipe=None) is None
+    assert causes.hint("it did not work", directory=tmp_path, recipe=None) is None
 
 
 def test_a_full_output_directory_is_the_cause_whatever_was_said(
@@ -338,5 +337,5 @@ def test_a_full_output_directory_is_the_cause_whatever_was_said(
 ) -> None:
     usage = dataclasses.make_dataclass("Usage", ["free"])
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(free=1024**2))
-    said = build_causes.hint("terminated oddly", directory=tmp_path, recipe=None)
+    said = causes.hint("terminated oddly", directory=tmp_path, recipe=None)
     assert said == f"{tmp_path} is full (1 MiB left): free some, or build elsewhere with --output"

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dibctl import cli, ledger
+from pytest_dibctl.cli import main
 from pytest_dibctl.errors import ExitCode
+from pytest_dibctl.run import ledger
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_no_configuration_is_exit_10(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["build", "debian"]) == ExitCode.CONFIG
+    assert main.main(["build", "debian"]) == ExitCode.CONFIG
     assert "images.yaml" in capsys.readouterr().err
     assert not list(here.iterdir())
 
@@ -35,16 +36,16 @@ def test_an_unknown_image_is_exit_11_with_a_suggestion(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "images.yaml").write_text("debian: {filename: x}\n")
-    assert cli.main(["build", "debain"]) == ExitCode.NOT_IN_CONFIG
+    assert main.main(["build", "debain"]) == ExitCode.NOT_IN_CONFIG
     assert "debian" in capsys.readouterr().err
 
 
 def test_build_of_an_image_built_elsewhere_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "x.qcow2", "1M"], check=True)
     (here / "images.yaml").write_text("debian: {filename: x.qcow2}\n")
-    assert cli.main(["build", "debian"]) == ExitCode.OK
+    assert main.main(["build", "debian"]) == ExitCode.OK
     assert capsys.readouterr().out == f"{here / 'x.qcow2'}: up to date (built elsewhere)\n"
-    assert cli.main(["build", "debian", "--json"]) == ExitCode.OK
+    assert main.main(["build", "debian", "--json"]) == ExitCode.OK
     answer = json.loads(capsys.readouterr().out)
     assert answer["built"] is False
     assert len(answer["sha512"]) == 128
@@ -52,7 +53,7 @@ def test_build_of_an_image_built_elsewhere_says_so(here: Path, capsys: pytest.Ca
 
 def test_options_are_accepted_before_and_after_the_command(here: Path) -> None:
     (here / "mine.yaml").write_text("debian: {filename: missing.qcow2}\n")
-    parser = cli.build_parser()
+    parser = main.build_parser()
     before = parser.parse_args(["--images-config", "mine.yaml", "--debug", "validate"])
     after = parser.parse_args(["validate", "--images-config", "mine.yaml", "--debug"])
     assert before.images_config == after.images_config == Path("mine.yaml")
@@ -62,7 +63,7 @@ def test_options_are_accepted_before_and_after_the_command(here: Path) -> None:
 
 
 def test_dibctl_s_other_spellings_are_accepted() -> None:
-    arguments = cli.build_parser().parse_args(
+    arguments = main.build_parser().parse_args(
         ["test", "debian", "--force-test-env", "here", "--test-environments-config", "t.yaml", "-i", "x.img"],
     )
     assert arguments.environment == "here"
@@ -74,42 +75,42 @@ def test_validate_prints_what_was_read_and_exits_10_when_something_is_wrong(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "images.yaml").write_text("debian:\n  filename: x\n  tests:\n    environment_name: nowhere\n")
-    assert cli.main(["validate"]) == ExitCode.CONFIG
+    assert main.main(["validate"]) == ExitCode.CONFIG
     shown = capsys.readouterr().out
     assert "images.yaml" in shown
     assert "nowhere" in shown
     (here / "images.yaml").write_text("debian: {filename: x}\n")
-    assert cli.main(["validate", "--json"]) == ExitCode.OK
+    assert main.main(["validate", "--json"]) == ExitCode.OK
     assert json.loads(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("kind", ["images", "test", "upload"])
 def test_schema_is_json(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["schema", kind]) == ExitCode.OK
+    assert main.main(["schema", kind]) == ExitCode.OK
     assert "$defs" in json.loads(capsys.readouterr().out)
 
 
 def test_doctor_lists_checks(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["doctor"])
+    main.main(["doctor"])
     assert "qemu-img" in capsys.readouterr().out
-    cli.main(["doctor", "--json"])
+    main.main(["doctor", "--json"])
     checks = json.loads(capsys.readouterr().out)
     assert {"name", "ok", "required", "detail", "fix"} <= set(checks[0])
 
 
 def test_cleanup_with_nothing_to_do_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["cleanup"]) == ExitCode.OK
+    assert main.main(["cleanup"]) == ExitCode.OK
     assert capsys.readouterr().out == "nothing to remove\n"
     assert not list((here.parent / "tmp").iterdir())
-    assert cli.main(["cleanup", "--run", "01234567"]) == ExitCode.NOT_IN_CONFIG
+    assert main.main(["cleanup", "--run", "01234567"]) == ExitCode.NOT_IN_CONFIG
 
 
 def test_cleanup_in_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["cleanup", "--json"]) == ExitCode.OK
+    assert main.main(["cleanup", "--json"]) == ExitCode.OK
     assert json.loads(capsys.readouterr().out) == []
     with ledger.opened("01234567") as book:
         book.record("instance", "gone", environment="local", engine="qemu", directory=str(here / "gone"))
-    assert cli.main(["cleanup", "--json", "--dry-run"]) == ExitCode.OK
+    assert main.main(["cleanup", "--json", "--dry-run"]) == ExitCode.OK
     [found] = json.loads(capsys.readouterr().out)
     assert found == {
         "run_id": "01234567",
@@ -125,23 +126,23 @@ def test_cleanup_never_touches_a_living_run(here: Path, capsys: pytest.CaptureFi
         keys = book.directory / "key-x"
         keys.mkdir()
         record = book.record("key", "x", directory=str(keys))
-        assert cli.main(["cleanup"]) == ExitCode.OK
-        assert cli.main(["cleanup", "--run", "01234567"]) == ExitCode.UNSPECIFIED
+        assert main.main(["cleanup"]) == ExitCode.OK
+        assert main.main(["cleanup", "--run", "01234567"]) == ExitCode.UNSPECIFIED
         assert "still going on" in capsys.readouterr().err
         assert keys.exists()
         record.keep("for the test")
-    assert cli.main(["cleanup"]) == ExitCode.OK
+    assert main.main(["cleanup"]) == ExitCode.OK
     assert "kept (for the test)" in capsys.readouterr().out
     assert keys.exists()
-    assert cli.main(["cleanup", "--run", "01234567", "--dry-run"]) == ExitCode.OK
+    assert main.main(["cleanup", "--run", "01234567", "--dry-run"]) == ExitCode.OK
     assert keys.exists()
-    assert cli.main(["cleanup", "--run", "01234567"]) == ExitCode.OK
+    assert main.main(["cleanup", "--run", "01234567"]) == ExitCode.OK
     assert not book.directory.exists()
 
 
 def test_debug_shows_the_traceback(here: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "pytest_dibctl.cli", "--debug", "build", "debian"],
+        [sys.executable, "-m", "pytest_dibctl.cli.main", "--debug", "build", "debian"],
         cwd=here,
         capture_output=True,
         text=True,
@@ -153,7 +154,11 @@ def test_debug_shows_the_traceback(here: Path) -> None:
 def test_a_closed_pipe_is_no_error(here: Path) -> None:
     (here / "images.yaml").write_text("debian: {filename: x}\n")
     result = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {sys.executable} -m pytest_dibctl.cli schema images | head -1"],
+        [
+            "bash",
+            "-c",
+            f"set -o pipefail; {sys.executable} -m pytest_dibctl.cli.main schema images | head -1",
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -179,7 +184,7 @@ def test_exit_codes_of_dibctl_test(tmp_path: Path, pytest_code: int, written: in
     file = tmp_path / "result.json"
     if written is not None:
         file.write_text(json.dumps({"exit_code": written, "reason": ""}))
-    assert cli.exit_code_of(pytest_code, file) == code
+    assert main.exit_code_of(pytest_code, file) == code
 
 
 def test_every_command_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,15 +193,15 @@ def test_every_command_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> No
         *("upload", "mark-obsolete", "rotate", "rotate-single", "list", "transfer", "diff", "completion"),
     ):
         with pytest.raises(SystemExit):
-            cli.main([command, "--help"])
+            main.main([command, "--help"])
         assert len(capsys.readouterr().out.splitlines()) > 3
 
 
 def completions(here: Path, line: str) -> set[str]:
     """Return what bash is offered after ``line``."""
     code = f"""
-        eval "$({sys.executable} -m pytest_dibctl.cli completion bash)"
-        dibctl() {{ {sys.executable} -m pytest_dibctl.cli "$@"; }}
+        eval "$({sys.executable} -m pytest_dibctl.cli.main completion bash)"
+        dibctl() {{ {sys.executable} -m pytest_dibctl.cli.main "$@"; }}
         COMP_LINE={shlex.quote(line)} COMP_POINT=${{#COMP_LINE}} COMP_TYPE=9
         COMP_WORDS=($COMP_LINE) COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
         _python_argcomplete dibctl
@@ -219,5 +224,5 @@ def test_bash_completes_commands_options_and_labels(here: Path) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_every_shell_gets_code(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["completion", shell]) == ExitCode.OK
+    assert main.main(["completion", shell]) == ExitCode.OK
     assert "dibctl" in capsys.readouterr().out

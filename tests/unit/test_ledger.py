@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dibctl import ledger
 from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.run import ledger
 
 
 def test_a_record_is_on_disk_until_it_is_done(tmp_path: Path) -> None:

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from keystoneauth1 import exceptions as auth_exceptions
 from openstack import exceptions as sdk_exceptions
 
-from pytest_dibctl.clouds import Address, Flavor, Interface
-from pytest_dibctl.clouds.console import host_keys
 from pytest_dibctl.clouds.openstack import flavors, images, networks
 from pytest_dibctl.clouds.openstack.api import translated
+from pytest_dibctl.clouds.protocols import Address, Flavor, Interface
 from pytest_dibctl.clouds.regions import LateError
 from pytest_dibctl.config.models import Nic
 from pytest_dibctl.errors import (
@@ -33,6 +32,7 @@ from pytest_dibctl.errors import (
     NovaBadRequestError,
     NovaForbiddenError,
 )
+from pytest_dibctl.guest.console import host_keys
 
 # -- refusals --------------------------------------------------------------------------------------
 

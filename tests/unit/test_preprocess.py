@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from pytest_dibctl import artifact as images
-from pytest_dibctl import preprocess, process
-from pytest_dibctl.artifact import Artifact
 from pytest_dibctl.config.models import Preprocessing
 from pytest_dibctl.errors import ConfigError, PreprocessingError
+from pytest_dibctl.image import artifact as images
+from pytest_dibctl.image import preprocessing
+from pytest_dibctl.image.artifact import Artifact
+from pytest_dibctl.system import process
 
 WHERE = "test.yaml:4:3 (staging.preprocessing)"
 CONVERT = "qemu-img convert -O %(disk_format)s %(input_filename)s %(output_filename)s"
@@ -37,7 +38,7 @@ class Bench:
     def run(
         self, cmdline: str = CONVERT, output: str = "out.raw", disk_format: str = "raw", **settings: Any
     ) -> contextlib.AbstractContextManager[Artifact]:
-        return preprocess.preprocessed(
+        return preprocessing.preprocessed(
             self.image,
             Preprocessing(cmdline=cmdline, output_filename=output, **settings),
             disk_format=disk_format,
@@ -74,7 +75,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 def test_without_a_section_the_image_itself_is_uploaded(bench: Bench) -> None:
-    with preprocess.preprocessed(
+    with preprocessing.preprocessed(
         bench.image,
         None,
         disk_format="qcow2",
@@ -139,7 +140,7 @@ class TestFailures:
     def test_only_the_last_lines_are_shown(self, bench: Bench) -> None:
         error = bench.fails(cmdline="sh -c 'seq 100; exit 3'")
         assert error.message.splitlines()[-1] == "  100"
-        assert len(error.message.splitlines()) == 1 + preprocess.LAST_LINES
+        assert len(error.message.splitlines()) == 1 + preprocessing.LAST_LINES
         assert "exited with 3" in error.message
 
     def test_what_a_failing_command_wrote_goes(self, bench: Bench) -> None:

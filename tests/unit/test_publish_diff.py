@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dibctl import manifest
 from pytest_dibctl.errors import ArtifactError, ExitCode
+from pytest_dibctl.image import manifest
 from tests.support.publishing import Shop
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dibctl import terminal
+from pytest_dibctl.cli import output
 from tests.support.publishing import NAME, Shop
 from tests.support.standin import stamp
 
@@ -67,7 +67,7 @@ def test_one_environment_that_fails_hides_no_other(shop: Shop) -> None:
 
 
 def test_piped_tables_are_plain_whatever_the_width(capsys: pytest.CaptureFixture[str]) -> None:
-    terminal.print_table(("a", "long heading"), [("x" * 200, "[red]"), ("y", "")])
+    output.print_table(("a", "long heading"), [("x" * 200, "[red]"), ("y", "")])
     assert capsys.readouterr().out.splitlines() == [
         f"{'a':<200}  long heading",
         f"{'x' * 200}  [red]",
@@ -95,4 +95,4 @@ def test_in_a_terminal_a_table_is_drawn_and_names_are_no_markup() -> None:
     ],
 )
 def test_ages_are_short(time: dt.timedelta, said: str) -> None:
-    assert terminal.age(time) == said
+    assert output.age(time) == said

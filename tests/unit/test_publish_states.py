@@ -18,16 +18,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_dibctl.clouds.glance import BootFile
+from pytest_dibctl.clouds.glance_content import BootFile
 from pytest_dibctl.clouds.regions import ImageRecord, ImageSpec
 from pytest_dibctl.config.models import Obsoleting
 from pytest_dibctl.errors import ApiError, DibctlError, NovaForbiddenError
 from pytest_dibctl.publish import obsolete, rotate
-from pytest_dibctl.publish.leftovers import STALE
-from pytest_dibctl.publish.lineage import COMPANION, UNFINISHED
+from pytest_dibctl.publish.desired import SHA512, Wanted
+from pytest_dibctl.publish.image_state import COMPANION, UNFINISHED
 from pytest_dibctl.publish.replace import Work, replace
 from pytest_dibctl.publish.stream import Feed, Stream
-from pytest_dibctl.publish.wanted import SHA512, Wanted
+from pytest_dibctl.publish.unfinished import STALE
 from tests.support.regions import START, Cloud, MemoryRegion, record
 
 STATES = int(os.environ.get("DIBCTL_STATES", "150"))

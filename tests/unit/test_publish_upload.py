@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from pytest_dibctl import artifact, fingerprint, statements
+from pytest_dibctl.build import fingerprint
 from pytest_dibctl.errors import ArtifactError, ExitCode
+from pytest_dibctl.image import artifact, statements
 from pytest_dibctl.publish.stream import BLOCK, Feed, Stream
 from tests.support.patience import shorten
 from tests.support.publishing import NAME, Shop

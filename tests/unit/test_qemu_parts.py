@@ -17,17 +17,18 @@ import pycdlib
 import pytest
 import yaml
 
-from pytest_dibctl import process
-from pytest_dibctl.artifact import Artifact
-from pytest_dibctl.clouds import CloudImage
-from pytest_dibctl.clouds.console import clean, diagnose
-from pytest_dibctl.clouds.qemu import QemuCloud, _unchanged, accel, guest, machine, qmp, seed
+from pytest_dibctl.clouds.protocols import CloudImage
+from pytest_dibctl.clouds.qemu import accel, guest, machine, qmp, seed
+from pytest_dibctl.clouds.qemu.cloud import QemuCloud, _unchanged
 from pytest_dibctl.clouds.qemu.console import Console
 from pytest_dibctl.clouds.qemu.instance import State, forwards, read_state
 from pytest_dibctl.config.catalog import Entry
 from pytest_dibctl.config.models import TestEnvironment
 from pytest_dibctl.errors import ConfigError, InstanceError, NotInConfigError, PreflightError
-from pytest_dibctl.ssh import make_key
+from pytest_dibctl.guest.console import clean, diagnose
+from pytest_dibctl.guest.ssh import make_key
+from pytest_dibctl.image.artifact import Artifact
+from pytest_dibctl.system import process
 from tests.support.uploads import upload_request
 
 UUID = "6f1c2b1e-7d0a-4c57-9e53-000000000001"

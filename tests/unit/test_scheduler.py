@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_dibctl.scheduler import ImageScheduling
+from pytest_dibctl.plugin.xdist.scheduler import ImageScheduling
 
 
 @dataclasses.dataclass(eq=False)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_dibctl.errors import BuildError, DibctlError
-from pytest_dibctl.shared import Shared
+from pytest_dibctl.run.run_state import Shared
 
 FORK = multiprocessing.get_context("fork")
 

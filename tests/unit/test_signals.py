@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from pytest_dibctl import signals
+from pytest_dibctl.system import signals
 
 
 @pytest.mark.parametrize("number", signals.STOPPING)

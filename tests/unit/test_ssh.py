@@ -16,10 +16,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization as form
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from pytest_dibctl import banner, process, ssh
-from pytest_dibctl.banner import BannerWatch, port_answers
 from pytest_dibctl.errors import CredentialsError, InstanceError, PortTimeoutError
-from pytest_dibctl.ssh import HostKeyPolicy, SshAccess, SshKey, make_key
+from pytest_dibctl.guest import port_probe, ssh
+from pytest_dibctl.guest.port_probe import BannerWatch, port_answers
+from pytest_dibctl.guest.ssh import HostKeyPolicy, SshAccess, SshKey, make_key
+from pytest_dibctl.system import process
 
 needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs the ssh client")
 
@@ -227,7 +228,7 @@ def stay_silent(_: socket.socket) -> None:
     pass
 
 
-def watch_until(watch: BannerWatch, seen: banner.Sight) -> None:
+def watch_until(watch: BannerWatch, seen: port_probe.Sight) -> None:
     """Watch a port that never shows a banner until it shows this."""
     deadline = time.monotonic() + 30
     while watch.seen is not seen:
@@ -262,15 +263,15 @@ class TestBanner:
 
     def test_nothing_listens(self) -> None:
         with BannerWatch("127.0.0.1", free_port()) as watch:
-            watch_until(watch, banner.REFUSED)
+            watch_until(watch, port_probe.REFUSED)
 
     def test_closed_at_once_means_nothing_listens_in_the_guest(self, serve: Callable[..., Server]) -> None:
         with BannerWatch("127.0.0.1", serve(hang_up).port) as watch:
-            watch_until(watch, banner.CLOSED)
+            watch_until(watch, port_probe.CLOSED)
 
     def test_silence(self, serve: Callable[..., Server]) -> None:
         with BannerWatch("127.0.0.1", serve(stay_silent).port) as watch:
-            watch_until(watch, banner.SILENT)
+            watch_until(watch, port_probe.SILENT)
 
     def test_another_service(self, serve: Callable[..., Server]) -> None:
         def greet(connection: socket.socket) -> None:
@@ -278,12 +279,12 @@ class TestBanner:
             connection.close()
 
         with BannerWatch("127.0.0.1", serve(greet).port) as watch:
-            watch_until(watch, banner.OTHER)
+            watch_until(watch, port_probe.OTHER)
 
     def test_service_that_comes_up_while_it_is_watched(self) -> None:
         port = free_port()
         with BannerWatch("127.0.0.1", port) as watch:
-            watch_until(watch, banner.REFUSED)
+            watch_until(watch, port_probe.REFUSED)
             with contextlib.closing(Server(say(b"SSH-2.0-x\r\n"), port)):
                 assert watch.poll(30)
 
@@ -304,8 +305,8 @@ class TestBanner:
         server = serve(answer)
         with BannerWatch("127.0.0.1", server.port) as watch:
             with monkeypatch.context() as patch:
-                patch.setattr(banner, "PATIENCE", 30.0)  # until it has hung up
-                watch_until(watch, banner.CLOSED)
+                patch.setattr(port_probe, "PATIENCE", 30.0)  # until it has hung up
+                watch_until(watch, port_probe.CLOSED)
             watch.poll(3)
         assert len(server.connections) == 2
 

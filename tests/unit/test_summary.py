@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dibctl import summary
-from pytest_dibctl.accounts import Account, Failure
+from pytest_dibctl.cleanup.workers import Finding
 from pytest_dibctl.errors import DibctlError
-from pytest_dibctl.lifecycle import Kept
-from pytest_dibctl.remains import Finding
+from pytest_dibctl.plugin import markdown
+from pytest_dibctl.plugin.target_report import Account, Failure
+from pytest_dibctl.run.lifecycle import Kept
 
 
 def account(**more: object) -> Account:
@@ -35,7 +35,7 @@ def rows(text: str) -> list[list[str]]:
 
 
 def test_a_row_for_each_target() -> None:
-    text = summary.markdown({"debian": account(), "other": account(image="other")})
+    text = markdown.markdown({"debian": account(), "other": account(image="other")})
     head, rule, first, second = rows(text)
     assert len({len(row) for row in (head, rule, first, second)}) == 1
     found = dict(zip(head, first, strict=True))
@@ -49,7 +49,7 @@ def test_a_row_for_each_target() -> None:
 
 def test_a_failure_is_shown_with_its_text_and_logs() -> None:
     failure = Failure(nodeid="t.py::test_it[a]", when="setup", text="```\nit <broke>", logs=("x.log",))
-    text = summary.markdown({"debian": account(failures=[failure])})
+    text = markdown.markdown({"debian": account(failures=[failure])})
     assert "<code>t.py::test_it[a]</code> (setup)" in text
     assert "````\n```\nit <broke>\n````" in text
     assert "- x.log" in text
@@ -58,31 +58,31 @@ def test_a_failure_is_shown_with_its_text_and_logs() -> None:
 
 def test_long_texts_and_many_failures_are_cut() -> None:
     failure = Failure(nodeid="t", when="call", text="x" * 100_000 + "the end")
-    text = summary.markdown({"debian": account(failures=[failure] * 200)})
+    text = markdown.markdown({"debian": account(failures=[failure] * 200)})
     assert len(text) < 1 << 20
-    assert text.count("the end") == summary.MOST_FAILURES
-    assert f"{200 - summary.MOST_FAILURES} more are not shown" in text
+    assert text.count("the end") == markdown.MOST_FAILURES
+    assert f"{200 - markdown.MOST_FAILURES} more are not shown" in text
 
 
 def test_what_is_still_there_is_told() -> None:
     kept = {"what": "instance x", "reason": "exit 42", "reach": None, "remove": "dibctl cleanup --run 1"}
-    text = summary.markdown({"debian": account(kept=[kept], leftovers=["image y: no answer"])})
+    text = markdown.markdown({"debian": account(kept=[kept], leftovers=["image y: no answer"])})
     assert "kept instance x (exit 42); `dibctl cleanup --run 1` removes it" in text
     assert "**not removed**: image y: no answer" in text
 
 
 def test_odd_labels_break_no_table() -> None:
-    text = summary.markdown({"a|b": account(image="a|b*`<c>")})
+    text = markdown.markdown({"a|b": account(image="a|b*`<c>")})
     assert r"a\|b\*\`&lt;c&gt;" in text
 
 
 def test_a_file_is_written_anew_or_appended_to(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "summary.md"
     for append in (False, False, True):
-        summary.write(file, "x\n", append=append)
+        markdown.write(file, "x\n", append=append)
     assert file.read_text() == "x\nx\n"
     with pytest.raises(DibctlError, match="--dib-summary"):
-        summary.write(tmp_path, "x", append=False)
+        markdown.write(tmp_path, "x", append=False)
 
 
 def test_accounts_of_several_workers_add_up() -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dibctl import artifact, variables
 from pytest_dibctl.config import catalog
-from pytest_dibctl.config.entries import EXTERNAL_NAMES
+from pytest_dibctl.config.test_entries import EXTERNAL_NAMES
+from pytest_dibctl.image import artifact
+from pytest_dibctl.run import variables
 
 FACTS = {f"DIBCTL_{name.upper()}": name for name in EXTERNAL_NAMES}
 TEST = """

@@ -32,7 +32,7 @@ from openstack.config import loader
 from openstack.resource import Resource
 
 import pytest_dibctl
-from pytest_dibctl.clouds import IN_FLIGHT
+from pytest_dibctl.clouds.protocols import IN_FLIGHT
 from pytest_dibctl.config.credentials import Credentials
 from pytest_dibctl.config.models import Site
 from pytest_dibctl.errors import (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_dibctl.clouds import Flavor
 from pytest_dibctl.clouds.openstack.api import Api
-from pytest_dibctl.config.messages import suggestion
+from pytest_dibctl.clouds.protocols import Flavor
+from pytest_dibctl.config.validation_errors import suggestion
 from pytest_dibctl.errors import ApiError, NovaBadRequestError
 
 GIB = 1 << 30

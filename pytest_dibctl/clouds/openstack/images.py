@@ -12,9 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_dibctl import signals
-from pytest_dibctl.artifact import file_digest, refuse_changed
-from pytest_dibctl.clouds import Progress
 from pytest_dibctl.clouds.openstack import marks
 from pytest_dibctl.clouds.openstack.api import (
     CONFLICT,
@@ -25,9 +22,12 @@ from pytest_dibctl.clouds.openstack.api import (
     raise_for_status,
     undoing,
 )
+from pytest_dibctl.clouds.protocols import Progress
 from pytest_dibctl.clouds.regions import Content, ImageSpec, LateError
 from pytest_dibctl.config.merge import ImportSettings
 from pytest_dibctl.errors import ApiError, ArtifactError, ConfigError, DibctlError, ImageNotFoundError
+from pytest_dibctl.image.artifact import file_digest, refuse_changed
+from pytest_dibctl.system import signals
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,6 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 
-from pytest_dibctl.clouds import Endpoint, Flavor, Interface
-from pytest_dibctl.clouds.console import clean, diagnose, excerpt, host_keys
 from pytest_dibctl.clouds.openstack import images, networks, servers
 from pytest_dibctl.clouds.openstack.api import (
     CALL_TIMEOUT,
@@ -19,8 +17,10 @@ from pytest_dibctl.clouds.openstack.api import (
     Api,
     raise_for_status,
 )
+from pytest_dibctl.clouds.protocols import Endpoint, Flavor, Interface
 from pytest_dibctl.errors import ApiError, InstanceError
-from pytest_dibctl.ssh import HostKeyPolicy
+from pytest_dibctl.guest.console import clean, diagnose, excerpt, host_keys
+from pytest_dibctl.guest.ssh import HostKeyPolicy
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import re
 import socket
 from collections.abc import Iterable, Mapping
 
-from pytest_dibctl.clouds import LIFETIME
+from pytest_dibctl.clouds.protocols import LIFETIME
 
 TAG = "dibctl-test"
 """On every image that is made for a test."""

@@ -8,11 +8,11 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from pytest_dibctl.clouds import Address, Interface
 from pytest_dibctl.clouds.openstack import marks
 from pytest_dibctl.clouds.openstack.api import NOT_FOUND, Api
-from pytest_dibctl.config.messages import suggestion
+from pytest_dibctl.clouds.protocols import Address, Interface
 from pytest_dibctl.config.models import Nic
+from pytest_dibctl.config.validation_errors import suggestion
 from pytest_dibctl.errors import ApiError, InstanceError, NovaBadRequestError
 
 

@@ -21,9 +21,9 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from pytest_dibctl import process
 from pytest_dibctl.clouds.qemu.machine import PLATFORMS, Accelerator, Arch, native_arch
 from pytest_dibctl.errors import CommandError, PreflightError
+from pytest_dibctl.system import process
 
 log = logging.getLogger(__name__)
 

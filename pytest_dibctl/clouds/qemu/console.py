@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pytest_dibctl.clouds.console import EXCERPT_LINES, Cause, clean, diagnose, excerpt
+from pytest_dibctl.guest.console import EXCERPT_LINES, Cause, clean, diagnose, excerpt
 
 CARRY = 2048
 """Characters read again with the next piece, so that a message cut in two is still recognised."""

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Protocol
 
-from pytest_dibctl import process
+from pytest_dibctl.system import process
 
 GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL."""

@@ -13,11 +13,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from pytest_dibctl.clouds import Endpoint, Flavor, Interface
+from pytest_dibctl.clouds.protocols import Endpoint, Flavor, Interface
 from pytest_dibctl.clouds.qemu import guest, machine, qmp
 from pytest_dibctl.clouds.qemu.console import Console
 from pytest_dibctl.errors import InstanceError, NotInConfigError
-from pytest_dibctl.ssh import HostKeyPolicy
+from pytest_dibctl.guest.ssh import HostKeyPolicy
 
 log = logging.getLogger(__name__)
 

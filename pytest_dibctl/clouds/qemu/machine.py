@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pytest_dibctl import process
-from pytest_dibctl.clouds import Address, Interface
+from pytest_dibctl.clouds.protocols import Address, Interface
 from pytest_dibctl.errors import PreflightError
+from pytest_dibctl.system import process
 
 Arch = Literal["x86_64", "aarch64"]
 Accelerator = Literal["kvm", "tcg"]

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pytest_dibctl import process
+from pytest_dibctl.system import process
 from tests.openstack.cloud import bootstrap, environment, names
 from tests.openstack.cloud import layout as ports
 from tests.openstack.cloud.layout import Layout

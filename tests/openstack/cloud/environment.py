@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pytest_dibctl import process
 from pytest_dibctl.errors import CommandError
+from pytest_dibctl.system import process
 from tests.openstack.cloud.layout import Layout
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")

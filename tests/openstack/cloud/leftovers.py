@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from pytest_dibctl import process
+from pytest_dibctl.system import process
 from tests.openstack.cloud import layout as ports
 from tests.openstack.cloud import loops, names, packages, services
 from tests.openstack.cloud.layout import Layout

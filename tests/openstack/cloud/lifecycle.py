@@ -16,8 +16,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pytest_dibctl import process
 from pytest_dibctl.errors import PreflightError
+from pytest_dibctl.system import process
 from tests.openstack.cloud import environment, loops, network, packages, services
 from tests.openstack.cloud import layout as ports
 from tests.openstack.cloud.devcloud import DevCloud

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from pytest_dibctl import process
+from pytest_dibctl.system import process
 from tests.openstack.cloud.layout import Layout
 
 

@@ -7,7 +7,7 @@ import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
 
-from pytest_dibctl import process
+from pytest_dibctl.system import process
 from tests.openstack.cloud import names
 
 SYSFS = Path("/sys/class/net")

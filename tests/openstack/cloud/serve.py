@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from pytest_dibctl import process
 from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.system import process
 from tests.openstack.cloud import bootstrap, config, databases, environment, libvirt, loops, names, network
 from tests.openstack.cloud import layout as ports
 from tests.openstack.cloud.layout import Layout

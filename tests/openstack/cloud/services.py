@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pytest_dibctl import process
 from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.system import process
 
 POLL = 0.05
 """Seconds between two looks at whether a service answers."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pytest_dibctl import process
+from pytest_dibctl.system import process
 from tests.openstack.cloud import lifecycle
 from tests.openstack.cloud.devcloud import DevCloud
 from tests.openstack.cloud.layout import REPOSITORY, Layout

@@ -7,12 +7,12 @@ short how long what may still appear is waited for, where the services are known
 import os
 import sys
 
-if "pytest_dibctl.guardian" in sys.orig_argv and "MEMORY_CLOUD_LOG" in os.environ:
+if "pytest_dibctl.cleanup.guardian" in sys.orig_argv and "MEMORY_CLOUD_LOG" in os.environ:
     from tests.support import memory
 
     memory.install()
 
 if "FAULTS_IN_FLIGHT" in os.environ:
-    from pytest_dibctl import clouds
+    from pytest_dibctl.clouds import protocols
 
-    clouds.IN_FLIGHT = float(os.environ["FAULTS_IN_FLIGHT"])
+    protocols.IN_FLIGHT = float(os.environ["FAULTS_IN_FLIGHT"])

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.config.catalog import KINDS, Entry, Kind, resolve_input
-from pytest_dibctl.config.messages import _sections
 from pytest_dibctl.config.models import Image, ImageTests, Section
+from pytest_dibctl.config.validation_errors import _sections
 from pytest_dibctl.errors import ConfigError, NotInConfigError
 from tests.unit.config.support import CLOUD, Place
 
@@ -726,7 +726,7 @@ def test_any_entry_gives_settings_or_problems_in_words(
 
 def test_loading_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from pytest_dibctl.config import catalog, credentials, entries, report, schema\n"
+        "import sys; from pytest_dibctl.config import catalog, credentials, report, schema, test_entries\n"
         "HEAVY = 'pytest', 'openstack', 'qemu', 'paramiko', 'rich', 'requests'\n"
         "print([name for name in HEAVY if name in sys.modules])"
     )

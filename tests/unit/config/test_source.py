@@ -11,9 +11,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_dibctl.config import source
-from pytest_dibctl.config.source import Document, Mark
-from pytest_dibctl.config.written import Flag, as_text
+from pytest_dibctl.config.yaml import source
+from pytest_dibctl.config.yaml.scalars import Flag, as_text
+from pytest_dibctl.config.yaml.source import Document, Mark
 
 FILE = Path("f.yaml")
 

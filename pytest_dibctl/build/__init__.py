@@ -1,0 +1,1 @@
+"""From a recipe to an image file, by disk-image-create."""

@@ -1,0 +1,113 @@
+"""What to do about the failures of a build that have a name."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pytest_dibctl.build import dib, preflight
+
+FULL = 16 * 1024 * 1024
+"""Bytes; with less than this left, a directory counts as full."""
+
+_NETWORK = re.compile(
+    r"(?i)temporary failure resolving|could not resolve|failed getting release file|unable to connect"
+    r"|connection (refused|timed out|reset)|network is unreachable|no route to host|couldn't download"
+    r"|\b(403|404|5\d\d) +(not found|forbidden|service|bad gateway)|invalid release file",
+)
+
+
+def hint(said: str, *, directory: Path, recipe: dib.Recipe | None) -> str | None:
+    """Return what to do about a failed build that ``said`` this, or None when nothing is known.
+
+    ``directory`` is that of the output.
+    """
+    for known in (_space, _network, _command, _device_mapper, _loop, _journal, _package, _signature):
+        found = known(said, directory, recipe)
+        if found:
+            return found
+    return None
+
+
+NO_SPACE = "No space left on device"
+
+
+def cut_off(said: str, directory: Path) -> bool:
+    """Whether ``directory`` is full and the build could not even say so, for its log lies there as well."""
+    return NO_SPACE not in said and shutil.disk_usage(directory).free < FULL
+
+
+def _space(said: str, directory: Path, recipe: dib.Recipe | None) -> str | None:
+    left = shutil.disk_usage(directory).free
+    if NO_SPACE not in said and "Disk quota exceeded" not in said and left >= FULL:
+        return None
+    if left < FULL:
+        return (
+            f"{directory} is full ({left // 1024**2} MiB left): free some, or build elsewhere with --output"
+        )
+    tmpfs = recipe is not None and recipe.options.tmpfs
+    return "the image is too small for its contents: raise DIB_IMAGE_SIZE" + (
+        ", or the build's tmpfs is full: --no-tmpfs in cli_options builds on disk" if tmpfs else ""
+    )
+
+
+def _network(said: str, _directory: Path, recipe: dib.Recipe | None) -> str | None:
+    if not _NETWORK.search(said):
+        return None
+    environment = recipe.environment if recipe is not None else {}
+    names = (dib.MAIN_MIRROR, dib.SECURITY_MIRROR)
+    # The host only: an address may hold a password.
+    used = [f"{name} is at {urlsplit(environment[name]).hostname}" for name in names if name in environment]
+    mirrors = ", ".join(used) or f"{names[0]} sets another"
+    return f"a package mirror cannot be reached; {mirrors}; proxies come from http_proxy"
+
+
+def _command(said: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
+    match = re.search(
+        r"([\w.-]+): (?:command not found|not found$)|No such file or directory: '([\w.-]+)'", said
+    )
+    name = (match.group(1) or match.group(2)) if match else None
+    package = preflight.PACKAGES.get(name) if name else None
+    return f"apt-get install {package}" if package else None
+
+
+def _device_mapper(said: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
+    if not re.search(r"kpartx|device-mapper|/dev/mapper", said):
+        return None
+    return (
+        "partitions need the kernel's device-mapper; without it, leave out the vm and block-device-* elements"
+        " and build a filesystem image with the baremetal element"
+    )
+
+
+def _loop(said: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
+    if not re.search(r"losetup.*(cannot find|failed)|could not find any free loop device", said):
+        return None
+    return "no loop device is free; `losetup --list` shows who has them"
+
+
+def _journal(said: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
+    if "journal size too big" not in said:
+        return None
+    return (
+        "the image is smaller than its journal: set DIB_JOURNAL_SIZE (MiB) or a larger DIB_IMAGE_SIZE (GiB)"
+    )
+
+
+def _package(said: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
+    match = re.search(
+        r"Unable to locate package (\S+)|Package '?([\w.+-]+)'? has no installation candidate", said
+    )
+    if match is None:
+        return None
+    return (
+        f"the distribution has no package {match.group(1) or match.group(2)}: check its name and DIB_RELEASE"
+    )
+
+
+def _signature(said: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
+    if not re.search(r"NO_PUBKEY|signed by unknown key|signatures couldn't be verified|is not signed", said):
+        return None
+    return "the mirror's signature cannot be checked: install the keyring, or name it in DIB_APT_KEYRING"

@@ -1,0 +1,376 @@
+"""What this tool knows of diskimage-builder: versions, options, elements and the environment of a build."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import getopt
+import importlib.metadata
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.models import Dib, Image
+from pytest_dibctl.errors import BuildError, CommandError, ConfigError
+from pytest_dibctl.system import process
+
+TOOL = "disk-image-create"
+DISTRIBUTION = "diskimage-builder"
+
+DEBIAN_ELEMENTS = frozenset({"debian", "debian-minimal", "debian-systemd"})
+"""The elements that read the two mirror variables."""
+
+MAIN_MIRROR = "DIB_DISTRIBUTION_MIRROR"
+SECURITY_MIRROR = "DIB_DEBIAN_SECURITY_MIRROR"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the cli_options of an image mean; ``image_size`` is GiB."""
+
+    arch: str | None = None
+    types: tuple[str, ...] = ("qcow2",)
+    compress: bool = True
+    base: bool = True
+    checksum: bool = False
+    tmpfs: bool = True
+    image_size: float | None = None
+    qemu_img_options: str | None = None
+    output: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Element:
+    """An element that takes part in a build, and its directory."""
+
+    name: str
+    path: Path
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything disk-image-create is told for one image.
+
+    ``environment`` is laid over the caller's; ``notes`` are for the log.
+    """
+
+    argv_options: tuple[str, ...]
+    options: Options
+    named: tuple[str, ...]
+    elements: tuple[Element, ...]
+    environment: Mapping[str, str]
+    arch: str
+    version: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def element_names(self) -> frozenset[str]:
+        """The names of all elements, dependencies included."""
+        return frozenset(element.name for element in self.elements)
+
+
+def recipe(image: Entry[Image], dib: Dib, cwd: Path) -> Recipe:
+    """Work out what building ``image`` means on this machine, now.
+
+    Raises ConfigError for options and versions that do not fit, BuildError for elements that are missing
+    or contradict each other: the message disk-image-create gives after it has started, in a second.
+    """
+    version = check_version(image, dib)
+    options = parse_options(image, dib)
+    paths = elements_path(image, dib, cwd)
+    arch = options.arch or setting(dib, "ARCH") or host_arch()
+    elements = expand(image, dib, paths, base=options.base, arch=arch)
+    environment = {**dib.environment_variables}
+    if paths:
+        environment["ELEMENTS_PATH"] = ":".join(str(path) for path in paths)
+    notes = []
+    if not DEBIAN_ELEMENTS.isdisjoint(element.name for element in elements) and is_debian():
+        mirrors = {name: value for name, value in host_mirrors().items() if setting(dib, name) is None}
+        environment |= mirrors
+        notes += [f"{name}={value} (from this machine's apt sources)" for name, value in mirrors.items()]
+    return Recipe(
+        argv_options=dib.cli_options,
+        options=options,
+        named=dib.elements,
+        elements=elements,
+        environment=environment,
+        arch=arch,
+        version=version,
+        notes=tuple(notes),
+    )
+
+
+def setting(dib: Dib, name: str) -> str | None:
+    """Return what a build sees as the environment variable ``name``."""
+    return dib.environment_variables.get(name, os.environ.get(name))
+
+
+def installed_version() -> str | None:
+    """Return the version of diskimage-builder beside this package."""
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def check_version(image: Entry[Image], dib: Dib) -> str:
+    """Return the installed version; raises ConfigError when it is outside of min and max_version.
+
+    A limit is compared as far as it is written: ``max_version: 3.43`` allows 3.43.2.
+    """
+    installed = installed_version()
+    if installed is None:
+        raise BuildError(f"{DISTRIBUTION} is not installed", hint=f"pip install {DISTRIBUTION}")
+    for key, limit, word, sign in (
+        ("min_version", dib.min_version, "older", -1),
+        ("max_version", dib.max_version, "newer", 1),
+    ):
+        if limit is not None and _compare(installed, limit) == sign:
+            raise ConfigError(
+                f"{image.at(f'dib.{key}')}: {DISTRIBUTION} {installed} is {word} than {limit}",
+                hint=f"pip install '{DISTRIBUTION}{'>=' if sign < 0 else '<='}{limit}'",
+            )
+    return installed
+
+
+def _compare(installed: str, limit: str) -> int:
+    want = [int(part) for part in limit.split(".")]
+    have = [int(part) for part in re.findall(r"\d+", installed)][: len(want)]
+    return (have > want) - (have < want)
+
+
+def parse_options(image: Entry[Image], dib: Dib) -> Options:
+    """Read cli_options as disk-image-create does; raises ConfigError for one that it does not know."""
+    where = image.at("dib.cli_options")
+    try:
+        pairs, rest = getopt.gnu_getopt(list(dib.cli_options), *_known_options())
+    except getopt.GetoptError as error:
+        raise ConfigError(f"{where}: {error.msg}", hint=_option_hint(error.opt)) from None
+    if rest:
+        raise ConfigError(f"{where}: {rest[0]!r} is no option", hint="elements belong under `elements`")
+    _refuse_joined(image, dib, pairs)
+    given = {name: value.strip() for name, value in pairs}
+    return Options(
+        arch=given.get("-a"),
+        types=tuple(part for part in given.get("-t", "qcow2").split(",") if part) or ("qcow2",),
+        compress="-u" not in given,
+        base="-n" not in given and setting(dib, "SKIP_BASE") != "1",
+        checksum="--checksum" in given or (setting(dib, "DIB_CHECKSUM") or "0") != "0",
+        tmpfs="--no-tmpfs" not in given and (setting(dib, "DIB_NO_TMPFS") or "0") == "0",
+        image_size=_number(given.get("--image-size") or setting(dib, "DIB_IMAGE_SIZE")),
+        qemu_img_options=given.get("--qemu-img-options") or setting(dib, "QEMU_IMG_OPTIONS"),
+        output=given.get("-o"),
+    )
+
+
+def _refuse_joined(image: Entry[Image], dib: Dib, pairs: Sequence[tuple[str, str]]) -> None:
+    """Raise ConfigError for an item such as ``-a amd64``, which gives the option a value with a blank in it.
+
+    As an item of its own, a value may hold whatever its option can use.
+    """
+    joined = [(name, value) for name, value in pairs if len(name) == len("-a") and value[:1].isspace()]
+    for number, item in enumerate(dib.cli_options):
+        for name, value in joined:
+            if item.startswith("-") and item.endswith(name[1:] + value):
+                flags = item.removesuffix(value)
+                raise ConfigError(
+                    f"{image.at(f'dib.cli_options[{number}]')}: {item!r} is one argument, with a blank in it",
+                    hint=f"write it as items of their own: [{', '.join([flags, *value.split()])}]",
+                )
+
+
+def _known_options() -> tuple[str, list[str]]:
+    """Return the options of the installed disk-image-create, which its own help does not tell truly."""
+    from diskimage_builder import paths
+
+    script = Path(paths.get_path("lib"), TOOL)
+    found = re.search(r"getopt -o (\S+) -l (\S+) ", script.read_text())
+    if found is None:
+        raise BuildError(f"{script}: this version of {DISTRIBUTION} reads its options in an unknown way")
+    return found.group(1), found.group(2).replace(":", "=").split(",")
+
+
+def _option_hint(option: str) -> str:
+    variables = {"image-extra-size": "DIB_IMAGE_EXTRA_SIZE", "mkfs-journal-size": "DIB_JOURNAL_SIZE"}
+    if option in variables:
+        return f"{TOOL} documents it and refuses it; set {variables[option]} in environment_variables"
+    return "each item of the list is one argument, so `-a` and `amd64` are two items"
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
+def elements_path(image: Entry[Image], dib: Dib, cwd: Path) -> tuple[Path, ...]:
+    """Return the directories of ELEMENTS_PATH, absolute.
+
+    A relative one is looked for below ``cwd``, then beside the file that names it. Raises BuildError for
+    one that is at neither place.
+    """
+    found = []
+    for part in (setting(dib, "ELEMENTS_PATH") or "").split(":"):
+        if not part:
+            continue
+        candidates = [(base / Path(part).expanduser()).absolute() for base in (cwd, image.path.parent)]
+        existing = next((path for path in candidates if path.is_dir()), None)
+        if existing is None:
+            looked = " and ".join(dict.fromkeys(str(path) for path in candidates))
+            raise BuildError(
+                f"{image.at('dib.environment_variables.ELEMENTS_PATH')}: {part}: there is no such directory",
+                hint=f"looked for {looked}",
+            )
+        # A directory that was given by a path with .. in it shows in the log as what it is.
+        found.append(Path(os.path.normpath(existing)))
+    return tuple(found)
+
+
+def own_elements() -> Path:
+    """Return the directory of the elements that come with diskimage-builder."""
+    from diskimage_builder import paths  # lazily: only builds need it
+
+    return Path(paths.get_path("elements"))
+
+
+def expand(
+    image: Entry[Image], dib: Dib, paths: Sequence[Path], *, base: bool, arch: str
+) -> tuple[Element, ...]:
+    """Return the elements of ``image`` with all they depend on, by diskimage-builder's own rules, sorted.
+
+    Raises BuildError.
+    """
+    from diskimage_builder import element_dependencies as dependencies
+
+    searched = [*paths, own_elements()]
+    wanted = [*(["base"] if base else []), *dib.elements, *_default_block_device(dib.elements, arch)]
+    where = image.at("dib.elements")
+    try:
+        found = dependencies.get_elements(wanted, ":".join(str(path) for path in searched))
+    except dependencies.MissingElementException as error:
+        [name] = re.findall(r"'(.+)'", str(error)) or [str(error)]
+        raise BuildError(f"{where}: there is no element {name!r}", hint=_nearest(name, searched)) from None
+    except dependencies.AlreadyProvidedException as error:
+        said = str(error) or "an element is listed that another one provides"
+        raise BuildError(f"{where}: {said}", hint="take one of the two away") from None
+    except dependencies.MissingOSException:
+        raise BuildError(
+            f"{where}: no element provides an operating system",
+            hint="add one, such as debian-minimal or ubuntu-minimal",
+        ) from None
+    return tuple(Element(name=name, path=Path(path)) for name, path in sorted(found))
+
+
+def _default_block_device(elements: Sequence[str], arch: str) -> list[str]:
+    if "vm" not in elements or any(name.startswith("block-device-") for name in elements):
+        return []
+    return ["block-device-efi" if arch in ("arm64", "aarch64") else "block-device-mbr"]
+
+
+def _nearest(name: str, searched: Sequence[Path]) -> str:
+    known = {path.name for directory in searched for path in directory.iterdir() if path.is_dir()}
+    near = difflib.get_close_matches(name, sorted(known), n=3)
+    looked = f"looked in {', '.join(str(path) for path in searched)}"
+    return f"did you mean {' or '.join(near)}? {looked}" if near else f"{looked}; more with ELEMENTS_PATH"
+
+
+def host_arch() -> str:
+    """Return this machine's architecture by Debian's name, as disk-image-create finds it."""
+    if Path("/etc/debian_version").exists():
+        try:
+            return process.run(["dpkg", "--print-architecture"], timeout=10).output.strip()
+        except CommandError:
+            pass
+    machine = os.uname().machine
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(
+        machine, "armhf" if machine.startswith("armv") else machine
+    )
+
+
+def is_debian(os_release: Path = Path("/etc/os-release")) -> bool:
+    """Tell whether this machine runs Debian itself, whose mirrors hold Debian."""
+    return os_release_value("ID", os_release) == "debian"
+
+
+def os_release_value(name: str, os_release: Path = Path("/etc/os-release")) -> str | None:
+    """Return one value of os-release."""
+    try:
+        text = os_release.read_text()
+    except OSError:
+        return None
+    match = re.search(rf"^{name}=[\"']?([^\"'\n]*)", text, re.MULTILINE)
+    return match.group(1) if match else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AptSource:
+    """One suite of one repository that apt uses."""
+
+    uri: str
+    suite: str
+    components: tuple[str, ...]
+
+
+def host_mirrors(apt: Path = Path("/etc/apt")) -> dict[str, str]:
+    """Return the mirrors that this machine's apt uses, by the names of DIB's variables.
+
+    debian-minimal takes its security suite from another host than its main one, neither of which a
+    machine behind a mirror of its own may reach.
+    """
+    mirrors: dict[str, str] = {}
+    sources = [source for source in apt_sources(apt) if "main" in source.components]
+    # Other people's repositories also have suites that are named after Debian's.
+    sources.sort(key=lambda source: "debian" not in urlsplit(source.uri).path)
+    for source in sources:
+        if re.fullmatch(r"[a-z]+-security|[a-z]+/updates", source.suite):
+            mirrors.setdefault(SECURITY_MIRROR, source.uri)
+        elif re.fullmatch(r"[a-z]+", source.suite):
+            mirrors.setdefault(MAIN_MIRROR, source.uri)
+    return dict(sorted(mirrors.items()))
+
+
+def apt_sources(apt: Path) -> Iterator[AptSource]:
+    """Yield the binary package sources that are enabled below ``apt``: http and https, without passwords."""
+    files = [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))]
+    for file in files:
+        try:
+            text = file.read_text(errors="replace")
+        except OSError:
+            continue
+        if file.suffix == ".sources":
+            yield from _deb822(text)
+        elif file.suffix == ".list":
+            yield from _one_line(text)
+
+
+def _deb822(text: str) -> Iterator[AptSource]:
+    uncommented = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    for paragraph in re.split(r"\n\s*\n", uncommented):
+        fields = {
+            name.lower(): value.split()
+            for name, value in re.findall(r"^([\w-]+):((?:.*)(?:\n[ \t].*)*)", paragraph, re.MULTILINE)
+        }
+        if "deb" not in fields.get("types", []) or fields.get("enabled", ["yes"])[:1] in (["no"], ["false"]):
+            continue
+        for uri in filter(_is_http, fields.get("uris", [])):
+            for suite in fields.get("suites", []):
+                yield AptSource(
+                    uri=uri.rstrip("/"), suite=suite, components=tuple(fields.get("components", []))
+                )
+
+
+def _one_line(text: str) -> Iterator[AptSource]:
+    for line in text.splitlines():
+        match = re.fullmatch(r"deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+(\S+)\s*(.*)", line.partition("#")[0].strip())
+        if match and _is_http(match.group(1)):
+            components = tuple(match.group(3).split())
+            yield AptSource(uri=match.group(1).rstrip("/"), suite=match.group(2), components=components)
+
+
+def _is_http(uri: str) -> bool:
+    # One with a password in it would end up in the image and in the log.
+    return uri.startswith(("http://", "https://")) and "@" not in urlsplit(uri).netloc

@@ -1,0 +1,276 @@
+"""The process that outlives a run which was killed, and removes what it made.
+
+It is started before a run makes its first thing, by whichever of the run's processes does, in a session of
+its own. What it must know, credentials included, comes through its stdin and stays in its memory; then it
+sleeps on the lock that every process of the run holds. When the kernel has released the last of these,
+however that process ended, the guardian looks at the ledger: a run that came to its end by itself needs
+nothing more, any other is swept.
+
+Started as ``python -m pytest_dibctl.cleanup.guardian``. It imports little until it is needed: it costs a run
+some hundredths of a second, and a run that makes nothing has none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import logging
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from pytest_dibctl.errors import DibctlError, NotInConfigError
+from pytest_dibctl.run.ledger import GUARDIAN, LOCK, Ledger
+from pytest_dibctl.system import process
+
+if TYPE_CHECKING:
+    from pytest_dibctl.config.catalog import Entry
+    from pytest_dibctl.config.models import TestEnvironment
+
+log = logging.getLogger(__name__)
+
+CHARGED = b"charged\n"
+"""What is in the locked file once the guardian can do without whoever started it."""
+RETRY_FOR = 900.0
+"""Seconds for which a removal that fails is tried again; then it is left to ``dibctl cleanup``."""
+LONGEST_PAUSE = 60.0
+PATIENCE = 5.0
+"""Seconds a run waits at its end for its guardian, which has nothing to do then."""
+STARTING = 10.0
+"""Seconds another process of the run may take to start it."""
+LOG = "guardian.log"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Charge:
+    """All that a guardian must know.
+
+    ``environ`` are the OS_* variables, secrets among them; ``files`` are the texts of files that such
+    variables name: jobs delete their clouds.yaml when they end.
+    """
+
+    directory: Path
+    cwd: Path
+    environments: Mapping[str, Entry[TestEnvironment]]
+    environ: Mapping[str, str] = dataclasses.field(repr=False)
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
+
+    def environment(self, label: str) -> Entry[TestEnvironment]:
+        """Return an environment; raises NotInConfigError."""
+        try:
+            return self.environments[label]
+        except KeyError:
+            raise NotInConfigError(f"the run said nothing of an environment {label}") from None
+
+
+# -- in the run ------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(kw_only=True)
+class Guardian:
+    """A run's guardian, as the run's processes see it. Each may call ``ensure``; it is started once."""
+
+    directory: Path
+    make_charge: Callable[[], Charge]
+    _ensured: bool = False
+    _child: subprocess.Popen[bytes] | None = None
+
+    def ensure(self) -> None:
+        """Return once the run has a guardian that lives; raises DibctlError when it cannot be had."""
+        if self._ensured:
+            return
+        try:
+            with _exclusive(self.directory / "guardian.starting"):
+                self._ensure()
+        except (OSError, ValueError) as error:
+            raise DibctlError(
+                f"the guardian, which removes what a killed run leaves, cannot be started: {error}",
+                hint="--dib-keep-on-kill runs without one",
+            ) from None
+        self._ensured = True
+
+    def _ensure(self) -> None:
+        path = self.directory / GUARDIAN
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            deadline = time.monotonic() + STARTING
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    # There is one; without a charge it will end, since its starter did in the middle.
+                    if os.pread(descriptor, len(CHARGED), 0) == CHARGED:
+                        return
+                    if time.monotonic() > deadline:
+                        raise TimeoutError("another one does not end") from None
+                    time.sleep(0.02)
+                else:
+                    break
+            os.ftruncate(descriptor, 0)
+            self._child = self._start(descriptor)
+        finally:
+            os.close(descriptor)  # the lock stays with the guardian, which has inherited it
+
+    def _start(self, descriptor: int) -> subprocess.Popen[bytes]:
+        charge = self.make_charge()
+        data = pickle.dumps(charge)
+        child = subprocess.Popen(
+            # -P: not the working directory, whose files may be called like modules.
+            [
+                *(process.interpreter(), "-P", "-m", "pytest_dibctl.cleanup.guardian"),
+                *(str(self.directory), str(descriptor)),
+            ],
+            cwd=charge.cwd,
+            env={**_plain_environment(), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=(descriptor,),
+        )
+        assert child.stdin is not None
+        with child.stdin as pipe:
+            pipe.write(struct.pack("!Q", len(data)) + data)
+        return child
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, if this process started it."""
+        return self._child.pid if self._child is not None else None
+
+    def reap(self) -> None:
+        """Wait for the guardian's end, after that of the run; not for one that has something to do."""
+        if self._child is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(PATIENCE)
+
+    def disown(self) -> None:
+        """Let it live on without us."""
+        if self._child is not None:
+            self._child.returncode = 0  # or Python would warn of a child that still runs
+
+
+def _plain_environment() -> dict[str, str]:
+    """Return this process's environment without credentials, and without the mark of what is to be ended."""
+    found = process.environment({process.RUN: ""})
+    return {name: value for name, value in found.items() if not name.startswith("OS_")}
+
+
+def of_run(directory: Path, environments: Iterable[Entry[TestEnvironment]], *, cwd: Path) -> Guardian:
+    """Return the guardian of a run whose ledger is in ``directory``; it is not started yet."""
+    places = tuple(environments)
+    return Guardian(
+        directory=directory,
+        make_charge=lambda: charge_for(directory, places, cwd=cwd, environ=os.environ),
+    )
+
+
+def charge_for(
+    directory: Path, environments: Iterable[Entry[TestEnvironment]], *, cwd: Path, environ: Mapping[str, str]
+) -> Charge:
+    """Return what a run's guardian must know to remove things in these environments."""
+    entries = {environment.label: environment for environment in environments}
+    files: dict[str, str] = {}
+    if any(entry.settings.keystone and entry.settings.keystone.cloud for entry in entries.values()):
+        from pytest_dibctl.clouds.openstack.api import login_files  # loaded by now: its cloud is open
+
+        files = login_files(environ)
+    plain = {name: value for name, value in environ.items() if name.startswith("OS_")}
+    return Charge(directory=directory, cwd=cwd, environments=entries, environ=plain, files=files)
+
+
+@contextlib.contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+# -- the guardian itself ---------------------------------------------------------------------------
+
+
+def main() -> int:
+    """Take the charge from stdin, wait for the end of the run, and remove what it left."""
+    # Who ends a terminal, a login or a job means the run; this is what cleans up after it.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    run, descriptor = Ledger(directory=Path(sys.argv[1])), int(sys.argv[2])
+    data = _read(sys.stdin.buffer)
+    if data is None:
+        return 1  # whoever started us was killed in the middle, before it made anything
+    os.pwrite(descriptor, CHARGED, 0)
+    _await_end(run)
+    if run.finished or not run.directory.exists():
+        run.remove_if_empty()  # our waiting lock may have made the run look alive to itself
+        return 0
+    charge: Charge = pickle.loads(data)  # noqa: S301 -- from our own parent, through our own pipe
+    _take_credentials(charge)
+    return _clean_up(run, charge)
+
+
+def _read(pipe: IO[bytes]) -> bytes | None:
+    head = pipe.read(8)
+    if len(head) < 8:  # noqa: PLR2004 -- what !Q packs
+        return None
+    (length,) = struct.unpack("!Q", head)
+    data = pipe.read(length)
+    return data if len(data) == length else None
+
+
+def _take_credentials(charge: Charge) -> None:
+    """Put credentials where a login looks for them: in memory, and out of sight in /proc."""
+    os.environ.update(charge.environ)
+    for variable, text in charge.files.items():
+        descriptor = os.memfd_create(variable)
+        os.write(descriptor, text.encode())
+        os.environ[variable] = f"/proc/self/fd/{descriptor}"
+
+
+def _await_end(run: Ledger) -> None:
+    """Return when no process of the run is left."""
+    try:
+        descriptor = os.open(run.directory / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    finally:
+        os.close(descriptor)
+
+
+def _clean_up(run: Ledger, charge: Charge) -> int:
+    logging.basicConfig(
+        filename=run.directory / LOG, format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO
+    )
+    log.info("the run ended without removing what it made")
+    from pytest_dibctl.cleanup import sweep
+
+    process.end_marked(run.run_id)
+    deadline, pause = time.monotonic() + RETRY_FOR, 1.0
+    while True:
+        records = [record for record in run.records() if record.kept is None]
+        failed = False
+        for record, outcome in sweep.sweep_records(charge.environment, run, records, cwd=charge.cwd):
+            log.info("%s %s: %s", record.kind, record.name, outcome)
+            failed = failed or outcome != sweep.REMOVED
+        if not failed or time.monotonic() > deadline:
+            break
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+    run.remove_if_empty()
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

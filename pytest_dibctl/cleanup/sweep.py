@@ -1,0 +1,261 @@
+"""Removing what the ledgers of dead runs have on record, and nothing else.
+
+A record is forgotten only when its thing is known to be gone. Where a create call may still be going on in
+a cloud whose caller died, that takes a second look, ``IN_FLIGHT`` seconds after the first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pytest_dibctl.clouds.protocols import IN_FLIGHT, Cloud, Stray
+from pytest_dibctl.config import merge
+from pytest_dibctl.config.catalog import Entry, built_in_environment
+from pytest_dibctl.config.models import TestEnvironment
+from pytest_dibctl.errors import DibctlError, NotInConfigError
+from pytest_dibctl.image import tree
+from pytest_dibctl.run import lifecycle
+from pytest_dibctl.run.ledger import Ledger, Record, all_runs, base_directory
+from pytest_dibctl.system import process
+
+log = logging.getLogger(__name__)
+
+Find = Callable[[str], Entry[TestEnvironment]]
+"""Returns the environment of a label; raises NotInConfigError."""
+
+FAILED_REMOVAL = "could not be removed"
+REMOVED = "removed"
+ORDER = ("tree", "instance", "image", "keypair", "key")
+"""Instances first: keys and images are of no use without them, but not the other way round."""
+LOOK_AGAIN = 3.0
+"""Seconds between two looks for what may still appear."""
+GUARDIAN_PATIENCE = 120.0
+"""Seconds a guardian that is at work is waited for."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Swept:
+    """What became of one thing: removed, kept, would be removed, or, with ``failed``, an error."""
+
+    run_id: str
+    what: str
+    outcome: str
+    failed: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which things of dead runs are meant: of one run, of one environment, or all (None)."""
+
+    run_id: str | None = None
+    environment: str | None = None
+
+    def takes(self, record: Record) -> bool:
+        """Whether a record is meant; what has no environment belongs to all."""
+        return self.environment in {None, record.details.get("environment", self.environment)}
+
+
+def sweep(find: Find, choice: Choice, *, cwd: Path, dry_run: bool = False) -> tuple[Swept, ...]:
+    """Remove what dead runs left on this machine; what was kept goes only when its run is named.
+
+    Local instances need no configuration; ``find`` is called for others. Living runs are never touched.
+    A guardian that is at work is let do it first. Raises NotInConfigError for a run there is no trace of.
+    """
+    runs = [run for run in all_runs() if choice.run_id in {None, run.run_id}]
+    named = choice.run_id is not None
+    if named and not runs:
+        raise NotInConfigError(f"run {choice.run_id} left nothing on this machine")
+    swept: list[Swept] = []
+    for run in runs:
+        if run.is_alive():
+            if named:
+                raise DibctlError(f"run {choice.run_id} is still going on; nothing was removed")
+            continue
+        if not dry_run:
+            _await_guardian(run)
+            process.end_marked(run.run_id)
+        records = [record for record in run.records() if choice.takes(record)]
+        for record, outcome in sweep_records(find, run, records, cwd=cwd, named=named, dry_run=dry_run):
+            swept.append(_swept(run, f"{record.kind} {record.name}", outcome))
+        swept += [_swept(run, path.name, _unreadable(path)) for path in run.unreadable()]
+        if not dry_run:
+            run.remove_if_empty()
+    return tuple(swept)
+
+
+def _swept(run: Ledger, what: str, outcome: str) -> Swept:
+    return Swept(run_id=run.run_id, what=what, outcome=outcome, failed=outcome.startswith(FAILED_REMOVAL))
+
+
+def _unreadable(path: Path) -> str:
+    return f"{FAILED_REMOVAL}: this version cannot read {path}; remove that file once nothing is left of it"
+
+
+def _await_guardian(run: Ledger) -> None:
+    deadline = time.monotonic() + GUARDIAN_PATIENCE
+    while run.has_guardian() and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+
+def sweep_records(
+    find: Find,
+    run: Ledger,
+    records: Iterable[Record],
+    *,
+    cwd: Path,
+    named: bool = False,
+    dry_run: bool = False,
+) -> list[tuple[Record, str]]:
+    """Remove what ``records`` of a dead run, or of a dead worker, stand for; return what became of each.
+
+    A key stays where an instance could not be removed; what was kept goes only with ``named``.
+    """
+    started = time.monotonic()
+    remover = _Remover(find=find, run=run, cwd=cwd)
+    ordered = sorted(records, key=_rank)
+    outcomes: dict[Path, str] = {}
+    with contextlib.closing(remover):
+        for record in ordered:
+            if record.kept is not None and not named:
+                outcomes[record.path] = f"kept ({record.kept}); `{lifecycle.cleanup_command(run)}` removes it"
+            elif dry_run:
+                outcomes[record.path] = "would be removed"
+            elif record.kind == "key" and any(text.startswith(FAILED_REMOVAL) for text in outcomes.values()):
+                outcomes[record.path] = "left, for the instance that could not be removed"
+            else:
+                outcomes[record.path] = remover.remove(record)
+        while late := [record for record in ordered if outcomes[record.path] == _MAY_APPEAR]:
+            left = started + IN_FLIGHT - time.monotonic()
+            time.sleep(max(0.0, min(LOOK_AGAIN, left)))
+            for record in late:
+                outcomes[record.path] = remover.remove(record, last=left <= LOOK_AGAIN)
+    return [(record, outcomes[record.path]) for record in ordered]
+
+
+def _rank(record: Record) -> int:
+    return ORDER.index(record.kind) if record.kind in ORDER else len(ORDER)
+
+
+_MAY_APPEAR = "may still appear"
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Remover:
+    """Removes things of one run, with one login for all that are in one place."""
+
+    find: Find
+    run: Ledger
+    cwd: Path
+    _clouds: dict[tuple[str, str | None], Cloud] = dataclasses.field(default_factory=dict)
+
+    def remove(self, record: Record, *, last: bool = False) -> str:
+        """Remove a thing; with ``last`` nothing more is expected of a create call that was cut off."""
+        if record.kind not in ORDER:
+            return f"{FAILED_REMOVAL}: this version knows nothing of its kind; a newer one does"
+        try:
+            if record.kind == "key":
+                lifecycle.remove_tree(self._inside(record.details["directory"]))
+            elif record.kind == "tree":
+                tree.remove(self._inside(record.details["directory"]))
+            else:
+                self._cloud(record).remove(record.kind, record.name, record.details)
+        except DibctlError as error:
+            return f"{FAILED_REMOVAL}: {error.message}"
+        except KeyError as error:
+            return f"{FAILED_REMOVAL}: its record lacks {error}"
+        except OSError as error:
+            return f"{FAILED_REMOVAL}: {error}"
+        if not (last or is_settled(record)):
+            return _MAY_APPEAR
+        record.done()
+        return REMOVED
+
+    def close(self) -> None:
+        for cloud in self._clouds.values():
+            cloud.close()
+        self._clouds.clear()
+
+    def _inside(self, directory: str) -> Path:
+        """Return a directory of the run's; raises DibctlError for any other."""
+        path = Path(directory)
+        if path.parent != self.run.directory:
+            raise DibctlError(f"{path} is not in the run's directory, so it is left alone")
+        return path
+
+    def _cloud(self, record: Record) -> Cloud:
+        details: dict[str, Any] = record.details
+        local = details.get("engine") == "qemu"
+        place = (str(details.get("environment")), details.get("endpoint"))
+        if place not in self._clouds:
+            environment = built_in_environment() if local else self.find(place[0])
+            self._clouds[place] = lifecycle.open_environment(
+                environment,
+                run=self.run,
+                cwd=self.cwd,
+                deadlines=merge.environment_deadlines(environment),
+                image_endpoint=place[1] or environment.settings.glance.endpoint,
+            )
+        return self._clouds[place]
+
+
+def is_settled(record: Record) -> bool:
+    """Whether no create call of the thing can still be going on somewhere."""
+    local = record.kind in {"key", "tree"} or record.details.get("engine") == "qemu"
+    complete = bool(record.details.get("made"))
+    return local or (complete and not any(key.startswith("snapshot") for key in record.details))
+
+
+# -- what runs of other machines left --------------------------------------------------------------
+
+
+def sweep_expired(
+    environments: Iterable[Entry[TestEnvironment]], choice: Choice, *, cwd: Path, dry_run: bool = False
+) -> Iterator[Swept]:
+    """Remove what bears a mark of ours and whose time is over, whoever made it; kept things stay.
+
+    Runs that have a ledger here are left to it.
+    """
+    here = {run.run_id for run in all_runs()}
+    for environment in environments:
+        if choice.environment not in {None, environment.label} or environment.settings.engine == "qemu":
+            continue
+        try:
+            cloud = lifecycle.open_environment(
+                environment,
+                run=Ledger(directory=base_directory(make=False) / "00000000"),
+                cwd=cwd,
+                deadlines=merge.environment_deadlines(environment),
+                image_endpoint=environment.settings.glance.endpoint,
+            )
+            with contextlib.closing(cloud):
+                yield from _expired_in(cloud, choice, spare=here, dry_run=dry_run)
+        except DibctlError as error:  # one cloud that cannot be looked into must not hide the others
+            outcome = f"{FAILED_REMOVAL}: {error.message}"
+            yield Swept(run_id="?", what=f"what is in {environment.label}", outcome=outcome, failed=True)
+
+
+def _expired_in(cloud: Cloud, choice: Choice, *, spare: Collection[str], dry_run: bool) -> Iterator[Swept]:
+    for stray in cloud.strays(spare=spare):
+        if choice.run_id not in {None, stray.run_id}:
+            continue
+        outcome = f"would be removed ({stray.why})" if dry_run else _remove_stray(cloud, stray)
+        yield Swept(
+            run_id=stray.run_id or "?",
+            what=f"{stray.kind} {stray.name} in {cloud.name}",
+            outcome=outcome,
+            failed=outcome.startswith(FAILED_REMOVAL),
+        )
+
+
+def _remove_stray(cloud: Cloud, stray: Stray) -> str:
+    try:
+        cloud.remove_stray(stray)
+    except DibctlError as error:
+        return f"{FAILED_REMOVAL}: {error.message}"
+    return f"removed ({stray.why})"

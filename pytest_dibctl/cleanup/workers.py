@@ -1,0 +1,257 @@
+"""What a run's workers do not remove themselves: shared test images, and whatever a worker that died made.
+
+The controller of an xdist run removes these while the run goes on, each in a thread, so that it can still
+listen to its workers; and once more, for all that is left, when they are gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from pytest_dibctl.cleanup import sweep
+from pytest_dibctl.clouds.protocols import Cloud, CloudImage
+from pytest_dibctl.config import merge
+from pytest_dibctl.config.catalog import Catalog
+from pytest_dibctl.run import lifecycle
+from pytest_dibctl.run.ledger import Ledger, Record
+from pytest_dibctl.run.ledger import load as load_record
+from pytest_dibctl.run.lifecycle import Kept
+from pytest_dibctl.run.run_state import POLL, Shared
+from pytest_dibctl.run.targets import Target
+
+log = logging.getLogger(__name__)
+
+WORKERS_END = 10.0
+"""Seconds that workers have to end by themselves when the run is over, as xdist has it too."""
+DEATH = 30.0
+"""Seconds that a worker which was given up by xdist has to be really dead."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What became of something: kept, or not removed, or nothing but the seconds its removal took."""
+
+    image: str
+    environment: str
+    seconds: float = 0.0
+    kept: Kept | None = None
+    leftover: str | None = None
+
+
+@dataclasses.dataclass(kw_only=True)
+class Caretaker:
+    """Removes what is left of targets and of workers; ``failed`` says whether a target failed by now."""
+
+    ledger: Ledger
+    catalog: Catalog
+    cwd: Path
+    wishes: lifecycle.Wishes
+    targets: Sequence[Target]
+    failed: Callable[[str, str], bool]
+    findings: list[Finding] = dataclasses.field(default_factory=list)
+    _threads: list[threading.Thread] = dataclasses.field(default_factory=list)
+
+    def target_done(self, target: Target) -> None:
+        """Remove a target's test image as soon as no worker uses it any more."""
+        self._start(lambda: self._remove_image(target))
+
+    def worker_died(self, pid: int) -> None:
+        """Remove what a worker made that died, at once; or mark it as kept if that is wished."""
+        self._start(lambda: self._remove_made_by(pid))
+
+    def finish(self, told: Iterable[str] = (), *, workers: Iterable[int] = ()) -> list[Finding]:
+        """Wait for the removals that go on, then remove all that is left.
+
+        What could not be removed and is ``told`` already ("kind name: why") is not tried again.
+        ``workers`` are pids; xdist has waited for these, unless it was interrupted. What they use or
+        remove themselves cannot be removed here, so they are gone when this begins.
+        """
+        _see_off(workers)
+        for thread in self._threads:
+            thread.join()
+        for target in self.targets:
+            self._guarded(lambda target=target: self._remove_image(target, wait=False))  # type: ignore[misc]
+        known = set(map(lifecycle.thing_of, told))
+        left = [record for record in self.ledger.records() if f"{record.kind} {record.name}" not in known]
+        self._guarded(lambda: self._sweep(left))
+        return self.findings
+
+    def _start(self, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=self._guarded, args=(work,), daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:  # its record is still there: the end of the run, or `dibctl cleanup`, tries again
+            log.debug("a removal failed", exc_info=True)
+
+    # -- test images -----------------------------------------------------------------------------
+
+    def _remove_image(self, target: Target, *, wait: bool = True) -> None:
+        shared = Shared(directory=self.ledger.directory)
+        step = lifecycle.upload_step(target.image.label, target.environment.label)
+        while True:
+            with shared.taken(step) as made:
+                if made is not None:
+                    if made:
+                        self._remove_uploaded(target, made)
+                    return
+            if not wait:
+                return
+            time.sleep(POLL)
+
+    def _remove_uploaded(self, target: Target, made: dict[str, object]) -> None:
+        image = CloudImage(**lifecycle.restored(CloudImage, made["image"]))  # type: ignore[arg-type]
+        record = load_record(Path(str(made["record"])))
+        label, environment = target.image.label, target.environment.label
+        started, leftover, kept = time.monotonic(), None, None
+        reason = lifecycle.keeps_image(self.wishes, failed=self.failed(label, environment))
+        try:
+            with self._opened(target) as cloud:
+                if reason is not None:
+                    kept = lifecycle.kept_image(cloud, record, image, self.ledger, reason)
+                else:
+                    cloud.delete_image(image)
+                    if record is not None:
+                        record.done()
+        except Exception as error:  # noqa: BLE001 -- it must be told, and must hide no other removal
+            leftover = f"image {image.name}: {error}"
+        self.findings.append(
+            Finding(
+                image=label,
+                environment=environment,
+                seconds=time.monotonic() - started,
+                kept=kept,
+                leftover=leftover,
+            )
+        )
+
+    @contextlib.contextmanager
+    def _opened(self, target: Target) -> Iterator[Cloud]:
+        cloud = lifecycle.open_environment(
+            target.environment,
+            run=self.ledger,
+            cwd=self.cwd,
+            deadlines=merge.deadlines(target.image, target.environment),
+            image_endpoint=merge.glance(target.image, target.environment).endpoint,
+        )
+        with contextlib.closing(cloud):
+            yield cloud
+
+    # -- what dead workers made ------------------------------------------------------------------
+
+    def _remove_made_by(self, pid: int) -> None:
+        if _still(lambda: _parent(pid) is not None, until=time.monotonic() + DEATH):
+            return
+        made = [record for record in self.ledger.records() if record.pid == pid]
+        if not self.wishes.keep_on_kill:
+            self._sweep(made)
+            return
+        for record in made:
+            if record.path not in self._shared_records():
+                self._keep(record, "--dib-keep-on-kill")
+
+    def _sweep(self, records: Iterable[Record]) -> None:
+        shared = self._shared_records()
+        mine = [record for record in records if record.kept is None and record.path not in shared]
+        kept = [record for record in mine if self._keeps(record)]
+        mine = [record for record in mine if record not in kept]
+        for record in kept:
+            self._guarded(lambda record=record: self._keep(record))  # type: ignore[misc]
+        self._guarded(lambda: self._keep_consoles(mine))
+        told = {lifecycle.thing_of(finding.leftover) for finding in self.findings if finding.leftover}
+        swept = sweep.sweep_records(self.catalog.environment, self.ledger, mine, cwd=self.cwd)
+        for record, outcome in swept:
+            what = f"{record.kind} {record.name}"
+            if outcome.startswith(sweep.FAILED_REMOVAL) and what not in told:
+                self._find(record, leftover=f"{what}: {outcome}")
+
+    def _shared_records(self) -> set[Path]:
+        """Return the records of test images that are whole, and everybody's."""
+        shared = Shared(directory=self.ledger.directory)
+        return {Path(made["record"]) for made in shared.values() if "record" in made}
+
+    def _keeps(self, record: Record) -> bool:
+        if record.kind not in {"instance", "keypair", "key"} or not self.wishes.keep_failed_instance:
+            return False
+        return self.failed(record.details.get("image", ""), record.details.get("environment", ""))
+
+    def _keep(self, record: Record, reason: str = "--dib-keep-failed-instance") -> None:
+        record = record.keep(reason)  # first: whatever goes wrong with the cloud, nobody removes it
+        target = self._target_of(record)
+        if target is not None and record.kind != "key":
+            with self._opened(target) as cloud:
+                lifecycle.keep(cloud, record, reason)
+        if record.kind == "instance":
+            remove = lifecycle.cleanup_command(self.ledger)
+            kept = Kept(what=f"instance {record.name}", reason=reason, reach=None, remove=remove)
+            self._find(record, kept=kept)
+
+    def _target_of(self, record: Record) -> Target | None:
+        names = (record.details.get("image"), record.details.get("environment"))
+        return next((one for one in self.targets if (one.image.label, one.environment.label) == names), None)
+
+    def _keep_consoles(self, records: Iterable[Record]) -> None:
+        for record in records:
+            if record.kind == "instance" and self.wishes.logs is not None:
+                environment = self.catalog.environment(record.details["environment"])
+                lifecycle.keep_console_of(
+                    environment,
+                    record.name,
+                    run=self.ledger,
+                    cwd=self.cwd,
+                    logs=self.wishes.logs,
+                )
+
+    def _find(self, record: Record, *, kept: Kept | None = None, leftover: str | None = None) -> None:
+        self.findings.append(
+            Finding(
+                image=record.details.get("image", ""),
+                environment=record.details.get("environment", ""),
+                kept=kept,
+                leftover=leftover,
+            )
+        )
+
+
+def _see_off(workers: Iterable[int]) -> None:
+    """Wait until children of ours are gone; what takes longer than xdist would wait is killed."""
+    deadline = time.monotonic() + WORKERS_END
+    for pid in workers:
+        # A number may belong to somebody else since, whom we neither wait for nor kill.
+        is_ours = functools.partial(_is_child, pid)
+        if _still(is_ours, until=deadline):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            _still(is_ours, until=deadline + DEATH)
+
+
+def _still(holds: Callable[[], bool], *, until: float) -> bool:
+    """Wait until something holds no more; return whether it does to the end, by the monotonic clock."""
+    while holds() and time.monotonic() < until:
+        time.sleep(POLL)
+    return holds()
+
+
+def _is_child(pid: int) -> bool:
+    return _parent(pid) == os.getpid()
+
+
+def _parent(pid: int) -> int | None:
+    """Return the parent of a process, None if it is dead: whoever should have waited for it need not have."""
+    try:
+        state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return int(parent) if state not in "ZX" else None

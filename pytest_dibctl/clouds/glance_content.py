@@ -1,0 +1,68 @@
+"""What Glance is told of an image file: its format, and the kernel and initrd that it boots by."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.models import Image, TestEnvironment, UploadEnvironment
+from pytest_dibctl.errors import ConfigError
+from pytest_dibctl.image.artifact import Artifact, digest_of
+
+IMAGE_FORMATS = frozenset({"qcow2", "raw", "vmdk", "vdi", "vhdx"})
+"""Formats that an image file shows by itself, so that a wrong word for it can be told."""
+COMMAND_LINE = "root=/dev/vda rw console=ttyS0"
+"""How a filesystem image with a kernel of its own finds its root, unless a property says it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BootFile:
+    """A kernel or an initrd: ``key`` is the property that leads to it, ``disk_format`` aki or ari."""
+
+    key: str
+    path: Path
+    disk_format: str
+    sha512: str
+
+
+def needs_kernel(built: Artifact) -> bool:
+    """Whether an image has no boot loader, and a kernel beside it."""
+    return built.layout == "filesystem" and built.kernel is not None
+
+
+def boot_files(built: Artifact, properties: Mapping[str, str]) -> tuple[BootFile, ...]:
+    """Return the files that an image needs to boot, without those that ``properties`` name others for."""
+    if not needs_kernel(built):
+        return ()
+    files = (("kernel_id", "aki", built.kernel), ("ramdisk_id", "ari", built.initrd))
+    return tuple(
+        BootFile(key=key, path=path, disk_format=kind, sha512=digest_of(path))
+        for key, kind, path in files
+        if path is not None and key not in properties
+    )
+
+
+def disk_format(
+    built: Artifact,
+    entries: Iterable[Entry[Image] | Entry[TestEnvironment] | Entry[UploadEnvironment]],
+    *,
+    hint: str,
+) -> str:
+    """Return the format Glance is told: that of the first of ``entries`` that says one, else the file's own.
+
+    Raises ConfigError where the file shows another one: Glance would refuse it, or Nova fail to boot it. In
+    its ``hint`` ``%s`` stands for the format that was said.
+    """
+    for entry in entries:
+        said = entry.settings.glance.disk_format
+        if said is None:
+            continue
+        if said != built.disk_format and {said, built.disk_format} <= IMAGE_FORMATS:
+            raise ConfigError(
+                f"{entry.at('glance.disk_format')}: is {said}, but {built.path} is {built.disk_format}",
+                hint=hint.replace("%s", said),
+            )
+        return said
+    return built.disk_format

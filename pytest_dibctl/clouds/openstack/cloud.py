@@ -1,0 +1,446 @@
+"""An OpenStack project as the place where test images are booted.
+
+Whatever can be found wrong without a build is found by ``preflight``: credentials, flavor, networks,
+groups. Everything made bears the run's mark (``marks``) and a name that the run's ledger has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pytest_dibctl.clouds.glance_content import COMMAND_LINE, boot_files, disk_format, needs_kernel
+from pytest_dibctl.clouds.openstack import flavors, images, leaked, marks, networks, servers
+from pytest_dibctl.clouds.openstack.api import Api, open_api, undoing
+from pytest_dibctl.clouds.openstack.instance import Known, OpenStackInstance, with_console
+from pytest_dibctl.clouds.protocols import (
+    BootRequest,
+    CloudImage,
+    Flavor,
+    Progress,
+    Stray,
+    UploadRequest,
+    forget_note,
+)
+from pytest_dibctl.clouds.regions import ImageSpec
+from pytest_dibctl.config import merge
+from pytest_dibctl.config.catalog import Entry, read_user_data
+from pytest_dibctl.config.credentials import resolve
+from pytest_dibctl.config.models import Nova, TestEnvironment
+from pytest_dibctl.errors import ApiError, ConfigError, InstanceError, NotInConfigError, NovaBadRequestError
+from pytest_dibctl.guest.ssh import SshKey
+from pytest_dibctl.image.artifact import Artifact
+
+__all__ = ["OpenStackCloud", "OpenStackInstance"]
+
+GIB = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """What the environment's nova section means in this cloud: ids instead of names."""
+
+    flavor: Flavor
+    groups: tuple[str, ...]
+    floating_network: str | None
+
+
+class OpenStackCloud:
+    """A test environment with ``keystone`` and ``nova``. The login happens at the first call.
+
+    ``image_endpoint`` is the Glance that the image or the environment names, None for the catalog's.
+    """
+
+    def __init__(
+        self,
+        environment: Entry[TestEnvironment],
+        *,
+        run_id: str,
+        cwd: Path,
+        deadlines: merge.Deadlines,
+        image_endpoint: str | None = None,
+        progress: Progress = lambda _line: None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        settings = environment.settings
+        if settings.keystone is None or settings.nova is None:
+            raise ConfigError(f"{environment.at()}: this test environment has no keystone and nova sections")
+        self._environment = environment
+        self._nova: Nova = settings.nova
+        self._run_id = run_id
+        self._cwd = cwd
+        self._deadlines = deadlines
+        self._progress = progress
+        where = environment.at("keystone")
+        self._environ = os.environ if environ is None else environ
+        self._credentials = resolve(settings.keystone, self._environ, "test", where=where)
+        self._api: Api | None = None
+        self._place: Place | None = None
+        self._image_endpoint = image_endpoint
+
+    @property
+    def name(self) -> str:
+        """The label of the test environment."""
+        return self._environment.label
+
+    @property
+    def api(self) -> Api:
+        """The login, opened at the first use."""
+        if self._api is None:
+            self._api = open_api(
+                self._credentials,
+                self._environment.settings,
+                where=self._environment.at("keystone"),
+                image_endpoint=self._image_endpoint,
+                environ=self._environ,
+            )
+        return self._api
+
+    def preflight(self) -> None:
+        """Log in, and raise a DibctlError for whatever the nova section names and the cloud does not have."""
+        self._user_data()
+        self._resolved()
+        if self.api.has("network"):
+            for number, nic in enumerate(self._nova.nics):
+                networks.check_nic(self.api, nic, at=self._environment.at(f"nova.nics[{number}].net_id"))
+
+    def check(self, artifact: Artifact, request: UploadRequest) -> None:
+        """Raise NovaBadRequestError if the image does not fit the flavor, ConfigError for a wrong format."""
+        glance = merge.glance(request.image, self._environment)
+        if self._environment.settings.preprocessing is None:  # what it makes is looked at when it is uploaded
+            self._disk_format(artifact, request)
+        place = self._resolved()
+        volume = self._nova.volume
+        flavors.check_fit(
+            place.flavor,
+            disk=place.flavor.disk if volume is None else (volume.size or 0),
+            min_disk=glance.min_disk,
+            min_ram=glance.min_ram,
+            virtual_size=artifact.virtual_size,
+            at=self._environment.at("nova.flavor_id" if self._nova.flavor_id else "nova.flavor"),
+            image_at=request.image.at("glance.min_disk" if glance.min_disk else "filename"),
+        )
+
+    def upload(self, artifact: Artifact, request: UploadRequest, *, progress: Progress) -> CloudImage:
+        """Make a private image of the file, with its kernel and initrd if it needs them to boot."""
+        glance = merge.glance(request.image, self._environment)
+        timeout = request.deadlines.upload
+        tags = tuple(dict.fromkeys((*glance.tags, *marks.all_tags(self._run_id))))
+        properties = dict(glance.properties)
+        with _removed_on_failure(self.api) as made:
+            if needs_kernel(artifact):
+                properties.setdefault("os_command_line", COMMAND_LINE)
+            for file in boot_files(artifact, glance.properties):
+                spec = ImageSpec(
+                    name=f"{request.name}-{file.key.removesuffix('_id')}",
+                    disk_format=file.disk_format,
+                    container_format=file.disk_format,
+                    tags=tags,
+                )
+                progress(f"uploading {file.path.name}")
+                part = images.create(
+                    self.api, file.path, spec, sha512=file.sha512, timeout=timeout, progress=progress
+                )
+                made.append(str(part["id"]))
+                properties[file.key] = str(part["id"])
+            spec = ImageSpec(
+                name=request.name,
+                disk_format=self._disk_format(artifact, request),
+                container_format=glance.container_format,
+                min_disk=glance.min_disk,
+                min_ram=glance.min_ram,
+                tags=tags,
+                properties=properties,
+            )
+            progress(
+                f"uploading {artifact.path.name} ({artifact.size / (1 << 20):.0f} MiB) as {request.name}"
+            )
+            image = images.create(
+                self.api,
+                artifact.path,
+                spec,
+                sha512=artifact.sha512,
+                timeout=timeout,
+                progress=progress,
+                properties_at=request.image.at("glance.properties"),
+            )
+            return _cloud_image(image, artifact, companions=tuple(made))
+
+    def delete_image(self, image: CloudImage) -> None:
+        """Remove the image, then its kernel and initrd."""
+        timeout = self._deadlines.cleanup
+        with contextlib.ExitStack() as stack:
+            for companion in image.companions:
+                stack.callback(images.delete, self.api, companion, timeout=timeout)
+            stack.callback(images.delete, self.api, image.id, timeout=timeout)
+
+    def existing_image(self, image_id: str) -> CloudImage:
+        """Return an image of Glance; raises ImageNotFoundError."""
+        return _cloud_image(images.get(self.api, image_id), None)
+
+    def import_key(self, key: SshKey, *, name: str) -> None:
+        """Give Nova the public half of ``key``."""
+        public = key.public_key
+        self.api.create(
+            "compute",
+            f"import the ssh key {name}",
+            lambda: self.api.compute.create_keypair(name=name, public_key=public, type="ssh"),
+            name=name,
+            find=lambda: self._keypair(name, key.nova_fingerprint),
+            timeout=self._deadlines.keypair,
+        )
+
+    def _keypair(self, name: str, fingerprint: str) -> Any | None:
+        found = self.api.find("compute", f"keypair {name}", lambda: self.api.compute.get_keypair(name))
+        return found if found is not None and found.fingerprint == fingerprint else None
+
+    def delete_key(self, name: str, *, fingerprint: str) -> None:
+        """Remove the keypair if its fingerprint is ours; keypairs bear no other mark."""
+        self.api.settled(name, lambda: self._delete_key(name, fingerprint))
+
+    def _delete_key(self, name: str, fingerprint: str) -> None:
+        timeout = self._deadlines.cleanup
+        found = self.api.find(
+            "compute", f"keypair {name}", lambda: self.api.compute.get_keypair(name), timeout=timeout
+        )
+        if found is None:
+            return
+        if found.fingerprint != fingerprint:
+            raise InstanceError(f"keypair {name} holds another key than this run's, so it is left alone")
+        self.api.safely(
+            "compute",
+            f"remove keypair {name}",
+            lambda: self.api.compute.delete_keypair(name, ignore_missing=True),
+            timeout=timeout,
+        )
+
+    def boot(self, image: CloudImage, request: BootRequest, *, progress: Progress) -> OpenStackInstance:
+        """Make a server and return once it is ACTIVE.
+
+        Raises InstanceError, with Nova's fault and the console's last lines, when it does not get there.
+        """
+        place = self._resolved()
+        spec = self._server(image, request, place)
+        try:
+            server_id = servers.create(
+                self.api, spec, timeout=request.deadlines.create, at=self._environment.at
+            )
+            server = self._active(server_id, request, progress)
+            known = self._known(server, place, image.id, owned=True)
+            if place.floating_network is not None:
+                progress("giving it a floating IP")
+                address = networks.float_ip(
+                    self.api, place.floating_network, known.main.mac, server_id, request.name, timeout=60
+                )
+                known = dataclasses.replace(known, floating_ip=address)
+            return OpenStackInstance(self.api, known, note=request.note, tell=progress)
+        except BaseException as error:
+            with undoing(error, f"instance {request.name} could not be removed"):
+                servers.remove(self.api, request.name, run_id=self._run_id, timeout=request.deadlines.cleanup)
+            raise
+
+    def existing(self, instance_id: str) -> OpenStackInstance:
+        """Return the server of that id, else of that name; raises NotInConfigError when there is none."""
+        server = self._found(instance_id)
+        known = self._known(
+            server, None, (server.image or {}).get("id") if server.image else None, owned=False
+        )
+        return OpenStackInstance(self.api, known, note=forget_note, tell=self._progress)
+
+    def remove(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
+        """Remove what a dead run recorded."""
+        if kind == "image":
+            parts = [name, f"{name}-kernel", f"{name}-ramdisk"]
+            images.remove_named(self.api, parts, marks.tags(self._run_id), timeout=self._deadlines.cleanup)
+        elif kind == "keypair":
+            self.delete_key(name, fingerprint=str(details.get("fingerprint")))
+        elif kind == "instance":
+            titles = [str(title) for key, title in details.items() if key.startswith("snapshot")]
+            servers.remove(
+                self.api,
+                name,
+                run_id=self._run_id,
+                timeout=self._deadlines.cleanup,
+                snapshots=tuple(titles),
+            )
+
+    def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:  # noqa: ARG002
+        """Mark what is on record as kept; a keypair stays as long as a server was made with it."""
+        if kind == "image":
+            parts = [name, f"{name}-kernel", f"{name}-ramdisk"]
+            for image in images.named(self.api, parts, marks.tags(self._run_id)):
+                images.tag(self.api, image["id"], marks.KEPT)
+        elif kind == "instance":
+            for server in servers.named(self.api, name):
+                servers.annotate(self.api, server, {marks.KEPT_KEY: self._run_id})
+
+    def strays(self, *, spare: Collection[str]) -> tuple[Stray, ...]:
+        """Return what is ours in the project and older than its time."""
+        return leaked.find(self.api, spare=spare)
+
+    def remove_stray(self, stray: Stray) -> None:
+        """Remove a thing that ``strays`` found."""
+        leaked.remove(self.api, stray, timeout=self._deadlines.cleanup)
+
+    def client(self, service: str) -> Any | None:
+        """Return openstacksdk's proxy of a service, or the whole connection."""
+        connection = self.api.connection
+        return connection if service == "connection" else getattr(connection, service)
+
+    def close(self) -> None:
+        """Close the login; what was made belongs to whoever made it."""
+        if self._api is not None:
+            self._api.close()
+            self._api = None
+
+    # -- what the settings mean ----------------------------------------------------------------
+
+    def _resolved(self) -> Place:
+        if self._place is None:
+            self._place = self._resolve()
+        return self._place
+
+    def _resolve(self) -> Place:
+        nova, at = self._nova, self._environment.at
+        key = "flavor_id" if nova.flavor_id is not None else "flavor"
+        flavor = flavors.find(self.api, flavor=nova.flavor, flavor_id=nova.flavor_id, at=at(f"nova.{key}"))
+        groups = tuple(
+            networks.find_by_name(
+                self.api,
+                "security_groups",
+                group,
+                at=at(f"nova.security_groups[{number}]"),
+                project_id=self.api.project_id,
+            )
+            for number, group in enumerate(nova.security_groups)
+        )
+        floating = None
+        if nova.floating_network is not None:
+            floating = networks.find_by_name(
+                self.api,
+                "networks",
+                nova.floating_network,
+                at=at("nova.floating_network"),
+                is_router_external=True,
+            )
+        return Place(flavor=flavor, groups=groups, floating_network=floating)
+
+    def _disk_format(self, artifact: Artifact, request: UploadRequest) -> str:
+        return disk_format(
+            artifact,
+            (self._environment, request.image),
+            hint="leave disk_format out, or convert the file with preprocessing",
+        )
+
+    def _user_data(self) -> str | None:
+        return read_user_data(self._nova, self._environment, "nova", self._cwd)
+
+    # -- servers -------------------------------------------------------------------------------
+
+    def _server(self, image: CloudImage, request: BootRequest, place: Place) -> servers.ServerSpec:
+        volume_size = None
+        if self._nova.volume is not None:
+            needed = math.ceil(image.artifact.virtual_size / GIB) if image.artifact is not None else 1
+            least = max(needed, int(image.details.get("min_disk") or 0), place.flavor.disk)
+            volume_size = self._nova.volume.size or least
+        return servers.ServerSpec(
+            name=request.name,
+            image_id=image.id,
+            flavor_id=place.flavor.id,
+            key_name=request.key_name,
+            settings=self._nova,
+            groups=place.groups,
+            metadata=marks.metadata(self._run_id),
+            user_data=self._user_data(),
+            volume_size=volume_size,
+        )
+
+    def _active(self, server_id: str, request: BootRequest, progress: Progress) -> Any:
+        try:
+            return servers.wait_for(
+                self.api,
+                server_id,
+                "ACTIVE",
+                timeout=request.deadlines.active,
+                tell=progress,
+                name=request.name,
+            )
+        except InstanceError as error:
+            text = ""
+            with contextlib.suppress(ApiError):
+                text = servers.console_output(self.api, server_id)
+            raise (with_console(error, text) if text else error) from None
+
+    def _known(self, server: Any, place: Place | None, image_id: str | None, *, owned: bool) -> Known:
+        found = networks.interfaces(self.api, server.id, self._nova.nics if owned else ())
+        main = networks.main_interface(
+            found, self._nova.main_nic_regexp, at=self._environment.at("nova.main_nic_regexp")
+        )
+        return Known(
+            id=str(server.id),
+            name=str(server.name),
+            flavor=place.flavor if place is not None else flavors.of_server(self.api, server),
+            interfaces=found,
+            main=main,
+            floating_ip=None if owned else networks.floating_ip_of(self.api, server.id),
+            image_id=None if self._nova.volume is not None else image_id,
+            region=str(self.api.connection.config.region_name or ""),
+            first_seen=self._nova.ssh_host_key == "first-seen",
+            active_timeout=self._deadlines.active,
+            cleanup_timeout=self._deadlines.cleanup,
+            run_id=self._run_id,
+        )
+
+    def _found(self, instance_id: str) -> Any:
+        with contextlib.suppress(NovaBadRequestError):
+            server = servers.find(self.api, instance_id)
+            if server is not None:
+                return server
+        named = servers.named(self.api, instance_id)
+        if not named:
+            raise NotInConfigError(f"there is no instance {instance_id} in environment {self.name}")
+        if len(named) > 1:
+            ids = ", ".join(server.id for server in named)
+            raise NotInConfigError(f"several instances are called {instance_id}", hint=f"use the id: {ids}")
+        return named[0]
+
+
+def _cloud_image(
+    image: Mapping[str, Any], artifact: Artifact | None, companions: tuple[str, ...] = ()
+) -> CloudImage:
+    digest = str(image.get("os_hash_value") or "") if image.get("os_hash_algo") == "sha512" else ""
+    return CloudImage(
+        id=str(image["id"]),
+        name=str(image.get("name") or ""),
+        disk_format=str(image.get("disk_format") or ""),
+        sha512=artifact.sha512 if artifact is not None else digest,
+        properties={
+            key: value
+            for key, value in image.items()
+            if isinstance(value, str) and key not in images.RESERVED and key not in _LINKS
+        },
+        artifact=artifact,
+        companions=companions,
+        details=dict(image),
+    )
+
+
+_LINKS = frozenset({"self", "file", "schema"})
+
+
+@contextlib.contextmanager
+def _removed_on_failure(api: Api) -> Iterator[list[str]]:
+    """Remove the images whose ids are put into the list when what follows fails."""
+    made: list[str] = []
+    try:
+        yield made
+    except BaseException as error:
+        for image_id in reversed(made):
+            with undoing(error, f"image {image_id} could not be removed"):
+                images.delete(api, image_id)
+        raise

@@ -1,0 +1,163 @@
+"""What runs left that nobody has a record of any more: found by its marks, once its time is over.
+
+Every kind needs more than one proof: a name of ours, a mark that users' copies do not inherit, its age by
+the cloud's clock, and that it was not kept. What is in doubt stays.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import email.utils
+import functools
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from pytest_dibctl.clouds.openstack import images, marks, networks, servers
+from pytest_dibctl.clouds.openstack.api import Api, raise_for_status
+from pytest_dibctl.clouds.protocols import LIFETIME, Stray
+from pytest_dibctl.errors import InstanceError
+
+SNAPSHOT = "snapshot"
+
+
+def find(api: Api, *, spare: Collection[str]) -> tuple[Stray, ...]:
+    """Return the strays of the project, instances first; those of the runs in ``spare`` are none."""
+    now = _server_time(api)
+    listed = api.safely("compute", "list instances", lambda: list(api.compute.servers()))
+    old = [*_servers(listed, now, spare)]
+    gone = {stray.id for stray in old}
+    staying = [server for server in listed if server.id not in gone]
+    found = [*old, *_described(api, {server.name for server in staying}, now)]
+    found += _images(api, {_image_of(server) for server in staying}, now, spare)
+    found += _keypairs(api, {server.key_name for server in staying}, now, spare)
+    return tuple(found)
+
+
+def remove(api: Api, stray: Stray, *, timeout: float) -> None:
+    """Remove a stray; ``timeout`` is seconds for each step. Raises DibctlError."""
+    if stray.kind == "instance":
+        servers.remove(api, stray.name, run_id=str(stray.run_id), timeout=timeout)
+    elif stray.kind == "image":
+        _still_ours(api, stray)
+        images.delete(api, stray.id, timeout=timeout)
+    elif stray.kind == "keypair":
+        api.safely(
+            "compute",
+            f"remove keypair {stray.name}",
+            lambda: api.compute.delete_keypair(stray.name, ignore_missing=True),
+            timeout=timeout,
+        )
+    else:
+        networks.remove_one(api, stray.kind, stray.id, timeout=timeout)
+
+
+def _still_ours(api: Api, stray: Stray) -> None:
+    """Raise InstanceError if an image was kept, or became something else, since it was listed."""
+    image = api.find("image", f"image {stray.id}", lambda: images.get(api, stray.id))
+    if image is not None and (marks.KEPT in image.get("tags", ()) or _is_snapshot(image)):
+        raise InstanceError(f"image {stray.name} ({stray.id}) was kept meanwhile, so it is left alone")
+
+
+# -- clocks ----------------------------------------------------------------------------------------
+
+
+def _server_time(api: Api) -> dt.datetime:
+    """Return what time it is in the cloud."""
+
+    def ask() -> dt.datetime:
+        response = raise_for_status(api.image.get("/images", params={"limit": "1"}))
+        return email.utils.parsedate_to_datetime(response.headers["Date"])
+
+    return api.safely("image", "ask for the time", ask)
+
+
+def _age(created: str | None, now: dt.datetime) -> float:
+    """Return the age in seconds; what tells no time of its making is not old."""
+    if not created:
+        return 0.0
+    moment = dt.datetime.fromisoformat(created)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=dt.UTC)
+    return (now - moment).total_seconds()
+
+
+def _why(age: float) -> str:
+    return f"made {age / 3600:.0f} hours ago"
+
+
+# -- kinds -----------------------------------------------------------------------------------------
+
+
+def _servers(listed: list[Any], now: dt.datetime, spare: Collection[str]) -> Iterator[Stray]:
+    for server in listed:
+        found = dict(server.metadata or {})
+        run_id = marks.run_of_server(server.name, found)
+        age = _age(server.created_at, now)
+        if run_id is None or run_id in spare or marks.KEPT_KEY in found or age <= marks.lifetime_of(found):
+            continue
+        yield Stray(kind="instance", name=server.name, id=server.id, run_id=run_id, why=_why(age))
+
+
+def _described(api: Api, staying: Collection[str], now: dt.datetime) -> Iterator[Stray]:
+    """Yield floating IPs and ports that were made for an instance which is not there any more."""
+    if not api.has("network"):
+        return
+    for kind in ("ip", "port"):
+        # An administrator would see other projects' too, whose servers are not in the list.
+        for one in networks.every(api, f"{kind}s"):
+            owner = marks.instance_of(one.description)
+            age = _age(one.created_at, now)
+            if owner is None or owner in staying or age <= LIFETIME:
+                continue
+            name = one.floating_ip_address if kind == "ip" else one.name
+            yield Stray(kind=kind, name=str(name), id=one.id, run_id=None, why=_why(age))
+
+
+def _images(
+    api: Api, used: Collection[str | None], now: dt.datetime, spare: Collection[str]
+) -> Iterator[Stray]:
+    found = list(images.every(api))
+    needed = {part for image in found if image["id"] in used for part in _parts(image)}
+    kept = {part for image in found if marks.KEPT in image.get("tags", ()) for part in _parts(image)}
+    for image in found:
+        known = image.get("tags", ())
+        run_id = marks.run_of_tags(known)
+        age = _age(image.get("created_at"), now)
+        if run_id is None or run_id in spare or run_id != marks.run_of_name(str(image.get("name"))):
+            continue
+        if marks.KEPT in known or image["id"] in {*used, *needed, *kept} or _is_snapshot(image):
+            continue
+        if age > marks.lifetime_of_tags(known):
+            yield Stray(kind="image", name=image["name"], id=image["id"], run_id=run_id, why=_why(age))
+
+
+def _parts(image: dict[str, Any]) -> set[str]:
+    return {str(image[key]) for key in ("kernel_id", "ramdisk_id") if image.get(key)}
+
+
+def _is_snapshot(image: dict[str, Any]) -> bool:
+    return image.get("image_type") == SNAPSHOT
+
+
+def _image_of(server: Any) -> str | None:
+    return (server.image or {}).get("id") if server.image else None
+
+
+def _keypairs(
+    api: Api, used: Collection[str | None], now: dt.datetime, spare: Collection[str]
+) -> Iterator[Stray]:
+    for key in api.safely("compute", "list keypairs", lambda: list(api.compute.keypairs())):
+        run_id = marks.run_of_name(key.name)
+        # The comment is part of the key that was imported: nobody gets it by choosing a name.
+        if run_id is None or run_id in spare or key.name in used or not _bears_its_name(key):
+            continue
+        full = api.find(
+            "compute", f"keypair {key.name}", functools.partial(api.compute.get_keypair, key.name)
+        )
+        age = _age(full.created_at, now) if full is not None else 0.0
+        if age > LIFETIME:
+            yield Stray(kind="keypair", name=key.name, id=key.name, run_id=run_id, why=_why(age))
+
+
+def _bears_its_name(key: Any) -> bool:
+    return str(key.public_key or "").split()[2:] == [key.name]

@@ -1,0 +1,302 @@
+"""What a cloud is to this project: two Protocols and the values they trade in.
+
+``qemu`` and ``openstack`` implement them; each is imported only when an environment of its kind is
+opened. Ownership: whoever calls ``boot`` owns the instance and must ``delete`` it, whoever calls
+``upload`` owns the cloud image and must ``delete_image`` it; ``lifecycle`` is the only caller of both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol
+
+from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.merge import Deadlines
+from pytest_dibctl.config.models import Image
+from pytest_dibctl.guest.ssh import HostKeyPolicy, SshKey
+from pytest_dibctl.image.artifact import Artifact
+
+Progress = Callable[[str], None]
+"""Called with one short line whenever there is something to tell a waiting person."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CloudImage:
+    """An image a cloud can boot. ``sha512`` is the digest of the bytes that were tested.
+
+    ``companions`` are the ids of images that were made along with it (kernel, initrd) and go with it;
+    ``details`` is what the cloud tells of it, as plain data.
+    """
+
+    id: str
+    name: str
+    disk_format: str
+    sha512: str
+    properties: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    artifact: Artifact | None = None
+    companions: tuple[str, ...] = ()
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flavor:
+    """The size of an instance: ``ram`` in MiB, ``disk`` in GiB."""
+
+    id: str
+    name: str
+    ram: int
+    vcpus: int
+    disk: int
+    meta: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Address:
+    """A fixed address of an interface with the prefix length and gateway of its subnet."""
+
+    ip: str
+    prefix: int
+    gateway: str | None = None
+
+    @property
+    def version(self) -> int:
+        """4 or 6."""
+        return ipaddress.ip_address(self.ip).version
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Interface:
+    """A network interface as the cloud knows it; the guest must agree."""
+
+    network: str
+    mac: str
+    addresses: tuple[Address, ...]
+    dns: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """Where a port of the guest is reached from this machine."""
+
+    ip: str
+    port: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UploadRequest:
+    """What ``upload`` needs besides the file: ``name`` is the test image's, ``image`` its configuration."""
+
+    name: str
+    image: Entry[Image]
+    deadlines: Deadlines
+
+
+IN_FLIGHT = 15.0
+"""Seconds in which a thing may still appear whose making was cut off before it was answered."""
+LIFETIME = 24 * 3600
+"""Seconds after which what a run made is nobody's any more, unless it was kept."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stray:
+    """A thing in a cloud that bears a mark of ours and whose time is over; ``why`` says so in words."""
+
+    kind: str
+    name: str
+    id: str
+    run_id: str | None
+    why: str
+
+
+def forget_note(**_details: Any) -> None:
+    """Take a note nowhere."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BootRequest:
+    """What ``boot`` needs besides the image.
+
+    ``name`` is the instance's name and the guest's hostname; ``keepable`` says that the instance may
+    have to outlive this process (a keep option is on). ``note`` is called, with what a later removal must
+    know, before anything is made that cannot be found again by the instance's name.
+    """
+
+    name: str
+    key: SshKey
+    key_name: str
+    deadlines: Deadlines
+    keepable: bool = False
+    note: Callable[..., None] = forget_note
+
+
+class Instance(Protocol):
+    """A running machine. Operations, not APIs."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def flavor(self) -> Flavor: ...
+    @property
+    def interfaces(self) -> tuple[Interface, ...]: ...
+    @property
+    def main_ip(self) -> str:
+        """The address, inside the guest, of the main interface."""
+        ...
+
+    @property
+    def host_keys(self) -> HostKeyPolicy:
+        """How the guest's ssh host key can be known."""
+        ...
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """Short facts for reports: accelerator, directory, process, region ..."""
+        ...
+
+    def endpoint(self, port: int) -> Endpoint:
+        """Return where the guest's TCP ``port`` is reached from here, opening a way if need be."""
+        ...
+
+    def check(self) -> None:
+        """Raise InstanceError, with a named cause and the console's last lines, if it will never be ready."""
+        ...
+
+    def console_output(self) -> str:
+        """Return all of the serial console so far; empty when there was none."""
+        ...
+
+    def reboot(self, *, hard: bool = False) -> None:
+        """Start the guest's reboot; the caller waits for readiness."""
+        ...
+
+    def stop(self) -> None: ...
+    def start(self) -> None: ...
+
+    @property
+    def snapshots_memory(self) -> bool:
+        """Whether ``snapshot`` remembers memory too, so that ``revert`` goes on from there at once.
+
+        Where it does not, ``revert`` is a rebuild from another image, and the instance boots anew.
+        """
+        ...
+
+    def rebuild(self) -> None:
+        """Have the root disk be the image's again; the instance keeps its id, name, addresses and key.
+
+        It boots anew, and the caller waits for readiness. QEMU: a fresh overlay and a reset; host key and
+        seed are unchanged. Raises InstanceError.
+        """
+        ...
+
+    def snapshot(self, name: str) -> str:
+        """Remember the state under a name.
+
+        QEMU: disk and memory, so that ``revert`` takes well under a second; the name is returned, and an
+        older snapshot of that name is replaced. OpenStack: a Glance image, whose id is returned. Either goes
+        with the instance. Raises InstanceError.
+        """
+        ...
+
+    def revert(self, name: str) -> None:
+        """Go back to the snapshot of that name.
+
+        QEMU: memory comes back too. The guest's clock then shows the time of the snapshot, and what was
+        connected to it since, the shared ssh connection included, is dead: disconnect and log in again
+        (``lifecycle.revert`` does both and sets the clock). OpenStack: a rebuild from the snapshot's image;
+        the caller waits for readiness. Raises InstanceError, before anything is changed if there is no such
+        snapshot.
+        """
+        ...
+
+    def delete(self) -> None:
+        """Remove the instance and everything ``boot`` made for it. Repeating it is harmless.
+
+        Its snapshots go along.
+        """
+        ...
+
+
+class Cloud(Protocol):
+    """A place where test images are booted."""
+
+    @property
+    def name(self) -> str:
+        """The label of the test environment."""
+        ...
+
+    def preflight(self) -> None:
+        """Raise PreflightError or ConfigError, in seconds, if nothing can be booted here."""
+        ...
+
+    def check(self, artifact: Artifact, request: UploadRequest) -> None:
+        """Raise a DibctlError, in about a second, if ``artifact`` cannot be booted here."""
+        ...
+
+    def upload(self, artifact: Artifact, request: UploadRequest, *, progress: Progress) -> CloudImage:
+        """Make the file known as a private test image. What it began is removed if that fails."""
+        ...
+
+    def delete_image(self, image: CloudImage) -> None:
+        """Remove an image of ``upload`` and its companions. Repeating it is harmless."""
+        ...
+
+    def existing_image(self, image_id: str) -> CloudImage:
+        """Return an image that is there already and that the caller does not own.
+
+        Raises ImageNotFoundError.
+        """
+        ...
+
+    def import_key(self, key: SshKey, *, name: str) -> None:
+        """Make the public half of ``key`` known under ``name``; the caller must ``delete_key`` it."""
+        ...
+
+    def delete_key(self, name: str, *, fingerprint: str) -> None:
+        """Forget the key of that name if it is that of ``fingerprint`` (MD5). Repeating it is harmless."""
+        ...
+
+    def boot(self, image: CloudImage, request: BootRequest, *, progress: Progress) -> Instance:
+        """Create an instance and return once it runs (not once it is ready).
+
+        Raises InstanceError; whatever was made by then is removed again.
+        """
+        ...
+
+    def existing(self, instance_id: str) -> Instance:
+        """Return an instance made by an earlier run, which the caller does not own.
+
+        Raises NotInConfigError when there is none of that id or name.
+        """
+        ...
+
+    def remove(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
+        """Remove what a dead run recorded in its ledger: an "image", "keypair" or "instance", if it is there.
+
+        Raises DibctlError when it is there and cannot be removed.
+        """
+        ...
+
+    def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
+        """Mark what is on record as kept, so that ``strays`` leaves it out; raises DibctlError."""
+        ...
+
+    def strays(self, *, spare: Collection[str]) -> tuple[Stray, ...]:
+        """Return what is ours and older than its time, by the cloud's own clock, whoever made it.
+
+        Without what was kept, and what belongs to the runs of ``spare``. Raises DibctlError.
+        """
+        ...
+
+    def remove_stray(self, stray: Stray) -> None:
+        """Remove a thing that ``strays`` found; raises DibctlError when it cannot be removed."""
+        ...
+
+    def client(self, service: str) -> Any | None:
+        """Return a client of an API ("compute", "image", "network", "connection"), None if there is none."""
+        ...
+
+    def close(self) -> None: ...

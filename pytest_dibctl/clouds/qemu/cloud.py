@@ -1,0 +1,322 @@
+"""The local cloud: guests under QEMU on this machine, reached through ports on loopback.
+
+Needs no root, no bridge and no daemon. Every file of an instance is in one directory of mode 0700 named
+after it; unless it may be kept, its QEMU dies with the thread that booted it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pytest_dibctl.clouds.protocols import BootRequest, CloudImage, Progress, Stray, UploadRequest
+from pytest_dibctl.clouds.qemu import accel, guest, machine, seed
+from pytest_dibctl.clouds.qemu.instance import QemuInstance, State, open_log, read_state
+from pytest_dibctl.config.catalog import Entry, read_user_data
+from pytest_dibctl.config.models import Qemu, TestEnvironment
+from pytest_dibctl.errors import (
+    ArtifactError,
+    ConfigError,
+    ImageNotFoundError,
+    InstanceError,
+    NotInConfigError,
+    PreflightError,
+)
+from pytest_dibctl.guest.ssh import SshKey, make_key
+from pytest_dibctl.image.artifact import Artifact, companion
+from pytest_dibctl.system import process
+
+__all__ = ["QemuCloud", "QemuInstance"]
+
+GIB = 1 << 30
+
+
+class QemuCloud:
+    """A test environment with a ``qemu`` section. Instances get a directory each below ``directory``."""
+
+    def __init__(self, environment: Entry[TestEnvironment], *, directory: Path, cwd: Path) -> None:
+        if environment.settings.qemu is None:
+            raise ConfigError(f"{environment.at()}: this test environment has no qemu section")
+        self._environment = environment
+        self._settings: Qemu = environment.settings.qemu
+        self._directory = directory.absolute()
+        self._cwd = cwd
+        self._arch: machine.Arch = self._settings.arch or machine.native_arch()
+
+    @property
+    def name(self) -> str:
+        """The label of the test environment."""
+        return self._environment.label
+
+    def preflight(self) -> None:
+        """Raise PreflightError or ConfigError if no guest can be started with these settings."""
+        machine.require_tools(self._arch)
+        self._user_data()
+        if self._settings.accelerator == "kvm":
+            accel.choose("kvm", self._arch)
+
+    def check(self, artifact: Artifact, request: UploadRequest) -> None:  # noqa: ARG002 -- others need it
+        """Raise PreflightError or ConfigError if ``artifact`` cannot be booted here."""
+        self.preflight()
+        if artifact.disk_format not in {*machine.FORMATS, *machine.FORMATS.values()}:
+            raise PreflightError(
+                f"{artifact.path}: QEMU boots {', '.join(machine.FORMATS)}; this is {artifact.disk_format}",
+            )
+        self._check_bootable(artifact)
+
+    def upload(
+        self,
+        artifact: Artifact,
+        request: UploadRequest,
+        *,
+        progress: Progress,  # noqa: ARG002 -- others have something to tell
+    ) -> CloudImage:
+        """Return the image; nothing is copied, instances read the file itself."""
+        return CloudImage(
+            id=str(artifact.path),
+            name=request.name,
+            disk_format=artifact.disk_format,
+            sha512=artifact.sha512,
+            artifact=artifact,
+        )
+
+    def delete_image(self, image: CloudImage) -> None:
+        """Do nothing: the image is the built file, which stays."""
+
+    def existing_image(self, image_id: str) -> CloudImage:
+        """Raise ImageNotFoundError: images are files here."""
+        raise ImageNotFoundError(
+            f"image {image_id}: environment {self.name} is a local QEMU one, it keeps no images",
+            hint="name the image's file with --dib-input (dibctl: --input)",
+        )
+
+    def import_key(self, key: SshKey, *, name: str) -> None:
+        """Do nothing: the key goes into each instance's seed."""
+
+    def delete_key(self, name: str, *, fingerprint: str) -> None:
+        """Do nothing."""
+
+    def boot(self, image: CloudImage, request: BootRequest, *, progress: Progress) -> QemuInstance:
+        """Start a guest and return once it runs.
+
+        Raises ArtifactError when the file is no longer what was inspected, PreflightError when QEMU is
+        missing, InstanceError when it does not start. Nothing is left behind then.
+        """
+        artifact = _unchanged(image)
+        machine.require_tools(self._arch)
+        state, host_key = self._state(artifact, request)
+        directory = self._directory / request.name
+        try:
+            directory.mkdir(mode=0o700, parents=True)
+        except OSError as error:
+            raise InstanceError(f"{directory}: cannot be made: {error.strerror}") from None
+        with _removed_on_failure(directory, state.id):
+            state.write(directory)
+            self._make_disk(artifact, directory, state, progress)
+            seed.write(
+                directory / machine.SEED, self._settings.seed, self._identity(state, request, host_key)
+            )
+            return self._start(artifact, directory, state, request, progress)
+
+    def existing(self, instance_id: str) -> QemuInstance:
+        """Return an instance of an earlier run by its id or name; its QEMU may have ended since.
+
+        Raises NotInConfigError when there is none.
+        """
+        for directory in sorted(path for path in self._directory.glob("*") if path.is_dir()):
+            with contextlib.suppress(NotInConfigError):
+                state = read_state(directory)
+                if instance_id in {state.id, state.name}:
+                    return QemuInstance(state, directory, guest.find(state.id, state.pid))
+        raise NotInConfigError(f"there is no instance {instance_id} below {self._directory}")
+
+    def remove(self, kind: str, name: str, details: Mapping[str, Any]) -> None:  # noqa: ARG002
+        """Remove an instance that a dead run recorded; of other things nothing was made.
+
+        Whatever is in its directory: the run may have died while it was made, or be of another version.
+        """
+        if kind != "instance":
+            return
+        directory = self._directory / name
+        with contextlib.suppress(NotInConfigError):
+            self.existing(name).delete()
+        for pid in guest.running_in(directory):
+            guest.kill(pid)
+        try:
+            shutil.rmtree(directory)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise InstanceError(f"{name}: {directory} cannot be removed: {error}") from None
+
+    def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
+        """Do nothing: nobody else can see what is on this machine."""
+
+    def strays(self, *, spare: Collection[str]) -> tuple[Stray, ...]:  # noqa: ARG002
+        """Return nothing: what is here is in this machine's ledgers."""
+        return ()
+
+    def remove_stray(self, stray: Stray) -> None:
+        """Do nothing: there are none."""
+
+    def client(self, service: str) -> Any | None:  # noqa: ARG002
+        """Return None: there is no API."""
+        return None
+
+    def close(self) -> None:
+        """Do nothing: instances belong to whoever booted them."""
+
+    def _check_bootable(self, artifact: Artifact) -> None:
+        if artifact.kernel is not None:
+            return
+        wanted = " and ".join(companion(artifact.path, suffix).name for suffix in (".vmlinuz", ".initrd"))
+        put = f"put {wanted} beside it (DIB's baremetal element writes both)"
+        if artifact.layout == "filesystem":
+            raise PreflightError(
+                f"{artifact.path}: this is a filesystem, not a whole disk, and no kernel lies beside it",
+                hint=f"{put}, or build a whole disk (DIB's vm element)",
+            )
+        if not machine.PLATFORMS[self._arch].firmware:
+            raise PreflightError(
+                f"{artifact.path}: {self._arch} guests boot by their kernel, and none lies beside the image",
+                hint=put,
+            )
+
+    def _user_data(self) -> str:
+        """Return the operator's user data; raises ConfigError when its file cannot be read."""
+        return read_user_data(self._settings, self._environment, "qemu", self._cwd) or ""
+
+    def _state(self, artifact: Artifact, request: BootRequest) -> tuple[State, seed.HostKey | None]:
+        settings = self._settings
+        identity = str(uuid.uuid4())
+        choice = accel.choose(settings.accelerator, self._arch)
+        host_key = None
+        if settings.ssh_host_key == "injected":
+            private, public = make_key(request.name)
+            host_key = seed.HostKey(private=private, public=public)
+        state = State(
+            id=identity,
+            name=request.name,
+            environment=self.name,
+            arch=self._arch,
+            accelerator=choice.accelerator,
+            reason=choice.reason,
+            memory=settings.memory,
+            vcpus=settings.vcpus,
+            disk=max(settings.disk, math.ceil(artifact.virtual_size / GIB)),
+            mac=machine.mac_address(identity),
+            image=str(artifact.path),
+            private_key_file=str(request.key.private_key_file),
+            host_keys=(host_key.public,) if host_key else (),
+            first_seen=host_key is None,
+        )
+        return state, host_key
+
+    def _identity(self, state: State, request: BootRequest, host_key: seed.HostKey | None) -> seed.Identity:
+        return seed.Identity(
+            uuid=state.id,
+            name=state.name,
+            mac=state.mac,
+            key_name=request.key_name,
+            public_key=request.key.public_key,
+            host_key=host_key,
+            user_data=self._user_data(),
+        )
+
+    def _make_disk(self, artifact: Artifact, directory: Path, state: State, progress: Progress) -> None:
+        if state.disk > self._settings.disk:
+            progress(
+                f"the disk has {state.disk} GiB, since the image needs more than {self._settings.disk} GiB"
+            )
+        backing = machine.FORMATS.get(artifact.disk_format, artifact.disk_format)
+        process.run(
+            [
+                *(
+                    "qemu-img",
+                    "create",
+                    "-q",
+                    "-f",
+                    "qcow2",
+                    "-F",
+                    backing,
+                    "-b",
+                    str(artifact.path.absolute()),
+                ),
+                *(machine.DISK, str(state.disk * GIB)),
+            ],
+            cwd=directory,
+            timeout=60,
+        )
+
+    def _start(
+        self,
+        artifact: Artifact,
+        directory: Path,
+        state: State,
+        request: BootRequest,
+        progress: Progress,
+    ) -> QemuInstance:
+        spec = machine.Machine(
+            uuid=state.id,
+            name=state.name,
+            arch=state.arch,
+            accelerator=state.accelerator,
+            memory=state.memory,
+            vcpus=state.vcpus,
+            mac=state.mac,
+            forwards=tuple(
+                machine.Forward(guest=forward.guest, host=forward.host or 0)
+                for forward in self._settings.forward_ports
+            ),
+            kernel=artifact.kernel,
+            initrd=artifact.initrd,
+            cmdline=machine.kernel_cmdline(self._settings.kernel_cmdline, state.arch),
+        )
+        argv = spec.argv() if request.keepable else process.with_parent(spec.argv())
+        with os.fdopen(open_log(directory), "w") as log:
+            # Whoever sweeps the run finds it by its record; it may have been kept.
+            started = process.start(argv, cwd=directory, stdout=log, stderr=log, env={process.RUN: ""})
+            child = guest.Child(started)
+        instance = QemuInstance(state, directory, child)
+        try:
+            State(**{**vars(state), "pid": child.pid}).write(directory)
+            progress(f"QEMU runs (process {child.pid}, {state.accelerator}: {state.reason})")
+            instance.switch_on(request.deadlines.active)
+        except BaseException:
+            instance.delete()
+            raise
+        return instance
+
+
+def _unchanged(image: CloudImage) -> Artifact:
+    artifact = image.artifact
+    if artifact is None:
+        raise InstanceError(f"image {image.name} was not made by this environment's upload")
+    try:
+        size = artifact.path.stat().st_size
+    except OSError as error:
+        raise ArtifactError(f"{artifact.path}: {error.strerror}") from None
+    if size != artifact.size:
+        raise ArtifactError(
+            f"{artifact.path}: the file has {size} bytes now, and had {artifact.size} when it was inspected",
+            hint="something writes to it while it is tested: another build, a copy that has not ended?",
+        )
+    return artifact
+
+
+@contextlib.contextmanager
+def _removed_on_failure(directory: Path, identity: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        # An interruption may have come between QEMU's start and the moment that somebody knew of it.
+        if stray := guest.find(identity, None):
+            stray.kill()
+        shutil.rmtree(directory, ignore_errors=True)
+        raise

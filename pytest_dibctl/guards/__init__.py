@@ -1,0 +1,1 @@
+"""Processes that contain others, or outlive them."""

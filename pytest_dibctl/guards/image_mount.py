@@ -1,0 +1,385 @@
+"""The process that holds an image's file tree open; when it ends, however it ends, nothing is left.
+
+It is the first process of a pid namespace and lives in a mount namespace of its own. In there, the image is
+exported read-only as a raw file by qemu-storage-daemon (FUSE). In a second one, which the daemon is not in,
+its root filesystem is mounted on a loop device that goes with the mount, and a second view of it, with a
+/dev, /tmp and /run of its own, is where commands run. Nobody outside sees these mounts. The guard ends when
+the pipe on its stdin closes, and the kernel kills it with the tool; with it go, by the kernel's own doing,
+every process in its namespace, the mounts, the loop devices and the export. There is no other way of
+cleaning up that could be forgotten.
+
+It is started by ``process.apart`` and imports nothing but the standard library, ``errors`` and
+``process``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import dataclasses
+import json
+import os
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pytest_dibctl.errors import ArtifactError, CommandError, DibctlError
+from pytest_dibctl.system import process
+
+DISK, ROOT, COMMANDS, ENTER = "disk", "root", "commands", "enter"
+"""What is in the guard's directory: the raw disk, the tree, the tree to run commands in, and the program
+that runs one there."""
+
+CLONE_NEWNS = 0x00020000
+"""The kernel's number for a mount namespace; Python has ``os.unshare`` since 3.12."""
+
+OPTIONS = ("ro", "nodev", "nosuid")
+"""How everything of the image is mounted; what is executable has to look so."""
+
+NO_REPLAY = {
+    **dict.fromkeys(("ext3", "ext4"), "noload"),
+    "xfs": "norecovery,nouuid",
+    "btrfs": "rescue=nologreplay",
+}
+"""What keeps a filesystem from replaying its journal, which a read-only mount alone does not."""
+
+BACKING = {"LVM2_member": "LVM", "crypto_LUKS": "LUKS", "linux_raid_member": "RAID"}
+"""Contents of a partition that may hide a root filesystem from us."""
+
+SUBVOLUMES = ("root", "@", "@rootfs", "@root")
+"""Where distributions put their root in a btrfs."""
+
+ROOM = "512m"
+"""What commands may write to each of /dev, /tmp and /run, in memory; a copy of a package database fits."""
+
+DEVICES = ("null", "zero", "full", "random", "urandom")
+
+CAPABILITIES = (
+    *("chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill"),
+    *("setgid", "setuid", "sys_chroot"),
+)
+"""What root may do among an image's own commands: much with files, which are read-only, and nothing with
+devices, mounts, modules, the network or the clock."""
+
+ENTER_SCRIPT = """#!/bin/sh
+# Run a command in the image: on its read-only files, with a /proc, /dev, /tmp and /run of its own, without a
+# network, without the means to do this machine harm.
+exec unshare --mount --pid --net --ipc --uts --fork --kill-child=KILL -- sh -c '
+    tree=$0
+    if [ -d "$tree/proc" ] && [ ! -L "$tree/proc" ]; then
+        mount -t proc -o ro,nosuid,nodev,noexec proc "$tree/proc" || exit 125
+    fi
+    exec setpriv --no-new-privs --bounding-set {capabilities} --inh-caps=-all -- chroot "$tree" "$@"
+' {tree} "$@"
+"""
+
+_ROOT_TYPES = ("4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709", "B921B045-1DF0-41C3-AF44-4C6F280D3FAE")
+"""GPT types of a root partition, on x86-64 and on 64-bit ARM; most images just say "Linux"."""
+
+
+_EFI_TYPES = ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "EF")
+"""Types of an EFI system partition, in a GPT and in a DOS table."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part of the disk, in bytes; ``number`` is the partition's, 0 for the whole disk."""
+
+    number: int
+    start: int
+    size: int
+    facts: dict[str, str]
+    type: str = ""
+
+    @property
+    def filesystem(self) -> str:
+        """What blkid calls its contents; empty when it knows none."""
+        return self.facts.get("TYPE", "")
+
+    @property
+    def is_efi(self) -> bool:
+        """Whether it is meant for EFI firmware."""
+        return self.type.upper() in _EFI_TYPES
+
+    def __str__(self) -> str:
+        where = f"partition {self.number}" if self.number else "the disk"
+        return f"{where} ({self.filesystem or 'unknown contents'}, {self.size // 1024**2} MiB)"
+
+
+def command(image: Path, disk_format: str, directory: Path) -> list[str]:
+    """Return the argv of a guard that opens ``image`` in ``directory``, which must exist and be empty."""
+    guard = process.apart(__name__)
+    options = [f"--image={image}", f"--format={disk_format}", directory_option(directory)]
+    private = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--"]
+    apart = f"--apart-from={process.mount_namespace()}"
+    return process.with_parent([*private, *guard, *options, apart])
+
+
+def directory_option(directory: Path) -> str:
+    """Return the argument of a guard that tells it from others."""
+    return f"--directory={directory}"
+
+
+def main() -> NoReturn:
+    """Open the image, say so as one line of JSON, and hold it until stdin closes."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--image", type=Path, required=True)
+    parser.add_argument("--format", required=True)
+    parser.add_argument("--directory", type=Path, required=True)
+    parser.add_argument("--apart-from", required=True)
+    options = parser.parse_args()
+    try:
+        if options.apart_from == process.mount_namespace():
+            raise ArtifactError("the guard has no mount namespace of its own; nothing was mounted")
+        answer = _open(options.image, options.format, options.directory)
+    except DibctlError as error:
+        answer = {"error": error.message, "hint": error.hint}
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+    if "error" not in answer:
+        _hold()
+    sys.exit(0)
+
+
+def _hold() -> None:
+    # What commands leave behind becomes our child: the kernel shall bury it.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
+
+
+def _open(image: Path, disk_format: str, directory: Path) -> dict[str, Any]:
+    # This /proc is still that of the namespace outside, and tells what we are called there.
+    pid = int(Path("/proc/self").readlink().name)
+    _mount("proc", Path("/proc"), kind="proc", options=("nosuid", "nodev", "noexec"))
+    _mount("tmpfs", directory, kind="tmpfs", options=("mode=700", "size=1m"))
+    disk, root = directory / DISK, directory / ROOT
+    _export(image, disk_format, disk)
+    _leave_to_the_daemon()
+    root.mkdir()
+    parts = _parts(image, disk)
+    part = _mount_root(image, parts, disk, root)
+    notes = [] if part.number == 0 else _mount_rest(part, parts, disk, root)
+    _prepare_commands(directory, root)
+    return {
+        "pid": pid,
+        "filesystem": part.filesystem,
+        "device": _device(root),
+        "partition": part.number,
+        "has_efi": any(part.is_efi for part in parts),
+        "notes": notes,
+    }
+
+
+def _leave_to_the_daemon() -> None:
+    """Go on in a mount namespace of our own; the old one is the daemon's alone.
+
+    The last task of a mount namespace unmounts, on its way out, what is mounted there. If that were the
+    daemon, it would wait for ever for blocks of the filesystem that only itself could still deliver.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNS) != 0:
+        raise ArtifactError(f"no second mount namespace: {os.strerror(ctypes.get_errno())}")
+
+
+def _export(image: Path, disk_format: str, disk: Path) -> None:
+    """Show ``image``, whatever its format, as the raw file ``disk`` that nobody can write."""
+    disk.touch(mode=0o400)
+    nodes = (
+        {"driver": "file", "node-name": "file", "filename": str(image), "read-only": True},
+        {"driver": disk_format, "node-name": "image", "file": "file", "read-only": True},
+    )
+    blockdevs = [f"--blockdev={json.dumps(node)}" for node in nodes]
+    export = {
+        "type": "fuse",
+        "id": "export",
+        "node-name": "image",
+        "mountpoint": str(disk),
+        "writable": False,
+    }
+    argv = ["qemu-storage-daemon", "--daemonize", *blockdevs, f"--export={json.dumps(export)}"]
+    result = process.run(argv, check=False, join_stderr=True)
+    if result.returncode != 0:
+        said = result.output.strip().splitlines()[-1:] or [process.describe_exit(result.returncode)]
+        raise ArtifactError(f"{image}: cannot be read: {said[0].removeprefix('qemu-storage-daemon: ')}")
+
+
+def _parts(image: Path, disk: Path) -> list[Part]:
+    """Return the whole disk if it is a filesystem, else its partitions."""
+    size = disk.stat().st_size
+    whole = Part(number=0, start=0, size=size, facts=_facts(disk, 0, size))
+    if whole.filesystem and "PTTYPE" not in whole.facts:
+        return [whole]
+    listed = process.run(["sfdisk", "--json", str(disk)], check=False)
+    if listed.returncode != 0:
+        raise ArtifactError(
+            f"{image}: neither a filesystem nor a partition table is on it",
+            hint="`image` tests need an image with a Linux root filesystem; is this one whole?",
+        )
+    table = json.loads(listed.output)["partitiontable"]
+    return [_partition(disk, table, entry) for entry in table.get("partitions", ())]
+
+
+def _partition(disk: Path, table: dict[str, Any], entry: dict[str, Any]) -> Part:
+    unit = int(table.get("sectorsize", 512))
+    number = int(entry["node"].removeprefix(table["device"]).lstrip("p"))
+    start, size = entry["start"] * unit, entry["size"] * unit
+    # In a DOS table, a partition is called by the number of the disk and its own.
+    uuid = entry.get("uuid") or f"{table.get('id', '').removeprefix('0x')}-{number:02x}"
+    facts = {**_facts(disk, start, size), "PARTUUID": uuid, "PARTLABEL": entry.get("name", "")}
+    return Part(number=number, start=start, size=size, facts=facts, type=entry.get("type", ""))
+
+
+def _facts(disk: Path, start: int, size: int) -> dict[str, str]:
+    argv = ["blkid", "--probe", "--output=export", f"--offset={start}", f"--size={size}", str(disk)]
+    said = process.run(argv, check=False).output
+    return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+
+
+def _mount_root(image: Path, parts: Sequence[Part], disk: Path, root: Path) -> Part:
+    """Mount what holds the root filesystem, and return it."""
+    refused = []
+    for part in sorted(parts, key=lambda part: (part.type.upper() not in _ROOT_TYPES, -part.size)):
+        if not part.filesystem or part.filesystem == "swap" or part.filesystem in BACKING:
+            continue
+        try:
+            _mount_part(part, disk, root)
+        except CommandError as error:
+            refused.append(f"{part} cannot be mounted: {error.message.splitlines()[-1].strip()}")
+            continue
+        if _is_root(root) or _take_subvolume(part, root):
+            return part
+        process.run(["umount", str(root)])
+    hidden = sorted({BACKING[part.filesystem] for part in parts if part.filesystem in BACKING})
+    raise ArtifactError(
+        "\n  ".join(
+            [f"{image}: no root filesystem was found on it", *(str(part) for part in parts), *refused]
+        ),
+        hint=f"a root filesystem on {' or '.join(hidden)} cannot be opened" if hidden else None,
+    )
+
+
+def _mount_part(part: Part, disk: Path, where: Path) -> None:
+    options = [*OPTIONS, *filter(None, [NO_REPLAY.get(part.filesystem)])]
+    loop = ["loop", f"offset={part.start}", f"sizelimit={part.size}"]
+    _mount(str(disk), where, kind=part.filesystem, options=(*loop, *options))
+
+
+def _mount(what: str, where: Path, *, kind: str | None = None, options: Sequence[str] = ()) -> None:
+    typed = ["-t", kind] if kind else []
+    process.run(["mount", *typed, "-o", ",".join(options) or "defaults", "--", what, str(where)])
+
+
+def _is_root(directory: Path) -> bool:
+    return (directory / "etc").is_dir() and any(_there(directory / name) for name in ("usr", "bin"))
+
+
+def _there(path: Path) -> bool:
+    """Tell whether there is something, a link that leads nowhere included: links of an image do, here."""
+    return os.path.lexists(path)
+
+
+def _take_subvolume(part: Part, root: Path) -> bool:
+    """Show the subvolume of a btrfs that is the root, if there is one, in place of the whole."""
+    if part.filesystem != "btrfs":
+        return False
+    for name in SUBVOLUMES:
+        subvolume = root / name
+        if subvolume.is_dir() and not subvolume.is_symlink() and _is_root(subvolume):
+            _mount(str(subvolume), root, options=("bind",))
+            return True
+    return False
+
+
+def _mount_rest(root_part: Part, parts: Sequence[Part], disk: Path, root: Path) -> list[str]:
+    """Mount the other partitions that the image's fstab names; return which are not shown, and why."""
+    notes = []
+    unnamed = {part.number: part for part in parts if part.filesystem not in ("", "swap")}
+    unnamed.pop(root_part.number, None)
+    for point, source in sorted(_fstab(root)):
+        part = next((part for part in parts if part.number and _is_named(part, source)), None)
+        if part is None or part.number == root_part.number:
+            continue
+        unnamed.pop(part.number, None)
+        where = _inside(root, point)
+        try:
+            if where is None:
+                notes.append(f"{part} is not shown: the image has no plain directory {point}")
+            else:
+                _mount_part(part, disk, where)
+        except CommandError as error:
+            notes.append(f"{part} is not shown as {point}: {error.message.splitlines()[-1].strip()}")
+    notes += [f"{part} is not shown: the image's fstab does not name it" for part in unnamed.values()]
+    return notes
+
+
+def _fstab(root: Path) -> Iterator[tuple[str, str]]:
+    """Yield mount point and source of each filesystem of the image's fstab, but for the root."""
+    etc = _inside(root, "/etc")
+    try:
+        if etc is None:
+            return
+        with os.fdopen(os.open(etc / "fstab", os.O_RDONLY | os.O_NOFOLLOW), errors="replace") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        fields = line.split()
+        if len(fields) > 1 and not line.lstrip().startswith("#") and re.fullmatch(r"/.+", fields[1]):
+            yield os.path.normpath(fields[1]), fields[0]
+
+
+def _is_named(part: Part, source: str) -> bool:
+    key, separator, value = source.partition("=")
+    if not separator:
+        return bool(re.fullmatch(rf"/dev/(?:[a-z]+|\w+\dp){part.number}", source))
+    return part.facts.get(key, "").lower() == value.strip("\"'").lower() != ""
+
+
+def _inside(root: Path, point: str) -> Path | None:
+    """Return the directory ``point`` of the tree if no part of its path is a link, which may lead outside."""
+    path = root
+    for name in Path(point.lstrip("/")).parts:
+        path /= name
+        if path.is_symlink() or name == ".." or not path.is_dir():
+            return None
+    return path
+
+
+def _device(root: Path) -> str:
+    """Return the block device of the root filesystem."""
+    return process.run(
+        ["findmnt", "--noheadings", "--nofsroot", "--first-only", "--output=SOURCE", str(root)]
+    ).output.strip()
+
+
+def _prepare_commands(directory: Path, root: Path) -> None:
+    """Make the second view of the tree, and the program that runs a command in it."""
+    tree = directory / COMMANDS
+    tree.mkdir()
+    _mount(str(root), tree, options=("rbind",))
+    for name, mode, more in (("dev", 755, "noexec"), ("tmp", 1777, "nodev"), ("run", 755, "nodev")):
+        where = _inside(tree, name)
+        if where is not None:
+            _mount("tmpfs", where, kind="tmpfs", options=(f"mode={mode}", "nosuid", more, f"size={ROOM}"))
+    if _inside(tree, "dev") is not None:
+        _fill_dev(tree / "dev")
+    enter = directory / ENTER
+    dropped = ",".join(["-all", *(f"+{name}" for name in CAPABILITIES)])
+    enter.write_text(ENTER_SCRIPT.format(tree=shlex.quote(str(tree)), capabilities=dropped))
+    enter.chmod(0o700)
+
+
+def _fill_dev(dev: Path) -> None:
+    for name in DEVICES:
+        (dev / name).touch()
+        _mount(f"/dev/{name}", dev / name, options=("bind",))
+    for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
+        (dev / name).symlink_to(f"/proc/self/{target}")
+    (dev / "shm").mkdir(mode=0o1777)

@@ -1,0 +1,1 @@
+"""A guest from outside: ports, ssh, console, scripts."""

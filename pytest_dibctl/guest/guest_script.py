@@ -1,0 +1,248 @@
+"""Scripts that are copied into a guest and run there, where no more than a POSIX shell can be relied on.
+
+Two commands over the run's multiplexed connection: one takes the copy on its stdin, one takes on its stdin
+the shell code that runs it, so that no variable's value ever stands in an argument list. That code ends
+the script at its deadline from inside the guest, whether or not anybody here still listens, and removes the
+copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import re
+import shlex
+import tarfile
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+from pytest_dibctl.errors import CommandError
+from pytest_dibctl.guest.ssh import SshAccess
+from pytest_dibctl.system import process
+
+COPYING_MAY_TAKE = 300.0
+"""Seconds; emulated guests take megabytes per second."""
+
+GRACE = 5
+"""Seconds between SIGTERM and SIGKILL in the guest."""
+
+LATE = 30.0
+"""Seconds, beyond deadline and grace, that the guest has to tell that it ended a script."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""A variable's name as a shell takes it."""
+
+COPY = """
+umask 077
+for base in "${TMPDIR:-/tmp}" /var/tmp "$HOME"; do
+    copy=$(mktemp -d "$base/dibctl.XXXXXX" 2>/dev/null) || continue
+    printf '#!/bin/sh\\n' >"$copy/probe" && chmod 700 "$copy/probe" && "$copy/probe" 2>/dev/null && break
+    rm -rf "$copy"
+    copy=
+done
+[ -n "$copy" ] || { echo "no directory to copy to: tried ${TMPDIR:-/tmp}, /var/tmp, $HOME" >&2; exit 1; }
+rm -f "$copy/probe"
+if RECEIVE; then echo "COPY=$copy"; else rm -rf "$copy"; exit 1; fi
+"""
+"""Makes a private directory where programs may be run (not where noexec is), and fills it from stdin."""
+
+AS_ROOT = 'if [ "$(id -u)" = 0 ]; then exec sh -s; else exec sudo -n sh -s; fi'
+
+PROGRAM = """
+exec 2>/dev/null
+copy={copy}
+limit={limit}
+stop() {{
+    root=
+    [ "$(id -u)" = 0 ] || ! sudo -n true || root='sudo -n'
+    for found in $($root grep -ls DIBCTL_SCRIPT={token} /proc/[0-9]*/environ); do
+        number=${{found#/proc/}}
+        number=${{number%/environ}}
+        $root kill -s "$1" -- "-$number" || $root kill -s "$1" "$number"
+    done
+}}
+watch() {{
+    trap 'kill "$sleeper"; exit' TERM
+    sleep "$limit" &
+    sleeper=$!
+    wait "$sleeper"
+    trap : TERM
+    : >"$copy/late"
+    stop TERM
+    for second in {seconds}; do
+        sleep 1
+        [ -d "$copy" ] || exit
+    done
+    stop KILL
+    sleep 1
+    rm -rf "$copy"
+}}
+trap : HUP PIPE
+watcher=
+if [ "$limit" -gt 0 ]; then
+    watch </dev/null >/dev/null &
+    watcher=$!
+fi
+{exports}
+export DIBCTL_SCRIPT={token}
+if command -v setsid >/dev/null; then
+    setsid {argv} </dev/null 2>&1
+else
+    {argv} </dev/null 2>&1
+fi
+code=$?
+unset DIBCTL_SCRIPT
+late=
+if [ -e "$copy/late" ]; then
+    late=late
+    stop KILL
+fi
+rm -rf "$copy"
+[ -z "$watcher" ] || kill "$watcher"
+echo "{token} $code $late"
+"""
+"""Runs the script in the foreground, as a shell would, with a watcher beside it.
+
+What the script started is found by a variable in its environment, wherever it went: guests may lack setsid,
+and without a terminal their shells make no process groups.
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a script ended: its exit code, None if it was stopped at its deadline; ``seconds`` it took."""
+
+    code: int | None
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GuestScript:
+    """A script on this machine that is to run in a guest.
+
+    ``interpreter`` is what runs it, where the script itself does not say. ``folder``, if given, is copied as
+    a whole, for a script that needs what lies beside it.
+    """
+
+    path: Path
+    interpreter: tuple[str, ...] = ()
+    folder: Path | None = None
+    sudo: bool = False
+
+
+def run(
+    access: SshAccess,
+    script: GuestScript,
+    *,
+    variables: Mapping[str, str],
+    limit: float | None,
+    on_line: Callable[[str], None],
+) -> Ended:
+    """Copy a script into the guest, run it there and remove it; ``limit`` is seconds, None for no limit.
+
+    ``on_line`` hears each line that it writes. Raises CommandError when it cannot be copied or started,
+    when the connection breaks, and when the guest does not say how it ended.
+    """
+    copy = _copy(access, script)
+    token = f"dibctl-{uuid.uuid4().hex}"
+    heard = _Heard(token=token, on_line=on_line)
+    allowed = None if limit is None else math.ceil(limit) + GRACE + LATE
+    started = time.monotonic()
+    command = f"sh -c {shlex.quote(AS_ROOT)}" if script.sudo else "sh -s"
+    result = process.run(
+        [*access.command_line(), command],
+        stdin=_program(copy, script, variables=variables, limit=limit, token=token),
+        timeout=allowed,
+        check=False,
+        on_line=heard,
+    )
+    seconds = time.monotonic() - started
+    if heard.code is None:
+        raise CommandError(_silence(script, result))
+    return Ended(code=None if heard.late else heard.code, seconds=seconds)
+
+
+def _silence(script: GuestScript, result: process.Result) -> str:
+    if result.returncode == 255:  # noqa: PLR2004 -- ssh's own
+        return f"the connection to the guest broke while {script.path.name} ran"
+    ended = process.describe_exit(result.returncode)
+    return f"{script.path.name} could not be run in the guest: its shell {ended}"
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Heard:
+    """What the guest says: the script's lines, passed on, and at the end how it went."""
+
+    token: str
+    on_line: Callable[[str], None]
+    code: int | None = None
+    late: bool = False
+
+    def __call__(self, line: str) -> None:
+        before, found, after = line.partition(f"{self.token} ")
+        if not found:
+            self.on_line(line)
+            return
+        # A last line that the script did not end stands before it.
+        if before:
+            self.on_line(before)
+        code, *late = after.split()
+        self.code, self.late = int(code), bool(late)
+
+
+def _program(
+    copy: str, script: GuestScript, *, variables: Mapping[str, str], limit: float | None, token: str
+) -> str:
+    named = {name: value for name, value in variables.items() if _NAME.fullmatch(name)}
+    inside = script.path.relative_to(script.folder) if script.folder else script.path.name
+    return PROGRAM.format(
+        copy=shlex.quote(copy),
+        limit=0 if limit is None else max(1, math.ceil(limit)),
+        seconds=" ".join(map(str, range(GRACE))),
+        exports="\n".join(f"export {name}={shlex.quote(value)}" for name, value in named.items()),
+        token=token,
+        argv=process.command_line([*script.interpreter, f"{copy}/{inside}"]),
+    )
+
+
+def _copy(access: SshAccess, script: GuestScript) -> str:
+    """Copy the script, or its folder, into the guest; return the new directory there."""
+    name = shlex.quote(script.path.name)
+    with _content(script) as content:
+        if script.folder is None:
+            receive = f'cat >"$copy"/{name} && chmod 700 "$copy"/{name}'
+        else:
+            receive = 'tar -x -f - -C "$copy"'
+        argv = [*access.command_line(), f"sh -c {shlex.quote(COPY.replace('RECEIVE', receive))}"]
+        result = process.run(argv, stdin=content, timeout=COPYING_MAY_TAKE, check=False)
+    copied = re.search(r"^COPY=(.+)$", result.output, re.MULTILINE)
+    if result.returncode != 0 or copied is None:
+        said = (result.errors or result.output).strip() or process.describe_exit(result.returncode)
+        raise CommandError(f"{script.path.name} could not be copied into the guest: {said}")
+    return copied.group(1)
+
+
+@contextlib.contextmanager
+def _content(script: GuestScript) -> Iterator[IO[bytes]]:
+    """Open what is sent: the script, or an archive of its folder."""
+    if script.folder is None:
+        with script.path.open("rb") as file:
+            yield file
+        return
+    with tempfile.TemporaryFile() as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive:
+            archive.add(script.folder, arcname=".", filter=_anonymous)
+        file.seek(0)
+        yield file
+
+
+def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Leave out the users of this machine, who mean nothing in the guest."""
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member

@@ -1,0 +1,97 @@
+"""How a script of ``tests_list``, or a command of ``external_tests``, is run, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from pytest_dibctl.errors import CommandError
+from pytest_dibctl.guest import guest_script
+from pytest_dibctl.guest.guest_script import GuestScript
+from pytest_dibctl.guest.ssh import SshAccess
+from pytest_dibctl.image.tree import ImageTree
+from pytest_dibctl.system import process
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Whether a script passed, and how it ended, as in "exited with 3 after 1.2 s"."""
+
+    passed: bool
+    ended: str
+
+
+class Runner(Protocol):
+    """Runs one script: ``limit`` is in seconds, ``on_line`` hears every line that it writes."""
+
+    def __call__(self, *, limit: float | None, on_line: Callable[[str], None]) -> Outcome:
+        """Run it to its end."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Here:
+    """A command that runs on this machine; in an image's ``tree``, where that is mounted, if one is given."""
+
+    argv: Sequence[str]
+    variables: Mapping[str, str]
+    cwd: Path
+    tree: ImageTree | None = None
+
+    def __call__(self, *, limit: float | None, on_line: Callable[[str], None]) -> Outcome:
+        """Run it, with its process group, for at most ``limit`` seconds."""
+        argv = self.tree.inside(self.argv, cwd=self.cwd) if self.tree else self.argv
+        try:
+            result = process.run(
+                argv,
+                env=self.variables,
+                cwd=self.cwd,
+                check=False,
+                timeout=limit,
+                on_line=on_line,
+                credentials=True,
+            )
+        except CommandError as error:
+            if limit and "did not end" in error.message:
+                return _stopped(limit)
+            return Outcome(passed=False, ended=str(error))
+        return _ended(result.returncode, result.seconds)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InGuest:
+    """A script that is copied into the guest and runs there."""
+
+    script: GuestScript
+    access: SshAccess
+    variables: Mapping[str, str]
+
+    def __call__(self, *, limit: float | None, on_line: Callable[[str], None]) -> Outcome:
+        """Run it; the guest ends it after ``limit`` seconds, with all that it started."""
+        try:
+            ended = guest_script.run(
+                self.access, self.script, variables=self.variables, limit=limit, on_line=on_line
+            )
+        except CommandError as error:
+            return Outcome(passed=False, ended=f"failed: {error}")
+        if ended.code is None:
+            assert limit is not None
+            return _stopped(limit)
+        return _ended(ended.code, ended.seconds)
+
+
+def _ended(code: int, seconds: float) -> Outcome:
+    return Outcome(passed=code == 0, ended=f"{process.describe_exit(code)} after {seconds:.1f} s")
+
+
+def _stopped(limit: float) -> Outcome:
+    return Outcome(passed=False, ended=f"was stopped after {limit:g} s")
+
+
+def interpreter(path: Path) -> tuple[str, ...]:
+    """Return what has to run ``path``: ``/bin/sh`` for a script without ``#!``, as shells do it."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    return () if start.startswith((b"#!", b"\x7fELF")) else ("/bin/sh",)

@@ -1,0 +1,308 @@
+"""A built image on disk: its format, sizes, digest, and the kernel and initrd that travel with it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pytest_dibctl.errors import ArtifactError, CommandError
+from pytest_dibctl.system import process
+
+Layout = Literal["disk", "filesystem", "unknown"]
+"""What the first bytes say: a boot sector, a bare filesystem (boots only with a kernel beside it) ..."""
+
+_HEAD = 128 * 1024
+"""Bytes read from the start of the virtual disk; btrfs keeps its magic at 64 KiB + 64."""
+
+_MAGICS = ((1080, b"\x53\xef"), (0, b"XFSB"), (0, b"hsqs"), (65600, b"_BHRfS_M"))
+"""Offset and magic number of ext2/3/4, xfs, squashfs and btrfs."""
+
+_SUFFIXES = (".qcow2", ".raw", ".img")
+
+COMPANIONS = (".vmlinuz", ".initrd")
+"""Suffixes of the files that are booted together with a filesystem image."""
+
+_RECORD = ".dibctl.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """An image file: ``size`` and ``virtual_size`` are bytes, ``sha512`` is hex and of the file's bytes."""
+
+    path: Path
+    disk_format: str
+    size: int
+    virtual_size: int
+    sha512: str
+    kernel: Path | None = None
+    initrd: Path | None = None
+    layout: Layout = "unknown"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What tells one state of a file from another without reading it; ``mtime_ns`` is nanoseconds."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Return the identity of ``path``; raises OSError."""
+        stat = path.stat()
+        return cls(size=stat.st_size, mtime_ns=stat.st_mtime_ns, inode=stat.st_ino)
+
+
+def stem(path: Path) -> Path:
+    """Return ``path`` without its last suffix if that suffix names an image format.
+
+    ``<stem>.vmlinuz`` and ``<stem>.initrd`` beside the image are its kernel and initrd, and ``<stem>`` is
+    what disk-image-create is given as the name of its output.
+    """
+    return path.with_suffix("") if path.suffix in _SUFFIXES else path
+
+
+def companion(path: Path, suffix: str) -> Path:
+    """Return where the file with ``suffix`` that belongs to the image ``path`` lies."""
+    base = stem(path)
+    return base.with_name(base.name + suffix)
+
+
+def record_file(path: Path) -> Path:
+    """Return the file that holds how the image ``path`` was built; ``builder`` writes it."""
+    return path.with_name(path.name + _RECORD)
+
+
+def inspect(path: Path) -> Artifact:
+    """Return what lies at ``path``.
+
+    The digest is read from the build's record, or from the user's cache, when the file is the one they
+    are of; else the file is read once.
+
+    Raises ArtifactError when the file is missing, unreadable, empty, truncated or damaged.
+    """
+    path = path.absolute()
+    identity = _identity(path)
+    found = verify(path)
+    kernel, initrd = (companion(path, suffix) for suffix in COMPANIONS)
+    return Artifact(
+        path=path,
+        disk_format=found.disk_format,
+        size=identity.size,
+        virtual_size=found.virtual_size,
+        sha512=digest(path, identity),
+        kernel=kernel if kernel.is_file() else None,
+        initrd=initrd if initrd.is_file() else None,
+        layout=found.layout,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verified:
+    """What a file is, without its digest; ``virtual_size`` is bytes."""
+
+    disk_format: str
+    virtual_size: int
+    layout: Layout
+
+
+def verify(path: Path) -> Verified:
+    """Return what ``path`` is; raises ArtifactError unless it is a whole image."""
+    _identity(path)
+    found = _image_info(path)
+    disk_format, virtual_size = str(found["format"]), int(found["virtual-size"])
+    if disk_format == "raw" and path.suffix == ".qcow2":
+        raise ArtifactError(
+            f"{path}: not a qcow2 image, although its name says so",
+            hint="a file that was cut short or overwritten looks like this; build or fetch it again",
+        )
+    _check_whole(path, disk_format)
+    head = _head(path, disk_format, virtual_size)
+    _check_filesystem_fits(path, head, virtual_size)
+    return Verified(disk_format=disk_format, virtual_size=virtual_size, layout=layout(head))
+
+
+def _identity(path: Path) -> Identity:
+    try:
+        identity = Identity.of(path)
+        with path.open("rb"):
+            pass
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{path}: no such image file", hint="build it, or name another with --input"
+        ) from None
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from None
+    if identity.size == 0:
+        raise ArtifactError(f"{path}: the image file is empty", hint="build or fetch it again")
+    return identity
+
+
+def _qemu_img(*argv: str, check: bool = True) -> process.Result:
+    try:
+        return process.run(["qemu-img", *argv], check=check, timeout=60)
+    except CommandError as error:
+        raise ArtifactError(error.message, hint=error.hint) from None
+
+
+def _image_info(path: Path) -> Mapping[str, Any]:
+    result = _qemu_img("info", "--force-share", "--output=json", str(path), check=False)
+    if result.returncode != 0:
+        said = result.errors.strip().removeprefix("qemu-img: ") or f"qemu-img exited with {result.returncode}"
+        raise ArtifactError(f"{path}: not a readable image: {said}", hint="build or fetch it again")
+    info: Mapping[str, Any] = json.loads(result.output)
+    return info
+
+
+def _check_whole(path: Path, disk_format: str) -> None:
+    """Refuse a qcow2 file whose tables point past its end, which ``qemu-img info`` never notices."""
+    if disk_format != "qcow2":
+        return
+    result = _qemu_img("check", "--force-share", "--output=json", "-f", disk_format, str(path), check=False)
+    # 3 is leaked clusters: wasteful, and nothing is missing.
+    if result.returncode not in (0, 3):
+        said = next(
+            iter(result.errors.strip().splitlines()), f"qemu-img check exited with {result.returncode}"
+        )
+        raise ArtifactError(
+            f"{path}: the image is truncated or damaged: {said.removeprefix('ERROR: ')}",
+            hint="build or fetch it again",
+        )
+
+
+def _head(path: Path, disk_format: str, virtual_size: int) -> bytes:
+    """Return the first bytes of the virtual disk."""
+    if disk_format == "raw":
+        with path.open("rb") as file:
+            return file.read(_HEAD)
+    count = min(_HEAD, virtual_size) // 512
+    with tempfile.TemporaryDirectory(prefix="dibctl-") as directory:
+        target = Path(directory) / "head"
+        source = ["dd", "--force-share", "-f", disk_format, "-O", "raw", "bs=512", f"count={count}"]
+        _qemu_img(*source, f"if={path}", f"of={target}")
+        return target.read_bytes()
+
+
+def layout(head: bytes) -> Layout:
+    """Tell a whole disk from a bare filesystem by the first bytes of the virtual disk."""
+    if head[510:512] == b"\x55\xaa":
+        return "disk"
+    for offset, magic in _MAGICS:
+        if head[offset : offset + len(magic)] == magic:
+            return "filesystem"
+    return "unknown"
+
+
+def _check_filesystem_fits(path: Path, head: bytes, virtual_size: int) -> None:
+    """Refuse a bare ext filesystem or a GPT disk that says that it is larger than the image."""
+    needed = 0
+    if layout(head) == "filesystem" and head[1080:1082] == b"\x53\xef":
+        (blocks,) = struct.unpack_from("<I", head, 1024 + 4)
+        (exponent,) = struct.unpack_from("<I", head, 1024 + 24)
+        # Above 6 (64 KiB blocks) it is no ext superblock after all.
+        needed = blocks << (10 + exponent) if exponent <= 6 else 0  # noqa: PLR2004
+    elif head[512:520] == b"EFI PART":
+        (last,) = struct.unpack_from("<Q", head, 512 + 32)
+        needed = (last + 1) * 512
+    if needed > virtual_size:
+        raise ArtifactError(
+            f"{path}: the image is truncated: it holds {virtual_size} bytes of {needed}",
+            hint="build or fetch it again",
+        )
+
+
+def known_digest(path: Path, identity: Identity) -> str | None:
+    """Return the SHA-512 of the file if it was computed before, for this ``identity``."""
+    return recorded_digest(record_file(path), identity) or recorded_digest(_cache_file(path), identity)
+
+
+def compute_digest(path: Path, algorithm: str = "sha512") -> str:
+    """Return a digest of the file in hex; raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+
+
+def _computed(path: Path, algorithm: str = "sha512") -> str:
+    try:
+        return compute_digest(path, algorithm)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def digest(path: Path, identity: Identity) -> str:
+    """Return the SHA-512 of the file, known for this ``identity`` or computed now; raises ArtifactError."""
+    known = known_digest(path, identity)
+    if known:
+        return known
+    computed = _computed(path)
+    # A cache that cannot be written costs time at the next run, and nothing else.
+    with contextlib.suppress(OSError):
+        cache = _cache_file(path)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(cache, json.dumps(file_entry(identity, computed)))
+    return computed
+
+
+def file_digest(path: Path, algorithm: str, *, sha512: str) -> str:
+    """Return a digest of a file whose SHA-512 is known; raises ArtifactError if the file has changed."""
+    if algorithm == "sha512":
+        return sha512
+    refuse_changed(path, sha512)
+    return _computed(path, algorithm)
+
+
+def refuse_changed(path: Path, sha512: str) -> None:
+    """Raise ArtifactError if the file is not what it was when it had this digest, or cannot be read."""
+    if _computed(path) != sha512:
+        raise ArtifactError(
+            f"{path} is not what was tested: it changed while it was uploaded",
+            hint="upload again, when nothing writes to it any more",
+        )
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-512 of a file, known or computed now; raises ArtifactError."""
+    return digest(path, _identity(path))
+
+
+def file_entry(identity: Identity, sha512: str) -> dict[str, Any]:
+    """Return what a record says of the image file itself; ``recorded_digest`` reads it."""
+    return {"file": {**dataclasses.asdict(identity), "sha512": sha512}}
+
+
+def recorded_digest(record: Path, identity: Identity) -> str | None:
+    """Return the digest that ``record`` holds for a file of this identity, if any."""
+    try:
+        entry = dict(json.loads(record.read_text())["file"])
+        sha512 = str(entry.pop("sha512"))
+        return sha512 if Identity(**entry) == identity else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _cache_file(path: Path) -> Path:
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return base / "dibctl" / "digests" / hashlib.sha256(os.fsencode(path)).hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace ``path`` so that a reader sees the old text or the new one; raises OSError."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

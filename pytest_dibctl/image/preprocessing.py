@@ -1,0 +1,245 @@
+"""The command between a built image and its upload: an environment's ``preprocessing`` section.
+
+It makes another file of the image, under the name that the section gives it. One run at a time works with
+such a file; others wait until it is done with it.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pytest_dibctl.config import interpolate
+from pytest_dibctl.config.models import Preprocessing
+from pytest_dibctl.errors import ArtifactError, CommandError, ConfigError, PreprocessingError, StoppedError
+from pytest_dibctl.image import artifact as images
+from pytest_dibctl.image.artifact import Artifact, Identity
+from pytest_dibctl.system import process
+
+log = logging.getLogger(__name__)
+
+POLL = 0.2
+SLICE = 1.0
+"""Seconds until whoever waits for another run notices that it shall not any more."""
+HEARTBEAT = 30.0
+"""Seconds between two lines of progress while another run has the file."""
+LAST_LINES = 20
+"""Lines of a failed command's output that are shown."""
+GLANCE_NAMES = {"vpc": "vhd"}
+"""Glance's names of formats that QEMU calls otherwise."""
+MIB = 1 << 20
+
+
+@contextlib.contextmanager
+def preprocessed(
+    artifact: Artifact,
+    settings: Preprocessing | None,
+    *,
+    disk_format: str,
+    container_format: str,
+    where: str,
+    cwd: Path,
+    progress: Callable[[str], None],
+    stopped: threading.Event | None = None,
+) -> Iterator[Artifact]:
+    """Yield the file to upload: what the section's command makes of ``artifact``; without a section, itself.
+
+    ``disk_format`` and ``container_format`` are what Glance will be told; ``where`` is the place of the
+    section, for messages. The command runs in ``cwd``, which its output is relative to. What it made goes
+    when the block ends, unless ``settings`` says otherwise; with ``use_existing``, a file that is there is
+    taken as it is and never removed. What a failed or interrupted command leaves is removed. ``stopped``
+    interrupts it from another thread.
+
+    Raises PreprocessingError when the command fails or makes no image, ConfigError for names that cannot be
+    filled in.
+    """
+    if settings is None:
+        yield artifact
+        return
+    command = interpolate.preprocessing(
+        settings,
+        input_filename=str(artifact.path),
+        disk_format=disk_format,
+        container_format=container_format,
+        where=where,
+    )
+    job = _Job(
+        source=artifact,
+        argv=command.argv,
+        output=cwd / command.output_filename,
+        disk_format=disk_format,
+        where=where,
+        cwd=cwd,
+        progress=progress,
+        stopped=stopped,
+    )
+    job.refuse_what_cannot_work()
+    with job.locked():
+        taken = settings.use_existing and job.is_whole()
+        made = job.take() if taken else job.make()
+        try:
+            yield made
+        finally:
+            if settings.delete_processed_after_upload and not taken:
+                job.remove()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One command, ready to run, and the file it makes."""
+
+    source: Artifact
+    argv: tuple[str, ...]
+    output: Path
+    disk_format: str
+    where: str
+    cwd: Path
+    progress: Callable[[str], None]
+    stopped: threading.Event | None = None
+
+    @property
+    def _unfinished(self) -> Path:
+        """A file that is there while the command runs, and stays when this process is killed meanwhile."""
+        return self.output.with_name(f".{self.output.name}.unfinished")
+
+    def refuse_what_cannot_work(self) -> None:
+        program = self.argv[0]
+        if "/" not in program and shutil.which(program, path=process.tool_path()) is None:
+            raise PreprocessingError(f"{self.where}: {program}: not found", hint="install it")
+        if os.path.realpath(self.output) == os.path.realpath(self.source.path):
+            raise ConfigError(
+                f"{self.where}: output_filename: {self.output} is the image itself",
+                hint='the built image stays as it was tested; write "%(input_filename)s.SUFFIX"',
+            )
+        if not self.output.parent.is_dir():
+            raise PreprocessingError(
+                f"{self.where}: output_filename: there is no folder {self.output.parent}",
+                hint="make it first",
+            )
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of the output file, waiting for whoever works with it now."""
+        lock = FileLock(self.output.with_name(f".{self.output.name}.lock"), poll_interval=POLL)
+        try:
+            self._acquire(lock)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _acquire(self, lock: FileLock) -> None:
+        patience, told = 0.0, -HEARTBEAT
+        while not lock.is_locked:
+            if self.stopped is not None and self.stopped.is_set():
+                raise StoppedError("interrupted")
+            try:
+                lock.acquire(timeout=patience)
+            except Timeout:
+                patience = SLICE
+                if time.monotonic() - told >= HEARTBEAT:
+                    told = time.monotonic()
+                    self.progress(f"waiting for another run, which works with {self.output.name}")
+
+    def is_whole(self) -> bool:
+        """Return whether the output is there, and not because somebody was killed while making it."""
+        if self._unfinished.exists():
+            self.progress(f"{self.output.name} was left unfinished by an earlier run and is made again")
+            return False
+        return self.output.exists()
+
+    def take(self) -> Artifact:
+        """Return the output that is there."""
+        if self.output.stat().st_mtime < self.source.path.stat().st_mtime:
+            self.progress(f"{self.output.name} is older than {self.source.path.name}, and used all the same")
+        else:
+            self.progress(f"{self.output.name} is there already, and used")
+        return self._inspected(hint=f"remove it, or set use_existing to false ({self.where})")
+
+    def make(self) -> Artifact:
+        """Run the command and return what it made."""
+        before = self._identity()
+        started = time.monotonic()
+        self.progress(f"preprocessing: {process.command_line(self.argv)}")
+        try:
+            self._unfinished.touch()
+            self._execute()
+            made = self._inspected(hint="the command has to write an image to %(output_filename)s")
+        except BaseException as error:
+            if self._identity() != before:
+                self.remove()
+            # Last: whoever interrupts even this leaves a file that is known to be unfinished.
+            self._unfinished.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise self._unwritable(error) from None
+            raise
+        self._unfinished.unlink(missing_ok=True)
+        took = f"{time.monotonic() - started:.1f} s"
+        self.progress(f"{self.output.name}: {made.size / MIB:.0f} MiB of {made.disk_format} in {took}")
+        return made
+
+    def remove(self) -> None:
+        """Remove the output."""
+        try:
+            self.output.unlink(missing_ok=True)
+        except OSError as error:
+            self.progress(f"{self.output} could not be removed: {error.strerror}")
+
+    def _execute(self) -> None:
+        said: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
+
+        def hear(line: str) -> None:
+            log.debug("preprocessing: %s", line)
+            said.append(line)
+
+        # A command that outlived us would write to a file that another run makes by then.
+        argv = process.with_parent(self.argv)
+        try:
+            result = process.run(
+                argv, cwd=self.cwd, check=False, on_line=hear, credentials=True, stopped=self.stopped
+            )
+        except CommandError as error:
+            raise self._failure(error.message) from None
+        if result.returncode != 0:
+            ended = f"{process.command_line(self.argv)} {process.describe_exit(result.returncode)}"
+            raise self._failure("\n  ".join([ended, *said]))
+
+    def _inspected(self, *, hint: str) -> Artifact:
+        try:
+            found = images.inspect(self.output)
+        except ArtifactError as error:
+            raise PreprocessingError(f"{self.where}: {error.message}", hint=hint) from None
+        described = GLANCE_NAMES.get(found.disk_format, found.disk_format)
+        # Anything at all is raw to QEMU: an archive, an ISO image.
+        if described not in {"raw", self.disk_format}:
+            self.progress(
+                f"{self.output.name} is {described}, and Glance is told {self.disk_format}: "
+                "check glance.disk_format of the environment"
+            )
+        # A whole disk made of a bare filesystem boots by itself.
+        same_kind = found.layout in {self.source.layout, "unknown"}
+        booted_by = self.source if same_kind else found
+        return dataclasses.replace(found, kernel=booted_by.kernel, initrd=booted_by.initrd)
+
+    def _identity(self) -> Identity | None:
+        with contextlib.suppress(OSError):
+            return Identity.of(self.output)
+        return None
+
+    def _unwritable(self, error: OSError) -> PreprocessingError:
+        return self._failure(f"{error.filename or self.output}: {error.strerror or error}")
+
+    def _failure(self, said: str) -> PreprocessingError:
+        return PreprocessingError(f"{self.where}: {said}")

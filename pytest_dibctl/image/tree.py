@@ -1,0 +1,267 @@
+"""An image's content as a file tree, opened read-only without a guest, and closed whatever happens.
+
+The tree is mounted where only its guard (``tree_guard``) and what is started through it can see it. This
+process reads the files through ``/proc/<guard>/root``, commands are run in the guard's namespaces.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import select
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from pytest_dibctl.errors import ArtifactError
+from pytest_dibctl.guards import image_mount
+from pytest_dibctl.image.artifact import Artifact
+from pytest_dibctl.system import process
+
+OPENING_MAY_TAKE = 120.0
+"""Seconds; 0.2 are usual."""
+
+CLOSING_MAY_TAKE = 10.0
+"""Seconds until the guard is killed instead of asked."""
+
+MOST_LINKS = 40
+"""Symbolic links that a path may go through, as in the kernel."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Item:
+    """A file, directory or anything else in the tree: its path in the image, and what lstat says."""
+
+    name: str
+    stat: os.stat_result
+
+    @property
+    def mode(self) -> int:
+        """Type and permissions."""
+        return self.stat.st_mode
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageTree:
+    """The file tree of an image, as built; nothing can be written.
+
+    ``root`` is its top, for this process; inside of the guard's namespaces it is ``mount_point``.
+    ``device`` is the block device of the root filesystem, ``filesystem`` its type, ``partition`` the
+    number of its partition (0 where there are none), ``has_efi`` says that there is a partition for EFI
+    firmware. ``notes`` say which other partitions are not shown.
+    """
+
+    artifact: Artifact
+    directory: Path
+    pid: int
+    device: Path
+    filesystem: str
+    partition: int
+    has_efi: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def root(self) -> Path:
+        """The top of the tree. Absolute symbolic links below it lead to this machine: use ``path``."""
+        return Path(f"/proc/{self.pid}/root{self.mount_point}")
+
+    @property
+    def disk(self) -> Path:
+        """The whole disk as a raw file, for this process, whatever the image's format."""
+        return Path(f"/proc/{self.pid}/root{self.directory / image_mount.DISK}")
+
+    @property
+    def mount_point(self) -> Path:
+        """Where the tree is for commands that ``inside`` runs."""
+        return self.directory / image_mount.ROOT
+
+    @property
+    def enter(self) -> Path:
+        """The program, for commands that ``inside`` runs, that runs its arguments in the image."""
+        return self.directory / image_mount.ENTER
+
+    def inside(self, argv: Sequence[str], *, cwd: Path | None = None) -> list[str]:
+        """Return how to run ``argv``, a program of this machine, where the tree is mounted.
+
+        It ends with the tree, and with this process.
+        """
+        self.check()
+        there = ["sh", "-c", 'cd "$0" && exec "$@"', str(cwd or Path.cwd()), *argv]
+        return process.with_parent(["nsenter", f"--target={self.pid}", "--mount", "--pid", "--", *there])
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """Return how to run ``argv``, a program of the image, with the image as its root directory."""
+        return self.inside([str(self.enter), *argv], cwd=Path("/"))
+
+    def check(self) -> None:
+        """Raise ArtifactError when the tree is not open any more."""
+        if not self.root.is_dir():
+            raise ArtifactError(f"{self.artifact.path}: its file tree is not open any more")
+
+    def path(self, name: str) -> Path:
+        """Return the path, for this process, of what the image calls ``name``.
+
+        Symbolic links are followed as they would be in the image, so that nothing of this machine is
+        ever met; there may be nothing at the end of them. Raises OSError (ELOOP) for links in a circle.
+        """
+        resolved: list[str] = []
+        ahead = list(reversed(PurePosixPath("/", name).parts[1:]))
+        links = 0
+        while ahead:
+            part = ahead.pop()
+            if part == "..":
+                resolved = resolved[:-1]
+                continue
+            here = self.root.joinpath(*resolved, part)
+            if not here.is_symlink():
+                resolved.append(part)
+                continue
+            links += 1
+            if links > MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
+            target = PurePosixPath(here.readlink())
+            if target.is_absolute():
+                resolved = []
+            ahead += [step for step in reversed(target.parts) if step != "/"]
+        return self.root.joinpath(*resolved)
+
+    def exists(self, name: str) -> bool:
+        """Whether the image has ``name``, links followed."""
+        return os.path.lexists(self.path(name))
+
+    def read(self, name: str) -> str:
+        """Return the text of a file, empty where there is none; raises OSError for what is no file."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return self.path(name).read_text(errors="replace")
+        return ""
+
+    def glob(self, pattern: str) -> list[str]:
+        """Return the names that match ``pattern``, as the image calls them, sorted.
+
+        Links in the part before the first wildcard are followed, later ones are not.
+        """
+        fixed = []
+        parts = list(PurePosixPath(pattern.lstrip("/")).parts)
+        while parts and not set("*?[") & set(parts[0]):
+            fixed.append(parts.pop(0))
+        base = self.path("/".join(fixed))
+        if not parts:
+            return [f"/{'/'.join(fixed)}"] if os.path.lexists(base) else []
+        found = base.glob("/".join(parts)) if base.is_dir() else []
+        return sorted(str(PurePosixPath("/", *fixed, path.relative_to(base))) for path in found)
+
+    def walk(self, top: str = "/") -> Iterator[Item]:
+        """Yield everything below ``top``, directories before what is in them, links not followed."""
+        base = self.path(top)
+        above = str(PurePosixPath("/", top))
+        waiting = [(base, "" if above == "/" else above)]
+        while waiting:
+            folder, name = waiting.pop()
+            with os.scandir(folder) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    item = Item(name=f"{name}/{entry.name}", stat=entry.stat(follow_symlinks=False))
+                    yield item
+                    if stat.S_ISDIR(item.mode):
+                        waiting.append((folder / entry.name, item.name))
+
+
+@contextlib.contextmanager
+def opened(artifact: Artifact, directory: Path) -> Iterator[ImageTree]:
+    """Open the image's file tree read-only; ``directory`` is made for it and removed again.
+
+    Raises ArtifactError when there is no root filesystem on the image that this machine can mount, or a
+    program for it is missing.
+    """
+    directory.mkdir(mode=0o700)
+    try:
+        with _guarded(artifact, directory) as tree:
+            yield tree
+    finally:
+        directory.rmdir()
+
+
+@contextlib.contextmanager
+def _guarded(artifact: Artifact, directory: Path) -> Iterator[ImageTree]:
+    guard = process.start(
+        image_mount.command(artifact.path, artifact.disk_format, directory),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # Unmarked: what it holds has to be let go in its order, which it knows.
+        env={process.RUN: ""},
+    )
+    try:
+        yield _answer(guard, artifact, directory)
+    finally:
+        _close(guard)
+
+
+def _close(guard: subprocess.Popen[str]) -> None:
+    """End the guard, and wait until nothing that it held is left."""
+    assert guard.stdin is not None
+    # Whoever started it is waited for by the kernel until all that lived in its namespaces is gone.
+    guard.stdin.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        guard.wait(CLOSING_MAY_TAKE)
+    process.stop(guard, grace=0)
+    for pipe in (guard.stdout, guard.stderr):
+        if pipe is not None:
+            pipe.close()
+
+
+def _answer(guard: subprocess.Popen[str], artifact: Artifact, directory: Path) -> ImageTree:
+    """Wait for the guard to say what it opened."""
+    assert guard.stdout is not None
+    assert guard.stderr is not None
+    ready, _, _ = select.select([guard.stdout], [], [], OPENING_MAY_TAKE)
+    said = guard.stdout.readline() if ready else ""
+    if not said:
+        process.stop(guard, grace=0)
+        why = guard.stderr.read().strip() or f"no answer within {OPENING_MAY_TAKE:g} s"
+        raise ArtifactError(f"{artifact.path}: its file tree could not be opened: {why}")
+    answer = json.loads(said)
+    if "error" in answer:
+        raise ArtifactError(answer["error"], hint=answer["hint"])
+    return ImageTree(
+        artifact=artifact,
+        directory=directory,
+        pid=answer["pid"],
+        device=Path(answer["device"]),
+        filesystem=answer["filesystem"],
+        partition=answer["partition"],
+        has_efi=answer["has_efi"],
+        notes=tuple(answer["notes"]),
+    )
+
+
+def remove(directory: Path) -> None:
+    """Remove what a dead run may have left of a tree that was opened in ``directory``; raises OSError.
+
+    Its guard dies with the run, unless it was stopped or could not be scheduled.
+    """
+    deadline = time.monotonic() + CLOSING_MAY_TAKE
+    while pids := _guards(directory):
+        if time.monotonic() > deadline:
+            raise OSError(errno.EBUSY, f"process {pids[0]} does not end", str(directory))
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+    with contextlib.suppress(FileNotFoundError):
+        directory.rmdir()
+
+
+def _guards(directory: Path) -> list[int]:
+    wanted = image_mount.directory_option(directory).encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if wanted in entry.read_bytes().split(b"\0"):
+                found.append(int(entry.parent.name))
+    return found

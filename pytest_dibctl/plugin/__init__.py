@@ -1,0 +1,134 @@
+"""The pytest plugin's options. Everything else is imported only when ``--dib-image`` is given."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+AT_TERMINAL = os.isatty(0)
+"""Whether somebody can type; asked now, because pytest's capturing puts another file there."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the ``--dib-*`` options."""
+    group = parser.getgroup("dibctl", "machine images (diskimage-builder, QEMU, OpenStack)")
+    add = group.addoption
+    add(
+        "--dib-image",
+        action="append",
+        metavar="LABELS",
+        help="build, boot and test these images: labels, comma lists, globs, or `all`; repeatable",
+    )
+    add(
+        "--dib-env",
+        action="append",
+        metavar="LABELS",
+        help="test environments to use instead of the one each image names: labels, comma lists, globs, or "
+        "`all`; repeatable; each image is tested in each of them",
+    )
+    add("--dib-input", metavar="FILE", help="test this image file instead of building one")
+    add(
+        "--dib-build",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="build when something changed (auto, the default), always, or never",
+    )
+    add(
+        "--dib-keep-failed-image",
+        action="store_true",
+        help="do not remove the test image of an image that failed",
+    )
+    add(
+        "--dib-keep-failed-instance",
+        action="store_true",
+        help="do not remove the instance (and its ssh key) of an image that failed",
+    )
+    add(
+        "--dib-shell",
+        action="store_true",
+        help="open a shell in the instance of an image that failed, before it is removed; `exit 42` keeps it",
+    )
+    add(
+        "--dib-keep-on-kill",
+        action="store_true",
+        help="leave what a run, or a worker, that is killed (SIGKILL) has made, for `dibctl cleanup`",
+    )
+    add(
+        "--dib-use-existing-image",
+        metavar="ID",
+        help="boot this image of the test environment's Glance; nothing is built, and it is not removed",
+    )
+    add(
+        "--dib-upload-only",
+        action="store_true",
+        help="build and upload the test image, keep it, and skip the tests",
+    )
+    add(
+        "--dib-use-existing-instance",
+        metavar="ID",
+        help="test this running instance; it is neither made nor removed",
+    )
+    add(
+        "--dib-private-key-file",
+        metavar="FILE",
+        help="ssh key to log in with, instead of one made for the run",
+    )
+    add(
+        "--dib-stop-on-fail",
+        dest="dib_stop_on_fail",
+        action="store_true",
+        default=False,
+        help="skip the remaining tests_list entries of an image once one of them failed, as dibctl does",
+    )
+    add(
+        "--dib-continue-on-fail",
+        dest="dib_stop_on_fail",
+        action="store_false",
+        help="run all entries of tests_list whatever fails (the default under pytest)",
+    )
+    add(
+        "--dib-instances",
+        type=int,
+        default=1,
+        metavar="N",
+        help="under -n: spread the tests of one image over up to N instances of it (1)",
+    )
+    add(
+        "--dib-logs",
+        metavar="DIR",
+        help="copy consoles and build logs there (with --junit-xml=FILE.xml: FILE.logs)",
+    )
+    add(
+        "--dib-summary",
+        metavar="FILE",
+        help="write a summary in Markdown there; $GITHUB_STEP_SUMMARY is appended to",
+    )
+    parser.addini(
+        "dibctl_build_jobs",
+        "builds that may go on at the same time, over all workers of a run (0: half of the cores)",
+        type="int",
+        default=0,
+    )
+    for kind in ("images", "test", "upload"):
+        add(
+            f"--dib-{kind}-config",
+            metavar="FILE",
+            help=f"read this file instead of searching for {kind}.yaml",
+        )
+    # How `dibctl test` learns which kind of error ended its pytest.
+    add("--dib-result-file", metavar="FILE", help="write dibctl's exit code and its reason there, as JSON")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Activate the plugin: read the configuration, and collect the images' tests unless paths are given."""
+    # Known without --dib-image too: strict markers would refuse the files that use it.
+    config.addinivalue_line(
+        "markers", "dib_pristine: the test gets an instance as it was when it first let us log in"
+    )
+    if not config.getoption("dib_image", None) or config.option.help:
+        return
+    from pytest_dibctl.plugin import session
+
+    session.activate(config, at_terminal=AT_TERMINAL)

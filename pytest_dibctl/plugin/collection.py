@@ -1,0 +1,178 @@
+"""The hooks that make tests of files: which files, for which images, in which order, with which limits."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_timeout
+from _pytest import python, runner
+
+from pytest_dibctl.config.catalog import Catalog
+from pytest_dibctl.plugin import planning
+from pytest_dibctl.plugin.planning import ENTRY
+
+NEED_A_BOOT = frozenset({"cloud_image", "instance", "ssh_access"})
+PRISTINE_MARK = "dib_pristine"
+NOT_ALL_COLLECTED = ("lf", "ignore", "ignore_glob", "deselect")
+"""Options with which not everything that is listed becomes a test."""
+
+
+class Collecting:
+    """What pytest collects in a run with images: what ``plan`` says, which ``catalog`` places."""
+
+    def __init__(self, config: pytest.Config, *, catalog: Catalog, plan: planning.Plan) -> None:
+        self._config = config
+        self._catalog = catalog
+        self._plan = plan
+
+    # -- files -----------------------------------------------------------------------------------
+
+    def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+        """Collect what pytest would not: scripts, commands, and listed files of any name in a folder."""
+        if file_path.suffix == ".py":
+            patterns = self._config.getini("python_files")
+            usual = python.path_matches_patterns(file_path, patterns) or parent.session.isinitpath(file_path)
+            return self._module(parent, file_path) if self._plan.is_listed(file_path) and not usual else None
+        ours = self._plan.is_script(file_path) or self._plan.commands(file_path)
+        return self._module(parent, file_path) if ours else None
+
+    def pytest_pycollect_makemodule(self, module_path: Path, parent: pytest.Collector) -> pytest.Module:
+        """Make every module one whose tests run for images."""
+        return self._module(parent, module_path)
+
+    def _module(self, parent: pytest.Collector, path: Path) -> planning.ImageModule:
+        arguments: dict[str, Any] = {"path": path}
+        if (nodeid := planning.node_id(path, self._config.rootpath)) is not None:
+            arguments["nodeid"] = nodeid
+        if places := self._plan.commands(path):
+            commands = planning.CommandsFile.from_parent(parent, **arguments)
+            commands.places = places
+            return commands
+        kind = planning.ScriptFile if self._plan.is_script(path) else planning.ImageModule
+        return kind.from_parent(parent, **arguments)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_make_collect_report(self, collector: pytest.Collector) -> pytest.CollectReport | None:
+        """Collect modules with ids of our own even under --lf, which looks for files by their node id."""
+        if isinstance(collector, planning.ImageModule) and planning.node_id(
+            collector.path, self._config.rootpath
+        ):
+            return runner.pytest_make_collect_report(collector)
+        return None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pycollect_makeitem(self, collector: pytest.Collector, name: str, obj: object) -> None:
+        """Refuse unittest classes, which pytest cannot parametrize."""
+        unittest = sys.modules.get("unittest")
+        if (
+            unittest
+            and inspect.isclass(obj)
+            and issubclass(obj, unittest.TestCase)
+            and obj.__module__ != "unittest.case"
+        ):
+            raise collector.CollectError(
+                f"{name} is a unittest class, and pytest cannot run those once for each image; "
+                "make it a plain class, or functions, with fixtures",
+            )
+
+    # -- tests -----------------------------------------------------------------------------------
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Parametrize every test of an image module by image and by what it looks at, at session scope."""
+        module = metafunc.definition.getparent(planning.ImageModule)
+        if module is None or "image" not in metafunc.fixturenames:
+            return
+        params = [
+            pytest.param(
+                use.target,
+                use.view,
+                id=use.id,
+                marks=pytest.mark.dib_entry(*use.entry.key) if use.entry else (),
+            )
+            for use in module.uses(self._plan, metafunc.definition.originalname)
+        ]
+        metafunc.parametrize(("image", "dib_view"), params, indirect=True, scope="session")
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(
+        self,
+        session: pytest.Session,
+        items: list[pytest.Item],
+    ) -> Generator[None, object, object]:
+        """Keep each image's tests together, in the order of its ``tests_list``, with their time limits."""
+        planned = {entry.key: entry for entry in self._plan.entries}
+        for item in items:
+            marker = item.get_closest_marker("dib_entry")
+            item.stash[ENTRY] = planned[marker.args[0], marker.args[1]] if marker else None
+            _limit(item)
+        self._refuse_lost_entries(session, items)
+        self._refuse_boots_in_trees(items)
+        # Before others choose by place (--stepwise), and after others have changed the order (--ff).
+        items.sort(key=self._order)
+        result = yield
+        items.sort(key=self._order)
+        return result
+
+    def _refuse_lost_entries(self, session: pytest.Session, items: list[pytest.Item]) -> None:
+        """Refuse a run in which an entry has no test: it would pass unseen."""
+        if (
+            self._plan.paths_given
+            or session.testsfailed
+            or any(self._config.getoption(name, None) for name in NOT_ALL_COLLECTED)
+        ):
+            return
+        lost = self._plan.missing(item.stash[ENTRY] for item in items)
+        if lost:
+            places = [f"{self._place(entry)}: {entry.kind} entry {entry.written}" for entry in lost]
+            raise pytest.UsageError("no test was found for\n" + "\n".join(places))
+
+    def _refuse_boots_in_trees(self, items: list[pytest.Item]) -> None:
+        """Refuse tests of image entries that ask for an instance: they are there to run before any boot."""
+        if self._config.getoption("dib_upload_only"):
+            return  # every test asks for the upload then, and none is run
+        for item in items:
+            asked = sorted(_asks_for(item)) if planning.view_of(item) == planning.TREE else None
+            if asked:
+                entry = item.stash[ENTRY]
+                where = f"{self._place(entry)}: " if entry else ""
+                raise pytest.UsageError(
+                    f"{where}{item.nodeid} is for the files of an image, without a guest, and asks for "
+                    f"{' and '.join(asked)}\nhint: list what needs an instance as `- pytest:`"
+                )
+
+    def _place(self, entry: planning.PlannedEntry) -> str:
+        return self._catalog.image(entry.image).at(entry.place)
+
+    def _order(self, item: pytest.Item) -> tuple[int, int]:
+        target = planning.target_of(item)
+        return self._plan.order(target, item.stash[ENTRY]) if target else (-1, -1)
+
+
+def _asks_for(item: pytest.Item) -> set[str]:
+    """Return what an item asks for that only an instance can give."""
+    marked = {PRISTINE_MARK} if item.get_closest_marker(PRISTINE_MARK) else set()
+    return marked | (NEED_A_BOOT & set(getattr(item, "fixturenames", ())))
+
+
+def _limit(item: pytest.Item) -> None:
+    """Give the item a timer of its own for its body only: a boot is never charged to a test."""
+    if planning.target_of(item) is None:
+        return
+    own = _own_timeout(item)
+    entry = item.stash[ENTRY]
+    limits = [limit for limit in (own.timeout, entry.timeout if entry else None) if limit]
+    item.stash[planning.LIMIT] = min(limits, default=None)
+    if limits and not planning.is_script(item):
+        # Method thread would end the whole run without removing anything.
+        marker = pytest.mark.timeout(min(limits), method="signal", func_only=True)
+        item.add_marker(marker, append=False)
+
+
+def _own_timeout(item: pytest.Item) -> Any:
+    """Return what pytest-timeout would apply to the item by itself."""
+    return pytest_timeout._get_item_settings(item)  # noqa: SLF001 -- the one place that knows marker, option and ini

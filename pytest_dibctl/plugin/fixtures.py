@@ -1,0 +1,417 @@
+"""The ladder image, artifact, cloud_image, keypair, instance, ssh_access, host, and dibctl's fixtures.
+
+Each step is a session-scoped fixture of a few lines over a context manager of ``lifecycle``, so a
+conftest can override any of them. All are parametrized through ``image``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_dibctl.clouds.protocols import Cloud, CloudImage, Flavor, Instance
+from pytest_dibctl.config import interpolate, merge
+from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.models import Image
+from pytest_dibctl.guest import scripts
+from pytest_dibctl.guest.guest_script import GuestScript
+from pytest_dibctl.guest.ssh import SshAccess, SshKey
+from pytest_dibctl.image.artifact import Artifact
+from pytest_dibctl.image.tree import ImageTree
+from pytest_dibctl.plugin import collection, host, planning, session
+from pytest_dibctl.run import content, lifecycle, variables
+from pytest_dibctl.system import process
+
+# -- the ladder ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def image(request: pytest.FixtureRequest) -> Entry[Image]:
+    """The image under test: ``image.label`` and ``image.settings``, its entry in images.yaml."""
+    run = request.config.stash[session.KEY]
+    run.current = request.param
+    return run.journey(request.param).image
+
+
+@pytest.fixture(scope="session")
+def dib_journey(image: Entry[Image], request: pytest.FixtureRequest) -> lifecycle.Journey:  # noqa: ARG001 -- it sets current
+    """What this run knows of the image so far: phase times, digest, environment, whether it failed."""
+    run = request.config.stash[session.KEY]
+    return run.journey(run.current)
+
+
+@pytest.fixture(scope="session")
+def artifact(dib_journey: lifecycle.Journey, request: pytest.FixtureRequest) -> Artifact:
+    """The image's file, built now unless it is up to date."""
+    run = request.config.stash[session.KEY]
+    if run.boots(run.current):
+        request.getfixturevalue("cloud")  # what is wrong there is told before a build of minutes
+    return lifecycle.artifact(dib_journey)
+
+
+@pytest.fixture(scope="session")
+def dib_view(request: pytest.FixtureRequest) -> str:
+    """What the test looks at: ``instance``, or in ``image`` entries ``tree``, the image's files."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def image_tree(
+    dib_journey: lifecycle.Journey,
+    dib_view: str,  # noqa: ARG001 -- closed before the tests that look at the instance begin
+    request: pytest.FixtureRequest,
+) -> Iterator[ImageTree]:
+    """What is in the image's file, read-only and without a guest: ``.path(name)``, ``.read(name)``, ..."""
+    if not dib_journey.wishes.has_file:
+        pytest.skip("what exists already is tested, and what file it was made from is not known")
+    with content.file_tree(dib_journey, request.getfixturevalue("artifact")) as tree:
+        yield tree
+
+
+@pytest.fixture(scope="session")
+def cloud(dib_journey: lifecycle.Journey) -> Iterator[Cloud]:
+    """The test environment, opened; what it lacks of what the image wants is told now."""
+    with lifecycle.opened(dib_journey) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def cloud_image(
+    dib_journey: lifecycle.Journey,
+    cloud: Cloud,
+    request: pytest.FixtureRequest,
+) -> Iterator[CloudImage | None]:
+    """The image as the cloud knows it, private to this run; None with --dib-use-existing-instance."""
+    content.refuse_spoiled(dib_journey)
+    if dib_journey.wishes.existing_instance is not None:
+        yield None
+        return
+    if dib_journey.wishes.existing_image is not None:
+        yield cloud.existing_image(dib_journey.wishes.existing_image)
+        return
+    # Asked for only here: an instance that exists needs no build.
+    with lifecycle.uploaded(dib_journey, cloud, request.getfixturevalue("artifact")) as uploaded:
+        yield uploaded
+
+
+@pytest.fixture(scope="session")
+def dib_upload_only(cloud_image: CloudImage | None) -> None:
+    """What every test asks for with --dib-upload-only: the upload, and to be skipped."""
+    assert cloud_image is not None
+    pytest.skip(f"--dib-upload-only: {cloud_image.name} ({cloud_image.id}) is uploaded")
+
+
+@pytest.fixture(scope="session")
+def keypair(dib_journey: lifecycle.Journey, cloud: Cloud) -> Iterator[SshKey]:
+    """The ed25519 key that opens the instance; the cloud knows its public half."""
+    with lifecycle.keypair(dib_journey, cloud) as key:
+        yield key
+
+
+@pytest.fixture(scope="session")
+def instance(
+    dib_journey: lifecycle.Journey,
+    cloud: Cloud,
+    cloud_image: CloudImage | None,
+    keypair: SshKey,
+) -> Iterator[Instance]:
+    """The machine under test, running; it may not be ready for a login yet (``ssh_access`` waits)."""
+    content.refuse_spoiled(dib_journey)  # maybe found since, for the same image in another environment
+    with lifecycle.booted(dib_journey, cloud, cloud_image, keypair) as booted:
+        yield booted
+
+
+@pytest.fixture(scope="session")
+def ssh_access(
+    dib_journey: lifecycle.Journey,
+    instance: Instance,
+    keypair: SshKey,
+    request: pytest.FixtureRequest,
+) -> Iterator[SshAccess]:
+    """A way into the instance that works: key, pinned host keys, one multiplexed connection."""
+    with lifecycle.reachable(dib_journey, instance, keypair) as access:
+        yield access
+        request.config.stash[session.KEY].offer_shell(dib_journey, access)
+
+
+# -- operations ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reboot(
+    dib_journey: lifecycle.Journey,
+    instance: Instance,
+    ssh_access: SshAccess,
+) -> Callable[..., float]:
+    """``reboot(hard=False, timeout=None)``: reboot, wait for the next boot's login, return the seconds."""
+
+    def do_reboot(*, hard: bool = False, timeout: float | None = None) -> float:
+        return lifecycle.reboot(dib_journey, instance, ssh_access, hard=hard, timeout=timeout)
+
+    return do_reboot
+
+
+@pytest.fixture
+def rebuild(
+    dib_journey: lifecycle.Journey,
+    instance: Instance,
+    ssh_access: SshAccess,
+) -> Callable[..., float]:
+    """``rebuild(timeout=None)``: give it the image's disk again, wait for a login, return the seconds."""
+
+    def do_rebuild(*, timeout: float | None = None) -> float:
+        return lifecycle.rebuild(dib_journey, instance, ssh_access, timeout=timeout)
+
+    return do_rebuild
+
+
+@pytest.fixture
+def revert(
+    dib_journey: lifecycle.Journey,
+    instance: Instance,
+    ssh_access: SshAccess,
+) -> Callable[..., float]:
+    """``revert(name, timeout=None)``: go back to a snapshot of the instance, wait for a login."""
+
+    def do_revert(name: str, *, timeout: float | None = None) -> float:
+        return lifecycle.revert(dib_journey, instance, ssh_access, name, timeout=timeout)
+
+    return do_revert
+
+
+@pytest.fixture(autouse=True)
+def _dib_pristine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Put the instance back to its first-booted state for ``dib_pristine`` tests; note who used it."""
+    target = planning.target_of(request.node)
+    if target is None:
+        yield
+        return
+    journey = request.config.stash[session.KEY].journey(target)
+    if request.node.get_closest_marker(collection.PRISTINE_MARK):
+        if journey.wishes.existing_instance is not None:
+            pytest.skip("--dib-use-existing-instance: it is not ours, and not put back to its first state")
+        instance, access = (request.getfixturevalue(name) for name in ("instance", "ssh_access"))
+        lifecycle.pristine(journey, instance, access)
+    yield
+    # Asked only now: a test may get the instance in the middle of its body. `host` got it maybe long before.
+    at_instance = planning.view_of(request.node) == planning.INSTANCE
+    if at_instance and {"instance", "host"} & set(request.fixturenames):
+        journey.untouched = False
+
+
+@pytest.fixture
+def wait_for_port(dib_journey: lifecycle.Journey, instance: Instance) -> Callable[..., float]:
+    """``wait_for_port(port, timeout=...)``: wait until the guest's port answers; return the seconds."""
+
+    def wait(port: int, timeout: float | None = None) -> float:
+        limit = dib_journey.deadlines.port if timeout is None else timeout
+        return lifecycle.wait_for_port(instance, port, timeout=limit)
+
+    return wait
+
+
+@pytest.fixture
+def console_output(instance: Instance) -> str:
+    """All of the instance's serial console up to now."""
+    return instance.console_output()
+
+
+# -- dibctl's facts --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def flavor(instance: Instance) -> Flavor:
+    """The instance's size: ``id``, ``name``, ``ram`` (MiB), ``vcpus``, ``disk`` (GiB), ``meta``."""
+    return instance.flavor
+
+
+@pytest.fixture(scope="session")
+def flavor_meta(flavor: Flavor) -> dict[str, str]:
+    """The flavor's extra specs."""
+    return dict(flavor.meta)
+
+
+@pytest.fixture(scope="session")
+def network(instance: Instance) -> list[dict[str, Any]]:
+    """The instance's interfaces, with MACs and fixed addresses, as plain data."""
+    return [variables.describe(interface) for interface in instance.interfaces]
+
+
+@pytest.fixture(scope="session")
+def ips(instance: Instance) -> list[str]:
+    """All fixed addresses of the instance."""
+    return variables.addresses(instance)
+
+
+@pytest.fixture(scope="session")
+def ips_v4(instance: Instance) -> list[str]:
+    """The fixed IPv4 addresses of the instance."""
+    return variables.addresses(instance, 4)
+
+
+@pytest.fixture(scope="session")
+def ips_v6(instance: Instance) -> list[str]:
+    """The fixed IPv6 addresses of the instance."""
+    return variables.addresses(instance, 6)
+
+
+@pytest.fixture(scope="session")
+def main_ip(instance: Instance) -> str:
+    """The address of the instance's main interface, as the guest sees it."""
+    return instance.main_ip
+
+
+@pytest.fixture(scope="session")
+def environment_variables(dib_journey: lifecycle.Journey) -> dict[str, str]:
+    """``environment_variables`` of the image and its test environment, merged."""
+    return dict(merge.test_variables(dib_journey.image, dib_journey.environment))
+
+
+@pytest.fixture(scope="session")
+def dib_variables(
+    instance: Instance,
+    ssh_access: SshAccess,
+    environment_variables: Mapping[str, str],
+) -> dict[str, str]:
+    """The ``DIBCTL_*`` variables of shell tests."""
+    return variables.for_tests(instance, ssh_access, environment_variables)
+
+
+@pytest.fixture
+def dib_runner(
+    image: Entry[Image],
+    environment_variables: Mapping[str, str],
+    request: pytest.FixtureRequest,
+) -> scripts.Runner:
+    """What runs the script or command that the test stands for, made as its entry wants it."""
+    item, get = request.node, request.getfixturevalue
+    entry = item.stash[planning.ENTRY]
+    cwd = request.config.invocation_params.dir
+    kind = planning.kind_of(item)
+    if kind == "image":
+        tree = get("image_tree")
+        told = variables.for_image(tree, image, environment_variables)
+        return scripts.Here(argv=planning.script_argv(item.path), variables=told, cwd=cwd, tree=tree)
+    told = get("dib_variables")
+    if kind == "ssh":
+        script = GuestScript(
+            path=item.path,
+            interpreter=scripts.interpreter(item.path),
+            folder=entry.folder,
+            sudo=entry.sudo,
+        )
+        return scripts.InGuest(script=script, access=get("ssh_access"), variables=told)
+    if kind == "external":
+        journey = get("dib_journey")
+        built = get("artifact") if journey.wishes.has_file else None
+        file = built.path if built else planning.absolute(Path(image.settings.filename), cwd)
+        names = variables.for_command(image, journey.environment, file, built, told)
+        argv = interpolate.command(entry.written, names, image.at(entry.place))
+        return scripts.Here(argv=argv, variables=told, cwd=cwd)
+    return scripts.Here(argv=planning.script_argv(item.path), variables=told, cwd=cwd)
+
+
+@pytest.fixture(scope="session")
+def ssh(ssh_access: SshAccess) -> dict[str, Any]:
+    """How to log in, as dibctl's dict: ip, port, username, private_key_file, key_name, config, ..."""
+    return {
+        "ip": ssh_access.ip,
+        "port": ssh_access.port,
+        "username": ssh_access.username,
+        "private_key_file": str(ssh_access.key.private_key_file),
+        "key_name": ssh_access.key.name,
+        "config": str(ssh_access.config_file),
+        "command_line": process.command_line(ssh_access.command_line()),
+        "connector": f"ssh://{ssh_access.username}@{ssh_access.ip}:{ssh_access.port}",
+    }
+
+
+@pytest.fixture(scope="session")
+def port(dib_journey: lifecycle.Journey, instance: Instance, ssh_access: SshAccess) -> dict[str, Any]:  # noqa: ARG001 -- it waits
+    """The port that was waited for: ip, port, timeout, and delay, the seconds waited."""
+    wanted = dib_journey.image.settings.tests.wait_for_port or merge.login(dib_journey.image)[1]
+    endpoint = instance.endpoint(wanted)
+    return {
+        "ip": endpoint.ip,
+        "port": endpoint.port,
+        "timeout": dib_journey.deadlines.port,
+        "delay": dib_journey.phases.get("ready", 0.0),
+    }
+
+
+@pytest.fixture(scope="session")
+def image_config(image: Entry[Image]) -> dict[str, Any]:
+    """The image's entry in images.yaml as plain data."""
+    return image.settings.model_dump(mode="json", exclude_none=True)
+
+
+@pytest.fixture(scope="session")
+def image_info(cloud_image: CloudImage | None) -> dict[str, Any]:
+    """The image as the cloud knows it: id, name, disk_format, sha512, properties, and what Glance adds."""
+    if cloud_image is None:
+        pytest.skip("--dib-use-existing-instance: what image the instance was made from is not known")
+    return {
+        **cloud_image.details,
+        "id": cloud_image.id,
+        "name": cloud_image.name,
+        "disk_format": cloud_image.disk_format,
+        "sha512": cloud_image.sha512,
+        "properties": dict(cloud_image.properties),
+    }
+
+
+class CamelCase:
+    """A testinfra host that also answers to the CamelCase names of testinfra's first releases."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+
+    @property
+    def SystemInfo(self) -> Any:  # noqa: N802 -- its name then
+        """What ``system_info`` is today, with the ``hostname`` that it had."""
+        info = self._backend.system_info
+        if not hasattr(info, "hostname"):
+            info.hostname = self._backend.check_output("hostname")
+        return info
+
+    def __getattr__(self, name: str) -> Any:
+        """Return ``package`` for ``Package``, and anything else under its own name."""
+        return getattr(self._backend, re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
+
+
+@pytest.fixture(scope="session")
+def ssh_backend(ssh_access: SshAccess) -> CamelCase:
+    """testinfra over ssh, as dibctl's tests call it: ``ssh_backend.SystemInfo.hostname`` works."""
+    return CamelCase(host.connect(ssh_access))
+
+
+@pytest.fixture
+def ssh_client(ssh_access: SshAccess) -> Iterator[Any]:
+    """A connected paramiko ``SSHClient``, closed after the test."""
+    with ssh_access.client() as client:
+        yield client
+
+
+def _client(name: str, service: str) -> Callable[..., Any]:
+    @pytest.fixture(scope="session", name=name)
+    def client(dib_journey: lifecycle.Journey, cloud: Cloud) -> Any:
+        found = cloud.client(service)
+        if found is None:
+            label = dib_journey.environment.label
+            pytest.skip(f"`{name}` needs an OpenStack environment; {label} is a local QEMU one")
+        return found
+
+    what = "connection" if service == "connection" else f"client of the {service} API"
+    client.__doc__ = (
+        f"openstacksdk's {what}, logged in to the test environment; elsewhere the test is skipped."
+    )
+    return client
+
+
+nova = _client("nova", "compute")
+glance = _client("glance", "image")
+connection = _client("connection", "connection")

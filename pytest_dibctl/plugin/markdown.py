@@ -1,0 +1,111 @@
+"""The summary of a run as Markdown, for the job pages of GitHub Actions and GitLab."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.plugin.target_report import Account, Failure, columns
+
+LONGEST_TEXT = 4000
+"""Characters shown of one failure, its end; GitHub takes a mebibyte for a whole step."""
+MOST_FAILURES = 50
+ORDER = ("passed", "failed", "errors", "skipped", "xfailed", "xpassed", "reruns")
+
+
+def write(path: Path, text: str, *, append: bool) -> None:
+    """Write a summary; raises DibctlError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a" if append else "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise DibctlError(f"--dib-summary: {path}: cannot be written: {error.strerror}") from None
+
+
+def markdown(accounts: Mapping[str, Account], *, title: str = "Images", note: str = "") -> str:
+    """Return a table of targets and their phases, then failures, what was kept and what is left."""
+    parts = [f"## {title}", *([f"**{_escaped(note)}**"] if note else []), _table(accounts)]
+    failures = [(label, failure) for label, account in accounts.items() for failure in account.failures]
+    if failures:
+        parts.append("### Failures")
+        parts += [_failure(label, failure) for label, failure in failures[:MOST_FAILURES]]
+        if len(failures) > MOST_FAILURES:
+            parts.append(f"{len(failures) - MOST_FAILURES} more are not shown.")
+    left = [line for label, account in accounts.items() for line in _left(label, account)]
+    if left:
+        parts.append("### Still there\n\n" + "\n".join(left))
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(accounts: Mapping[str, Account]) -> str:
+    phases = columns(accounts)
+    head = ("", "image", "environment", "outcome", *(f"{name} (s)" for name in phases), "digest", "file")
+    lines = [_row(head), _row(["--:" if "(s)" in name else "---" for name in head])]
+    for account in accounts.values():
+        seconds = [f"{account.phases[name]:.1f}" if name in account.phases else "" for name in phases]
+        digest = f"`{account.digest[:12]}`" if account.digest else ""
+        cells = [
+            "❌" if account.failed else "✅",
+            _escaped(account.image),
+            _escaped(account.environment),
+            outcomes(account),
+            *seconds,
+            digest,
+            _escaped(account.reused or ("built" if account.phases.get("build") else "")),
+        ]
+        lines.append(_row(cells))
+    return "\n".join(lines)
+
+
+def outcomes(account: Account) -> str:
+    """Return how many tests had which outcome, in words."""
+    return ", ".join(f"{account.outcomes[name]} {name}" for name in ORDER if account.outcomes[name])
+
+
+def _row(cells: list[str] | tuple[str, ...]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _failure(label: str, failure: Failure) -> str:
+    text = failure.text.strip()
+    if len(text) > LONGEST_TEXT:
+        text = "...\n" + text[-LONGEST_TEXT:]
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall(r"`+", text) or ("",)))
+    when = "" if failure.when == "call" else f" ({failure.when})"
+    lines = [
+        f"<details><summary>{_escaped(label)}: <code>{_html(failure.nodeid)}</code>{_html(when)}</summary>",
+        "",
+        fence,
+        text,
+        fence,
+        "",
+        *(f"- {_escaped(log)}" for log in failure.logs),
+        "</details>",
+    ]
+    return "\n".join(lines)
+
+
+def _left(label: str, account: Account) -> list[str]:
+    kept = [
+        f"- {_escaped(label)}: kept {_escaped(kept['what'])} ({_escaped(kept['reason'])}); "
+        f"`{kept['remove']}` removes it"
+        for kept in account.kept
+    ]
+    lost = [
+        f"- {_escaped(label)}: **not removed**: {_escaped(leftover.splitlines()[0])}; "
+        "`dibctl cleanup` tries again"
+        for leftover in account.leftovers
+    ]
+    return kept + lost
+
+
+def _escaped(text: str) -> str:
+    """Return text that Markdown shows as it is, in a table too."""
+    return re.sub(r"([\\`*_|\[\]])", r"\\\1", _html(text)).replace("\n", " ")
+
+
+def _html(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,397 @@
+"""From ``tests_list`` to pytest nodes: which file is for which images, and how scripts become items."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_dibctl.config import test_entries
+from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.models import ExternalTest, Image, TestEntry
+from pytest_dibctl.guest.scripts import Runner, interpreter
+from pytest_dibctl.run.targets import Target, unlike
+
+SHIPPED = re.compile(r"image_tests/(?:tree/)?test_(\w+)\.py(.*)$", re.DOTALL)
+LIMIT: pytest.StashKey[float | None] = pytest.StashKey()
+"""Seconds a shell test has; its process is ended by us, not by pytest-timeout."""
+ENTRY: pytest.StashKey[PlannedEntry | None] = pytest.StashKey()
+"""The entry that an item belongs to; None for a file named on the command line only."""
+LAST_LINES = 40
+SCRIPT_KINDS, FILE_KINDS = ("shell", "ssh", "image"), ("pytest", "image")
+"""What kinds of entries a script, and a file of pytest tests, may be listed under."""
+EXTERNAL = "external"
+"""The kind of an external test."""
+INSTANCE, TREE = "instance", "tree"
+"""What a test looks at: a running instance, or the files of an image."""
+RUNNING_ORDER = ("image", EXTERNAL)
+"""The kinds that run before all others of an image; what needs no guest comes first."""
+SMOKE_TEST = TestEntry(pytest=f"{test_entries.GENERIC}login")
+"""What an image without ``tests_list`` is tested with: that it boots and lets us log in."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlannedEntry:
+    """One line of an image's ``tests_list`` or ``external_tests``, and the seconds that its tests share.
+
+    ``index`` is its turn among the image's entries, ``place`` the key it is written at. ``paths`` are files
+    or directories, for an external test the file that says so; ``folder`` is the directory that a line
+    names, if it names one.
+    """
+
+    image: str
+    index: int
+    kind: str
+    paths: tuple[Path, ...]
+    timeout: float
+    written: str
+    place: str
+    folder: Path | None = None
+    sudo: bool = False
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What identifies the entry within a run."""
+        return (self.image, self.index)
+
+    def covers(self, path: Path) -> bool:
+        """Whether ``path`` is one of the entry's files or lies in one of its directories."""
+        return any(path == own or own in path.parents for own in self.paths)
+
+    def runs(self, path: Path) -> bool:
+        """Whether the entry names ``path`` as a script, not as a file of pytest tests."""
+        if path not in self.paths:
+            return False
+        return self.kind in ("shell", "ssh") or (self.kind == "image" and path.suffix != ".py")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Use:
+    """One target that one file is for; ``entry`` is None for a file named on the command line only.
+
+    ``view`` is what its tests look at.
+    """
+
+    target: Target
+    entry: PlannedEntry | None
+    id: str
+    view: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run tests: targets in the order of the command line, with the entries of their images.
+
+    With ``paths_given`` the command line names the tests, and each of them is for every image; ``given``
+    are the files among them.
+    """
+
+    targets: tuple[Target, ...]
+    entries: tuple[PlannedEntry, ...]
+    paths_given: bool
+    given: frozenset[Path] = frozenset()
+
+    @property
+    def images(self) -> tuple[Entry[Image], ...]:
+        """The images, each once."""
+        return tuple({target.image.label: target.image for target in self.targets}.values())
+
+    def uses(self, path: Path, command: str | None = None) -> tuple[Use, ...]:
+        """Return the targets that ``path`` is tested for; ids tell repeated entries and kinds apart.
+
+        ``path`` may also be a file that lists external tests, ``command`` the place of one of them.
+        """
+        listing = [entry for entry in self.entries if self._lists(entry, path, command)]
+        kinds = {entry.kind for entry in listing}
+        found: list[Use] = []
+        for target in self.targets:
+            covering = [entry for entry in listing if entry.image == target.image.label]
+            if self.paths_given and not covering and command is None:
+                view = TREE if self._only_for_trees(path, kinds) else INSTANCE
+                found.append(Use(target=target, entry=None, id=target.id, view=view))
+            for kind in dict.fromkeys(entry.kind for entry in covering):
+                alike = [entry for entry in covering if entry.kind == kind]
+                name = target.id if len(kinds) == 1 else f"{target.id}-{kind}"
+                view = TREE if kind == "image" else INSTANCE
+                for number, entry in enumerate(alike[: 1 if self.paths_given else None], start=1):
+                    found.append(
+                        Use(target=target, entry=entry, id=self._id(target, name, number), view=view)
+                    )
+        return tuple(found)
+
+    def _lists(self, entry: PlannedEntry, path: Path, command: str | None) -> bool:
+        if command is not None:
+            return entry.kind == EXTERNAL and entry.place == command and entry.covers(path)
+        kinds = SCRIPT_KINDS if self.is_script(path) else FILE_KINDS
+        return entry.kind in kinds and entry.covers(path)
+
+    def _only_for_trees(self, path: Path, kinds: AbstractSet[str]) -> bool:
+        """Whether a file that no entry of an image lists looks at files, going by what is known of it."""
+        if path in test_entries.generic_tests().values():
+            return test_entries.generic_kind(path) == "image"
+        return kinds == {"image"}
+
+    def _id(self, target: Target, name: str, number: int) -> str:
+        numbered = name if number == 1 else f"{name}-{number}"
+        return unlike(numbered, {other.id for other in self.targets} - {target.id})
+
+    def is_script(self, path: Path) -> bool:
+        """Whether ``path`` is run as a script: because an entry says so, or it was named itself.
+
+        An executable that merely lies in a folder that is collected is nobody's test.
+        """
+        if any(entry.runs(path) for entry in self.entries):
+            return True
+        return path in self.given and path.suffix != ".py" and os.access(path, os.X_OK)
+
+    def commands(self, path: Path) -> tuple[str, ...]:
+        """Return the places of the external tests that the file ``path`` lists, for any image, in order."""
+        found = [entry.place for entry in self.entries if entry.kind == EXTERNAL and path in entry.paths]
+        return tuple(dict.fromkeys(found))
+
+    def is_listed(self, path: Path) -> bool:
+        """Whether an entry names ``path`` itself."""
+        return any(path in entry.paths for entry in self.entries)
+
+    def missing(self, items: Iterable[PlannedEntry | None]) -> list[PlannedEntry]:
+        """Return the entries that none of the ``items`` belongs to."""
+        present = {entry.key for entry in items if entry is not None}
+        return [entry for entry in self.entries if entry.key not in present]
+
+    def order(self, target: Target, entry: PlannedEntry | None) -> tuple[int, int]:
+        """Return what items are sorted by: target, then entry."""
+        return (self.targets.index(target), -1 if entry is None else entry.index)
+
+
+def plan(
+    targets: Sequence[Target],
+    *,
+    cwd: Path,
+    paths_given: bool,
+    given: Iterable[str | Path] = (),
+) -> Plan:
+    """Resolve the entries of all images of ``targets``; raises ConfigError for missing or unusable files."""
+    images = {target.image.label: target.image for target in targets}.values()
+    planned = [entry for image in images for entry in _planned(image, cwd)]
+    files = frozenset(absolute(Path(str(path).partition("::")[0]), cwd) for path in given)
+    return Plan(targets=tuple(targets), entries=tuple(planned), paths_given=paths_given, given=files)
+
+
+def _planned(image: Entry[Image], cwd: Path) -> Iterator[PlannedEntry]:
+    """Yield an image's entries in the order in which they run."""
+    test_entries.check_external(image)
+    listed = [
+        *(_listed(image, index, entry, cwd) for index, entry in enumerate(image.settings.tests.tests_list)),
+        *(_external(image, index, test, cwd) for index, test in enumerate(image.settings.external_tests)),
+    ]
+    if not image.settings.tests.tests_list:
+        listed.append(_listed(image, 0, SMOKE_TEST, cwd))
+    order = {kind: turn for turn, kind in enumerate(RUNNING_ORDER)}
+    listed.sort(key=lambda entry: order.get(entry.kind, len(order)))
+    for turn, entry in enumerate(listed):
+        yield dataclasses.replace(entry, index=turn)
+
+
+def _listed(image: Entry[Image], index: int, entry: TestEntry, cwd: Path) -> PlannedEntry:
+    folder = None if entry.path.startswith(test_entries.GENERIC) else test_entries.folder(entry, image, cwd)
+    return PlannedEntry(
+        image=image.label,
+        index=index,
+        kind=entry.kind,
+        # Links stay links: a script may look at the name it was called by.
+        paths=tuple(absolute(path, cwd) for path in test_entries.expand(entry, image, cwd, index=index)),
+        timeout=float(entry.timeout),
+        written=entry.path,
+        place=f"tests.tests_list[{index}]",
+        folder=absolute(folder, cwd) if folder else None,
+        sudo=bool(entry.sudo),
+    )
+
+
+def _external(image: Entry[Image], index: int, test: ExternalTest, cwd: Path) -> PlannedEntry:
+    return PlannedEntry(
+        image=image.label,
+        index=index,
+        kind=EXTERNAL,
+        paths=(absolute(image.path, cwd),),
+        timeout=float(test.timeout),
+        written=test.cmdline,
+        place=test_entries.external_place(index),
+    )
+
+
+def absolute(path: Path, cwd: Path) -> Path:
+    """Return ``path`` as pytest names it: absolute and without "..", symbolic links as they are."""
+    return Path(os.path.normpath(cwd / path))
+
+
+def paths(the_plan: Plan) -> list[str]:
+    """Return what pytest has to collect, in order."""
+    return list(dict.fromkeys(str(path) for entry in the_plan.entries for path in entry.paths))
+
+
+def translate(arguments: Iterable[str], cwd: Path) -> list[str]:
+    """Return command-line paths with ``generic:NAME[::test]`` replaced by the shipped files.
+
+    The names that reports give shipped tests, ``image_tests/test_NAME.py::test``, are understood too.
+    """
+    return [path for argument in arguments for path in _translate(argument, cwd)]
+
+
+def _translate(argument: str, cwd: Path) -> Iterator[str]:
+    shipped = SHIPPED.match(argument)
+    if shipped and not (cwd / argument.partition("::")[0]).exists():
+        argument = f"{test_entries.GENERIC}{shipped.group(1)}{shipped.group(2)}"
+    if not argument.startswith(test_entries.GENERIC):
+        yield argument
+        return
+    name, separator, rest = argument.removeprefix(test_entries.GENERIC).partition("::")
+    for path in test_entries.generic_paths(name):
+        yield f"{path}{separator}{rest}"
+
+
+def node_id(path: Path, rootdir: Path) -> str | None:
+    """Return a node id for a file that pytest would name badly.
+
+    Shipped tests read the same wherever they are installed; other files outside of ``rootdir`` would be
+    nameless without it.
+    """
+    if path in test_entries.generic_tests().values():
+        folder = f"{test_entries.TREE}/" if path.parent.name == test_entries.TREE else ""
+        return f"image_tests/{folder}{path.name}"
+    return None if path.is_relative_to(rootdir) else str(path)
+
+
+class ImageModule(pytest.Module):
+    """A test module whose every test is run for an image, even one that asks for no fixture."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        wanted = [
+            "image",
+            "dib_view",
+            *(["dib_upload_only"] if self.config.getoption("dib_upload_only") else []),
+        ]
+        self.add_marker(pytest.mark.usefixtures(*wanted))
+
+    def uses(self, plan: Plan, name: str) -> tuple[Use, ...]:
+        """Return the targets that the test function ``name`` is for."""
+        del name
+        return plan.uses(self.path)
+
+
+class ScriptFile(ImageModule):
+    """A script as a module with one test function, so that marks, ids and reports come for free."""
+
+    def _getobj(self) -> types.ModuleType:
+        return _module_of(self.path, [(function_name(self.path), self.path.name)])
+
+    def istestfunction(self, obj: object, name: str) -> bool:
+        """Whatever the script is called, it is the test here."""
+        return isinstance(obj, types.FunctionType) and name == function_name(self.path)
+
+
+class CommandsFile(ImageModule):
+    """A file that lists external tests, as a module with one test function for each."""
+
+    places: tuple[str, ...] = ()
+
+    def _getobj(self) -> types.ModuleType:
+        return _module_of(
+            self.path, [(command_name(place), place.partition(".")[0]) for place in self.places]
+        )
+
+    def istestfunction(self, obj: object, name: str) -> bool:
+        """Every function is a test here."""
+        return isinstance(obj, types.FunctionType) and name in map(command_name, self.places)
+
+    def uses(self, plan: Plan, name: str) -> tuple[Use, ...]:
+        """Return the targets whose images list the external test ``name``."""
+        place = next(place for place in self.places if command_name(place) == name)
+        return plan.uses(self.path, command=place)
+
+
+def _module_of(path: Path, tests: Iterable[tuple[str, str]]) -> types.ModuleType:
+    module = types.ModuleType(path.stem)
+    module.__file__ = str(path)
+    for name, shown in tests:
+        setattr(module, name, script_test(path, name, shown))
+    return module
+
+
+def function_name(path: Path) -> str:
+    """Return what a script's test is called: its name without suffix; pytest gives dots another meaning."""
+    return path.stem.replace(".", "_")
+
+
+def command_name(place: str) -> str:
+    """Return what an external test is called: "external_1" is the first of its image."""
+    index = int(re.sub(r"\D", "", place))
+    return f"external_{index + 1}"
+
+
+def target_of(item: pytest.Item) -> Target | None:
+    """Return the target an item is for."""
+    found = _parameter(item, "image")
+    return found if isinstance(found, Target) else None
+
+
+def view_of(item: pytest.Item) -> str | None:
+    """Return what an item looks at; None for a test that is for no image."""
+    found = _parameter(item, "dib_view")
+    return found if isinstance(found, str) else None
+
+
+def _parameter(item: pytest.Item, name: str) -> object:
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get(name) if callspec else None
+
+
+def kind_of(item: pytest.Item) -> str:
+    """Return the kind of entry that an item belongs to, or would if it were listed."""
+    entry = item.stash.get(ENTRY, None)
+    if entry is not None:
+        return entry.kind
+    if view_of(item) == TREE:
+        return "image"
+    return "shell" if is_script(item) else "pytest"
+
+
+def is_script(item: pytest.Item) -> bool:
+    """Whether an item runs a script or a command, which is ended by us and not by pytest-timeout."""
+    return isinstance(item.parent, (ScriptFile, CommandsFile))
+
+
+def script_test(path: Path, name: str, shown: str) -> Callable[..., None]:
+    """Return a test function that runs a script, or a command listed in ``path``; ``shown`` is its name."""
+
+    def script(dib_runner: Runner, request: pytest.FixtureRequest) -> None:
+        live = request.config.getoption("capture") == "no"
+        lines: list[str] = []
+
+        def hear(line: str) -> None:
+            lines.append(line)
+            if live:
+                print(line)  # noqa: T201 -- what -s is for
+
+        outcome = dib_runner(limit=request.node.stash.get(LIMIT, None), on_line=hear)
+        if not outcome.passed:
+            pytest.fail("\n".join([f"{shown} {outcome.ended}", *lines[-LAST_LINES:]]), pytrace=False)
+
+    # Reports take file and line from the code object: they should name the script, not this module.
+    script.__code__ = script.__code__.replace(co_filename=str(path), co_firstlineno=1)
+    script.__name__ = script.__qualname__ = name
+    script.__doc__ = f"Runs {shown}."
+    return script
+
+
+def script_argv(path: Path) -> list[str]:
+    """Return how to run ``path`` on this machine."""
+    return [*interpreter(path), str(path)]

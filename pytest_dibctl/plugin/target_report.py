@@ -1,0 +1,125 @@
+"""What a run has to tell of each target when it is over: phases, outcomes, what was kept and what is left."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from pytest_dibctl.cleanup.workers import Finding
+from pytest_dibctl.run import lifecycle
+
+STEPS = ("build", "upload", "boot", "ready")
+RARE = ("tree", "pristine")
+"""Steps that few runs have; the summary shows them where one took place."""
+PHASES = (*STEPS, "tests", "cleanup")
+WAIT = "wait"
+"""Seconds spent waiting for other workers; shown only where there were any."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A test that failed: its node id, the phase of it (setup, call, teardown), and what was said."""
+
+    nodeid: str
+    when: str
+    text: str
+    logs: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(kw_only=True)
+class Account:
+    """What the summaries say of one target; under xdist the sum of what its workers say.
+
+    ``outcomes`` and ``failures`` are counted where reports come together: in the controller.
+    """
+
+    image: str = ""
+    environment: str = ""
+    phases: dict[str, float] = dataclasses.field(default_factory=dict)
+    reused: str | None = None
+    digest: str | None = None
+    instances: list[str] = dataclasses.field(default_factory=list)
+    logs: list[str] = dataclasses.field(default_factory=list)
+    kept: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    leftovers: list[str] = dataclasses.field(default_factory=list)
+    outcomes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    failures: list[Failure] = dataclasses.field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the target did not pass."""
+        return bool(self.failures or self.leftovers)
+
+    def as_data(self) -> dict[str, Any]:
+        """Return what a worker tells its controller, plain data."""
+        data = dataclasses.asdict(self)
+        del data["outcomes"], data["failures"]
+        return data
+
+    def add(self, other: Account) -> None:
+        """Add what another process says of the same target."""
+        for name, seconds in other.phases.items():
+            self.phases[name] = self.phases.get(name, 0.0) + seconds
+        self.image = self.image or other.image
+        self.environment = self.environment or other.environment
+        self.reused = self.reused or other.reused
+        self.digest = self.digest or other.digest
+        for mine, more in ((self.instances, other.instances), (self.logs, other.logs)):
+            mine += [name for name in more if name not in mine]
+        self.kept += other.kept
+        self.leftovers += other.leftovers
+
+    def find(self, finding: Finding) -> None:
+        """Add what the controller removed, kept or could not remove."""
+        if finding.seconds:
+            self.phases["cleanup"] = self.phases.get("cleanup", 0.0) + finding.seconds
+        if finding.kept is not None:
+            self.kept.append(dataclasses.asdict(finding.kept))
+        if finding.leftover is not None and lifecycle.thing_of(finding.leftover) not in map(
+            lifecycle.thing_of, self.leftovers
+        ):
+            self.leftovers.append(finding.leftover)
+
+    def forget_removed(self, still_there: set[str]) -> None:
+        """Drop leftovers that a later attempt removed."""
+        self.leftovers = [
+            leftover for leftover in self.leftovers if lifecycle.thing_of(leftover) in still_there
+        ]
+
+
+def account_of(journey: lifecycle.Journey) -> Account:
+    """Return what this process has to say of a journey."""
+    return Account(
+        image=journey.label,
+        environment=journey.environment.label,
+        phases=dict(journey.phases),
+        reused=journey.reused,
+        digest=journey.digest,
+        instances=[journey.instance_id] if journey.instance_id else [],
+        logs=[str(path) for path in (journey.build_log, journey.console_log) if path is not None],
+        kept=[dataclasses.asdict(kept) for kept in journey.kept],
+        leftovers=list(journey.leftovers),
+    )
+
+
+def columns(accounts: Mapping[str, Account]) -> tuple[str, ...]:
+    """Return the phases that a table of ``accounts`` has columns for."""
+    waited = any(account.phases.get(WAIT, 0.0) >= 1 for account in accounts.values())
+    rare = [name for name in RARE if any(name in account.phases for account in accounts.values())]
+    return (*STEPS, *rare, *PHASES[len(STEPS) :], *([WAIT] if waited else []))
+
+
+def phase_table(accounts: Mapping[str, Account]) -> list[str]:
+    """Return the terminal's table: a line per target, seconds per phase."""
+    width = max(len("image"), *(len(label) for label in accounts))
+    names = columns(accounts)
+    lines = [f"{'image':<{width}}  " + "  ".join(f"{name:>8}" for name in names)]
+    for label, account in accounts.items():
+        cells = [
+            f"{account.phases[name]:>7.1f}s" if name in account.phases else f"{'-':>8}" for name in names
+        ]
+        note = f"  ({account.reused})" if account.reused else ""
+        lines.append(f"{label:<{width}}  " + "  ".join(cells) + note)
+    return lines

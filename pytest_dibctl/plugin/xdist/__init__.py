@@ -1,0 +1,1 @@
+"""The plugin under xdist: scheduling, and the controller."""

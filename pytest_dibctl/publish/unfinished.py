@@ -1,0 +1,116 @@
+"""What goes when an image goes: its kernel and initrd; and what an end by force has left of a publication.
+
+Whatever is not published yet bears the tag ``lineage.UNFINISHED``, a kernel as long as its image, so that
+one search by the tag finds all of it, whichever call was the last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator
+
+from pytest_dibctl.clouds.regions import Change, ImageRecord, Region
+from pytest_dibctl.errors import DibctlError, ImageNotFoundError
+from pytest_dibctl.publish.image_state import BOOT_KEYS, COMPANION, UNFINISHED
+
+log = logging.getLogger(__name__)
+
+STALE = dt.timedelta(hours=1)
+"""Beyond an upload's deadline: when an unfinished image belongs to nobody any more."""
+
+
+def part_ids(image: ImageRecord) -> list[str]:
+    """Return the ids of the images that one boots by, whoever made them."""
+    return [image.properties[key] for key in BOOT_KEYS if image.properties.get(key)]
+
+
+def companions(region: Region, image: ImageRecord) -> list[ImageRecord]:
+    """Return the kernel and initrd that came with an image and are its owner's; raises ApiError."""
+    found = []
+    for part_id in part_ids(image):
+        with contextlib.suppress(ImageNotFoundError):
+            found.append(region.image(part_id))
+    return [part for part in found if COMPANION in part.tags and part.owner == image.owner]
+
+
+def settle(region: Region, image: ImageRecord) -> None:
+    """Have the companions of an image that shows be unfinished no more; what fails is tried the next time.
+
+    Until then they are safe: what an image needs is never removed.
+    """
+    try:
+        for part in companions(region, image):
+            if UNFINISHED in part.tags:
+                region.change(part.id, Change(tags=part.tags - {UNFINISHED}))
+    except DibctlError as error:
+        log.warning("the kernel of image %s is still marked as unfinished: %s", image.id, error)
+
+
+def remove_companions(region: Region, part_ids: Iterable[str], *, owner: str) -> Iterator[ImageRecord]:
+    """Delete the companions that went with a deleted image of ``owner``, and yield them.
+
+    One that another image needs stays, and so does, for the next time, one that cannot be deleted.
+    """
+    for part_id in part_ids:
+        with contextlib.suppress(DibctlError):
+            part = region.image(part_id)
+            ours = COMPANION in part.tags and part.owner == owner
+            if ours and region.needed_by(part_id) is None:
+                region.delete(part_id)
+                yield part
+
+
+def take_back(region: Region, image_id: str) -> None:
+    """Delete an image that was made a moment ago, protected by now or not; raises ApiError and its like."""
+    with contextlib.suppress(ImageNotFoundError):
+        region.change(image_id, Change(protected=False))
+        region.delete(image_id)
+
+
+def sweep(
+    region: Region,
+    names: Collection[str],
+    *,
+    owner: str | None = None,
+    timeout: float,
+    tell: Callable[[str], None],
+) -> None:
+    """Remove unfinished images of these names that nobody can still be working at, by the server's clock.
+
+    ``timeout`` is the seconds that sending one may take; ``owner`` another project than the own one. An image
+    that another one needs stays. Raises nothing: what could not be removed is found again the next time.
+    """
+    try:
+        found = [image for image in region.images(tag=UNFINISHED, owner=owner) if image.name in names]
+        if not found:
+            return
+        limit = region.now() - STALE - dt.timedelta(seconds=timeout)
+    except DibctlError as error:
+        log.warning("what earlier runs left unfinished is not looked for: %s", error)
+        return
+    stale = [image for image in found if _is_still(image, limit)]
+    gone: set[str] = set()
+    # Whatever names others goes first: nobody needs these then.
+    for image in sorted(stale, key=lambda one: not part_ids(one)):
+        try:
+            if image.id in gone or not _is_still(region.image(image.id), limit):
+                continue
+            if region.needed_by(image.id) is not None:
+                continue
+            region.delete(image.id)
+        except ImageNotFoundError:
+            continue
+        except DibctlError as error:
+            log.warning("image %s, which an earlier run left unfinished, is still there: %s", image.id, error)
+            continue
+        tell(f"removed {image.id}, which an earlier run had left unfinished")
+        for part in remove_companions(region, part_ids(image), owner=image.owner):
+            gone.add(part.id)
+            tell(f"removed {part.id}, which went with it")
+
+
+def _is_still(image: ImageRecord, limit: dt.datetime) -> bool:
+    """Whether nobody has taken an unfinished image up, and published it, since it was listed."""
+    return UNFINISHED in image.tags and image.hidden and image.updated < limit
