@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         Instance,
         Interface,
     )
-    from pytest_dibctl.config.catalog import Entry
+    from pytest_dibctl.config.entry import Entry
     from pytest_dibctl.config.models import Image, TestEnvironment
     from pytest_dibctl.errors import DibctlError, ExitCode
     from pytest_dibctl.guest.ssh import SshAccess, SshKey
@@ -65,7 +65,7 @@ _HOMES = {
     "CloudImage": "pytest_dibctl.clouds.protocols",
     "DibctlError": "pytest_dibctl.errors",
     "Endpoint": "pytest_dibctl.clouds.protocols",
-    "Entry": "pytest_dibctl.config.catalog",
+    "Entry": "pytest_dibctl.config.entry",
     "ExitCode": "pytest_dibctl.errors",
     "Flavor": "pytest_dibctl.clouds.protocols",
     "Image": "pytest_dibctl.config.models",

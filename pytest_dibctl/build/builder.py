@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from pytest_dibctl.build import causes, dib, fingerprint, preflight
 from pytest_dibctl.build.log import HEARTBEAT, Watcher
 from pytest_dibctl.config import interpolate
-from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models import Image
 from pytest_dibctl.errors import ArtifactError, BuildError, CommandError
 from pytest_dibctl.guards import build_guard

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models import Dib, Image
 from pytest_dibctl.errors import BuildError, CommandError, ConfigError
 from pytest_dibctl.system import process

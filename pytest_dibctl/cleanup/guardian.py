@@ -32,7 +32,7 @@ from pytest_dibctl.run.ledger import GUARDIAN, LOCK, Ledger
 from pytest_dibctl.system import process
 
 if TYPE_CHECKING:
-    from pytest_dibctl.config.catalog import Entry
+    from pytest_dibctl.config.entry import Entry
     from pytest_dibctl.config.models import TestEnvironment
 
 log = logging.getLogger(__name__)

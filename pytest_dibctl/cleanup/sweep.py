@@ -16,7 +16,8 @@ from typing import Any
 
 from pytest_dibctl.clouds.protocols import IN_FLIGHT, Cloud, Stray
 from pytest_dibctl.config import merge
-from pytest_dibctl.config.catalog import Entry, built_in_environment
+from pytest_dibctl.config.catalog import built_in_environment
+from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models import TestEnvironment
 from pytest_dibctl.errors import DibctlError, NotInConfigError
 from pytest_dibctl.image import tree

@@ -17,7 +17,8 @@ from pytest_dibctl.system import signals
 
 if TYPE_CHECKING:
     from pytest_dibctl.clouds.regions import Region
-    from pytest_dibctl.config.catalog import Catalog, Entry
+    from pytest_dibctl.config.catalog import Catalog
+    from pytest_dibctl.config.entry import Entry
     from pytest_dibctl.config.models import Image, Obsoleting, UploadEnvironment
     from pytest_dibctl.publish.connect import Side
     from pytest_dibctl.publish.listing import Listed

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models import Image, TestEnvironment, UploadEnvironment
 from pytest_dibctl.errors import ConfigError
 from pytest_dibctl.image.artifact import Artifact, digest_of

@@ -12,7 +12,7 @@ import ipaddress
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
-from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.merge import Deadlines
 from pytest_dibctl.config.models import Image
 from pytest_dibctl.guest.ssh import HostKeyPolicy, SshKey

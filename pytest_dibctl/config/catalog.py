@@ -9,10 +9,11 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from pytest_dibctl.config.entry import Entry, T_co
 from pytest_dibctl.config.merge import QEMU_PORT_WAIT
 from pytest_dibctl.config.models import (
     IDENTITY_V2,
@@ -27,7 +28,7 @@ from pytest_dibctl.config.models import (
 from pytest_dibctl.config.validation_errors import problems as translated
 from pytest_dibctl.config.validation_errors import suggestion
 from pytest_dibctl.config.yaml import source
-from pytest_dibctl.config.yaml.source import Document, Mark, Problem
+from pytest_dibctl.config.yaml.source import Document, Problem
 from pytest_dibctl.errors import ConfigError, NotInConfigError
 
 Kind = Literal["images", "test", "upload"]
@@ -50,35 +51,6 @@ PLACES = ("configs", "dibctl", ".")
 LOCAL = "local"
 """The label of the built-in test environment."""
 BUILT_IN = "built-in"
-
-T_co = TypeVar("T_co", bound=Section, covariant=True)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Entry(Generic[T_co]):
-    """What a file says under one label. ``path`` is that file, ``shown`` how messages name it."""
-
-    label: str
-    settings: T_co
-    path: Path
-    shown: str = ""
-    marks: Mapping[str, Mark] = dataclasses.field(default_factory=dict, repr=False, compare=False)
-
-    def at(self, dotted_key: str = "") -> str:
-        """Return "path:line:column (label.dotted.key)", the place being that of the nearest known key."""
-        key = f"{self.label}.{dotted_key}" if dotted_key else self.label
-        mark = source.nearest(self.marks, key)
-        place = f"{self.name}:{mark.line}:{mark.column}" if mark else self.name
-        return f"{place} ({key})"
-
-    def mark(self, dotted_key: str = "") -> Mark | None:
-        """Return the place of the nearest known key."""
-        return source.nearest(self.marks, f"{self.label}.{dotted_key}" if dotted_key else self.label)
-
-    @property
-    def name(self) -> str:
-        """How messages name the file."""
-        return self.shown or str(self.path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

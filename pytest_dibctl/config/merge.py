@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models import Glance, Image, NovaTimeouts, TestEnvironment, UploadEnvironment
 from pytest_dibctl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pytest_dibctl.config.catalog import Entry
 
 Visibility = Literal["public", "private", "shared", "community"]
 

@@ -9,16 +9,8 @@ from typing import Any
 
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.config import test_entries
-from pytest_dibctl.config.catalog import (
-    NOUNS,
-    SYSTEM,
-    Catalog,
-    Entry,
-    Override,
-    SourceFile,
-    exists,
-    resolve_input,
-)
+from pytest_dibctl.config.catalog import NOUNS, SYSTEM, Catalog, Override, SourceFile, exists, resolve_input
+from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models import Image, Nova, Qemu, Section
 from pytest_dibctl.errors import DibctlError
 

@@ -17,7 +17,7 @@ from pytest_dibctl.config.validation_errors import suggestion
 from pytest_dibctl.errors import ConfigError, NotInConfigError
 
 if TYPE_CHECKING:
-    from pytest_dibctl.config.catalog import Entry
+    from pytest_dibctl.config.entry import Entry
     from pytest_dibctl.config.models import Image, TestEntry, TestKind
 
 GENERIC = "generic:"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pytest_dibctl.config import test_entries
-from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models import ExternalTest, Image, TestEntry
 from pytest_dibctl.guest.scripts import Runner, interpreter
 from pytest_dibctl.run.targets import Target, unlike

@@ -19,6 +19,7 @@ from pytest_dibctl.cleanup import guardian
 from pytest_dibctl.cleanup.workers import Caretaker
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.config import merge, test_entries
+from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.errors import ArtifactError, DibctlError, ExitCode
 from pytest_dibctl.plugin import collection, junit, markdown, planning
 from pytest_dibctl.plugin.attest import Attestation
@@ -353,7 +354,7 @@ class ActiveRun:
             lines.append(f"dib-image: --dist={dist} is not used: a worker has one image at a time")
         return lines
 
-    def _header(self, image: configuration.Entry[Any]) -> str:
+    def _header(self, image: Entry[Any]) -> str:
         labels = [target.environment.label for target in self.plan.targets if target.image is image]
         where = f"environment{'s' if len(labels) > 1 else ''} {', '.join(labels)}"
         if self.wishes.existing_instance:

@@ -9,8 +9,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pytest_dibctl.clouds.regions import Region
-from pytest_dibctl.config.catalog import Catalog, Entry
+from pytest_dibctl.config.catalog import Catalog
 from pytest_dibctl.config.credentials import VARIABLES, resolve
+from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models import Keystone, UploadEnvironment
 from pytest_dibctl.errors import ConfigError, NotInConfigError
 

@@ -14,7 +14,7 @@ from pytest_dibctl.build.dib import DISTRIBUTION
 from pytest_dibctl.clouds.glance_content import COMMAND_LINE, BootFile, boot_files, disk_format
 from pytest_dibctl.clouds.regions import ImageRecord, ImageSpec
 from pytest_dibctl.config import interpolate, merge
-from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models import Image, Obsoleting, Preprocessing, UploadEnvironment
 from pytest_dibctl.errors import ArtifactError, ConfigError, UntestedError
 from pytest_dibctl.image import manifest, statements

@@ -13,7 +13,7 @@ from typing import Protocol, Self
 
 from pytest_dibctl.clouds.regions import Region
 from pytest_dibctl.config import interpolate
-from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models import Image, UploadEnvironment
 from pytest_dibctl.errors import CommandError, DibctlError, ExitCode, StoppedError
 from pytest_dibctl.image import artifact as files

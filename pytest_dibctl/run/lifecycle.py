@@ -21,7 +21,8 @@ from typing import Any, Literal
 from pytest_dibctl.build import builder
 from pytest_dibctl.clouds.protocols import BootRequest, Cloud, CloudImage, Instance, Progress, UploadRequest
 from pytest_dibctl.config import merge
-from pytest_dibctl.config.catalog import Catalog, Entry
+from pytest_dibctl.config.catalog import Catalog
+from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models import Image, TestEnvironment
 from pytest_dibctl.errors import (
     CredentialsError,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from pytest_dibctl.config.catalog import Catalog, Entry
+from pytest_dibctl.config.catalog import Catalog
+from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models import Image, TestEnvironment
 from pytest_dibctl.run import lifecycle
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pytest_dibctl.clouds.protocols import Instance, Interface
 from pytest_dibctl.config import merge
-from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models import Image, TestEnvironment
 from pytest_dibctl.config.test_entries import EXTERNAL_NAMES
 from pytest_dibctl.guest.ssh import SshAccess

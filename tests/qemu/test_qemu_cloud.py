@@ -21,7 +21,7 @@ import pytest
 from pytest_dibctl.clouds.protocols import BootRequest
 from pytest_dibctl.clouds.qemu import guest, qmp
 from pytest_dibctl.clouds.qemu.cloud import QemuCloud, QemuInstance
-from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.merge import Deadlines
 from pytest_dibctl.config.models import TestEnvironment
 from pytest_dibctl.errors import (

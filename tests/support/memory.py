@@ -31,7 +31,7 @@ from pytest_dibctl.clouds.protocols import (
     Stray,
     UploadRequest,
 )
-from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models import TestEnvironment
 from pytest_dibctl.errors import (
     DibctlError,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.clouds.protocols import UploadRequest
-from pytest_dibctl.config.catalog import Entry
+from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.merge import Deadlines
 from pytest_dibctl.config.models import Image
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_dibctl.config import merge
-from pytest_dibctl.config.catalog import Entry, built_in_environment
+from pytest_dibctl.config.catalog import built_in_environment
+from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.merge import Deadlines
 from pytest_dibctl.config.models import Image, TestEnvironment, UploadEnvironment
 from pytest_dibctl.errors import ConfigError
