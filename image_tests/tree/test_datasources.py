@@ -65,13 +65,13 @@ def test_datasources_are_configured(configured: list[str]) -> None:
 
 
 def test_datasources_suit_the_environment(
-    configured: list[str], dib_journey: TargetRun, variable: Callable[..., str]
+    configured: list[str], dib_run: TargetRun, variable: Callable[..., str]
 ) -> None:
     """cloud-init looks where this test environment has its data.
 
     If this fails, the instance would come up without ssh key and name: add the source to datasource_list.
     """
     wanted = [{name} for name in variable("DATASOURCES").replace(",", " ").split()]
-    wanted = wanted or offered(dib_journey.environment)
+    wanted = wanted or offered(dib_run.environment)
     missing = [" or ".join(sorted(names)) for names in wanted if not names & set(configured)]
     assert not missing, f"datasource_list is {configured}; missing: {', '.join(missing)}"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pytest_dibctl.clouds.protocols import IN_FLIGHT, Cloud, Stray
+from pytest_dibctl.clouds.protocols import IN_FLIGHT, Cloud, LeakedResource
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.catalog import built_in_environment
 from pytest_dibctl.config.entry import Entry
@@ -242,21 +242,21 @@ def sweep_expired(
 
 
 def _expired_in(cloud: Cloud, choice: Choice, *, spare: Collection[str], dry_run: bool) -> Iterator[Swept]:
-    for stray in cloud.strays(spare=spare):
-        if choice.run_id not in {None, stray.run_id}:
+    for resource in cloud.leaked(spare=spare):
+        if choice.run_id not in {None, resource.run_id}:
             continue
-        outcome = f"would be removed ({stray.why})" if dry_run else _remove_stray(cloud, stray)
+        outcome = f"would be removed ({resource.why})" if dry_run else _remove_stray(cloud, resource)
         yield Swept(
-            run_id=stray.run_id or "?",
-            what=f"{stray.kind} {stray.name} in {cloud.name}",
+            run_id=resource.run_id or "?",
+            what=f"{resource.kind} {resource.name} in {cloud.name}",
             outcome=outcome,
             failed=outcome.startswith(FAILED_REMOVAL),
         )
 
 
-def _remove_stray(cloud: Cloud, stray: Stray) -> str:
+def _remove_stray(cloud: Cloud, resource: LeakedResource) -> str:
     try:
-        cloud.remove_stray(stray)
+        cloud.remove_leaked(resource)
     except DibctlError as error:
         return f"{FAILED_REMOVAL}: {error.message}"
-    return f"removed ({stray.why})"
+    return f"removed ({resource.why})"

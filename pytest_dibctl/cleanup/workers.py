@@ -25,7 +25,7 @@ from pytest_dibctl.run import lifecycle
 from pytest_dibctl.run.ledger import Ledger, Record
 from pytest_dibctl.run.ledger import load as load_record
 from pytest_dibctl.run.lifecycle import Kept
-from pytest_dibctl.run.run_state import POLL, Shared
+from pytest_dibctl.run.run_state import POLL, RunState
 from pytest_dibctl.run.targets import Target
 
 log = logging.getLogger(__name__)
@@ -48,13 +48,13 @@ class Finding:
 
 
 @dataclasses.dataclass(kw_only=True)
-class Caretaker:
+class WorkerCleanup:
     """Removes what is left of targets and of workers; ``failed`` says whether a target failed by now."""
 
     ledger: Ledger
     catalog: Catalog
     cwd: Path
-    wishes: lifecycle.Wishes
+    options: lifecycle.RunOptions
     targets: Sequence[Target]
     failed: Callable[[str, str], bool]
     findings: list[Finding] = dataclasses.field(default_factory=list)
@@ -99,10 +99,10 @@ class Caretaker:
     # -- test images -----------------------------------------------------------------------------
 
     def _remove_image(self, target: Target, *, wait: bool = True) -> None:
-        shared = Shared(directory=self.ledger.directory)
+        run_state = RunState(directory=self.ledger.directory)
         step = lifecycle.upload_step(target.image.label, target.environment.label)
         while True:
-            with shared.taken(step) as made:
+            with run_state.claim(step) as made:
                 if made is not None:
                     if made:
                         self._remove_uploaded(target, made)
@@ -116,7 +116,7 @@ class Caretaker:
         record = load_record(Path(str(made["record"])))
         label, environment = target.image.label, target.environment.label
         started, leftover, kept = time.monotonic(), None, None
-        reason = lifecycle.keeps_image(self.wishes, failed=self.failed(label, environment))
+        reason = lifecycle.keeps_image(self.options, failed=self.failed(label, environment))
         try:
             with self._opened(target) as cloud:
                 if reason is not None:
@@ -155,7 +155,7 @@ class Caretaker:
         if _still(lambda: _parent(pid) is not None, until=time.monotonic() + DEATH):
             return
         made = [record for record in self.ledger.records() if record.pid == pid]
-        if not self.wishes.keep_on_kill:
+        if not self.options.keep_on_kill:
             self._sweep(made)
             return
         for record in made:
@@ -163,8 +163,8 @@ class Caretaker:
                 self._keep(record, "--dib-keep-on-kill")
 
     def _sweep(self, records: Iterable[Record]) -> None:
-        shared = self._shared_records()
-        mine = [record for record in records if record.kept is None and record.path not in shared]
+        run_state = self._shared_records()
+        mine = [record for record in records if record.kept is None and record.path not in run_state]
         kept = [record for record in mine if self._keeps(record)]
         mine = [record for record in mine if record not in kept]
         for record in kept:
@@ -179,11 +179,11 @@ class Caretaker:
 
     def _shared_records(self) -> set[Path]:
         """Return the records of test images that are whole, and everybody's."""
-        shared = Shared(directory=self.ledger.directory)
-        return {Path(made["record"]) for made in shared.values() if "record" in made}
+        run_state = RunState(directory=self.ledger.directory)
+        return {Path(made["record"]) for made in run_state.values() if "record" in made}
 
     def _keeps(self, record: Record) -> bool:
-        if record.kind not in {"instance", "keypair", "key"} or not self.wishes.keep_failed_instance:
+        if record.kind not in {"instance", "keypair", "key"} or not self.options.keep_failed_instance:
             return False
         return self.failed(record.details.get("image", ""), record.details.get("environment", ""))
 
@@ -204,14 +204,14 @@ class Caretaker:
 
     def _keep_consoles(self, records: Iterable[Record]) -> None:
         for record in records:
-            if record.kind == "instance" and self.wishes.logs is not None:
+            if record.kind == "instance" and self.options.logs is not None:
                 environment = self.catalog.environment(record.details["environment"])
                 lifecycle.keep_console_of(
                     environment,
                     record.name,
                     run=self.ledger,
                     cwd=self.cwd,
-                    logs=self.wishes.logs,
+                    logs=self.options.logs,
                 )
 
     def _find(self, record: Record, *, kept: Kept | None = None, leftover: str | None = None) -> None:

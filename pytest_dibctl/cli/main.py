@@ -327,10 +327,10 @@ def run_shell(arguments: Arguments) -> int:
     image = catalog.image(arguments.image)
     merge.login(image)  # before a build of minutes, not after it
     with _guarded_run(catalog, arguments) as (book, guard):
-        journey = lifecycle.Journey(
+        target_run = lifecycle.TargetRun(
             image=image,
             environment=catalog.environment_for(image, override=arguments.environment),
-            wishes=lifecycle.Wishes(  # noqa: S604 -- `shell` is our option, no process is started here
+            options=lifecycle.RunOptions(  # noqa: S604 -- `shell` is our option, no process is started here
                 build=arguments.build,
                 input=arguments.input,
                 shell=True,
@@ -341,16 +341,16 @@ def run_shell(arguments: Arguments) -> int:
             guard=guard,
         )
         with contextlib.ExitStack() as stack:
-            stack.callback(_tell, journey)
-            cloud = stack.enter_context(lifecycle.opened(journey))
-            built = lifecycle.artifact(journey)
-            uploaded = stack.enter_context(lifecycle.uploaded(journey, cloud, built))
-            key = stack.enter_context(lifecycle.keypair(journey, cloud))
-            instance = stack.enter_context(lifecycle.booted(journey, cloud, uploaded, key))
-            access = stack.enter_context(lifecycle.reachable(journey, instance, key))
+            stack.callback(_tell, target_run)
+            cloud = stack.enter_context(lifecycle.opened(target_run))
+            built = lifecycle.artifact(target_run)
+            uploaded = stack.enter_context(lifecycle.uploaded(target_run, cloud, built))
+            key = stack.enter_context(lifecycle.keypair(target_run, cloud))
+            instance = stack.enter_context(lifecycle.booted(target_run, cloud, uploaded, key))
+            access = stack.enter_context(lifecycle.reachable(target_run, instance, key))
             say(f"{instance.name} is ready; `exit {lifecycle.SHELL_KEEPS}` keeps it when the shell ends")
-            lifecycle.open_shell(journey, access)
-    return ExitCode.UNSPECIFIED if journey.leftovers else ExitCode.OK
+            lifecycle.open_shell(target_run, access)
+    return ExitCode.UNSPECIFIED if target_run.leftovers else ExitCode.OK
 
 
 @contextlib.contextmanager
@@ -374,12 +374,12 @@ def _guarded_run(catalog: Any, arguments: Arguments) -> Iterator[tuple[Any, Call
                 book.finish()
 
 
-def _tell(journey: Any) -> None:
-    for kept in journey.kept:
+def _tell(target_run: Any) -> None:
+    for kept in target_run.kept:
         print(f"kept {kept.what}")
         print(f"    log in:  {kept.reach}")
         print(f"    remove:  {kept.remove}")
-    for leftover in journey.leftovers:
+    for leftover in target_run.leftovers:
         say(f"NOT REMOVED: {leftover}; `dibctl cleanup` tries again")
 
 

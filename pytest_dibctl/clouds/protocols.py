@@ -100,7 +100,7 @@ LIFETIME = 24 * 3600
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Stray:
+class LeakedResource:
     """A thing in a cloud that bears a mark of ours and whose time is over; ``why`` says so in words."""
 
     kind: str
@@ -281,18 +281,18 @@ class Cloud(Protocol):
         ...
 
     def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
-        """Mark what is on record as kept, so that ``strays`` leaves it out; raises DibctlError."""
+        """Mark what is on record as kept, so that ``leaked`` leaves it out; raises DibctlError."""
         ...
 
-    def strays(self, *, spare: Collection[str]) -> tuple[Stray, ...]:
+    def leaked(self, *, spare: Collection[str]) -> tuple[LeakedResource, ...]:
         """Return what is ours and older than its time, by the cloud's own clock, whoever made it.
 
         Without what was kept, and what belongs to the runs of ``spare``. Raises DibctlError.
         """
         ...
 
-    def remove_stray(self, stray: Stray) -> None:
-        """Remove a thing that ``strays`` found; raises DibctlError when it cannot be removed."""
+    def remove_leaked(self, resource: LeakedResource) -> None:
+        """Remove a thing that ``leaked`` found; raises DibctlError when it cannot be removed."""
         ...
 
     def client(self, service: str) -> Any | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.config import catalog as configuration
-from pytest_dibctl.config import test_entries
+from pytest_dibctl.config import tests_list
 from pytest_dibctl.config.catalog import NOUNS, SYSTEM, Catalog, Override, SourceFile, exists, resolve_input
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models import Image, Nova, Qemu, Section
@@ -146,13 +146,13 @@ def _image(catalog: Catalog, image: Entry[Image], cwd: Path, checks: Sequence[Ch
     tests: list[str] = []
     for index, entry in enumerate(image.settings.tests.tests_list):
         try:
-            paths = test_entries.expand(entry, image, cwd, index=index)
+            paths = tests_list.expand(entry, image, cwd, index=index)
         except DibctlError as error:
             errors.append(_one_line(error))
         else:
             tests += [f"{entry.kind}: {path}" for path in paths]
     try:
-        test_entries.check_external(image)
+        tests_list.check_external(image)
     except DibctlError as error:
         errors.append(_one_line(error))
     tests += [f"external: {test.cmdline}" for test in image.settings.external_tests]

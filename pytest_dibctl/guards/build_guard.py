@@ -6,7 +6,7 @@ SIGTERM, the guard asks disk-image-create to clean up, kills it after a grace pe
 left and removes its directory. When the guard itself is killed, the kernel kills the build with it and
 the namespaces take the mounts; a loop device that is left then is in ``LOOPS``, for the next build.
 
-It is started by ``process.apart`` and imports nothing but the standard library, ``errors`` and
+It is started by ``process.isolated_python`` and imports nothing but the standard library, ``errors`` and
 ``process``.
 """
 
@@ -83,7 +83,7 @@ def command(steps: Sequence[Step], *, building: Path, grace: float = GRACE) -> l
     With a step to isolate, the mounts of all are apart from everybody else's.
     """
     isolate = any(step.isolate for step in steps)
-    guard = process.apart(__name__)
+    guard = process.isolated_python(__name__)
     options = [f"--building={building}", f"--grace={grace:g}"]
     options += [f"--apart-from={process.mount_namespace()}"] if isolate else []
     private = ["unshare", "--mount", "--"] if isolate else []
@@ -140,7 +140,7 @@ class _Guard:
     def _start(self, step: Step) -> subprocess.Popen[str]:
         if step.isolate:
             return _start_isolated(step.argv, self.proc)
-        return process.start(process.with_parent(step.argv), stdout=1, stderr=2)
+        return process.start(process.die_with_parent(step.argv), stdout=1, stderr=2)
 
     def _interrupt(self, child: subprocess.Popen[str] | None) -> int:
         code = 128 + signal.SIGTERM
@@ -176,7 +176,7 @@ def _start_isolated(argv: Sequence[str], proc: int) -> subprocess.Popen[str]:
         if libc.unshare(_CLONE_NEWPID) != 0:
             raise CommandError(f"no namespace for the build: {os.strerror(ctypes.get_errno())}")
         mounted = 'mount -t proc proc /proc && exec "$0" "$@"'
-        return process.start(process.with_parent(["sh", "-c", mounted, *argv]), stdout=1, stderr=2)
+        return process.start(process.die_with_parent(["sh", "-c", mounted, *argv]), stdout=1, stderr=2)
     finally:
         # Without this, no command could be started any more once the build has ended.
         libc.setns(own, _CLONE_NEWPID)

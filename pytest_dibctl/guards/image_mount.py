@@ -8,7 +8,7 @@ the pipe on its stdin closes, and the kernel kills it with the tool; with it go,
 every process in its namespace, the mounts, the loop devices and the export. There is no other way of
 cleaning up that could be forgotten.
 
-It is started by ``process.apart`` and imports nothing but the standard library, ``errors`` and
+It is started by ``process.isolated_python`` and imports nothing but the standard library, ``errors`` and
 ``process``.
 """
 
@@ -113,11 +113,11 @@ class Part:
 
 def command(image: Path, disk_format: str, directory: Path) -> list[str]:
     """Return the argv of a guard that opens ``image`` in ``directory``, which must exist and be empty."""
-    guard = process.apart(__name__)
+    guard = process.isolated_python(__name__)
     options = [f"--image={image}", f"--format={disk_format}", directory_option(directory)]
     private = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--"]
     apart = f"--apart-from={process.mount_namespace()}"
-    return process.with_parent([*private, *guard, *options, apart])
+    return process.die_with_parent([*private, *guard, *options, apart])
 
 
 def directory_option(directory: Path) -> str:

@@ -33,7 +33,7 @@ BANNER_LIMIT = 8192
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sight:
+class ProbeResult:
     """What the latest attempts showed: ``answers`` is true once a banner was read."""
 
     answers: bool
@@ -41,37 +41,37 @@ class Sight:
     hint: str
 
 
-UNTRIED = Sight(answers=False, text="nothing was tried yet", hint="allow more time")
-REFUSED = Sight(
+UNTRIED = ProbeResult(answers=False, text="nothing was tried yet", hint="allow more time")
+REFUSED = ProbeResult(
     answers=False,
     text="connections are refused: nothing listens",
     hint="check that the ssh server is installed and enabled in the image, and listens on this port",
 )
-CLOSED = Sight(
+CLOSED = ProbeResult(
     answers=False,
     text="connections are accepted and closed at once: nothing listens in the guest",
     hint=REFUSED.hint,
 )
-SILENT = Sight(
+SILENT = ProbeResult(
     answers=False,
     text="connections are accepted but nothing follows: the guest's network is not up, a firewall drops "
     "packets, or its ssh server is too slow to speak",
     hint="look for the network on the console; a slow guest may need a longer port_wait_timeout",
 )
-OTHER = Sight(
+OTHER = ProbeResult(
     answers=False,
     text="something answers, but not with an ssh banner",
     hint="check tests.ssh.port: another service listens there",
 )
-UNREACHABLE = Sight(
+UNREACHABLE = ProbeResult(
     answers=False,
     text="connections get no answer",
     hint="check the network, its security group and the guest's firewall",
 )
-BANNER = Sight(answers=True, text="the ssh server answers", hint="")
+BANNER = ProbeResult(answers=True, text="the ssh server answers", hint="")
 
 
-class BannerWatch:
+class PortProbe:
     """Attempts at a port, one at a time; ``seen`` says what they showed so far. Close it after use."""
 
     def __init__(self, ip: str, port: int, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -146,7 +146,7 @@ class BannerWatch:
             elif len(self._received) > BANNER_LIMIT:
                 self._end(OTHER)
 
-    def _end(self, seen: Sight, *, pause: float = INTERVAL) -> None:
+    def _end(self, seen: ProbeResult, *, pause: float = INTERVAL) -> None:
         self.seen = OTHER if seen is SILENT and self._received else seen
         self._engaged = self._engaged or seen in {REFUSED, CLOSED}
         self._next = self._clock() + pause

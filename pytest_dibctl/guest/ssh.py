@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pytest_dibctl.errors import CommandError, CredentialsError, PortTimeoutError
-from pytest_dibctl.guest.port_probe import BannerWatch, Sight, port_answers
+from pytest_dibctl.guest.port_probe import PortProbe, ProbeResult, port_answers
 from pytest_dibctl.run.ledger import ELSEWHERE
 from pytest_dibctl.system import process
 
@@ -428,7 +428,7 @@ class _Wait:
         return f"{self.access.ip}:{self.access.port}"
 
     def for_banner(self) -> None:
-        with BannerWatch(self.access.ip, self.access.port) as watch:
+        with PortProbe(self.access.ip, self.access.port) as watch:
             while not watch.poll():
                 self.check()
                 if self._left <= 0:
@@ -487,7 +487,7 @@ class _Wait:
         self._told = (text, self.elapsed)
         self.progress(f"{self.elapsed:.0f} s: {text}")
 
-    def _no_banner(self, seen: Sight) -> PortTimeoutError:
+    def _no_banner(self, seen: ProbeResult) -> PortTimeoutError:
         return PortTimeoutError(
             f"ssh at {self._where} did not answer within {self.timeout:g} s: {seen.text}",
             hint=seen.hint,

@@ -205,7 +205,7 @@ class _Job:
             said.append(line)
 
         # A command that outlived us would write to a file that another run makes by then.
-        argv = process.with_parent(self.argv)
+        argv = process.die_with_parent(self.argv)
         try:
             result = process.run(
                 argv, cwd=self.cwd, check=False, on_line=hear, credentials=True, stopped=self.stopped

@@ -93,7 +93,7 @@ class ImageTree:
         """
         self.check()
         there = ["sh", "-c", 'cd "$0" && exec "$@"', str(cwd or Path.cwd()), *argv]
-        return process.with_parent(["nsenter", f"--target={self.pid}", "--mount", "--pid", "--", *there])
+        return process.die_with_parent(["nsenter", f"--target={self.pid}", "--mount", "--pid", "--", *there])
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """Return how to run ``argv``, a program of the image, with the image as its root directory."""

@@ -45,7 +45,7 @@ class Attestation:
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Remember, for all processes of the run, that not everything is run."""
         if items:
-            self._run.shared.add("deselected", len(items))
+            self._run.run_state.add("deselected", len(items))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -91,20 +91,20 @@ class Attestation:
         ended = session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
         stopped = bool(session.shouldstop or session.shouldfail)
         chosen = any(self._run.config.getoption(name, None) for name in CHOOSING)
-        partial = self._run.plan.paths_given or bool(self._run.shared.total("deselected"))
+        partial = self._run.plan.paths_given or bool(self._run.run_state.total("deselected"))
         return ended and not (stopped or chosen or partial)
 
     def _write(self, target: Target, heard: _Heard, *, whole: bool) -> None:
         run, label = self._run, target.image.label
-        account = run.account(target.id)
-        wishes = run.wishes
-        if account.digest is None or not wishes.has_file:
+        target_report = run.target_report(target.id)
+        run_options = run.options
+        if target_report.digest is None or not run_options.has_file:
             return
         planned = [entry for entry in run.plan.entries if entry.image == label]
-        path = builder.target_file(target.image, wishes.input, run.config.invocation_params.dir)
+        path = builder.target_file(target.image, run_options.input, run.config.invocation_params.dir)
         statement = Statement(
             file=path.name,
-            sha512=account.digest,
+            sha512=target_report.digest,
             label=label,
             environment=target.environment.label,
             finished=dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

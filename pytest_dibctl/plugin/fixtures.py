@@ -34,23 +34,29 @@ def image(request: pytest.FixtureRequest) -> Entry[Image]:
     """The image under test: ``image.label`` and ``image.settings``, its entry in images.yaml."""
     run = request.config.stash[session.KEY]
     run.current = request.param
-    return run.journey(request.param).image
+    return run.target_run(request.param).image
 
 
 @pytest.fixture(scope="session")
-def dib_journey(image: Entry[Image], request: pytest.FixtureRequest) -> lifecycle.Journey:  # noqa: ARG001 -- it sets current
+def dib_run(image: Entry[Image], request: pytest.FixtureRequest) -> lifecycle.TargetRun:  # noqa: ARG001 -- it sets current
     """What this run knows of the image so far: phase times, digest, environment, whether it failed."""
     run = request.config.stash[session.KEY]
-    return run.journey(run.current)
+    return run.target_run(run.current)
 
 
 @pytest.fixture(scope="session")
-def artifact(dib_journey: lifecycle.Journey, request: pytest.FixtureRequest) -> Artifact:
+def dib_journey(dib_run: lifecycle.TargetRun) -> lifecycle.TargetRun:
+    """The former name of ``dib_run``, for tests that use it."""
+    return dib_run
+
+
+@pytest.fixture(scope="session")
+def artifact(dib_run: lifecycle.TargetRun, request: pytest.FixtureRequest) -> Artifact:
     """The image's file, built now unless it is up to date."""
     run = request.config.stash[session.KEY]
     if run.boots(run.current):
         request.getfixturevalue("cloud")  # what is wrong there is told before a build of minutes
-    return lifecycle.artifact(dib_journey)
+    return lifecycle.artifact(dib_run)
 
 
 @pytest.fixture(scope="session")
@@ -61,40 +67,40 @@ def dib_view(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def image_tree(
-    dib_journey: lifecycle.Journey,
+    dib_run: lifecycle.TargetRun,
     dib_view: str,  # noqa: ARG001 -- closed before the tests that look at the instance begin
     request: pytest.FixtureRequest,
 ) -> Iterator[ImageTree]:
     """What is in the image's file, read-only and without a guest: ``.path(name)``, ``.read(name)``, ..."""
-    if not dib_journey.wishes.has_file:
+    if not dib_run.options.has_file:
         pytest.skip("what exists already is tested, and what file it was made from is not known")
-    with content.file_tree(dib_journey, request.getfixturevalue("artifact")) as tree:
+    with content.file_tree(dib_run, request.getfixturevalue("artifact")) as tree:
         yield tree
 
 
 @pytest.fixture(scope="session")
-def cloud(dib_journey: lifecycle.Journey) -> Iterator[Cloud]:
+def cloud(dib_run: lifecycle.TargetRun) -> Iterator[Cloud]:
     """The test environment, opened; what it lacks of what the image wants is told now."""
-    with lifecycle.opened(dib_journey) as opened:
+    with lifecycle.opened(dib_run) as opened:
         yield opened
 
 
 @pytest.fixture(scope="session")
 def cloud_image(
-    dib_journey: lifecycle.Journey,
+    dib_run: lifecycle.TargetRun,
     cloud: Cloud,
     request: pytest.FixtureRequest,
 ) -> Iterator[CloudImage | None]:
     """The image as the cloud knows it, private to this run; None with --dib-use-existing-instance."""
-    content.refuse_spoiled(dib_journey)
-    if dib_journey.wishes.existing_instance is not None:
+    content.refuse_failed_content(dib_run)
+    if dib_run.options.existing_instance is not None:
         yield None
         return
-    if dib_journey.wishes.existing_image is not None:
-        yield cloud.existing_image(dib_journey.wishes.existing_image)
+    if dib_run.options.existing_image is not None:
+        yield cloud.existing_image(dib_run.options.existing_image)
         return
     # Asked for only here: an instance that exists needs no build.
-    with lifecycle.uploaded(dib_journey, cloud, request.getfixturevalue("artifact")) as uploaded:
+    with lifecycle.uploaded(dib_run, cloud, request.getfixturevalue("artifact")) as uploaded:
         yield uploaded
 
 
@@ -106,36 +112,36 @@ def dib_upload_only(cloud_image: CloudImage | None) -> None:
 
 
 @pytest.fixture(scope="session")
-def keypair(dib_journey: lifecycle.Journey, cloud: Cloud) -> Iterator[SshKey]:
+def keypair(dib_run: lifecycle.TargetRun, cloud: Cloud) -> Iterator[SshKey]:
     """The ed25519 key that opens the instance; the cloud knows its public half."""
-    with lifecycle.keypair(dib_journey, cloud) as key:
+    with lifecycle.keypair(dib_run, cloud) as key:
         yield key
 
 
 @pytest.fixture(scope="session")
 def instance(
-    dib_journey: lifecycle.Journey,
+    dib_run: lifecycle.TargetRun,
     cloud: Cloud,
     cloud_image: CloudImage | None,
     keypair: SshKey,
 ) -> Iterator[Instance]:
     """The machine under test, running; it may not be ready for a login yet (``ssh_access`` waits)."""
-    content.refuse_spoiled(dib_journey)  # maybe found since, for the same image in another environment
-    with lifecycle.booted(dib_journey, cloud, cloud_image, keypair) as booted:
+    content.refuse_failed_content(dib_run)  # maybe found since, for the same image in another environment
+    with lifecycle.booted(dib_run, cloud, cloud_image, keypair) as booted:
         yield booted
 
 
 @pytest.fixture(scope="session")
 def ssh_access(
-    dib_journey: lifecycle.Journey,
+    dib_run: lifecycle.TargetRun,
     instance: Instance,
     keypair: SshKey,
     request: pytest.FixtureRequest,
 ) -> Iterator[SshAccess]:
     """A way into the instance that works: key, pinned host keys, one multiplexed connection."""
-    with lifecycle.reachable(dib_journey, instance, keypair) as access:
+    with lifecycle.reachable(dib_run, instance, keypair) as access:
         yield access
-        request.config.stash[session.KEY].offer_shell(dib_journey, access)
+        request.config.stash[session.KEY].offer_shell(dib_run, access)
 
 
 # -- operations ------------------------------------------------------------------------------------
@@ -143,42 +149,42 @@ def ssh_access(
 
 @pytest.fixture
 def reboot(
-    dib_journey: lifecycle.Journey,
+    dib_run: lifecycle.TargetRun,
     instance: Instance,
     ssh_access: SshAccess,
 ) -> Callable[..., float]:
     """``reboot(hard=False, timeout=None)``: reboot, wait for the next boot's login, return the seconds."""
 
     def do_reboot(*, hard: bool = False, timeout: float | None = None) -> float:
-        return lifecycle.reboot(dib_journey, instance, ssh_access, hard=hard, timeout=timeout)
+        return lifecycle.reboot(dib_run, instance, ssh_access, hard=hard, timeout=timeout)
 
     return do_reboot
 
 
 @pytest.fixture
 def rebuild(
-    dib_journey: lifecycle.Journey,
+    dib_run: lifecycle.TargetRun,
     instance: Instance,
     ssh_access: SshAccess,
 ) -> Callable[..., float]:
     """``rebuild(timeout=None)``: give it the image's disk again, wait for a login, return the seconds."""
 
     def do_rebuild(*, timeout: float | None = None) -> float:
-        return lifecycle.rebuild(dib_journey, instance, ssh_access, timeout=timeout)
+        return lifecycle.rebuild(dib_run, instance, ssh_access, timeout=timeout)
 
     return do_rebuild
 
 
 @pytest.fixture
 def revert(
-    dib_journey: lifecycle.Journey,
+    dib_run: lifecycle.TargetRun,
     instance: Instance,
     ssh_access: SshAccess,
 ) -> Callable[..., float]:
     """``revert(name, timeout=None)``: go back to a snapshot of the instance, wait for a login."""
 
     def do_revert(name: str, *, timeout: float | None = None) -> float:
-        return lifecycle.revert(dib_journey, instance, ssh_access, name, timeout=timeout)
+        return lifecycle.revert(dib_run, instance, ssh_access, name, timeout=timeout)
 
     return do_revert
 
@@ -190,25 +196,25 @@ def _dib_pristine(request: pytest.FixtureRequest) -> Iterator[None]:
     if target is None:
         yield
         return
-    journey = request.config.stash[session.KEY].journey(target)
+    target_run = request.config.stash[session.KEY].target_run(target)
     if request.node.get_closest_marker(collection.PRISTINE_MARK):
-        if journey.wishes.existing_instance is not None:
+        if target_run.options.existing_instance is not None:
             pytest.skip("--dib-use-existing-instance: it is not ours, and not put back to its first state")
         instance, access = (request.getfixturevalue(name) for name in ("instance", "ssh_access"))
-        lifecycle.pristine(journey, instance, access)
+        lifecycle.pristine(target_run, instance, access)
     yield
     # Asked only now: a test may get the instance in the middle of its body. `host` got it maybe long before.
     at_instance = planning.view_of(request.node) == planning.INSTANCE
     if at_instance and {"instance", "host"} & set(request.fixturenames):
-        journey.untouched = False
+        target_run.untouched = False
 
 
 @pytest.fixture
-def wait_for_port(dib_journey: lifecycle.Journey, instance: Instance) -> Callable[..., float]:
+def wait_for_port(dib_run: lifecycle.TargetRun, instance: Instance) -> Callable[..., float]:
     """``wait_for_port(port, timeout=...)``: wait until the guest's port answers; return the seconds."""
 
     def wait(port: int, timeout: float | None = None) -> float:
-        limit = dib_journey.deadlines.port if timeout is None else timeout
+        limit = dib_run.deadlines.port if timeout is None else timeout
         return lifecycle.wait_for_port(instance, port, timeout=limit)
 
     return wait
@@ -266,9 +272,9 @@ def main_ip(instance: Instance) -> str:
 
 
 @pytest.fixture(scope="session")
-def environment_variables(dib_journey: lifecycle.Journey) -> dict[str, str]:
+def environment_variables(dib_run: lifecycle.TargetRun) -> dict[str, str]:
     """``environment_variables`` of the image and its test environment, merged."""
-    return dict(merge.test_variables(dib_journey.image, dib_journey.environment))
+    return dict(merge.test_variables(dib_run.image, dib_run.environment))
 
 
 @pytest.fixture(scope="session")
@@ -306,10 +312,10 @@ def dib_runner(
         )
         return scripts.InGuest(script=script, access=get("ssh_access"), variables=told)
     if kind == "external":
-        journey = get("dib_journey")
-        built = get("artifact") if journey.wishes.has_file else None
+        target_run = get("dib_run")
+        built = get("artifact") if target_run.options.has_file else None
         file = built.path if built else planning.absolute(Path(image.settings.filename), cwd)
-        names = variables.for_command(image, journey.environment, file, built, told)
+        names = variables.for_command(image, target_run.environment, file, built, told)
         argv = interpolate.command(entry.written, names, image.at(entry.place))
         return scripts.Here(argv=argv, variables=told, cwd=cwd)
     return scripts.Here(argv=planning.script_argv(item.path), variables=told, cwd=cwd)
@@ -331,15 +337,15 @@ def ssh(ssh_access: SshAccess) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def port(dib_journey: lifecycle.Journey, instance: Instance, ssh_access: SshAccess) -> dict[str, Any]:  # noqa: ARG001 -- it waits
+def port(dib_run: lifecycle.TargetRun, instance: Instance, ssh_access: SshAccess) -> dict[str, Any]:  # noqa: ARG001 -- it waits
     """The port that was waited for: ip, port, timeout, and delay, the seconds waited."""
-    wanted = dib_journey.image.settings.tests.wait_for_port or merge.login(dib_journey.image)[1]
+    wanted = dib_run.image.settings.tests.wait_for_port or merge.login(dib_run.image)[1]
     endpoint = instance.endpoint(wanted)
     return {
         "ip": endpoint.ip,
         "port": endpoint.port,
-        "timeout": dib_journey.deadlines.port,
-        "delay": dib_journey.phases.get("ready", 0.0),
+        "timeout": dib_run.deadlines.port,
+        "delay": dib_run.phases.get("ready", 0.0),
     }
 
 
@@ -398,10 +404,10 @@ def ssh_client(ssh_access: SshAccess) -> Iterator[Any]:
 
 def _client(name: str, service: str) -> Callable[..., Any]:
     @pytest.fixture(scope="session", name=name)
-    def client(dib_journey: lifecycle.Journey, cloud: Cloud) -> Any:
+    def client(dib_run: lifecycle.TargetRun, cloud: Cloud) -> Any:
         found = cloud.client(service)
         if found is None:
-            label = dib_journey.environment.label
+            label = dib_run.environment.label
             pytest.skip(f"`{name}` needs an OpenStack environment; {label} is a local QEMU one")
         return found
 

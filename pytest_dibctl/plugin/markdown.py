@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pytest_dibctl.errors import DibctlError
-from pytest_dibctl.plugin.target_report import Account, Failure, columns
+from pytest_dibctl.plugin.target_report import Failure, TargetReport, columns
 
 LONGEST_TEXT = 4000
 """Characters shown of one failure, its end; GitHub takes a mebibyte for a whole step."""
@@ -25,44 +25,52 @@ def write(path: Path, text: str, *, append: bool) -> None:
         raise DibctlError(f"--dib-summary: {path}: cannot be written: {error.strerror}") from None
 
 
-def markdown(accounts: Mapping[str, Account], *, title: str = "Images", note: str = "") -> str:
+def markdown(target_reports: Mapping[str, TargetReport], *, title: str = "Images", note: str = "") -> str:
     """Return a table of targets and their phases, then failures, what was kept and what is left."""
-    parts = [f"## {title}", *([f"**{_escaped(note)}**"] if note else []), _table(accounts)]
-    failures = [(label, failure) for label, account in accounts.items() for failure in account.failures]
+    parts = [f"## {title}", *([f"**{_escaped(note)}**"] if note else []), _table(target_reports)]
+    failures = [
+        (label, failure)
+        for label, target_report in target_reports.items()
+        for failure in target_report.failures
+    ]
     if failures:
         parts.append("### Failures")
         parts += [_failure(label, failure) for label, failure in failures[:MOST_FAILURES]]
         if len(failures) > MOST_FAILURES:
             parts.append(f"{len(failures) - MOST_FAILURES} more are not shown.")
-    left = [line for label, account in accounts.items() for line in _left(label, account)]
+    left = [line for label, target_report in target_reports.items() for line in _left(label, target_report)]
     if left:
         parts.append("### Still there\n\n" + "\n".join(left))
     return "\n\n".join(parts) + "\n"
 
 
-def _table(accounts: Mapping[str, Account]) -> str:
-    phases = columns(accounts)
+def _table(target_reports: Mapping[str, TargetReport]) -> str:
+    phases = columns(target_reports)
     head = ("", "image", "environment", "outcome", *(f"{name} (s)" for name in phases), "digest", "file")
     lines = [_row(head), _row(["--:" if "(s)" in name else "---" for name in head])]
-    for account in accounts.values():
-        seconds = [f"{account.phases[name]:.1f}" if name in account.phases else "" for name in phases]
-        digest = f"`{account.digest[:12]}`" if account.digest else ""
+    for target_report in target_reports.values():
+        seconds = [
+            f"{target_report.phases[name]:.1f}" if name in target_report.phases else "" for name in phases
+        ]
+        digest = f"`{target_report.digest[:12]}`" if target_report.digest else ""
         cells = [
-            "❌" if account.failed else "✅",
-            _escaped(account.image),
-            _escaped(account.environment),
-            outcomes(account),
+            "❌" if target_report.failed else "✅",
+            _escaped(target_report.image),
+            _escaped(target_report.environment),
+            outcomes(target_report),
             *seconds,
             digest,
-            _escaped(account.reused or ("built" if account.phases.get("build") else "")),
+            _escaped(target_report.reused or ("built" if target_report.phases.get("build") else "")),
         ]
         lines.append(_row(cells))
     return "\n".join(lines)
 
 
-def outcomes(account: Account) -> str:
+def outcomes(target_report: TargetReport) -> str:
     """Return how many tests had which outcome, in words."""
-    return ", ".join(f"{account.outcomes[name]} {name}" for name in ORDER if account.outcomes[name])
+    return ", ".join(
+        f"{target_report.outcomes[name]} {name}" for name in ORDER if target_report.outcomes[name]
+    )
 
 
 def _row(cells: list[str] | tuple[str, ...]) -> str:
@@ -88,16 +96,16 @@ def _failure(label: str, failure: Failure) -> str:
     return "\n".join(lines)
 
 
-def _left(label: str, account: Account) -> list[str]:
+def _left(label: str, target_report: TargetReport) -> list[str]:
     kept = [
         f"- {_escaped(label)}: kept {_escaped(kept['what'])} ({_escaped(kept['reason'])}); "
         f"`{kept['remove']}` removes it"
-        for kept in account.kept
+        for kept in target_report.kept
     ]
     lost = [
         f"- {_escaped(label)}: **not removed**: {_escaped(leftover.splitlines()[0])}; "
         "`dibctl cleanup` tries again"
-        for leftover in account.leftovers
+        for leftover in target_report.leftovers
     ]
     return kept + lost
 

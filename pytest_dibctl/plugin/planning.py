@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dibctl.config import test_entries
+from pytest_dibctl.config import tests_list
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models import ExternalTest, Image, TestEntry
 from pytest_dibctl.guest.scripts import Runner, interpreter
@@ -33,7 +33,7 @@ INSTANCE, TREE = "instance", "tree"
 """What a test looks at: a running instance, or the files of an image."""
 RUNNING_ORDER = ("image", EXTERNAL)
 """The kinds that run before all others of an image; what needs no guest comes first."""
-SMOKE_TEST = TestEntry(pytest=f"{test_entries.GENERIC}login")
+SMOKE_TEST = TestEntry(pytest=f"{tests_list.GENERIC}login")
 """What an image without ``tests_list`` is tested with: that it boots and lets us log in."""
 
 
@@ -134,8 +134,8 @@ class Plan:
 
     def _only_for_trees(self, path: Path, kinds: AbstractSet[str]) -> bool:
         """Whether a file that no entry of an image lists looks at files, going by what is known of it."""
-        if path in test_entries.generic_tests().values():
-            return test_entries.generic_kind(path) == "image"
+        if path in tests_list.generic_tests().values():
+            return tests_list.generic_kind(path) == "image"
         return kinds == {"image"}
 
     def _id(self, target: Target, name: str, number: int) -> str:
@@ -186,7 +186,7 @@ def plan(
 
 def _planned(image: Entry[Image], cwd: Path) -> Iterator[PlannedEntry]:
     """Yield an image's entries in the order in which they run."""
-    test_entries.check_external(image)
+    tests_list.check_external(image)
     listed = [
         *(_listed(image, index, entry, cwd) for index, entry in enumerate(image.settings.tests.tests_list)),
         *(_external(image, index, test, cwd) for index, test in enumerate(image.settings.external_tests)),
@@ -200,13 +200,13 @@ def _planned(image: Entry[Image], cwd: Path) -> Iterator[PlannedEntry]:
 
 
 def _listed(image: Entry[Image], index: int, entry: TestEntry, cwd: Path) -> PlannedEntry:
-    folder = None if entry.path.startswith(test_entries.GENERIC) else test_entries.folder(entry, image, cwd)
+    folder = None if entry.path.startswith(tests_list.GENERIC) else tests_list.folder(entry, image, cwd)
     return PlannedEntry(
         image=image.label,
         index=index,
         kind=entry.kind,
         # Links stay links: a script may look at the name it was called by.
-        paths=tuple(absolute(path, cwd) for path in test_entries.expand(entry, image, cwd, index=index)),
+        paths=tuple(absolute(path, cwd) for path in tests_list.expand(entry, image, cwd, index=index)),
         timeout=float(entry.timeout),
         written=entry.path,
         place=f"tests.tests_list[{index}]",
@@ -223,7 +223,7 @@ def _external(image: Entry[Image], index: int, test: ExternalTest, cwd: Path) ->
         paths=(absolute(image.path, cwd),),
         timeout=float(test.timeout),
         written=test.cmdline,
-        place=test_entries.external_place(index),
+        place=tests_list.external_place(index),
     )
 
 
@@ -248,12 +248,12 @@ def translate(arguments: Iterable[str], cwd: Path) -> list[str]:
 def _translate(argument: str, cwd: Path) -> Iterator[str]:
     shipped = SHIPPED.match(argument)
     if shipped and not (cwd / argument.partition("::")[0]).exists():
-        argument = f"{test_entries.GENERIC}{shipped.group(1)}{shipped.group(2)}"
-    if not argument.startswith(test_entries.GENERIC):
+        argument = f"{tests_list.GENERIC}{shipped.group(1)}{shipped.group(2)}"
+    if not argument.startswith(tests_list.GENERIC):
         yield argument
         return
-    name, separator, rest = argument.removeprefix(test_entries.GENERIC).partition("::")
-    for path in test_entries.generic_paths(name):
+    name, separator, rest = argument.removeprefix(tests_list.GENERIC).partition("::")
+    for path in tests_list.generic_paths(name):
         yield f"{path}{separator}{rest}"
 
 
@@ -263,8 +263,8 @@ def node_id(path: Path, rootdir: Path) -> str | None:
     Shipped tests read the same wherever they are installed; other files outside of ``rootdir`` would be
     nameless without it.
     """
-    if path in test_entries.generic_tests().values():
-        folder = f"{test_entries.TREE}/" if path.parent.name == test_entries.TREE else ""
+    if path in tests_list.generic_tests().values():
+        folder = f"{tests_list.TREE}/" if path.parent.name == tests_list.TREE else ""
         return f"image_tests/{folder}{path.name}"
     return None if path.is_relative_to(rootdir) else str(path)
 

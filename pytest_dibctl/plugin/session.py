@@ -16,18 +16,18 @@ import pytest_timeout
 
 from pytest_dibctl.build import builder, preflight
 from pytest_dibctl.cleanup import guardian
-from pytest_dibctl.cleanup.workers import Caretaker
+from pytest_dibctl.cleanup.workers import WorkerCleanup
 from pytest_dibctl.config import catalog as configuration
-from pytest_dibctl.config import merge, test_entries
+from pytest_dibctl.config import merge, tests_list
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.errors import ArtifactError, DibctlError, ExitCode
 from pytest_dibctl.plugin import collection, junit, markdown, planning
 from pytest_dibctl.plugin.attest import Attestation
 from pytest_dibctl.plugin.planning import ENTRY, target_of
-from pytest_dibctl.plugin.target_report import RARE, STEPS, Account, Failure, account_of, phase_table
+from pytest_dibctl.plugin.target_report import RARE, STEPS, Failure, TargetReport, phase_table, report_of
 from pytest_dibctl.plugin.xdist.controller import PREFIX, Distribution, is_controller, items_of, worker_id
 from pytest_dibctl.run import content, ledger, lifecycle
-from pytest_dibctl.run.run_state import Shared
+from pytest_dibctl.run.run_state import RunState
 from pytest_dibctl.run.targets import Target, targets
 from pytest_dibctl.system import process, signals
 
@@ -55,48 +55,48 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
         )
         images = catalog.select_images(options.dib_image)
         given = planning.translate(config.args, cwd) if paths_given else []
-        wishes = _wishes(config)
-        chosen = targets(catalog, images, wishes)
+        run_options = _run_options(config)
+        chosen = targets(catalog, images, run_options)
         plan = planning.plan(chosen, cwd=cwd, paths_given=paths_given, given=given)
         _refuse_ambiguity(options, plan)
-        _refuse_what_cannot_work(plan, wishes)
+        _refuse_what_cannot_work(plan, run_options)
     except DibctlError as error:
         _usage_error(options.dib_result_file, error)
     _check_workers(config)
-    if wishes.shell and (config.getoption("numprocesses", None) or not at_terminal):
+    if run_options.shell and (config.getoption("numprocesses", None) or not at_terminal):
         raise pytest.UsageError("--dib-shell needs a terminal, and no -n")
     # Set here and not earlier: only now have all options been parsed, those of conftest files too.
     config.args = given if paths_given else planning.paths(plan)
     config.args_source = pytest.Config.ArgsSource.ARGS  # the header would name testpaths, which are not used
-    run = ActiveRun(config, catalog=catalog, plan=plan, wishes=wishes)
+    run = ActiveRun(config, catalog=catalog, plan=plan, options=run_options)
     config.stash[KEY] = run
     config.pluginmanager.register(run, "dibctl-active")
     config.pluginmanager.register(FinalizersFirst(run), "dibctl-finalizers")
     config.pluginmanager.register(Attestation(run), "dibctl-attestation")
 
 
-def _refuse_what_cannot_work(plan: planning.Plan, wishes: lifecycle.Wishes) -> None:
+def _refuse_what_cannot_work(plan: planning.Plan, run_options: lifecycle.RunOptions) -> None:
     """Say at once what would otherwise be said after a build and a boot."""
     for image in plan.images:
         listed = [entry for entry in plan.entries if entry.image == image.label]
-        looked_into = wishes.has_file and not (wishes.upload_only or plan.paths_given)
+        looked_into = run_options.has_file and not (run_options.upload_only or plan.paths_given)
         if looked_into and any(entry.kind == "image" for entry in listed):
             preflight.for_trees(image)
         if any(_logs_in(entry) for entry in listed):
             merge.login(image)
-    if wishes.input is not None and not wishes.input.exists():
-        raise ArtifactError(f"--dib-input: {wishes.input}: no such file")
+    if run_options.input is not None and not run_options.input.exists():
+        raise ArtifactError(f"--dib-input: {run_options.input}: no such file")
 
 
 def _logs_in(entry: planning.PlannedEntry) -> bool:
     """Whether an entry cannot do without a login; of a pytest entry's files that is not known."""
-    generic = entry.kind == "pytest" and entry.written.startswith(test_entries.GENERIC)
+    generic = entry.kind == "pytest" and entry.written.startswith(tests_list.GENERIC)
     return generic or entry.kind in ("shell", "ssh", planning.EXTERNAL)
 
 
-def _wishes(config: pytest.Config) -> lifecycle.Wishes:
+def _run_options(config: pytest.Config) -> lifecycle.RunOptions:
     options: Any = config.option
-    return lifecycle.Wishes(
+    return lifecycle.RunOptions(
         build=options.dib_build,
         input=_path(options.dib_input),
         environments=tuple(options.dib_env or ()),
@@ -226,14 +226,14 @@ class ActiveRun:
         *,
         catalog: configuration.Catalog,
         plan: planning.Plan,
-        wishes: lifecycle.Wishes,
+        options: lifecycle.RunOptions,
     ) -> None:
         self.config = config
         self.catalog = catalog
         self.plan = plan
-        self.wishes = wishes
-        self.journeys: dict[Target, lifecycle.Journey] = {}
-        self.accounts: dict[str, Account] = {}
+        self.options = options
+        self.target_runs: dict[Target, lifecycle.TargetRun] = {}
+        self.target_reports: dict[str, TargetReport] = {}
         self.current = plan.targets[0]
         """The target that the fixture ``image`` was last set up for."""
         self.exit_code: int = ExitCode.OK
@@ -281,7 +281,7 @@ class ActiveRun:
         if worker_id(config) is None:
             config.pluginmanager.register(junit.Attachments(config, LOGS), "dibctl-attachments")
         if is_controller(config):
-            self._distribution = Distribution(self, self._caretaker())
+            self._distribution = Distribution(self, self._worker_cleanup())
             config.pluginmanager.register(self._distribution, "dibctl-distribution")
 
     def pytest_sessionstart(self) -> None:
@@ -292,7 +292,7 @@ class ActiveRun:
     def _open_ledger(self) -> ledger.Ledger:
         """Hold the run's ledger, and have a guardian ready; raises DibctlError."""
         directory = ledger.base_directory() / self._run_id()
-        if not self.wishes.keep_on_kill:
+        if not self.options.keep_on_kill:
             environments = [target.environment for target in self.plan.targets]
             cwd = self.config.invocation_params.dir
             self._guardian = guardian.of_run(directory, environments, cwd=cwd)
@@ -310,20 +310,20 @@ class ActiveRun:
         left = [record for record in self._ledger.records() if record.kept is None]
         return [f"{record.kind} {record.name}" for record in left if record.kind != "key"]
 
-    def _caretaker(self) -> Caretaker:
+    def _worker_cleanup(self) -> WorkerCleanup:
         assert self._ledger is not None
-        return Caretaker(
+        return WorkerCleanup(
             ledger=self._ledger,
             catalog=self.catalog,
             cwd=self.config.invocation_params.dir,
-            wishes=self.wishes,
+            options=self.options,
             targets=self.plan.targets,
             failed=self._has_failed,
         )
 
     def _has_failed(self, image: str, environment: str) -> bool:
         target = self.target_named({PREFIX + "image": image, PREFIX + "environment": environment})
-        return target is not None and bool(self.account(target.id).failures)
+        return target is not None and bool(self.target_report(target.id).failures)
 
     def _run_id(self) -> str:
         given = getattr(self.config, "workerinput", {}).get("dibctl_run")
@@ -344,7 +344,9 @@ class ActiveRun:
         return any(f"{record.kind} {record.name}" not in told for record in left)
 
     def _leftovers(self) -> list[str]:
-        return [leftover for account in self.accounts.values() for leftover in account.leftovers]
+        return [
+            leftover for target_report in self.target_reports.values() for leftover in target_report.leftovers
+        ]
 
     def pytest_report_header(self) -> list[str]:
         """Say for each image what is tested and where."""
@@ -357,15 +359,15 @@ class ActiveRun:
     def _header(self, image: Entry[Any]) -> str:
         labels = [target.environment.label for target in self.plan.targets if target.image is image]
         where = f"environment{'s' if len(labels) > 1 else ''} {', '.join(labels)}"
-        if self.wishes.existing_instance:
-            return f"dib-image {image.label}: instance {self.wishes.existing_instance}, {where}"
-        if self.wishes.existing_image:
-            return f"dib-image {image.label}: image {self.wishes.existing_image}, {where}"
+        if self.options.existing_instance:
+            return f"dib-image {image.label}: instance {self.options.existing_instance}, {where}"
+        if self.options.existing_image:
+            return f"dib-image {image.label}: image {self.options.existing_image}, {where}"
         try:
             forecast = builder.forecast(
                 image,
-                policy="never" if self.wishes.input else self.wishes.build,
-                output=self.wishes.input,
+                policy="never" if self.options.input else self.options.build,
+                output=self.options.input,
                 cwd=self.config.invocation_params.dir,
             )
             what = f"{forecast.path}, {forecast.text}"
@@ -398,7 +400,7 @@ class ActiveRun:
             tallies = [_failed_tally(item) for item in session.items]
             kinds = [planning.kind_of(item) if target_of(item) else "" for item in session.items]
             said = {"pid": os.getpid(), "groups": groups, "ids": ids, "tallies": tallies, "kinds": kinds}
-            self.shared.say(items_of(worker), said)
+            self.run_state.put(items_of(worker), said)
 
     def boots(self, target: Target) -> bool:
         """Return whether a test of the target, run or not yet, looks at an instance of it."""
@@ -434,7 +436,7 @@ class ActiveRun:
             if (
                 earlier.image == entry.image
                 and earlier.index < entry.index
-                and self.shared.total(_tally("failed", target, earlier))
+                and self.run_state.total(_tally("failed", target, earlier))
             ):
                 pytest.skip(f"{earlier.written} failed before, and --dib-stop-on-fail is on")
 
@@ -445,8 +447,8 @@ class ActiveRun:
             return (yield)
         finally:
             if _may_touch_an_instance(fixturedef):
-                for journey in self.journeys.values():
-                    journey.untouched = False
+                for target_run in self.target_runs.values():
+                    target_run.untouched = False
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -458,7 +460,7 @@ class ActiveRun:
         finally:
             entry, target = item.stash.get(ENTRY, None), target_of(item)
             if entry is not None and target is not None:
-                self.shared.add(_tally("spent", target, entry), time.monotonic() - started)
+                self.run_state.add(_tally("spent", target, entry), time.monotonic() - started)
 
     @contextlib.contextmanager
     def _charged(self, item: pytest.Item) -> Iterator[None]:
@@ -472,18 +474,18 @@ class ActiveRun:
             yield
         finally:
             own = time.monotonic() - started - (self._seconds_of_steps() - steps)
-            phases = self.journey(target).phases
+            phases = self.target_run(target).phases
             phases["tests"] = phases.get("tests", 0.0) + own
 
     def _seconds_of_steps(self) -> float:
-        return sum(sum(journey.phases.values()) for journey in self.journeys.values())
+        return sum(sum(target_run.phases.values()) for target_run in self.target_runs.values())
 
     def _left(self, item: pytest.Item) -> float:
         """Return how many seconds the item's entry has left in the item's target."""
         entry, target = item.stash.get(ENTRY, None), target_of(item)
         if entry is None or target is None or not entry.timeout:
             return float("inf")
-        return entry.timeout - self.shared.total(_tally("spent", target, entry))
+        return entry.timeout - self.run_state.total(_tally("spent", target, entry))
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_timeout_set_timer(self, item: pytest.Item, settings: Any) -> object:
@@ -500,14 +502,14 @@ class ActiveRun:
         call: pytest.CallInfo[None],
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Put the image's facts on the report, and errors of ours in the words they were written in."""
-        journey = self._journey_of(item)
-        if journey is not None:
-            _stamp(item, journey)
+        target_run = self._journey_of(item)
+        if target_run is not None:
+            _stamp(item, target_run)
         report = yield
-        if journey is not None:
-            report.dib_phases = dict(journey.phases)  # type: ignore[attr-defined]
-        if journey is not None and report.failed:
-            self._judge(item, call, report, journey)
+        if target_run is not None:
+            report.dib_phases = dict(target_run.phases)  # type: ignore[attr-defined]
+        if target_run is not None and report.failed:
+            self._judge(item, call, report, target_run)
         return report
 
     def _judge(
@@ -515,18 +517,18 @@ class ActiveRun:
         item: pytest.Item,
         call: pytest.CallInfo[None],
         report: pytest.TestReport,
-        journey: lifecycle.Journey,
+        target_run: lifecycle.TargetRun,
     ) -> None:
         error = call.excinfo.value if call.excinfo else None
-        first = not journey.failed
-        journey.failed = True
+        first = not target_run.failed
+        target_run.failed = True
         entry, target = item.stash.get(ENTRY, None), target_of(item)
         if target is not None:
             self._failures.setdefault(target, set()).add(item.nodeid)
         # A step that failed, like the build, says so itself to whoever needs it.
-        step_failed = journey.unopened or (isinstance(error, DibctlError) and error.origin is not None)
+        step_failed = target_run.unopened or (isinstance(error, DibctlError) and error.origin is not None)
         if planning.view_of(item) == planning.TREE and not step_failed:
-            report.dib_spoils = True  # type: ignore[attr-defined]
+            report.dib_content_failed = True  # type: ignore[attr-defined]
         if entry is not None and target is not None:
             report.dib_tally = _failed_tally(item)  # type: ignore[attr-defined]
             if call.when == "call" and self._left(item) <= 0:
@@ -540,14 +542,14 @@ class ActiveRun:
             report.dib_exit_code = int(error.exit_code)  # type: ignore[attr-defined]
             if call.when != "call":
                 report.longrepr = self._once(error, item.nodeid)
-        elif first and journey.instance is not None:
-            tail = lifecycle.console_tail(journey.instance)
-            report.sections.append((f"Last lines of the console of {journey.label}", tail or "(empty)"))
+        elif first and target_run.instance is not None:
+            tail = lifecycle.console_tail(target_run.instance)
+            report.sections.append((f"Last lines of the console of {target_run.label}", tail or "(empty)"))
 
     def _once(self, error: DibctlError, nodeid: str) -> str:
         """Return the whole error for the first test that meets it, a pointer there for the others."""
         if error.origin is not None:
-            told = self.shared.first(error.origin, nodeid)
+            told = self.run_state.first(error.origin, nodeid)
             return str(error) if told == nodeid else _pointer(error, told)
         if (told := self._told.setdefault(id(error), nodeid)) == nodeid:
             # The error is kept alive, so that its id cannot be given to another one.
@@ -564,9 +566,9 @@ class ActiveRun:
         if report.outcome == "rerun":  # type: ignore[comparison-overlap]  # pytest-rerunfailures' own
             self._forget_failure(target, report.nodeid)
         if report.failed and (tally := getattr(report, "dib_tally", None)):
-            self.shared.add(tally, 1)
-        if report.failed and getattr(report, "dib_spoils", False):
-            content.spoil(self.shared, target.image.label, report.nodeid)
+            self.run_state.add(tally, 1)
+        if report.failed and getattr(report, "dib_content_failed", False):
+            content.mark_content_failed(self.run_state, target.image.label, report.nodeid)
         if worker_id(self.config) is None:
             self._tell(report, target)
 
@@ -574,13 +576,13 @@ class ActiveRun:
         """Take back what a failed test has said of its image: it is run again."""
         failures = self._failures.get(target, set())
         failures.discard(nodeid)
-        if target in self.journeys:
-            self.journeys[target].failed = bool(failures)
+        if target in self.target_runs:
+            self.target_runs[target].failed = bool(failures)
 
     def _tell(self, report: pytest.TestReport, target: Target) -> None:
-        account = self.account(target.id)
+        target_report = self.target_report(target.id)
         if (outcome := _outcome(report)) is not None:
-            account.outcomes[outcome] += 1
+            target_report.outcomes[outcome] += 1
         if not report.failed:
             return
         code = getattr(report, "dib_exit_code", ExitCode.TESTS_FAILED)
@@ -588,7 +590,7 @@ class ActiveRun:
             self.exit_code, self.reason = code, f"{report.nodeid} failed"
         facts = dict(report.user_properties)
         logs = tuple(str(facts[name]) for name in LOGS if name in facts)
-        account.failures.append(
+        target_report.failures.append(
             Failure(nodeid=report.nodeid, when=report.when or "", text=report.longreprtext, logs=logs)
         )
 
@@ -606,11 +608,13 @@ class ActiveRun:
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Draw the accounts; by now every finalizer has run."""
         self.drawn = True
-        for target, journey in self.journeys.items():
-            self.account(target.id).add(account_of(journey))
+        for target, target_run in self.target_runs.items():
+            self.target_report(target.id).add(report_of(target_run))
         output = getattr(self.config, "workeroutput", None)
         if output is not None:
-            output["dibctl"] = {label: account.as_data() for label, account in self.accounts.items()}
+            output["dibctl"] = {
+                label: target_report.as_data() for label, target_report in self.target_reports.items()
+            }
             return
         self._remove_the_rest()
         if self._leftovers() and exitstatus == pytest.ExitCode.OK:
@@ -626,11 +630,11 @@ class ActiveRun:
         if self._distribution is not None:
             self._distribution.finish()
         elif self._ledger is not None and self._ledger.records():
-            for finding in self._caretaker().finish(self._leftovers()):
+            for finding in self._worker_cleanup().finish(self._leftovers()):
                 target = self.target_named(
                     {PREFIX + "image": finding.image, PREFIX + "environment": finding.environment}
                 )
-                self.account(target.id if target else finding.image or "run").find(finding)
+                self.target_report(target.id if target else finding.image or "run").find(finding)
         self._swept = True
 
     def _summarize(self, session: pytest.Session) -> None:
@@ -641,7 +645,7 @@ class ActiveRun:
         path = self.config.invocation_params.dir / file
         github = os.environ.get("GITHUB_STEP_SUMMARY")
         try:
-            text = markdown.markdown(self.accounts, note=self._note(session))
+            text = markdown.markdown(self.target_reports, note=self._note(session))
             markdown.write(path, text, append=github in {file, str(path)})
         except DibctlError as error:
             self._warnings.append(str(error))
@@ -650,55 +654,55 @@ class ActiveRun:
 
     def _note(self, session: pytest.Session) -> str:
         """Return what the summary's table cannot show."""
-        if self.reason and not any(account.failed for account in self.accounts.values()):
+        if self.reason and not any(target_report.failed for target_report in self.target_reports.values()):
             return self.reason
         interrupted = session.exitstatus == pytest.ExitCode.INTERRUPTED
         return "The run was interrupted, or stopped early." if interrupted else ""
 
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
         """Print phase times per image, then what was kept and what could not be removed."""
-        if not self.accounts:
+        if not self.target_reports:
             return
         terminalreporter.write_sep("=", "images")
-        for line in phase_table(self.accounts):
+        for line in phase_table(self.target_reports):
             terminalreporter.write_line(line)
         for warning in self._warnings:
             terminalreporter.write_line(warning, red=True, bold=True)
-        for label, account in self.accounts.items():
-            for kept in account.kept:
+        for label, target_report in self.target_reports.items():
+            for kept in target_report.kept:
                 terminalreporter.write_line(f"{label}: kept {kept['what']} ({kept['reason']})", yellow=True)
                 if kept["reach"]:
                     terminalreporter.write_line(f"    log in:  {kept['reach']}")
                 terminalreporter.write_line(f"    remove:  {kept['remove']}")
-            for leftover in account.leftovers:
+            for leftover in target_report.leftovers:
                 terminalreporter.write_line(f"{label}: NOT REMOVED: {leftover}", red=True, bold=True)
                 terminalreporter.write_line("    `dibctl cleanup` tries again")
 
     def _in_order(self) -> None:
         """Bring the accounts, which arrive as workers end, into the order of the command line."""
         order = [target.id for target in self.plan.targets]
-        known = [label for label in order if label in self.accounts]
-        rest = [label for label in self.accounts if label not in order]
-        self.accounts = {label: self.accounts[label] for label in (*known, *rest)}
+        known = [label for label in order if label in self.target_reports]
+        rest = [label for label in self.target_reports if label not in order]
+        self.target_reports = {label: self.target_reports[label] for label in (*known, *rest)}
 
     def warn(self, warning: str) -> None:
         """Have a line shown with the summary."""
         self._warnings.append(warning)
 
-    def account(self, label: str) -> Account:
+    def target_report(self, label: str) -> TargetReport:
         """Return the account of an image."""
-        return self.accounts.setdefault(label, Account())
+        return self.target_reports.setdefault(label, TargetReport())
 
     # -- for fixtures ----------------------------------------------------------------------------
 
-    def journey(self, target: Target) -> lifecycle.Journey:
-        """Return the journey of a target, begun at the first call."""
-        if target not in self.journeys:
+    def target_run(self, target: Target) -> lifecycle.TargetRun:
+        """Return the target run of a target, begun at the first call."""
+        if target not in self.target_runs:
             assert self._ledger is not None
-            self.journeys[target] = lifecycle.Journey(
+            self.target_runs[target] = lifecycle.TargetRun(
                 image=target.image,
                 environment=target.environment,
-                wishes=self.wishes,
+                options=self.options,
                 ledger=self._ledger,
                 cwd=self.config.invocation_params.dir,
                 progress=lambda line: self.say(f"{target.id}: {line}"),
@@ -706,17 +710,17 @@ class ActiveRun:
                 wants_pristine=target in self._wanting_pristine,
                 guard=self._guardian.ensure if self._guardian is not None else lambda: None,
             )
-        return self.journeys[target]
+        return self.target_runs[target]
 
     @property
-    def shared(self) -> Shared:
+    def run_state(self) -> RunState:
         """What this process has in common with the run's others."""
         assert self._ledger is not None
-        return Shared(directory=self._ledger.directory)
+        return RunState(directory=self._ledger.directory)
 
-    def _journey_of(self, item: pytest.Item) -> lifecycle.Journey | None:
+    def _journey_of(self, item: pytest.Item) -> lifecycle.TargetRun | None:
         target = target_of(item)
-        return self.journey(target) if target else None
+        return self.target_run(target) if target else None
 
     def say(self, line: str) -> None:
         """Show one line of progress on stderr, past pytest's capturing and its half-written line."""
@@ -743,13 +747,15 @@ class ActiveRun:
         finally:
             manager.resume()
 
-    def offer_shell(self, journey: lifecycle.Journey, access: Any) -> None:
+    def offer_shell(self, target_run: lifecycle.TargetRun, access: Any) -> None:
         """Open ``--dib-shell``'s shell if the image failed."""
-        if not (self.wishes.shell and journey.failed):
+        if not (self.options.shell and target_run.failed):
             return
-        self.say(f"{journey.label} failed; a shell in its instance (`exit {lifecycle.SHELL_KEEPS}` keeps it)")
+        self.say(
+            f"{target_run.label} failed; a shell in its instance (`exit {lifecycle.SHELL_KEEPS}` keeps it)"
+        )
         with self.uncaptured(stdin=True):
-            lifecycle.open_shell(journey, access)
+            lifecycle.open_shell(target_run, access)
 
 
 def _targets_of(items: Iterable[pytest.Item]) -> frozenset[Target]:
@@ -784,18 +790,18 @@ def _may_touch_an_instance(fixturedef: pytest.FixtureDef[Any]) -> bool:
     return bool(fixturedef.argnames) and not short and not ours and not pytests
 
 
-def _stamp(item: pytest.Item, journey: lifecycle.Journey) -> None:
-    seconds = {**journey.told, **journey.phases}
+def _stamp(item: pytest.Item, target_run: lifecycle.TargetRun) -> None:
+    seconds = {**target_run.told, **target_run.phases}
     facts = {
-        "image": journey.label,
+        "image": target_run.label,
         "kind": planning.kind_of(item),
-        "environment": journey.environment.label,
-        **lifecycle.build_facts(journey.shared, journey.label),
-        "instance": journey.instance_id,
-        **journey.facts,
+        "environment": target_run.environment.label,
+        **lifecycle.build_facts(target_run.run_state, target_run.label),
+        "instance": target_run.instance_id,
+        **target_run.facts,
         **{f"seconds_{name}": f"{seconds[name]:.1f}" for name in (*STEPS, *RARE) if name in seconds},
-        "build_log": _shown(journey.build_log, journey.cwd),
-        "console_log": _shown(journey.console_log, journey.cwd),
+        "build_log": _shown(target_run.build_log, target_run.cwd),
+        "console_log": _shown(target_run.console_log, target_run.cwd),
     }
     ours = {PREFIX + name: value for name, value in facts.items() if value}
     others = [(name, value) for name, value in item.user_properties if name not in ours]

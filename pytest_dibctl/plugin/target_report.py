@@ -29,7 +29,7 @@ class Failure:
 
 
 @dataclasses.dataclass(kw_only=True)
-class Account:
+class TargetReport:
     """What the summaries say of one target; under xdist the sum of what its workers say.
 
     ``outcomes`` and ``failures`` are counted where reports come together: in the controller.
@@ -58,7 +58,7 @@ class Account:
         del data["outcomes"], data["failures"]
         return data
 
-    def add(self, other: Account) -> None:
+    def add(self, other: TargetReport) -> None:
         """Add what another process says of the same target."""
         for name, seconds in other.phases.items():
             self.phases[name] = self.phases.get(name, 0.0) + seconds
@@ -89,37 +89,42 @@ class Account:
         ]
 
 
-def account_of(journey: lifecycle.Journey) -> Account:
-    """Return what this process has to say of a journey."""
-    return Account(
-        image=journey.label,
-        environment=journey.environment.label,
-        phases=dict(journey.phases),
-        reused=journey.reused,
-        digest=journey.digest,
-        instances=[journey.instance_id] if journey.instance_id else [],
-        logs=[str(path) for path in (journey.build_log, journey.console_log) if path is not None],
-        kept=[dataclasses.asdict(kept) for kept in journey.kept],
-        leftovers=list(journey.leftovers),
+def report_of(target_run: lifecycle.TargetRun) -> TargetReport:
+    """Return what this process has to say of a target_run."""
+    return TargetReport(
+        image=target_run.label,
+        environment=target_run.environment.label,
+        phases=dict(target_run.phases),
+        reused=target_run.reused,
+        digest=target_run.digest,
+        instances=[target_run.instance_id] if target_run.instance_id else [],
+        logs=[str(path) for path in (target_run.build_log, target_run.console_log) if path is not None],
+        kept=[dataclasses.asdict(kept) for kept in target_run.kept],
+        leftovers=list(target_run.leftovers),
     )
 
 
-def columns(accounts: Mapping[str, Account]) -> tuple[str, ...]:
+def columns(target_reports: Mapping[str, TargetReport]) -> tuple[str, ...]:
     """Return the phases that a table of ``accounts`` has columns for."""
-    waited = any(account.phases.get(WAIT, 0.0) >= 1 for account in accounts.values())
-    rare = [name for name in RARE if any(name in account.phases for account in accounts.values())]
+    waited = any(target_report.phases.get(WAIT, 0.0) >= 1 for target_report in target_reports.values())
+    rare = [
+        name
+        for name in RARE
+        if any(name in target_report.phases for target_report in target_reports.values())
+    ]
     return (*STEPS, *rare, *PHASES[len(STEPS) :], *([WAIT] if waited else []))
 
 
-def phase_table(accounts: Mapping[str, Account]) -> list[str]:
+def phase_table(target_reports: Mapping[str, TargetReport]) -> list[str]:
     """Return the terminal's table: a line per target, seconds per phase."""
-    width = max(len("image"), *(len(label) for label in accounts))
-    names = columns(accounts)
+    width = max(len("image"), *(len(label) for label in target_reports))
+    names = columns(target_reports)
     lines = [f"{'image':<{width}}  " + "  ".join(f"{name:>8}" for name in names)]
-    for label, account in accounts.items():
+    for label, target_report in target_reports.items():
         cells = [
-            f"{account.phases[name]:>7.1f}s" if name in account.phases else f"{'-':>8}" for name in names
+            f"{target_report.phases[name]:>7.1f}s" if name in target_report.phases else f"{'-':>8}"
+            for name in names
         ]
-        note = f"  ({account.reused})" if account.reused else ""
+        note = f"  ({target_report.reused})" if target_report.reused else ""
         lines.append(f"{label:<{width}}  " + "  ".join(cells) + note)
     return lines

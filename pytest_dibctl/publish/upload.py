@@ -343,7 +343,7 @@ class _Upload:
             self._request.watch.say(target.label, f"running {process.command_line(argv)}")
             try:
                 process.run(
-                    process.with_parent(argv),
+                    process.die_with_parent(argv),
                     cwd=self._request.cwd,
                     timeout=target.wanted.timeout,
                     on_line=lambda line: self._request.watch.say(target.label, line),

@@ -15,56 +15,56 @@ from pytest_dibctl.image import tree
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.image.tree import ImageTree
 from pytest_dibctl.run import lifecycle
-from pytest_dibctl.run.lifecycle import Journey
-from pytest_dibctl.run.run_state import Shared
+from pytest_dibctl.run.lifecycle import TargetRun
+from pytest_dibctl.run.run_state import RunState
 
 
 @contextlib.contextmanager
-def file_tree(journey: Journey, built: Artifact) -> Iterator[ImageTree]:
+def file_tree(target_run: TargetRun, built: Artifact) -> Iterator[ImageTree]:
     """Open the content of the image's file read-only, without a guest.
 
     Raises PreflightError where this machine lacks something, ArtifactError for an image without a root
     filesystem.
     """
-    preflight.for_trees(journey.image)
-    name = f"{lifecycle.file_name(journey.label)}-{uuid.uuid4().hex[:6]}"
-    directory = journey.ledger.directory / f"tree-{name}"
-    journey.guard()
-    record = journey.ledger.record(
+    preflight.for_trees(target_run.image)
+    name = f"{lifecycle.file_name(target_run.label)}-{uuid.uuid4().hex[:6]}"
+    directory = target_run.ledger.directory / f"tree-{name}"
+    target_run.guard()
+    record = target_run.ledger.record(
         "tree",
         name,
         directory=str(directory),
-        image=journey.label,
-        environment=journey.environment.label,
+        image=target_run.label,
+        environment=target_run.environment.label,
     )
     opening = contextlib.ExitStack()
     try:
-        with journey.phase("tree"), lifecycle.disk_errors():
+        with target_run.phase("tree"), lifecycle.disk_errors():
             opened_tree = opening.enter_context(tree.opened(built, directory))
         for note in opened_tree.notes:
-            journey.progress(note)
+            target_run.progress(note)
         yield opened_tree
     finally:
-        with journey.removal(f"file tree {name}", record):
+        with target_run.removal(f"file tree {name}", record):
             opening.close()
 
 
-def spoil(shared: Shared, image: str, test: str) -> None:
+def mark_content_failed(run_state: RunState, image: str, test: str) -> None:
     """Note, for all processes of the run, that ``test`` found fault with the image's content."""
-    if shared.heard(_spoiled(image)) is None:
-        shared.say(_spoiled(image), test)
+    if run_state.get(_spoiled(image)) is None:
+        run_state.put(_spoiled(image), test)
 
 
-def refuse_spoiled(journey: Journey) -> None:
+def refuse_failed_content(target_run: TargetRun) -> None:
     """Raise DibctlError for an image that is not to be booted, because its content failed a test."""
-    test = journey.shared.heard(_spoiled(journey.label))
+    test = target_run.run_state.get(_spoiled(target_run.label))
     if test is not None:
         raise DibctlError(
-            f"{journey.label} was not booted: what is in the image failed {test}",
+            f"{target_run.label} was not booted: what is in the image failed {test}",
             hint="image entries are checked first; `-k` or a path selects tests without them",
             exit_code=ExitCode.TESTS_FAILED,
         )
 
 
 def _spoiled(image: str) -> str:
-    return f"spoiled {image}"
+    return f"content failed {image}"

@@ -2,7 +2,7 @@
 
 Context managers, each owning what it makes, meant to be nested; the pytest fixtures and the ``dibctl``
 commands are both thin over them. Leaving never raises for a removal that failed: the failure is noted in
-``Journey.leftovers`` with its ledger record still in place, so that the next removal is tried all the same.
+``TargetRun.leftovers`` with its ledger record still in place, so that the next removal is tried all the same.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pytest_dibctl.image import preprocessing
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.run.ledger import Ledger, Record, all_runs
 from pytest_dibctl.run.ledger import load as load_record
-from pytest_dibctl.run.run_state import Shared
+from pytest_dibctl.run.run_state import RunState
 from pytest_dibctl.system import process, signals
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ BuildPolicy = Literal["auto", "always", "never"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Wishes:
+class RunOptions:
     """What the person at the command line asked for; one value for a whole run.
 
     ``build_jobs`` is how many builds of the run may go on at once; ``logs`` is a directory that consoles and
@@ -91,7 +91,7 @@ class Kept:
 
 
 @dataclasses.dataclass(kw_only=True)
-class Journey:
+class TargetRun:
     """One image on its way; the only mutable state there is, and what reports are made of.
 
     ``phases`` are seconds; ``failed`` becomes true once a step or a test of the image failed, and an
@@ -103,7 +103,7 @@ class Journey:
 
     image: Entry[Image]
     environment: Entry[TestEnvironment]
-    wishes: Wishes
+    options: RunOptions
     ledger: Ledger
     cwd: Path
     progress: Progress
@@ -138,9 +138,9 @@ class Journey:
         return self.image.label
 
     @property
-    def shared(self) -> Shared:
+    def run_state(self) -> RunState:
         """What this process has in common with the run's others."""
-        return Shared(directory=self.ledger.directory)
+        return RunState(directory=self.ledger.directory)
 
     @property
     def deadlines(self) -> merge.Deadlines:
@@ -192,14 +192,14 @@ class Journey:
                     record.done()
 
 
-def artifact(journey: Journey) -> Artifact:
+def artifact(target_run: TargetRun) -> Artifact:
     """Return the image's file, built now if it must be, once per run; it stays when the run is over."""
     try:
-        made = _once(journey, _build_of(journey.label), lambda: _built(journey))
+        made = _once(target_run, _build_of(target_run.label), lambda: _built(target_run))
     finally:
-        _keep_build_log(journey)
+        _keep_build_log(target_run)
     built = Artifact(**restored(Artifact, made["artifact"]))
-    journey.reused, journey.digest, journey.file = made["reused"], built.sha512, built.path
+    target_run.reused, target_run.digest, target_run.file = made["reused"], built.sha512, built.path
     return built
 
 
@@ -207,9 +207,9 @@ def _build_of(label: str) -> str:
     return f"build {label}"
 
 
-def build_facts(shared: Shared, label: str) -> dict[str, str]:
+def build_facts(run_state: RunState, label: str) -> dict[str, str]:
     """Return what reports tell of an image's build, whichever process of the run needed it."""
-    made = shared.known(_build_of(label))
+    made = run_state.known(_build_of(label))
     if made is None:
         return {}
     return {
@@ -218,41 +218,41 @@ def build_facts(shared: Shared, label: str) -> dict[str, str]:
     }
 
 
-def _built(journey: Journey) -> dict[str, Any]:
-    wishes, started, waits = journey.wishes, time.monotonic(), journey.phases.get("wait", 0.0)
+def _built(target_run: TargetRun) -> dict[str, Any]:
+    run_options, started, waits = target_run.options, time.monotonic(), target_run.phases.get("wait", 0.0)
     try:
         outcome = builder.build(
-            journey.image,
-            policy="never" if wishes.input else wishes.build,
-            output=wishes.input,
-            cwd=journey.cwd,
-            progress=journey.progress,
-            turn=lambda: journey.shared.turn(
-                "build", wishes.build_jobs, waiting=lambda: _waiting(journey, "its turn to be built")
+            target_run.image,
+            policy="never" if run_options.input else run_options.build,
+            output=run_options.input,
+            cwd=target_run.cwd,
+            progress=target_run.progress,
+            turn=lambda: target_run.run_state.turn(
+                "build", run_options.build_jobs, waiting=lambda: _waiting(target_run, "its turn to be built")
             ),
         )
     finally:
-        waited = journey.phases.get("wait", 0.0) - waits
-        journey.charge("build", time.monotonic() - started - waited)
+        waited = target_run.phases.get("wait", 0.0) - waits
+        target_run.charge("build", time.monotonic() - started - waited)
     return {
         "artifact": plain(outcome.artifact),
         "reused": None if outcome.built else outcome.reason,
-        "seconds": {"build": journey.phases["build"]},
+        "seconds": {"build": target_run.phases["build"]},
     }
 
 
-def _once(journey: Journey, step: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _once(target_run: TargetRun, step: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return what ``make`` returned, in this process or in another of the run, and note its seconds."""
-    outcome = journey.shared.once(step, make, waiting=lambda: _waiting(journey, "another worker"))
+    outcome = target_run.run_state.once(step, make, waiting=lambda: _waiting(target_run, "another worker"))
     if not outcome.mine:
-        journey.told.update(outcome.value["seconds"])
+        target_run.told.update(outcome.value["seconds"])
     return outcome.value
 
 
 @contextlib.contextmanager
-def _waiting(journey: Journey, what: str) -> Iterator[None]:
-    journey.progress(f"waiting for {what}")
-    with journey.phase("wait"):
+def _waiting(target_run: TargetRun, what: str) -> Iterator[None]:
+    target_run.progress(f"waiting for {what}")
+    with target_run.phase("wait"):
         yield
 
 
@@ -279,21 +279,23 @@ def restored(kind: type[Artifact | CloudImage], data: Mapping[str, Any]) -> dict
     }
 
 
-def _keep_build_log(journey: Journey) -> None:
+def _keep_build_log(target_run: TargetRun) -> None:
     """Copy the log of the image's build to where the run's logs are wanted."""
-    log_file = builder.log_file(builder.target_file(journey.image, journey.wishes.input, journey.cwd))
-    if journey.wishes.logs is None or not log_file.exists():
+    log_file = builder.log_file(
+        builder.target_file(target_run.image, target_run.options.input, target_run.cwd)
+    )
+    if target_run.options.logs is None or not log_file.exists():
         return
-    journey.build_log = _write_log(
-        journey.wishes.logs / f"{file_name(journey.label)}.build.log", log_file.read_bytes
+    target_run.build_log = _write_log(
+        target_run.options.logs / f"{file_name(target_run.label)}.build.log", log_file.read_bytes
     )
 
 
-def _keep_console(journey: Journey, instance: Instance) -> None:
+def _keep_console(target_run: TargetRun, instance: Instance) -> None:
     """Write the console of an instance that is about to go to where the run's logs are wanted."""
-    if journey.wishes.logs is not None:
-        journey.console_log = _write_log(
-            console_file(journey.wishes.logs, instance.name), lambda: instance.console_output().encode()
+    if target_run.options.logs is not None:
+        target_run.console_log = _write_log(
+            console_file(target_run.options.logs, instance.name), lambda: instance.console_output().encode()
         )
 
 
@@ -326,17 +328,17 @@ def _write_log(path: Path, read: Callable[[], bytes]) -> Path | None:
 
 
 def environments_of(
-    catalog: Catalog, image: Entry[Image], wishes: Wishes
+    catalog: Catalog, image: Entry[Image], run_options: RunOptions
 ) -> tuple[Entry[TestEnvironment], ...]:
     """Return where ``image`` is tested; an instance that was kept stays in its environment.
 
     Raises NotInConfigError.
     """
-    if wishes.environments:
-        return catalog.select_environments(wishes.environments)
-    if wishes.existing_instance is not None:
+    if run_options.environments:
+        return catalog.select_environments(run_options.environments)
+    if run_options.existing_instance is not None:
         with contextlib.suppress(NotInConfigError):
-            _, record = find_instance(wishes.existing_instance)
+            _, record = find_instance(run_options.existing_instance)
             return (catalog.environment(record.details["environment"]),)
     return (catalog.environment_for(image),)
 
@@ -354,34 +356,34 @@ def disk_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened(journey: Journey) -> Iterator[Cloud]:
-    """Open the journey's test environment, and see whether it has what the image wants.
+def opened(target_run: TargetRun) -> Iterator[Cloud]:
+    """Open the target run's test environment, and see whether it has what the image wants.
 
     Raises DibctlError, with this step as its origin.
     """
     with contextlib.ExitStack() as stack:
         try:
-            cloud = stack.enter_context(contextlib.closing(_cloud(journey)))
+            cloud = stack.enter_context(contextlib.closing(_cloud(target_run)))
             cloud.preflight()
         except BaseException as error:  # a bug of a library too
-            journey.unopened = True
+            target_run.unopened = True
             if isinstance(error, DibctlError):
-                error.origin = f"open {journey.label} {journey.environment.label}"
+                error.origin = f"open {target_run.label} {target_run.environment.label}"
             raise
         yield cloud
 
 
-def _cloud(journey: Journey) -> Cloud:
-    run = journey.ledger
-    if journey.wishes.existing_instance is not None and journey.environment.settings.engine == "qemu":
-        run = find_instance(journey.wishes.existing_instance)[0]
+def _cloud(target_run: TargetRun) -> Cloud:
+    run = target_run.ledger
+    if target_run.options.existing_instance is not None and target_run.environment.settings.engine == "qemu":
+        run = find_instance(target_run.options.existing_instance)[0]
     return open_environment(
-        journey.environment,
+        target_run.environment,
         run=run,
-        cwd=journey.cwd,
-        deadlines=journey.deadlines,
-        image_endpoint=journey.image_endpoint,
-        progress=journey.progress,
+        cwd=target_run.cwd,
+        deadlines=target_run.deadlines,
+        image_endpoint=target_run.image_endpoint,
+        progress=target_run.progress,
     )
 
 
@@ -417,21 +419,21 @@ def open_environment(
 
 
 @contextlib.contextmanager
-def uploaded(journey: Journey, cloud: Cloud, built: Artifact) -> Iterator[CloudImage]:
+def uploaded(target_run: TargetRun, cloud: Cloud, built: Artifact) -> Iterator[CloudImage]:
     """Make the file known to the cloud as a test image, private to the run, which uploads it once."""
-    cloud.check(built, _upload_request(journey))
-    step = upload_step(journey.label, journey.environment.label)
+    cloud.check(built, _upload_request(target_run))
+    step = upload_step(target_run.label, target_run.environment.label)
     image: CloudImage | None = None
     try:
-        with journey.shared.in_use(step):
-            made = _once(journey, step, lambda: _uploaded(journey, cloud, built))
+        with target_run.run_state.in_use(step):
+            made = _once(target_run, step, lambda: _uploaded(target_run, cloud, built))
             image = CloudImage(**restored(CloudImage, made["image"]), artifact=built)
             yield image
     finally:
-        if image is not None and journey.owns_upload:
-            with journey.shared.taken(step) as made_here:
+        if image is not None and target_run.owns_upload:
+            with target_run.run_state.claim(step) as made_here:
                 if made_here:
-                    _release(journey, cloud, image, Path(made_here["record"]))
+                    _release(target_run, cloud, image, Path(made_here["record"]))
 
 
 def upload_step(image: str, environment: str) -> str:
@@ -439,45 +441,45 @@ def upload_step(image: str, environment: str) -> str:
     return f"upload {image} to {environment}"
 
 
-def _upload_request(journey: Journey) -> UploadRequest:
+def _upload_request(target_run: TargetRun) -> UploadRequest:
     # A name of its own for each attempt: what a worker that died began to upload is removed by its name.
     return UploadRequest(
-        name=f"dibctl-{journey.ledger.run_id}-{_plain(journey.label)}-{uuid.uuid4().hex[:6]}",
-        image=journey.image,
-        deadlines=journey.deadlines,
+        name=f"dibctl-{target_run.ledger.run_id}-{_plain(target_run.label)}-{uuid.uuid4().hex[:6]}",
+        image=target_run.image,
+        deadlines=target_run.deadlines,
     )
 
 
-def _uploaded(journey: Journey, cloud: Cloud, built: Artifact) -> dict[str, Any]:
-    request = _upload_request(journey)
+def _uploaded(target_run: TargetRun, cloud: Cloud, built: Artifact) -> dict[str, Any]:
+    request = _upload_request(target_run)
     # Whoever removes it after us has only the environment, and it may be the image that names the endpoint.
-    endpoint = journey.image_endpoint
-    record = journey.record("image", request.name, **({"endpoint": endpoint} if endpoint else {}))
+    endpoint = target_run.image_endpoint
+    record = target_run.record("image", request.name, **({"endpoint": endpoint} if endpoint else {}))
     whole = False
     try:
-        with journey.phase("upload"), _preprocessed(journey, built) as file:
-            image = cloud.upload(file, request, progress=journey.progress)
+        with target_run.phase("upload"), _preprocessed(target_run, built) as file:
+            image = cloud.upload(file, request, progress=target_run.progress)
         record = _made(record)
         whole = True
     finally:
         if not whole:
             # upload removes what it began; what it could not remove, or did not know of, is on record.
-            with journey.removal(f"image {request.name}", record):
+            with target_run.removal(f"image {request.name}", record):
                 cloud.remove("image", request.name, record.details)
     return {
         "image": plain(image),
         "record": str(record.path),
-        "seconds": {"upload": journey.phases["upload"]},
+        "seconds": {"upload": target_run.phases["upload"]},
     }
 
 
-def _release(journey: Journey, cloud: Cloud, image: CloudImage, path: Path) -> None:
+def _release(target_run: TargetRun, cloud: Cloud, image: CloudImage, path: Path) -> None:
     record = load_record(path)
-    reason = keeps_image(journey.wishes, failed=journey.failed)
+    reason = keeps_image(target_run.options, failed=target_run.failed)
     if reason is not None:
-        journey.kept.append(kept_image(cloud, record, image, journey.ledger, reason))
+        target_run.kept.append(kept_image(cloud, record, image, target_run.ledger, reason))
     else:
-        with journey.removal(f"image {image.name}", record):
+        with target_run.removal(f"image {image.name}", record):
             cloud.delete_image(image)
 
 
@@ -502,70 +504,74 @@ def kept_image(cloud: Cloud, record: Record | None, image: CloudImage, run: Ledg
     )
 
 
-def keeps_image(wishes: Wishes, *, failed: bool) -> str | None:
+def keeps_image(run_options: RunOptions, *, failed: bool) -> str | None:
     """Return why a test image is to be left, if it is."""
-    if wishes.upload_only and not failed:
+    if run_options.upload_only and not failed:
         return "--dib-upload-only"
-    return "--dib-keep-failed-image" if failed and wishes.keep_failed_image else None
+    return "--dib-keep-failed-image" if failed and run_options.keep_failed_image else None
 
 
-def _preprocessed(journey: Journey, built: Artifact) -> contextlib.AbstractContextManager[Artifact]:
+def _preprocessed(target_run: TargetRun, built: Artifact) -> contextlib.AbstractContextManager[Artifact]:
     """Return what is uploaded of the image: what ``preprocessing`` makes of it, while the block lasts."""
-    environment = journey.environment
-    told = merge.glance(journey.image, environment)
+    environment = target_run.environment
+    told = merge.glance(target_run.image, environment)
     return preprocessing.preprocessed(
         built,
         environment.settings.preprocessing,
         disk_format=told.disk_format,
         container_format=told.container_format,
         where=environment.at("preprocessing"),
-        cwd=journey.cwd,
-        progress=journey.progress,
+        cwd=target_run.cwd,
+        progress=target_run.progress,
     )
 
 
 @contextlib.contextmanager
-def keypair(journey: Journey, cloud: Cloud) -> Iterator[SshKey]:
+def keypair(target_run: TargetRun, cloud: Cloud) -> Iterator[SshKey]:
     """Make an ed25519 key for the run and tell the cloud its public half, or use the one that was named.
 
     Both go when the block ends unless the instance they open was kept.
     """
-    wishes = journey.wishes
-    if wishes.existing_instance is not None:
-        yield _key_of_existing(journey)
+    run_options = target_run.options
+    if run_options.existing_instance is not None:
+        yield _key_of_existing(target_run)
         return
     # Nova allows 255 characters; the label is only there for people.
-    name = f"dibctl-{journey.ledger.run_id}-{_plain(journey.label)[:100]}-{uuid.uuid4().hex[:6]}"
+    name = f"dibctl-{target_run.ledger.run_id}-{_plain(target_run.label)[:100]}-{uuid.uuid4().hex[:6]}"
     with contextlib.ExitStack() as stack:
-        if wishes.private_key_file is not None:
-            key = SshKey.from_file(wishes.private_key_file)
+        if run_options.private_key_file is not None:
+            key = SshKey.from_file(run_options.private_key_file)
         else:
-            key = stack.enter_context(_made_key(journey, name))
-        stack.enter_context(_imported(journey, cloud, key, name))
+            key = stack.enter_context(_made_key(target_run, name))
+        stack.enter_context(_imported(target_run, cloud, key, name))
         yield key
 
 
-def _key_of_existing(journey: Journey) -> SshKey:
-    wishes = journey.wishes
-    assert wishes.existing_instance is not None
-    if wishes.private_key_file is not None:
-        return SshKey.from_file(wishes.private_key_file)
+def _key_of_existing(target_run: TargetRun) -> SshKey:
+    run_options = target_run.options
+    assert run_options.existing_instance is not None
+    if run_options.private_key_file is not None:
+        return SshKey.from_file(run_options.private_key_file)
     try:
-        _, kept = find_instance(wishes.existing_instance)
+        _, kept = find_instance(run_options.existing_instance)
     except NotInConfigError:
         raise CredentialsError(
-            f"there is no ssh key for {wishes.existing_instance}: no run on this machine made it",
+            f"there is no ssh key for {run_options.existing_instance}: no run on this machine made it",
             hint="name the key with --dib-private-key-file (dibctl: --private-key-file)",
         ) from None
     return SshKey.from_file(Path(kept.details["key"]))
 
 
 @contextlib.contextmanager
-def _made_key(journey: Journey, name: str) -> Iterator[SshKey]:
-    journey.guard()
-    directory = journey.ledger.directory / f"key-{name}"
-    record = journey.ledger.record(
-        "key", name, directory=str(directory), image=journey.label, environment=journey.environment.label
+def _made_key(target_run: TargetRun, name: str) -> Iterator[SshKey]:
+    target_run.guard()
+    directory = target_run.ledger.directory / f"key-{name}"
+    record = target_run.ledger.record(
+        "key",
+        name,
+        directory=str(directory),
+        image=target_run.label,
+        environment=target_run.environment.label,
     )
     try:
         with disk_errors():
@@ -573,48 +579,48 @@ def _made_key(journey: Journey, name: str) -> Iterator[SshKey]:
             key = SshKey.generate(directory, comment=name)
         yield key
     finally:
-        if _keeps_instance(journey):
+        if _keeps_instance(target_run):
             record.keep("its instance was kept")
         else:
-            with journey.removal(f"key {name}", record):
+            with target_run.removal(f"key {name}", record):
                 remove_tree(directory)
 
 
 @contextlib.contextmanager
-def _imported(journey: Journey, cloud: Cloud, key: SshKey, name: str) -> Iterator[None]:
-    record = journey.record("keypair", name, fingerprint=key.nova_fingerprint)
-    journey.key_name = name
+def _imported(target_run: TargetRun, cloud: Cloud, key: SshKey, name: str) -> Iterator[None]:
+    record = target_run.record("keypair", name, fingerprint=key.nova_fingerprint)
+    target_run.key_name = name
     try:
-        with journey.phase("boot"):
+        with target_run.phase("boot"):
             cloud.import_key(key, name=name)
         record = _made(record)
         yield
     finally:
-        if _keeps_instance(journey):
+        if _keeps_instance(target_run):
             keep(cloud, record, "its instance was kept")
         else:
-            with journey.removal(f"keypair {name}", record):
+            with target_run.removal(f"keypair {name}", record):
                 cloud.delete_key(name, fingerprint=key.nova_fingerprint)
 
 
 @contextlib.contextmanager
-def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey) -> Iterator[Instance]:
+def booted(target_run: TargetRun, cloud: Cloud, image: CloudImage | None, key: SshKey) -> Iterator[Instance]:
     """Boot an instance of ``image``; it runs when the block begins, and may not be ready yet.
 
-    Without ``image`` it is the instance that ``Wishes.existing_instance`` names, which is left alone.
+    Without ``image`` it is the instance that ``RunOptions.existing_instance`` names, which is left alone.
     """
     if image is None:
-        assert journey.wishes.existing_instance is not None
-        existing = cloud.existing(journey.wishes.existing_instance)
-        _note(journey, existing)
+        assert target_run.options.existing_instance is not None
+        existing = cloud.existing(target_run.options.existing_instance)
+        _note(target_run, existing)
         try:
             yield existing
         finally:
-            _keep_console(journey, existing)
+            _keep_console(target_run, existing)
         return
     # A host name has at most 63 characters and no underscore; guests take theirs from here.
-    name = f"dibctl-{_plain(journey.label)[:40].strip('-')}-{uuid.uuid4().hex[:8]}"
-    record = journey.record("instance", name, key=str(key.private_key_file))
+    name = f"dibctl-{_plain(target_run.label)[:40].strip('-')}-{uuid.uuid4().hex[:8]}"
+    record = target_run.record("instance", name, key=str(key.private_key_file))
 
     def note(**details: Any) -> None:
         nonlocal record
@@ -623,40 +629,40 @@ def booted(journey: Journey, cloud: Cloud, image: CloudImage | None, key: SshKey
     request = BootRequest(
         name=name,
         key=key,
-        key_name=journey.key_name or key.name,
-        deadlines=journey.deadlines,
-        keepable=journey.wishes.may_keep_instance,
+        key_name=target_run.key_name or key.name,
+        deadlines=target_run.deadlines,
+        keepable=target_run.options.may_keep_instance,
         note=note,
     )
     instance: Instance | None = None
     try:
-        with journey.phase("boot"), disk_errors():
-            instance = cloud.boot(image, request, progress=journey.progress)
-        _note(journey, instance)
+        with target_run.phase("boot"), disk_errors():
+            instance = cloud.boot(image, request, progress=target_run.progress)
+        _note(target_run, instance)
         with contextlib.suppress(DibctlError):  # it is on record by its name already
             note(id=instance.id, made=True)
         yield instance
     finally:
-        journey.instance = None
+        target_run.instance = None
         if instance is not None:
-            _keep_console(journey, instance)
+            _keep_console(target_run, instance)
         if instance is None:
             # boot removes what it began; an interruption may have come between its end and our knowing.
-            with journey.removal(f"instance {name}", record):
+            with target_run.removal(f"instance {name}", record):
                 cloud.remove("instance", name, record.details)
-        elif _keeps_instance(journey):
-            reason = "exit 42" if journey.keep else "--dib-keep-failed-instance"
+        elif _keeps_instance(target_run):
+            reason = "exit 42" if target_run.keep else "--dib-keep-failed-instance"
             keep(cloud, record, reason)
-            journey.kept.append(
+            target_run.kept.append(
                 Kept(
                     what=f"instance {instance.name} ({instance.id})",
                     reason=reason,
-                    reach=journey.reach,
-                    remove=cleanup_command(journey.ledger),
+                    reach=target_run.reach,
+                    remove=cleanup_command(target_run.ledger),
                 ),
             )
         else:
-            with journey.removal(f"instance {name}", record):
+            with target_run.removal(f"instance {name}", record):
                 instance.delete()
 
 
@@ -667,16 +673,20 @@ def _made(record: Record) -> Record:
     return record
 
 
-def _note(journey: Journey, instance: Instance) -> None:
-    journey.instance, journey.instance_id, journey.facts = instance, instance.id, dict(instance.facts)
-    if journey.wishes.logs is not None:  # its reports name the file that it will be
-        journey.console_log = console_file(journey.wishes.logs, instance.name)
+def _note(target_run: TargetRun, instance: Instance) -> None:
+    target_run.instance, target_run.instance_id, target_run.facts = (
+        instance,
+        instance.id,
+        dict(instance.facts),
+    )
+    if target_run.options.logs is not None:  # its reports name the file that it will be
+        target_run.console_log = console_file(target_run.options.logs, instance.name)
 
 
 @contextlib.contextmanager
-def reachable(journey: Journey, instance: Instance, key: SshKey) -> Iterator[SshAccess]:
+def reachable(target_run: TargetRun, instance: Instance, key: SshKey) -> Iterator[SshAccess]:
     """Wait until the instance lets us log in, and keep that way open."""
-    username, port = merge.login(journey.image)
+    username, port = merge.login(target_run.image)
     endpoint = instance.endpoint(port)
     with disk_errors():
         access = SshAccess(
@@ -684,36 +694,37 @@ def reachable(journey: Journey, instance: Instance, key: SshKey) -> Iterator[Ssh
             port=endpoint.port,
             username=username,
             key=key,
-            directory=journey.ledger.directory,
+            directory=target_run.ledger.directory,
             name=instance.name,
             host_keys=instance.host_keys,
         )
-    journey.reach = process.command_line(access.command_line())
+    target_run.reach = process.command_line(access.command_line())
     try:
-        with journey.phase("ready"):
-            _wait_ready(journey, instance, access)
-        remember_pristine(journey, instance, access)
+        with target_run.phase("ready"):
+            _wait_ready(target_run, instance, access)
+        remember_pristine(target_run, instance, access)
         yield access
     finally:
-        access.close(keep_files=_keeps_instance(journey))
+        access.close(keep_files=_keeps_instance(target_run))
 
 
-def _wait_ready(journey: Journey, instance: Instance, access: SshAccess) -> None:
-    deadline = journey.deadlines.port
+def _wait_ready(target_run: TargetRun, instance: Instance, access: SshAccess) -> None:
+    deadline = target_run.deadlines.port
     try:
-        waited = access.wait_ready(timeout=deadline, check=instance.check, progress=journey.progress)
-        _wait_configured_port(journey, instance, max(0.0, deadline - waited))
+        waited = access.wait_ready(timeout=deadline, check=instance.check, progress=target_run.progress)
+        _wait_configured_port(target_run, instance, max(0.0, deadline - waited))
     except PortTimeoutError as error:
         tail = console_tail(instance)
         raise PortTimeoutError(
-            f"{journey.label}: {error.message}" + (f"\nlast lines of the console:\n{tail}" if tail else ""),
+            f"{target_run.label}: {error.message}"
+            + (f"\nlast lines of the console:\n{tail}" if tail else ""),
             hint=error.hint,
         ) from None
 
 
-def _wait_configured_port(journey: Journey, instance: Instance, timeout: float) -> None:
-    wanted = journey.image.settings.tests.wait_for_port
-    _, ssh_port = merge.login(journey.image)
+def _wait_configured_port(target_run: TargetRun, instance: Instance, timeout: float) -> None:
+    wanted = target_run.image.settings.tests.wait_for_port
+    _, ssh_port = merge.login(target_run.image)
     if wanted is not None and wanted != ssh_port:
         wait_for_port(instance, wanted, timeout=timeout)
 
@@ -741,7 +752,7 @@ def wait_for_port(instance: Instance, port: int, *, timeout: float) -> float:
 
 
 def reboot(
-    journey: Journey,
+    target_run: TargetRun,
     instance: Instance,
     access: SshAccess,
     *,
@@ -756,11 +767,11 @@ def reboot(
     before = _boot_id(access)
     started = time.monotonic()
     instance.reboot(hard=hard)
-    return _await_boot(journey, instance, access, after=before, started=started, timeout=timeout)
+    return _await_boot(target_run, instance, access, after=before, started=started, timeout=timeout)
 
 
 def rebuild(
-    journey: Journey, instance: Instance, access: SshAccess, *, timeout: float | None = None
+    target_run: TargetRun, instance: Instance, access: SshAccess, *, timeout: float | None = None
 ) -> float:
     """Give the instance the image's root disk again and wait until it lets us log in; return the seconds.
 
@@ -770,11 +781,11 @@ def rebuild(
     started = time.monotonic()
     instance.rebuild()
     access.trust(instance.host_keys)
-    return _await_boot(journey, instance, access, after=before, started=started, timeout=timeout)
+    return _await_boot(target_run, instance, access, after=before, started=started, timeout=timeout)
 
 
 def revert(
-    journey: Journey, instance: Instance, access: SshAccess, name: str, *, timeout: float | None = None
+    target_run: TargetRun, instance: Instance, access: SshAccess, name: str, *, timeout: float | None = None
 ) -> float:
     """Go back to a snapshot of the instance, by its name, and wait for a login; return the seconds it took.
 
@@ -785,9 +796,9 @@ def revert(
     started = time.monotonic()
     instance.revert(name)
     access.trust(instance.host_keys)
-    _await_boot(journey, instance, access, after=before, started=started, timeout=timeout)
+    _await_boot(target_run, instance, access, after=before, started=started, timeout=timeout)
     if instance.snapshots_memory:
-        _set_clock(journey, access)
+        _set_clock(target_run, access)
     return time.monotonic() - started
 
 
@@ -795,42 +806,42 @@ PRISTINE = "pristine"
 """The snapshot of an instance as it was when it first let us log in."""
 
 
-def remember_pristine(journey: Journey, instance: Instance, access: SshAccess) -> None:
+def remember_pristine(target_run: TargetRun, instance: Instance, access: SshAccess) -> None:
     """Take note that the instance was ready just now, for ``pristine`` to come back to."""
-    journey.untouched = True
-    journey.has_pristine = False
-    foreign = journey.wishes.existing_instance is not None
-    if foreign or not journey.wants_pristine or not instance.snapshots_memory:
+    target_run.untouched = True
+    target_run.has_pristine = False
+    foreign = target_run.options.existing_instance is not None
+    if foreign or not target_run.wants_pristine or not instance.snapshots_memory:
         return
-    with journey.phase("pristine"):
+    with target_run.phase("pristine"):
         access.disconnect()  # or the guest would come back with a connection whose other end is gone
         try:
             instance.snapshot(PRISTINE)
         except InstanceError as error:
-            journey.progress(f"instances will be rebuilt for dib_pristine tests: {error.message}")
+            target_run.progress(f"instances will be rebuilt for dib_pristine tests: {error.message}")
         else:
-            journey.has_pristine = True
+            target_run.has_pristine = True
 
 
-def pristine(journey: Journey, instance: Instance, access: SshAccess) -> None:
+def pristine(target_run: TargetRun, instance: Instance, access: SshAccess) -> None:
     """Have the instance as it was when it first let us log in; quick if nothing was done to it since.
 
     From a snapshot where that brings memory back, else by a rebuild. Raises InstanceError, and what
     ``SshAccess.wait_ready`` raises.
     """
-    if journey.untouched:
+    if target_run.untouched:
         return
-    with journey.phase("pristine"):
-        if journey.has_pristine:
-            revert(journey, instance, access, PRISTINE)
+    with target_run.phase("pristine"):
+        if target_run.has_pristine:
+            revert(target_run, instance, access, PRISTINE)
         else:
-            took = rebuild(journey, instance, access)
-            _wait_configured_port(journey, instance, max(0.0, journey.deadlines.port - took))
-    journey.untouched = True
+            took = rebuild(target_run, instance, access)
+            _wait_configured_port(target_run, instance, max(0.0, target_run.deadlines.port - took))
+    target_run.untouched = True
 
 
 def _await_boot(
-    journey: Journey,
+    target_run: TargetRun,
     instance: Instance,
     access: SshAccess,
     *,
@@ -839,13 +850,13 @@ def _await_boot(
     timeout: float | None,
 ) -> float:
     """Wait for a login to another boot than ``after`` (None: any); return the seconds since ``started``."""
-    limit = journey.deadlines.port if timeout is None else timeout
+    limit = target_run.deadlines.port if timeout is None else timeout
     access.disconnect()
     while True:
         left = limit - (time.monotonic() - started)
         if left <= 0:
             raise PortTimeoutError(f"{instance.name} did not come back within {limit:g} s")
-        access.wait_ready(timeout=left, check=instance.check, progress=journey.progress)
+        access.wait_ready(timeout=left, check=instance.check, progress=target_run.progress)
         with contextlib.suppress(DibctlError):
             if after is None or _boot_id(access) != after:
                 return time.monotonic() - started
@@ -867,22 +878,22 @@ def _boot_id(access: SshAccess, *, timeout: float = 60) -> str:
     return access.run("cat /proc/sys/kernel/random/boot_id", timeout=timeout, check=True).output.strip()
 
 
-def _set_clock(journey: Journey, access: SshAccess) -> None:
+def _set_clock(target_run: TargetRun, access: SshAccess) -> None:
     """Tell a guest that comes from a snapshot what time it is."""
     set_it = f"date -u -s @{time.time():.0f}"
     with contextlib.suppress(DibctlError):
         if access.run(f"sudo -n {set_it} || {set_it}", timeout=60).returncode == 0:
             return
-    journey.progress("the guest's clock still shows the time of its snapshot: this login may not set it")
+    target_run.progress("the guest's clock still shows the time of its snapshot: this login may not set it")
 
 
-def open_shell(journey: Journey, access: SshAccess) -> int:
+def open_shell(target_run: TargetRun, access: SshAccess) -> int:
     """Give the terminal to a shell in the instance; ``exit 42`` in it keeps the instance."""
     import subprocess
 
     # The terminal is the point here: this one command keeps our session and process group.
     code = subprocess.call(access.command_line(), env=process.environment())
-    journey.keep = journey.keep or code == SHELL_KEEPS
+    target_run.keep = target_run.keep or code == SHELL_KEEPS
     return code
 
 
@@ -915,10 +926,10 @@ def keep_console_of(
             _write_log(console_file(logs, name), console.encode)
 
 
-def _keeps_instance(journey: Journey) -> bool:
-    if journey.wishes.existing_instance is not None:
+def _keeps_instance(target_run: TargetRun) -> bool:
+    if target_run.options.existing_instance is not None:
         return False
-    return journey.keep or (journey.failed and journey.wishes.keep_failed_instance)
+    return target_run.keep or (target_run.failed and target_run.options.keep_failed_instance)
 
 
 def cleanup_command(run: Ledger) -> str:

@@ -39,7 +39,7 @@ class Outcome:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shared:
+class RunState:
     """The state that a run's processes have in common; ``directory`` is the run's."""
 
     directory: Path
@@ -82,7 +82,7 @@ class Shared:
             os.close(descriptor)
 
     @contextlib.contextmanager
-    def taken(self, step: str) -> Iterator[dict[str, Any] | None]:
+    def claim(self, step: str) -> Iterator[dict[str, Any] | None]:
         """Take away what the step made, to remove it; the value is None while somebody still uses it.
 
         An empty value says that there is nothing. The step will be done anew for whoever comes later.
@@ -148,11 +148,11 @@ class Shared:
         known = [_read(path) for path in self.directory.glob("*.outcome")]
         return [found["value"] for found in known if found and "value" in found]
 
-    def say(self, name: str, value: object) -> None:
+    def put(self, name: str, value: object) -> None:
         """Let the run's other processes know something, plain data."""
         _write(self._path(name, "said"), {"value": value})
 
-    def heard(self, name: str) -> Any | None:
+    def get(self, name: str) -> Any | None:
         """Return what was said under ``name``, None if nothing was."""
         return (_read(self._path(name, "said")) or {}).get("value")
 

@@ -23,12 +23,14 @@ class Target:
     id: str
 
 
-def targets(catalog: Catalog, images: Sequence[Entry[Image]], wishes: lifecycle.Wishes) -> tuple[Target, ...]:
+def targets(
+    catalog: Catalog, images: Sequence[Entry[Image]], run_options: lifecycle.RunOptions
+) -> tuple[Target, ...]:
     """Return each of ``images`` with each of its environments, in order; raises NotInConfigError.
 
     An id is the image's label alone unless an image has several environments in this run.
     """
-    environments = {image.label: lifecycle.environments_of(catalog, image, wishes) for image in images}
+    environments = {image.label: lifecycle.environments_of(catalog, image, run_options) for image in images}
     matrix = any(len(several) > 1 for several in environments.values())
     found: list[Target] = []
     for image in images:

@@ -11,7 +11,7 @@ from pytest_dibctl.clouds.protocols import Instance, Interface
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models import Image, TestEnvironment
-from pytest_dibctl.config.test_entries import EXTERNAL_NAMES
+from pytest_dibctl.config.tests_list import EXTERNAL_NAMES
 from pytest_dibctl.guest.ssh import SshAccess
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.image.tree import ImageTree

@@ -76,7 +76,7 @@ def marked(run_id: str) -> Iterator[None]:
         _marks.clear()
 
 
-def apart(module: str) -> list[str]:
+def isolated_python(module: str) -> list[str]:
     """Return the argv that runs ``main`` of a module of ours; nothing but our package is added to the path.
 
     For processes that outlive or guard others, and must not depend on where and how those run.
@@ -123,7 +123,7 @@ def command_line(argv: Sequence[str]) -> str:
     return shlex.join(argv)
 
 
-def with_parent(argv: Sequence[str]) -> list[str]:
+def die_with_parent(argv: Sequence[str]) -> list[str]:
     """Return ``argv`` so that the kernel kills the command when the thread that starts it dies.
 
     To be started by this process, not by another one.

@@ -87,27 +87,27 @@ class Stage:
         outcome = Outcome()
         image = self.catalog.image(LABEL)
         with ledger.opened(ledger.new_run_id(), base=self.base) as run:
-            journey = lifecycle.Journey(
+            target_run = lifecycle.TargetRun(
                 image=image,
                 environment=self.catalog.environment(ENVIRONMENT),
-                wishes=lifecycle.Wishes(),
+                options=lifecycle.RunOptions(),
                 ledger=run,
                 cwd=self.directory,
                 progress=lambda _line: None,
             )
             try:
-                self._steps(journey, snapshot=snapshot)
+                self._steps(target_run, snapshot=snapshot)
             except DibctlError as error:
                 outcome.error = error
-            outcome.leftovers = journey.leftovers
+            outcome.leftovers = target_run.leftovers
         return outcome
 
-    def _steps(self, journey: lifecycle.Journey, *, snapshot: bool) -> None:
+    def _steps(self, target_run: lifecycle.TargetRun, *, snapshot: bool) -> None:
         with contextlib.ExitStack() as stack:
-            cloud = stack.enter_context(lifecycle.opened(journey))
-            uploaded = stack.enter_context(lifecycle.uploaded(journey, cloud, self.artifact))
-            key = stack.enter_context(lifecycle.keypair(journey, cloud))
-            instance = stack.enter_context(lifecycle.booted(journey, cloud, uploaded, key))
+            cloud = stack.enter_context(lifecycle.opened(target_run))
+            uploaded = stack.enter_context(lifecycle.uploaded(target_run, cloud, self.artifact))
+            key = stack.enter_context(lifecycle.keypair(target_run, cloud))
+            instance = stack.enter_context(lifecycle.booted(target_run, cloud, uploaded, key))
             instance.check()
             instance.console_output()
             instance.reboot(hard=True)

@@ -217,22 +217,22 @@ class World:
 
 def flow(stage: Stage, run_id: str, *, keeps: bool) -> None:
     """Boot an instance of an image and remove both, or keep them since a test failed."""
-    wishes = lifecycle.Wishes(keep_failed_image=keeps, keep_failed_instance=keeps)
+    run_options = lifecycle.RunOptions(keep_failed_image=keeps, keep_failed_instance=keeps)
     with ledger.opened(run_id, base=stage.base) as run, contextlib.ExitStack() as stack:
-        journey = lifecycle.Journey(
+        target_run = lifecycle.TargetRun(
             image=stage.catalog.image(LABEL),
             environment=stage.catalog.environment(ENVIRONMENT),
-            wishes=wishes,
+            options=run_options,
             ledger=run,
             cwd=stage.directory,
             progress=lambda _line: None,
         )
         with contextlib.suppress(DibctlError):
-            cloud = stack.enter_context(lifecycle.opened(journey))
-            uploaded = stack.enter_context(lifecycle.uploaded(journey, cloud, stage.artifact))
-            key = stack.enter_context(lifecycle.keypair(journey, cloud))
-            stack.enter_context(lifecycle.booted(journey, cloud, uploaded, key))
-            journey.failed = keeps
+            cloud = stack.enter_context(lifecycle.opened(target_run))
+            uploaded = stack.enter_context(lifecycle.uploaded(target_run, cloud, stage.artifact))
+            key = stack.enter_context(lifecycle.keypair(target_run, cloud))
+            stack.enter_context(lifecycle.booted(target_run, cloud, uploaded, key))
+            target_run.failed = keeps
 
 
 MEMORY = Path("/dev/shm")

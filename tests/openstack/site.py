@@ -161,10 +161,10 @@ class Site:
         environment, image = catalog.environment(label), catalog.image("micro")
         with ledger.opened(ledger.new_run_id()) as book:
             told: list[str] = []
-            journey = lifecycle.Journey(
+            target_run = lifecycle.TargetRun(
                 image=image,
                 environment=environment,
-                wishes=lifecycle.Wishes(build="never"),
+                options=lifecycle.RunOptions(build="never"),
                 ledger=book,
                 cwd=self.path,
                 progress=told.append,
@@ -174,21 +174,21 @@ class Site:
                 run_id=book.run_id,
                 cwd=self.path,
                 deadlines=merge.deadlines(image, environment),
-                image_endpoint=journey.image_endpoint,
+                image_endpoint=target_run.image_endpoint,
                 progress=told.append,
                 environ=self.environ(),
             )
             with contextlib.closing(opened):
                 yield Bench(
-                    journey=journey, cloud=opened, ledger=book, artifact=inspect(self.image), told=told
+                    target_run=target_run, cloud=opened, ledger=book, artifact=inspect(self.image), told=told
                 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bench:
-    """An opened environment; ``journey`` for lifecycle's context managers."""
+    """An opened environment; ``target run`` for lifecycle's context managers."""
 
-    journey: lifecycle.Journey
+    target_run: lifecycle.TargetRun
     cloud: OpenStackCloud
     ledger: Ledger
     artifact: Artifact

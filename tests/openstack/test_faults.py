@@ -55,9 +55,9 @@ class Way:
         with self.site.opened("here") as bench, contextlib.ExitStack() as stack:
             try:
                 bench.cloud.preflight()
-                image = stack.enter_context(lifecycle.uploaded(bench.journey, bench.cloud, bench.artifact))
-                key = stack.enter_context(lifecycle.keypair(bench.journey, bench.cloud))
-                instance = stack.enter_context(lifecycle.booted(bench.journey, bench.cloud, image, key))
+                image = stack.enter_context(lifecycle.uploaded(bench.target_run, bench.cloud, bench.artifact))
+                key = stack.enter_context(lifecycle.keypair(bench.target_run, bench.cloud))
+                instance = stack.enter_context(lifecycle.booted(bench.target_run, bench.cloud, image, key))
                 instance.check()
                 instance.stop()
                 instance.start()

@@ -48,7 +48,7 @@ def bench(site: Site, image: Mapping[str, Any] | None = None, **sections: Any) -
 
 
 def uploaded(opened: Bench) -> contextlib.AbstractContextManager[CloudImage]:
-    return lifecycle.uploaded(opened.journey, opened.cloud, opened.artifact)
+    return lifecycle.uploaded(opened.target_run, opened.cloud, opened.artifact)
 
 
 def glance(site: Site, cloud: str = "demo") -> str:
@@ -87,7 +87,7 @@ def test_what_both_files_say_arrives_and_is_private(small: Site) -> None:
             assert (found.visibility, found.is_protected) == ("private", False)
             assert (found.disk_format, found.container_format) == ("qcow2", "bare")
         assert not in_glance(small, image.name)
-        assert not opened.journey.leftovers
+        assert not opened.target_run.leftovers
         assert not recorded(opened)
 
 
@@ -248,7 +248,7 @@ def test_an_upload_that_takes_too_long_ends_and_leaves_nothing(site: Site) -> No
         proxy.before(glance(site)) as between,
         bench(site, disk_only, glance={"endpoint": between.url}) as opened,
     ):
-        deadlines = dataclasses.replace(opened.journey.deadlines, upload=1.5)
+        deadlines = dataclasses.replace(opened.target_run.deadlines, upload=1.5)
         request = request_of(opened, deadlines)
         between.harms.append(proxy.Harm(method="PUT", path="/file$", body=proxy.crawl(2 * MIB)))
         with pytest.raises(ApiError, match=r"was not uploaded within 1\.5 s") as caught:
@@ -261,7 +261,7 @@ def request_of(opened: Bench, deadlines: Any) -> Any:
     from pytest_dibctl.clouds.protocols import UploadRequest
 
     return UploadRequest(
-        name=f"dibctl-{opened.ledger.run_id}-micro", image=opened.journey.image, deadlines=deadlines
+        name=f"dibctl-{opened.ledger.run_id}-micro", image=opened.target_run.image, deadlines=deadlines
     )
 
 
@@ -282,12 +282,12 @@ def deleted(site: Site, tag: str) -> None:
 
 def test_an_image_that_is_deleted_before_it_is_booted(small: Site) -> None:
     with bench(small) as opened:
-        with uploaded(opened) as image, lifecycle.keypair(opened.journey, opened.cloud) as key:
+        with uploaded(opened) as image, lifecycle.keypair(opened.target_run, opened.cloud) as key:
             deleted(small, f"dibctl-run-{opened.ledger.run_id}")
-            boot = lifecycle.booted(opened.journey, opened.cloud, image, key)
+            boot = lifecycle.booted(opened.target_run, opened.cloud, image, key)
             with pytest.raises(NovaBadRequestError, match=r"test\.yaml.*requested image"), boot:
                 pytest.fail("an image that is gone was booted")
-        assert not opened.journey.leftovers
+        assert not opened.target_run.leftovers
         assert not recorded(opened)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_dibctl import plugin
 from pytest_dibctl.cli import main
-from pytest_dibctl.config import catalog, models, test_entries
+from pytest_dibctl.config import catalog, models, tests_list
 from pytest_dibctl.errors import ExitCode
 from pytest_dibctl.plugin import fixtures, host, target_report
 from tests.plugin.conftest import ROOT, Project
@@ -172,7 +172,7 @@ def test_every_fixture_is_in_the_table_with_its_scope() -> None:
 def test_every_shipped_test_is_in_the_table() -> None:
     below = README.split("A `generic:NAME` entry", 1)[1]
     documented = set(re.findall(r"^\| `(\w+)` \|", below.split("\n\nAn entry's", 1)[0], re.MULTILINE))
-    assert documented == {*test_entries.generic_tests(), "all"}
+    assert documented == {*tests_list.generic_tests(), "all"}
 
 
 def test_every_variable_of_a_shipped_test_is_in_its_row() -> None:

@@ -24,9 +24,9 @@ TESTS = """
     from tests.support import memory
 
     @pytest.fixture(autouse=True)
-    def noted(request, image, dib_journey):
+    def noted(request, image, dib_run):
         yield
-        memory.log("test", name=request.node.name, image=image.label, cloud=dib_journey.environment.label)
+        memory.log("test", name=request.node.name, image=image.label, cloud=dib_run.environment.label)
 
     @pytest.mark.parametrize("number", range({count}))
     def test_it(ssh_access, image, number):

@@ -24,14 +24,14 @@ def test_mark(ssh_access, image):
     mark = ssh_access.run("cat /etc/micro-mark").output.strip()
     assert mark == f"this is {image.label}"
 
-def test_memory(ssh_access, dib_journey):
+def test_memory(ssh_access, dib_run):
     total = int(ssh_access.run("grep MemTotal /proc/meminfo").output.split()[1])
-    expected = dib_journey.environment.settings.qemu.memory * 1024
+    expected = dib_run.environment.settings.qemu.memory * 1024
     assert 0.5 * expected < total <= expected
 
-def test_where(image, dib_journey, instance):
+def test_where(image, dib_run, instance):
     with Path("where.txt").open("a") as file:
-        file.write(f"{image.label} {dib_journey.environment.label} {os.getpid()} {instance.id}\\n")
+        file.write(f"{image.label} {dib_run.environment.label} {os.getpid()} {instance.id}\\n")
 """
 
 

@@ -27,8 +27,8 @@ from pytest_dibctl.clouds.protocols import (
     Flavor,
     Instance,
     Interface,
+    LeakedResource,
     Progress,
-    Stray,
     UploadRequest,
 )
 from pytest_dibctl.config.entry import Entry
@@ -225,11 +225,11 @@ class MemoryCloud:
     def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
         """Nobody else looks."""
 
-    def strays(self, *, spare: Collection[str]) -> tuple[Stray, ...]:
+    def leaked(self, *, spare: Collection[str]) -> tuple[LeakedResource, ...]:
         del spare
         return ()
 
-    def remove_stray(self, stray: Stray) -> None:
+    def remove_leaked(self, resource: LeakedResource) -> None:
         """There are none."""
 
     def client(self, service: str) -> Any | None:
@@ -293,12 +293,12 @@ class LocalAccess:
 
 @pytest.fixture(scope="session")
 def ssh_access(
-    dib_journey: lifecycle.Journey,
+    dib_run: lifecycle.TargetRun,
     instance: MemoryInstance,
     keypair: SshKey,
 ) -> LocalAccess:
     """An access that needs no guest."""
-    with dib_journey.phase("ready"):
+    with dib_run.phase("ready"):
         if "port" in faults():
             raise PortTimeoutError("port 22 gave no ssh banner within 1 s")
         log("ready", name=instance.name)
@@ -311,5 +311,5 @@ def ssh_access(
         config_file=Path("/dev/null"),
         instance=instance,
     )
-    lifecycle.remember_pristine(dib_journey, instance, cast("SshAccess", access))
+    lifecycle.remember_pristine(dib_run, instance, cast("SshAccess", access))
     return access

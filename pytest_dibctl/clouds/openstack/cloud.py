@@ -22,8 +22,8 @@ from pytest_dibctl.clouds.protocols import (
     BootRequest,
     CloudImage,
     Flavor,
+    LeakedResource,
     Progress,
-    Stray,
     UploadRequest,
     forget_note,
 )
@@ -280,13 +280,13 @@ class OpenStackCloud:
             for server in servers.named(self.api, name):
                 servers.annotate(self.api, server, {marks.KEPT_KEY: self._run_id})
 
-    def strays(self, *, spare: Collection[str]) -> tuple[Stray, ...]:
+    def leaked(self, *, spare: Collection[str]) -> tuple[LeakedResource, ...]:
         """Return what is ours in the project and older than its time."""
         return leaked.find(self.api, spare=spare)
 
-    def remove_stray(self, stray: Stray) -> None:
-        """Remove a thing that ``strays`` found."""
-        leaked.remove(self.api, stray, timeout=self._deadlines.cleanup)
+    def remove_leaked(self, resource: LeakedResource) -> None:
+        """Remove a thing that ``leaked`` found."""
+        leaked.remove(self.api, resource, timeout=self._deadlines.cleanup)
 
     def client(self, service: str) -> Any | None:
         """Return openstacksdk's proxy of a service, or the whole connection."""

@@ -14,18 +14,18 @@ from typing import Any
 
 from pytest_dibctl.clouds.openstack import images, marks, networks, servers
 from pytest_dibctl.clouds.openstack.api import Api, raise_for_status
-from pytest_dibctl.clouds.protocols import LIFETIME, Stray
+from pytest_dibctl.clouds.protocols import LIFETIME, LeakedResource
 from pytest_dibctl.errors import InstanceError
 
 SNAPSHOT = "snapshot"
 
 
-def find(api: Api, *, spare: Collection[str]) -> tuple[Stray, ...]:
+def find(api: Api, *, spare: Collection[str]) -> tuple[LeakedResource, ...]:
     """Return the strays of the project, instances first; those of the runs in ``spare`` are none."""
     now = _server_time(api)
     listed = api.safely("compute", "list instances", lambda: list(api.compute.servers()))
     old = [*_servers(listed, now, spare)]
-    gone = {stray.id for stray in old}
+    gone = {resource.id for resource in old}
     staying = [server for server in listed if server.id not in gone]
     found = [*old, *_described(api, {server.name for server in staying}, now)]
     found += _images(api, {_image_of(server) for server in staying}, now, spare)
@@ -33,29 +33,29 @@ def find(api: Api, *, spare: Collection[str]) -> tuple[Stray, ...]:
     return tuple(found)
 
 
-def remove(api: Api, stray: Stray, *, timeout: float) -> None:
+def remove(api: Api, resource: LeakedResource, *, timeout: float) -> None:
     """Remove a stray; ``timeout`` is seconds for each step. Raises DibctlError."""
-    if stray.kind == "instance":
-        servers.remove(api, stray.name, run_id=str(stray.run_id), timeout=timeout)
-    elif stray.kind == "image":
-        _still_ours(api, stray)
-        images.delete(api, stray.id, timeout=timeout)
-    elif stray.kind == "keypair":
+    if resource.kind == "instance":
+        servers.remove(api, resource.name, run_id=str(resource.run_id), timeout=timeout)
+    elif resource.kind == "image":
+        _still_ours(api, resource)
+        images.delete(api, resource.id, timeout=timeout)
+    elif resource.kind == "keypair":
         api.safely(
             "compute",
-            f"remove keypair {stray.name}",
-            lambda: api.compute.delete_keypair(stray.name, ignore_missing=True),
+            f"remove keypair {resource.name}",
+            lambda: api.compute.delete_keypair(resource.name, ignore_missing=True),
             timeout=timeout,
         )
     else:
-        networks.remove_one(api, stray.kind, stray.id, timeout=timeout)
+        networks.remove_one(api, resource.kind, resource.id, timeout=timeout)
 
 
-def _still_ours(api: Api, stray: Stray) -> None:
+def _still_ours(api: Api, resource: LeakedResource) -> None:
     """Raise InstanceError if an image was kept, or became something else, since it was listed."""
-    image = api.find("image", f"image {stray.id}", lambda: images.get(api, stray.id))
+    image = api.find("image", f"image {resource.id}", lambda: images.get(api, resource.id))
     if image is not None and (marks.KEPT in image.get("tags", ()) or _is_snapshot(image)):
-        raise InstanceError(f"image {stray.name} ({stray.id}) was kept meanwhile, so it is left alone")
+        raise InstanceError(f"image {resource.name} ({resource.id}) was kept meanwhile, so it is left alone")
 
 
 # -- clocks ----------------------------------------------------------------------------------------
@@ -88,17 +88,17 @@ def _why(age: float) -> str:
 # -- kinds -----------------------------------------------------------------------------------------
 
 
-def _servers(listed: list[Any], now: dt.datetime, spare: Collection[str]) -> Iterator[Stray]:
+def _servers(listed: list[Any], now: dt.datetime, spare: Collection[str]) -> Iterator[LeakedResource]:
     for server in listed:
         found = dict(server.metadata or {})
         run_id = marks.run_of_server(server.name, found)
         age = _age(server.created_at, now)
         if run_id is None or run_id in spare or marks.KEPT_KEY in found or age <= marks.lifetime_of(found):
             continue
-        yield Stray(kind="instance", name=server.name, id=server.id, run_id=run_id, why=_why(age))
+        yield LeakedResource(kind="instance", name=server.name, id=server.id, run_id=run_id, why=_why(age))
 
 
-def _described(api: Api, staying: Collection[str], now: dt.datetime) -> Iterator[Stray]:
+def _described(api: Api, staying: Collection[str], now: dt.datetime) -> Iterator[LeakedResource]:
     """Yield floating IPs and ports that were made for an instance which is not there any more."""
     if not api.has("network"):
         return
@@ -110,12 +110,12 @@ def _described(api: Api, staying: Collection[str], now: dt.datetime) -> Iterator
             if owner is None or owner in staying or age <= LIFETIME:
                 continue
             name = one.floating_ip_address if kind == "ip" else one.name
-            yield Stray(kind=kind, name=str(name), id=one.id, run_id=None, why=_why(age))
+            yield LeakedResource(kind=kind, name=str(name), id=one.id, run_id=None, why=_why(age))
 
 
 def _images(
     api: Api, used: Collection[str | None], now: dt.datetime, spare: Collection[str]
-) -> Iterator[Stray]:
+) -> Iterator[LeakedResource]:
     found = list(images.every(api))
     needed = {part for image in found if image["id"] in used for part in _parts(image)}
     kept = {part for image in found if marks.KEPT in image.get("tags", ()) for part in _parts(image)}
@@ -128,7 +128,9 @@ def _images(
         if marks.KEPT in known or image["id"] in {*used, *needed, *kept} or _is_snapshot(image):
             continue
         if age > marks.lifetime_of_tags(known):
-            yield Stray(kind="image", name=image["name"], id=image["id"], run_id=run_id, why=_why(age))
+            yield LeakedResource(
+                kind="image", name=image["name"], id=image["id"], run_id=run_id, why=_why(age)
+            )
 
 
 def _parts(image: dict[str, Any]) -> set[str]:
@@ -145,7 +147,7 @@ def _image_of(server: Any) -> str | None:
 
 def _keypairs(
     api: Api, used: Collection[str | None], now: dt.datetime, spare: Collection[str]
-) -> Iterator[Stray]:
+) -> Iterator[LeakedResource]:
     for key in api.safely("compute", "list keypairs", lambda: list(api.compute.keypairs())):
         run_id = marks.run_of_name(key.name)
         # The comment is part of the key that was imported: nobody gets it by choosing a name.
@@ -156,7 +158,7 @@ def _keypairs(
         )
         age = _age(full.created_at, now) if full is not None else 0.0
         if age > LIFETIME:
-            yield Stray(kind="keypair", name=key.name, id=key.name, run_id=run_id, why=_why(age))
+            yield LeakedResource(kind="keypair", name=key.name, id=key.name, run_id=run_id, why=_why(age))
 
 
 def _bears_its_name(key: Any) -> bool:

@@ -123,7 +123,7 @@ def run_payload(arch: Arch, accelerator: Accelerator, *, deadline: float = PROBE
         directory = Path(name)
         try:
             result = process.run(
-                process.with_parent(_payload_argv(arch, accelerator, directory)),
+                process.die_with_parent(_payload_argv(arch, accelerator, directory)),
                 timeout=deadline,
                 check=False,
                 cwd=directory,

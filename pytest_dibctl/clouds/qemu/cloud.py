@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_dibctl.clouds.protocols import BootRequest, CloudImage, Progress, Stray, UploadRequest
+from pytest_dibctl.clouds.protocols import BootRequest, CloudImage, LeakedResource, Progress, UploadRequest
 from pytest_dibctl.clouds.qemu import accel, guest, machine, seed
 from pytest_dibctl.clouds.qemu.instance import QemuInstance, State, open_log, read_state
 from pytest_dibctl.config.catalog import read_user_data
@@ -159,11 +159,11 @@ class QemuCloud:
     def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
         """Do nothing: nobody else can see what is on this machine."""
 
-    def strays(self, *, spare: Collection[str]) -> tuple[Stray, ...]:  # noqa: ARG002
+    def leaked(self, *, spare: Collection[str]) -> tuple[LeakedResource, ...]:  # noqa: ARG002
         """Return nothing: what is here is in this machine's ledgers."""
         return ()
 
-    def remove_stray(self, stray: Stray) -> None:
+    def remove_leaked(self, resource: LeakedResource) -> None:
         """Do nothing: there are none."""
 
     def client(self, service: str) -> Any | None:  # noqa: ARG002
@@ -279,7 +279,7 @@ class QemuCloud:
             initrd=artifact.initrd,
             cmdline=machine.kernel_cmdline(self._settings.kernel_cmdline, state.arch),
         )
-        argv = spec.argv() if request.keepable else process.with_parent(spec.argv())
+        argv = spec.argv() if request.keepable else process.die_with_parent(spec.argv())
         with os.fdopen(open_log(directory), "w") as log:
             # Whoever sweeps the run finds it by its record; it may have been kept.
             started = process.start(argv, cwd=directory, stdout=log, stderr=log, env={process.RUN: ""})
@@ -317,7 +317,7 @@ def _removed_on_failure(directory: Path, identity: str) -> Iterator[None]:
         yield
     except BaseException:
         # An interruption may have come between QEMU's start and the moment that somebody knew of it.
-        if stray := guest.find(identity, None):
-            stray.kill()
+        if resource := guest.find(identity, None):
+            resource.kill()
         shutil.rmtree(directory, ignore_errors=True)
         raise

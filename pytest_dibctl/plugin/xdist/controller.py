@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dibctl.cleanup.workers import Caretaker
-from pytest_dibctl.plugin.target_report import Account
+from pytest_dibctl.cleanup.workers import WorkerCleanup
+from pytest_dibctl.plugin.target_report import TargetReport
 from pytest_dibctl.plugin.xdist.scheduler import ImageScheduling
 from pytest_dibctl.run import lifecycle
 from pytest_dibctl.run.targets import Target
@@ -40,9 +40,9 @@ def items_of(worker: str) -> str:
 class Distribution:
     """What only the controller of an xdist run does."""
 
-    def __init__(self, run: ActiveRun, caretaker: Caretaker) -> None:
+    def __init__(self, run: ActiveRun, worker_cleanup: WorkerCleanup) -> None:
         self._run = run
-        self._caretaker = caretaker
+        self._worker_cleanup = worker_cleanup
         self._scheduling: ImageScheduling | None = None
         self._facts: dict[tuple[str, str], dict[str, str]] = {}
         """What the last report of a worker said of a target, by the worker's and the target's id."""
@@ -55,7 +55,7 @@ class Distribution:
 
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker which run it belongs to."""
-        node.workerinput["dibctl_run"] = self._caretaker.ledger.run_id
+        node.workerinput["dibctl_run"] = self._worker_cleanup.ledger.run_id
         self._nodes.append(node)
 
     @pytest.hookimpl(tryfirst=True)
@@ -87,7 +87,7 @@ class Distribution:
         return [kind == "image" for kind in said["kinds"]]
 
     def _said(self, node: Any) -> dict[str, Any] | None:
-        said: dict[str, Any] | None = self._run.shared.heard(items_of(node.gateway.id))
+        said: dict[str, Any] | None = self._run.run_state.get(items_of(node.gateway.id))
         return said
 
     def _done(self, group: Hashable) -> None:
@@ -99,7 +99,7 @@ class Distribution:
         # Meanwhile somebody may have asked for the test again that a worker died of.
         assert self._scheduling is not None
         if self._scheduling.is_done(target.id):
-            self._caretaker.target_done(target)
+            self._worker_cleanup.target_done(target)
 
     def _once_told(self, removal: Callable[[], None]) -> None:
         """Begin a removal, but not before a crash is told: what to keep depends on who failed."""
@@ -133,18 +133,18 @@ class Distribution:
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         """Take over what a worker has to say, or remove what one that died can not."""
         for label, data in getattr(node, "workeroutput", {}).get("dibctl", {}).items():
-            self._run.account(label).add(Account(**data))
+            self._run.target_report(label).add(TargetReport(**data))
         if error and error != INTERRUPTED and (said := self._said(node)) is not None:
             self._account_for_dead(node.gateway.id)
             if self._scheduling is not None and self._scheduling.is_busy(node):
                 self._crashing = node
-            self._once_told(lambda: self._caretaker.worker_died(said["pid"]))
+            self._once_told(lambda: self._worker_cleanup.worker_died(said["pid"]))
 
     def _account_for_dead(self, worker: str) -> None:
         """Enter what is known of the time that a worker spent which cannot tell any more."""
         for (whose, label), phases in self._phases.items():
             if whose == worker:
-                self._run.account(label).add(Account(phases=phases))
+                self._run.target_report(label).add(TargetReport(phases=phases))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, object, object]:
@@ -179,10 +179,10 @@ class Distribution:
         assert said is not None  # it has been given a test
         place = said["ids"].index(crashitem)
         report.dib_tally = said["tallies"][place]  # type: ignore[attr-defined]
-        report.dib_spoils = said["kinds"][place] == "image"  # type: ignore[attr-defined]
+        report.dib_content_failed = said["kinds"][place] == "image"  # type: ignore[attr-defined]
         report.user_properties.append((PREFIX + "kind", said["kinds"][place]))
         named = dict(report.user_properties)
-        built = lifecycle.build_facts(self._run.shared, target.image.label)
+        built = lifecycle.build_facts(self._run.run_state, target.image.label)
         known = {**{PREFIX + name: value for name, value in built.items()}, **known}
         report.user_properties += [(name, value) for name, value in known.items() if name not in named]
 
@@ -193,9 +193,9 @@ class Distribution:
             (target.image.label, target.environment.label): target.id for target in self._run.plan.targets
         }
         workers = [said["pid"] for node in self._nodes if (said := self._said(node)) is not None]
-        for finding in self._caretaker.finish(workers=workers):
+        for finding in self._worker_cleanup.finish(workers=workers):
             label = by_label.get((finding.image, finding.environment))
-            self._run.account(label or finding.image or "run").find(finding)
-        still_there = {f"{record.kind} {record.name}" for record in self._caretaker.ledger.records()}
-        for account in self._run.accounts.values():
-            account.forget_removed(still_there)
+            self._run.target_report(label or finding.image or "run").find(finding)
+        still_there = {f"{record.kind} {record.name}" for record in self._worker_cleanup.ledger.records()}
+        for target_report in self._run.target_reports.values():
+            target_report.forget_removed(still_there)

@@ -727,7 +727,7 @@ def test_any_entry_gives_settings_or_problems_in_words(
 
 def test_loading_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from pytest_dibctl.config import catalog, credentials, report, schema, test_entries\n"
+        "import sys; from pytest_dibctl.config import catalog, credentials, report, schema, tests_list\n"
         "HEAVY = 'pytest', 'openstack', 'qemu', 'paramiko', 'rich', 'requests'\n"
         "print([name for name in HEAVY if name in sys.modules])"
     )

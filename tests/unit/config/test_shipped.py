@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dibctl.config import catalog, test_entries
+from pytest_dibctl.config import catalog, tests_list
 
 ROOT = Path(__file__).parents[3]
 
@@ -22,7 +22,7 @@ def test_the_demo_has_entries_of_every_kind_and_its_files_are_there(shipped: cat
     assert shipped.warnings == ()
     debian = shipped.image("debian")
     for entry in debian.settings.tests.tests_list:
-        assert test_entries.expand(entry, debian, ROOT)
+        assert tests_list.expand(entry, debian, ROOT)
     kinds = {entry.kind for entry in debian.settings.tests.tests_list}
     assert kinds == {"image", "pytest", "shell", "ssh"}
     assert debian.settings.external_tests

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from pytest_dibctl.errors import CredentialsError, InstanceError, PortTimeoutError
 from pytest_dibctl.guest import port_probe, ssh
-from pytest_dibctl.guest.port_probe import BannerWatch, port_answers
+from pytest_dibctl.guest.port_probe import PortProbe, port_answers
 from pytest_dibctl.guest.ssh import HostKeyPolicy, SshAccess, SshKey, make_key
 from pytest_dibctl.system import process
 
@@ -228,7 +228,7 @@ def stay_silent(_: socket.socket) -> None:
     pass
 
 
-def watch_until(watch: BannerWatch, seen: port_probe.Sight) -> None:
+def watch_until(watch: PortProbe, seen: port_probe.ProbeResult) -> None:
     """Watch a port that never shows a banner until it shows this."""
     deadline = time.monotonic() + 30
     while watch.seen is not seen:
@@ -245,11 +245,11 @@ def free_port() -> int:
 
 class TestBanner:
     def test_is_seen_at_once(self, serve: Callable[..., Server]) -> None:
-        with BannerWatch("127.0.0.1", serve(say(b"SSH-2.0-x\r\n")).port) as watch:
+        with PortProbe("127.0.0.1", serve(say(b"SSH-2.0-x\r\n")).port) as watch:
             assert watch.poll(30)
 
     def test_may_follow_other_lines(self, serve: Callable[..., Server]) -> None:
-        with BannerWatch("127.0.0.1", serve(say(b"welcome\r\nSSH-2.0-x\r\n")).port) as watch:
+        with PortProbe("127.0.0.1", serve(say(b"welcome\r\nSSH-2.0-x\r\n")).port) as watch:
             assert watch.poll(30)
 
     def test_may_come_in_pieces(self, serve: Callable[..., Server]) -> None:
@@ -258,19 +258,19 @@ class TestBanner:
                 connection.sendall(piece)
                 time.sleep(0.05)
 
-        with BannerWatch("127.0.0.1", serve(stutter).port) as watch:
+        with PortProbe("127.0.0.1", serve(stutter).port) as watch:
             assert watch.poll(30)
 
     def test_nothing_listens(self) -> None:
-        with BannerWatch("127.0.0.1", free_port()) as watch:
+        with PortProbe("127.0.0.1", free_port()) as watch:
             watch_until(watch, port_probe.REFUSED)
 
     def test_closed_at_once_means_nothing_listens_in_the_guest(self, serve: Callable[..., Server]) -> None:
-        with BannerWatch("127.0.0.1", serve(hang_up).port) as watch:
+        with PortProbe("127.0.0.1", serve(hang_up).port) as watch:
             watch_until(watch, port_probe.CLOSED)
 
     def test_silence(self, serve: Callable[..., Server]) -> None:
-        with BannerWatch("127.0.0.1", serve(stay_silent).port) as watch:
+        with PortProbe("127.0.0.1", serve(stay_silent).port) as watch:
             watch_until(watch, port_probe.SILENT)
 
     def test_another_service(self, serve: Callable[..., Server]) -> None:
@@ -278,19 +278,19 @@ class TestBanner:
             connection.sendall(b"220 mail\r\n")
             connection.close()
 
-        with BannerWatch("127.0.0.1", serve(greet).port) as watch:
+        with PortProbe("127.0.0.1", serve(greet).port) as watch:
             watch_until(watch, port_probe.OTHER)
 
     def test_service_that_comes_up_while_it_is_watched(self) -> None:
         port = free_port()
-        with BannerWatch("127.0.0.1", port) as watch:
+        with PortProbe("127.0.0.1", port) as watch:
             watch_until(watch, port_probe.REFUSED)
             with contextlib.closing(Server(say(b"SSH-2.0-x\r\n"), port)):
                 assert watch.poll(30)
 
     def test_silent_connections_are_not_piled_up(self, serve: Callable[..., Server]) -> None:
         server = serve(stay_silent)
-        with BannerWatch("127.0.0.1", server.port) as watch:
+        with PortProbe("127.0.0.1", server.port) as watch:
             watch.poll(2.5)
         assert len(server.connections) <= 3
 
@@ -303,7 +303,7 @@ class TestBanner:
             next(answers)(connection)
 
         server = serve(answer)
-        with BannerWatch("127.0.0.1", server.port) as watch:
+        with PortProbe("127.0.0.1", server.port) as watch:
             with monkeypatch.context() as patch:
                 patch.setattr(port_probe, "PATIENCE", 30.0)  # until it has hung up
                 watch_until(watch, port_probe.CLOSED)

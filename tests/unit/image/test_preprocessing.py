@@ -269,7 +269,7 @@ def another(bench: Bench, cmdline: str, how: str = "") -> Iterator[subprocess.Po
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     ) as child:
         try:
             yield child

@@ -10,13 +10,13 @@ import pytest
 from pytest_dibctl.cleanup.workers import Finding
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.plugin import markdown
-from pytest_dibctl.plugin.target_report import Account, Failure
+from pytest_dibctl.plugin.target_report import Failure, TargetReport
 from pytest_dibctl.run.lifecycle import Kept
 
 
-def account(**more: object) -> Account:
+def target_report(**more: object) -> TargetReport:
     """An account of an image that passed."""
-    return Account(
+    return TargetReport(
         **{
             "image": "debian",
             "environment": "local",
@@ -35,7 +35,7 @@ def rows(text: str) -> list[list[str]]:
 
 
 def test_a_row_for_each_target() -> None:
-    text = markdown.markdown({"debian": account(), "other": account(image="other")})
+    text = markdown.markdown({"debian": target_report(), "other": target_report(image="other")})
     head, rule, first, second = rows(text)
     assert len({len(row) for row in (head, rule, first, second)}) == 1
     found = dict(zip(head, first, strict=True))
@@ -49,7 +49,7 @@ def test_a_row_for_each_target() -> None:
 
 def test_a_failure_is_shown_with_its_text_and_logs() -> None:
     failure = Failure(nodeid="t.py::test_it[a]", when="setup", text="```\nit <broke>", logs=("x.log",))
-    text = markdown.markdown({"debian": account(failures=[failure])})
+    text = markdown.markdown({"debian": target_report(failures=[failure])})
     assert "<code>t.py::test_it[a]</code> (setup)" in text
     assert "````\n```\nit <broke>\n````" in text
     assert "- x.log" in text
@@ -58,7 +58,7 @@ def test_a_failure_is_shown_with_its_text_and_logs() -> None:
 
 def test_long_texts_and_many_failures_are_cut() -> None:
     failure = Failure(nodeid="t", when="call", text="x" * 100_000 + "the end")
-    text = markdown.markdown({"debian": account(failures=[failure] * 200)})
+    text = markdown.markdown({"debian": target_report(failures=[failure] * 200)})
     assert len(text) < 1 << 20
     assert text.count("the end") == markdown.MOST_FAILURES
     assert f"{200 - markdown.MOST_FAILURES} more are not shown" in text
@@ -66,13 +66,13 @@ def test_long_texts_and_many_failures_are_cut() -> None:
 
 def test_what_is_still_there_is_told() -> None:
     kept = {"what": "instance x", "reason": "exit 42", "reach": None, "remove": "dibctl cleanup --run 1"}
-    text = markdown.markdown({"debian": account(kept=[kept], leftovers=["image y: no answer"])})
+    text = markdown.markdown({"debian": target_report(kept=[kept], leftovers=["image y: no answer"])})
     assert "kept instance x (exit 42); `dibctl cleanup --run 1` removes it" in text
     assert "**not removed**: image y: no answer" in text
 
 
 def test_odd_labels_break_no_table() -> None:
-    text = markdown.markdown({"a|b": account(image="a|b*`<c>")})
+    text = markdown.markdown({"a|b": target_report(image="a|b*`<c>")})
     assert r"a\|b\*\`&lt;c&gt;" in text
 
 
@@ -86,15 +86,15 @@ def test_a_file_is_written_anew_or_appended_to(tmp_path: Path) -> None:
 
 
 def test_accounts_of_several_workers_add_up() -> None:
-    total = Account()
-    for data in (account().as_data(), account(instances=["i-2"]).as_data()):
-        total.add(Account(**data))
+    total = TargetReport()
+    for data in (target_report().as_data(), target_report(instances=["i-2"]).as_data()):
+        total.add(TargetReport(**data))
     assert total.phases == {"build": 24.68, "boot": 10.0, "tests": 2.0}
     assert (total.image, total.environment, total.instances) == ("debian", "local", ["i-2"])
 
 
 def test_findings_are_told_once_and_forgotten_when_removed_after_all() -> None:
-    total = account(leftovers=["instance x: no answer"])
+    total = target_report(leftovers=["instance x: no answer"])
     total.find(Finding(image="debian", environment="local", leftover="instance x: still no answer"))
     total.find(Finding(image="debian", environment="local", leftover="key y: denied", seconds=2.0))
     kept = Kept(what="image z", reason="failed", reach=None, remove="rm")

@@ -323,7 +323,7 @@ image = building.entry(directory, external_build=[{"cmdline": command}])
 with signals.as_keyboard_interrupt():
     print(builder.build(image, cwd=directory, progress=lambda line: print(line, flush=True)).reason)
 """
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def tool(directory: Path, command: str) -> subprocess.Popen[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import pytest_dibctl
-from pytest_dibctl.config import test_entries
+from pytest_dibctl.config import tests_list
 from pytest_dibctl.errors import ConfigError, NotInConfigError
 from tests.unit.config.support import Place
 
@@ -17,7 +17,7 @@ REPOSITORY = Path(pytest_dibctl.__file__).parent.parent
 def expand(place: Place, entry: str) -> tuple[Path, ...]:
     place.write("configs/images.yaml", f"a:\n  filename: x\n  tests:\n    tests_list:\n      - {entry}\n")
     image = place.load().image("a")
-    return test_entries.expand(image.settings.tests.tests_list[0], image, place.cwd)
+    return tests_list.expand(image.settings.tests.tests_list[0], image, place.cwd)
 
 
 def script(place: Place, name: str, *, executable: bool = True) -> Path:
@@ -89,10 +89,10 @@ class TestPytest:
 
 class TestGeneric:
     def test_they_are_the_files_of_image_tests(self) -> None:
-        known = test_entries.generic_tests()
+        known = tests_list.generic_tests()
         assert known
         for name, path in known.items():
-            folder = Path("image_tests/tree" if test_entries.generic_kind(path) == "image" else "image_tests")
+            folder = Path("image_tests/tree" if tests_list.generic_kind(path) == "image" else "image_tests")
             assert path == REPOSITORY / folder / f"test_{name}.py"
             assert path.is_file()
 
@@ -104,20 +104,20 @@ class TestGeneric:
             folder.mkdir(parents=True)
             (folder / "test_one.py").touch()
         monkeypatch.setattr(pytest_dibctl, "__file__", str(package / "__init__.py"))
-        test_entries.generic_tests.cache_clear()
+        tests_list.generic_tests.cache_clear()
         try:
-            assert test_entries.generic_tests() == {"one": package / "image_tests" / "test_one.py"}
+            assert tests_list.generic_tests() == {"one": package / "image_tests" / "test_one.py"}
         finally:
-            test_entries.generic_tests.cache_clear()
+            tests_list.generic_tests.cache_clear()
 
     def test_one_and_all(self, place: Place) -> None:
-        known = test_entries.generic_tests()
+        known = tests_list.generic_tests()
         assert expand(place, "pytest: generic:dns") == (known["dns"],)
         assert expand(place, "image: generic:secrets") == (known["secrets"],)
         both = (expand(place, "pytest: generic:all"), expand(place, "image: generic:all"))
         assert {*both[0], *both[1]} == set(known.values())
         assert not set(both[0]) & set(both[1])
-        assert {test_entries.generic_kind(path) for path in both[1]} == {"image"}
+        assert {tests_list.generic_kind(path) for path in both[1]} == {"image"}
 
     def test_one_of_the_other_kind(self, place: Place) -> None:
         with pytest.raises(
@@ -130,7 +130,7 @@ class TestGeneric:
         assert caught.value.hint == "write `- pytest: generic:dns`"
 
     def test_an_unknown_one(self, place: Place) -> None:
-        name = next(iter(test_entries.generic_tests()))
+        name = next(iter(tests_list.generic_tests()))
         with pytest.raises(ConfigError) as caught:
             expand(place, f"pytest: generic:{name}x")
         assert caught.value.exit_code == 10
@@ -141,11 +141,11 @@ class TestGeneric:
 
     def test_an_unknown_one_outside_the_configuration(self) -> None:
         with pytest.raises(NotInConfigError) as caught:
-            test_entries.generic_paths("zzz")
+            tests_list.generic_paths("zzz")
         assert caught.value.exit_code == 11
 
     def test_a_forgotten_prefix_is_pointed_out(self, place: Place) -> None:
-        name = next(iter(test_entries.generic_tests()))
+        name = next(iter(tests_list.generic_tests()))
         with pytest.raises(ConfigError) as caught:
             expand(place, f"pytest: {name}")
         assert caught.value.hint == "shipped tests are named `generic:NAME`"

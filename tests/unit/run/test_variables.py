@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_dibctl.config import catalog
-from pytest_dibctl.config.test_entries import EXTERNAL_NAMES
+from pytest_dibctl.config.tests_list import EXTERNAL_NAMES
 from pytest_dibctl.image import artifact
 from pytest_dibctl.run import variables
 
