@@ -127,6 +127,10 @@ class CommandError(DibctlError):
     """An external command failed, or did not end in time."""
 
 
+class CommandTimeoutError(CommandError):
+    """An external command was ended because its time was over."""
+
+
 class BuildError(DibctlError):
     """The image was not built; ``exit_code`` is disk-image-create's own where it ran and failed."""
 

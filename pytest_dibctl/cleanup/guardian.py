@@ -255,15 +255,16 @@ def _clean_up(run: Ledger, charge: Charge) -> int:
     )
     log.info("the run ended without removing what it made")
     from pytest_dibctl.cleanup import sweep
+    from pytest_dibctl.run.removal import State
 
     process.end_marked(run.run_id)
     deadline, pause = time.monotonic() + RETRY_FOR, 1.0
     while True:
         records = [record for record in run.records() if record.kept is None]
         failed = False
-        for record, outcome in sweep.sweep_records(charge.environment, run, records, cwd=charge.cwd):
-            log.info("%s %s: %s", record.kind, record.name, outcome)
-            failed = failed or outcome != sweep.REMOVED
+        for removal in sweep.sweep_records(charge.environment, run, records, cwd=charge.cwd):
+            log.info("%s: %s", removal.resource, removal.outcome)
+            failed = failed or removal.state is not State.REMOVED
         if not failed or time.monotonic() > deadline:
             break
         time.sleep(pause)

@@ -23,6 +23,7 @@ from pytest_dibctl.errors import DibctlError, NotInConfigError
 from pytest_dibctl.image import tree
 from pytest_dibctl.run import lifecycle
 from pytest_dibctl.run.ledger import Ledger, Record, all_runs, base_directory
+from pytest_dibctl.run.removal import Removal, Resource, State
 from pytest_dibctl.system import process
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,8 @@ log = logging.getLogger(__name__)
 Find = Callable[[str], Entry[TestEnvironment]]
 """Returns the environment of a label; raises NotInConfigError."""
 
-FAILED_REMOVAL = "could not be removed"
-REMOVED = "removed"
+RECORD = "record"
+"""The kind of a resource of which nothing is known but its record's file."""
 ORDER = ("tree", "instance", "image", "keypair", "key")
 """Instances first: keys and images are of no use without them, but not the other way round."""
 LOOK_AGAIN = 3.0
@@ -42,12 +43,30 @@ GUARDIAN_PATIENCE = 120.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Swept:
-    """What became of one thing: removed, kept, would be removed, or, with ``failed``, an error."""
+    """What became of one resource: ``what`` names it as ``dibctl cleanup`` prints it."""
 
     run_id: str
     what: str
-    outcome: str
-    failed: bool = False
+    removal: Removal
+
+    @property
+    def outcome(self) -> str:
+        """What became of it, in words."""
+        return self.removal.outcome
+
+    @property
+    def failed(self) -> bool:
+        """Whether it could not be removed."""
+        return self.removal.failed
+
+    def as_data(self) -> dict[str, Any]:
+        """Return what ``dibctl cleanup --json`` prints of it."""
+        return {
+            "run_id": self.run_id,
+            "what": self.what,
+            "outcome": self.outcome,
+            "failed": self.failed,
+        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,20 +101,25 @@ def sweep(find: Find, choice: Choice, *, cwd: Path, dry_run: bool = False) -> tu
             _await_guardian(run)
             process.end_marked(run.run_id)
         records = [record for record in run.records() if choice.takes(record)]
-        for record, outcome in sweep_records(find, run, records, cwd=cwd, named=named, dry_run=dry_run):
-            swept.append(_swept(run, f"{record.kind} {record.name}", outcome))
-        swept += [_swept(run, path.name, _unreadable(path)) for path in run.unreadable()]
+        removals = sweep_records(find, run, records, cwd=cwd, named=named, dry_run=dry_run)
+        removals += [_unreadable(path) for path in run.unreadable()]
+        swept += [Swept(run_id=run.run_id, what=_shown(removal), removal=removal) for removal in removals]
         if not dry_run:
             run.remove_if_empty()
     return tuple(swept)
 
 
-def _swept(run: Ledger, what: str, outcome: str) -> Swept:
-    return Swept(run_id=run.run_id, what=what, outcome=outcome, failed=outcome.startswith(FAILED_REMOVAL))
+def _shown(removal: Removal) -> str:
+    """Return the resource as the list of what was swept names it; an unreadable record is its file."""
+    return removal.resource.name if removal.resource.kind == RECORD else str(removal.resource)
 
 
-def _unreadable(path: Path) -> str:
-    return f"{FAILED_REMOVAL}: this version cannot read {path}; remove that file once nothing is left of it"
+def _unreadable(path: Path) -> Removal:
+    return Removal(
+        resource=Resource(kind=RECORD, name=path.name),
+        state=State.LEFT,
+        reason=f"this version cannot read {path}; remove that file once nothing is left of it",
+    )
 
 
 def _await_guardian(run: Ledger) -> None:
@@ -112,7 +136,7 @@ def sweep_records(
     cwd: Path,
     named: bool = False,
     dry_run: bool = False,
-) -> list[tuple[Record, str]]:
+) -> list[Removal]:
     """Remove what ``records`` of a dead run, or of a dead worker, stand for; return what became of each.
 
     A key stays where an instance could not be removed; what was kept goes only with ``named``.
@@ -120,30 +144,39 @@ def sweep_records(
     started = time.monotonic()
     remover = _Remover(find=find, run=run, cwd=cwd)
     ordered = sorted(records, key=_rank)
-    outcomes: dict[Path, str] = {}
+    removals: dict[Path, Removal] = {}
     with contextlib.closing(remover):
         for record in ordered:
             if record.kept is not None and not named:
-                outcomes[record.path] = f"kept ({record.kept}); `{lifecycle.cleanup_command(run)}` removes it"
+                command = lifecycle.cleanup_command(run)
+                removals[record.path] = _removal(record, State.KEPT, record.kept, command=command)
             elif dry_run:
-                outcomes[record.path] = "would be removed"
-            elif record.kind == "key" and any(text.startswith(FAILED_REMOVAL) for text in outcomes.values()):
-                outcomes[record.path] = "left, for the instance that could not be removed"
+                removals[record.path] = _removal(record, State.PLANNED)
+            elif record.kind == "key" and any(removal.failed for removal in removals.values()):
+                removals[record.path] = _removal(record, State.WAITING)
             else:
-                outcomes[record.path] = remover.remove(record)
-        while late := [record for record in ordered if outcomes[record.path] == _MAY_APPEAR]:
+                removals[record.path] = remover.remove(record)
+        while late := [record for record in ordered if removals[record.path].state is State.MAY_APPEAR]:
             left = started + IN_FLIGHT - time.monotonic()
             time.sleep(max(0.0, min(LOOK_AGAIN, left)))
             for record in late:
-                outcomes[record.path] = remover.remove(record, last=left <= LOOK_AGAIN)
-    return [(record, outcomes[record.path]) for record in ordered]
+                removals[record.path] = remover.remove(record, last=left <= LOOK_AGAIN)
+    return [removals[record.path] for record in ordered]
+
+
+def _removal(record: Record, state: State, reason: str = "", *, command: str = "") -> Removal:
+    return Removal(
+        resource=record.resource,
+        state=state,
+        reason=reason,
+        image=record.details.get("image", ""),
+        environment=record.details.get("environment", ""),
+        command=command,
+    )
 
 
 def _rank(record: Record) -> int:
     return ORDER.index(record.kind) if record.kind in ORDER else len(ORDER)
-
-
-_MAY_APPEAR = "may still appear"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -155,10 +188,10 @@ class _Remover:
     cwd: Path
     _clouds: dict[tuple[str, str | None], Cloud] = dataclasses.field(default_factory=dict)
 
-    def remove(self, record: Record, *, last: bool = False) -> str:
+    def remove(self, record: Record, *, last: bool = False) -> Removal:
         """Remove a thing; with ``last`` nothing more is expected of a create call that was cut off."""
         if record.kind not in ORDER:
-            return f"{FAILED_REMOVAL}: this version knows nothing of its kind; a newer one does"
+            return _removal(record, State.LEFT, "this version knows nothing of its kind; a newer one does")
         try:
             if record.kind == "key":
                 lifecycle.remove_tree(self._inside(record.details["directory"]))
@@ -167,15 +200,15 @@ class _Remover:
             else:
                 self._cloud(record).remove(record.kind, record.name, record.details)
         except DibctlError as error:
-            return f"{FAILED_REMOVAL}: {error.message}"
+            return _removal(record, State.LEFT, error.message)
         except KeyError as error:
-            return f"{FAILED_REMOVAL}: its record lacks {error}"
+            return _removal(record, State.LEFT, f"its record lacks {error}")
         except OSError as error:
-            return f"{FAILED_REMOVAL}: {error}"
+            return _removal(record, State.LEFT, str(error))
         if not (last or is_settled(record)):
-            return _MAY_APPEAR
+            return _removal(record, State.MAY_APPEAR)
         record.done()
-        return REMOVED
+        return _removal(record, State.REMOVED)
 
     def close(self) -> None:
         for cloud in self._clouds.values():
@@ -237,26 +270,34 @@ def sweep_expired(
             with contextlib.closing(cloud):
                 yield from _expired_in(cloud, choice, spare=here, dry_run=dry_run)
         except DibctlError as error:  # one cloud that cannot be looked into must not hide the others
-            outcome = f"{FAILED_REMOVAL}: {error.message}"
-            yield Swept(run_id="?", what=f"what is in {environment.label}", outcome=outcome, failed=True)
+            unseen = Removal(
+                resource=Resource(kind="environment", name=environment.label),
+                state=State.LEFT,
+                reason=error.message,
+                environment=environment.label,
+            )
+            yield Swept(run_id="?", what=f"what is in {environment.label}", removal=unseen)
 
 
 def _expired_in(cloud: Cloud, choice: Choice, *, spare: Collection[str], dry_run: bool) -> Iterator[Swept]:
     for resource in cloud.leaked(spare=spare):
         if choice.run_id not in {None, resource.run_id}:
             continue
-        outcome = f"would be removed ({resource.why})" if dry_run else _remove_stray(cloud, resource)
         yield Swept(
             run_id=resource.run_id or "?",
             what=f"{resource.kind} {resource.name} in {cloud.name}",
-            outcome=outcome,
-            failed=outcome.startswith(FAILED_REMOVAL),
+            removal=_expired(cloud, resource, dry_run=dry_run),
         )
 
 
-def _remove_stray(cloud: Cloud, resource: LeakedResource) -> str:
-    try:
-        cloud.remove_leaked(resource)
-    except DibctlError as error:
-        return f"{FAILED_REMOVAL}: {error.message}"
-    return f"removed ({resource.why})"
+def _expired(cloud: Cloud, leaked: LeakedResource, *, dry_run: bool) -> Removal:
+    """Remove a resource whose time is over, unless ``dry_run``; return what became of it."""
+    state, reason = State.PLANNED, leaked.why
+    if not dry_run:
+        try:
+            cloud.remove_leaked(leaked)
+            state = State.REMOVED
+        except DibctlError as error:
+            state, reason = State.LEFT, error.message
+    resource = Resource(kind=leaked.kind, name=leaked.name, id=leaked.id)
+    return Removal(resource=resource, state=state, reason=reason, environment=cloud.name)

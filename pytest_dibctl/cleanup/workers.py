@@ -24,7 +24,7 @@ from pytest_dibctl.config.catalog import Catalog
 from pytest_dibctl.run import lifecycle
 from pytest_dibctl.run.ledger import Ledger, Record
 from pytest_dibctl.run.ledger import load as load_record
-from pytest_dibctl.run.lifecycle import Kept
+from pytest_dibctl.run.removal import Removal, State
 from pytest_dibctl.run.run_state import POLL, RunState
 from pytest_dibctl.run.targets import Target
 
@@ -34,17 +34,6 @@ WORKERS_END = 10.0
 """Seconds that workers have to end by themselves when the run is over, as xdist has it too."""
 DEATH = 30.0
 """Seconds that a worker which was given up by xdist has to be really dead."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Finding:
-    """What became of something: kept, or not removed, or nothing but the seconds its removal took."""
-
-    image: str
-    environment: str
-    seconds: float = 0.0
-    kept: Kept | None = None
-    leftover: str | None = None
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -57,7 +46,7 @@ class WorkerCleanup:
     options: lifecycle.RunOptions
     targets: Sequence[Target]
     failed: Callable[[str, str], bool]
-    findings: list[Finding] = dataclasses.field(default_factory=list)
+    removals: list[Removal] = dataclasses.field(default_factory=list)
     _threads: list[threading.Thread] = dataclasses.field(default_factory=list)
 
     def target_done(self, target: Target) -> None:
@@ -68,10 +57,10 @@ class WorkerCleanup:
         """Remove what a worker made that died, at once; or mark it as kept if that is wished."""
         self._start(lambda: self._remove_made_by(pid))
 
-    def finish(self, told: Iterable[str] = (), *, workers: Iterable[int] = ()) -> list[Finding]:
+    def finish(self, told: Iterable[Removal] = (), *, workers: Iterable[int] = ()) -> list[Removal]:
         """Wait for the removals that go on, then remove all that is left.
 
-        What could not be removed and is ``told`` already ("kind name: why") is not tried again.
+        What could not be removed and is ``told`` already is not tried again.
         ``workers`` are pids; xdist has waited for these, unless it was interrupted. What they use or
         remove themselves cannot be removed here, so they are gone when this begins.
         """
@@ -80,10 +69,10 @@ class WorkerCleanup:
             thread.join()
         for target in self.targets:
             self._guarded(lambda target=target: self._remove_image(target, wait=False))  # type: ignore[misc]
-        known = set(map(lifecycle.thing_of, told))
-        left = [record for record in self.ledger.records() if f"{record.kind} {record.name}" not in known]
+        known = {removal.resource for removal in told}
+        left = [record for record in self.ledger.records() if record.resource not in known]
         self._guarded(lambda: self._sweep(left))
-        return self.findings
+        return self.removals
 
     def _start(self, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=self._guarded, args=(work,), daemon=True)
@@ -115,25 +104,29 @@ class WorkerCleanup:
         image = CloudImage(**lifecycle.restored(CloudImage, made["image"]))  # type: ignore[arg-type]
         record = load_record(Path(str(made["record"])))
         label, environment = target.image.label, target.environment.label
-        started, leftover, kept = time.monotonic(), None, None
+        started, state, command = time.monotonic(), State.REMOVED, ""
         reason = lifecycle.keeps_image(self.options, failed=self.failed(label, environment))
         try:
             with self._opened(target) as cloud:
                 if reason is not None:
-                    kept = lifecycle.kept_image(cloud, record, image, self.ledger, reason)
+                    state, command = State.KEPT, lifecycle.cleanup_command(self.ledger)
+                    if record is not None:
+                        lifecycle.keep(cloud, record, reason)
                 else:
                     cloud.delete_image(image)
                     if record is not None:
                         record.done()
         except Exception as error:  # noqa: BLE001 -- it must be told, and must hide no other removal
-            leftover = f"image {image.name}: {error}"
-        self.findings.append(
-            Finding(
+            state, reason = State.LEFT, str(error)
+        self.removals.append(
+            Removal(
+                resource=lifecycle.image_resource(image),
+                state=state,
+                reason=reason or "",
+                seconds=time.monotonic() - started,
                 image=label,
                 environment=environment,
-                seconds=time.monotonic() - started,
-                kept=kept,
-                leftover=leftover,
+                command=command,
             )
         )
 
@@ -170,12 +163,9 @@ class WorkerCleanup:
         for record in kept:
             self._guarded(lambda record=record: self._keep(record))  # type: ignore[misc]
         self._guarded(lambda: self._keep_consoles(mine))
-        told = {lifecycle.thing_of(finding.leftover) for finding in self.findings if finding.leftover}
+        told = {removal.resource for removal in self.removals if removal.failed}
         swept = sweep.sweep_records(self.catalog.environment, self.ledger, mine, cwd=self.cwd)
-        for record, outcome in swept:
-            what = f"{record.kind} {record.name}"
-            if outcome.startswith(sweep.FAILED_REMOVAL) and what not in told:
-                self._find(record, leftover=f"{what}: {outcome}")
+        self.removals += [removal for removal in swept if removal.failed and removal.resource not in told]
 
     def _shared_records(self) -> set[Path]:
         """Return the records of test images that are whole, and everybody's."""
@@ -194,9 +184,16 @@ class WorkerCleanup:
             with self._opened(target) as cloud:
                 lifecycle.keep(cloud, record, reason)
         if record.kind == "instance":
-            remove = lifecycle.cleanup_command(self.ledger)
-            kept = Kept(what=f"instance {record.name}", reason=reason, reach=None, remove=remove)
-            self._find(record, kept=kept)
+            self.removals.append(
+                Removal(
+                    resource=record.resource,
+                    state=State.KEPT,
+                    reason=reason,
+                    image=record.details.get("image", ""),
+                    environment=record.details.get("environment", ""),
+                    command=lifecycle.cleanup_command(self.ledger),
+                )
+            )
 
     def _target_of(self, record: Record) -> Target | None:
         names = (record.details.get("image"), record.details.get("environment"))
@@ -213,16 +210,6 @@ class WorkerCleanup:
                     cwd=self.cwd,
                     logs=self.options.logs,
                 )
-
-    def _find(self, record: Record, *, kept: Kept | None = None, leftover: str | None = None) -> None:
-        self.findings.append(
-            Finding(
-                image=record.details.get("image", ""),
-                environment=record.details.get("environment", ""),
-                kept=kept,
-                leftover=leftover,
-            )
-        )
 
 
 def _see_off(workers: Iterable[int]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import functools
 import json
 import logging
@@ -376,11 +375,11 @@ def _guarded_run(catalog: Any, arguments: Arguments) -> Iterator[tuple[Any, Call
 
 def _tell(target_run: Any) -> None:
     for kept in target_run.kept:
-        print(f"kept {kept.what}")
-        print(f"    log in:  {kept.reach}")
-        print(f"    remove:  {kept.remove}")
+        print(f"kept {kept.resource}")
+        print(f"    log in:  {kept.login}")
+        print(f"    remove:  {kept.command}")
     for leftover in target_run.leftovers:
-        say(f"NOT REMOVED: {leftover}; `dibctl cleanup` tries again")
+        say(f"NOT REMOVED: {leftover.resource}: {leftover.reason}; `dibctl cleanup` tries again")
 
 
 def run_validate(arguments: Arguments) -> int:
@@ -464,7 +463,7 @@ def run_cleanup(arguments: Arguments) -> int:
         _clean_up(arguments, choice, catalog, tell)
     finally:
         if arguments.json:
-            print_json([dataclasses.asdict(item) for item in swept])
+            print_json([item.as_data() for item in swept])
     if not swept and not arguments.json:
         print("nothing to remove")
     return ExitCode.UNSPECIFIED if any(item.failed for item in swept) else ExitCode.OK

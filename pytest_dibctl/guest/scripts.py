@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from pytest_dibctl.errors import CommandError
+from pytest_dibctl.errors import CommandError, CommandTimeoutError
 from pytest_dibctl.guest import guest_script
 from pytest_dibctl.guest.guest_script import GuestScript
 from pytest_dibctl.guest.ssh import SshAccess
@@ -53,9 +53,10 @@ class Here:
                 on_line=on_line,
                 credentials=True,
             )
+        except CommandTimeoutError:
+            assert limit is not None  # without a limit there is no such error
+            return _stopped(limit)
         except CommandError as error:
-            if limit and "did not end" in error.message:
-                return _stopped(limit)
             return Outcome(passed=False, ended=str(error))
         return _ended(result.returncode, result.seconds)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.plugin.target_report import Failure, TargetReport, columns
+from pytest_dibctl.run.removal import Removal
 
 LONGEST_TEXT = 4000
 """Characters shown of one failure, its end; GitHub takes a mebibyte for a whole step."""
@@ -98,16 +99,20 @@ def _failure(label: str, failure: Failure) -> str:
 
 def _left(label: str, target_report: TargetReport) -> list[str]:
     kept = [
-        f"- {_escaped(label)}: kept {_escaped(kept['what'])} ({_escaped(kept['reason'])}); "
-        f"`{kept['remove']}` removes it"
+        f"- {_escaped(label)}: kept {_escaped(str(kept.resource))} ({_escaped(kept.reason)}); "
+        f"`{kept.command}` removes it"
         for kept in target_report.kept
     ]
     lost = [
-        f"- {_escaped(label)}: **not removed**: {_escaped(leftover.splitlines()[0])}; "
+        f"- {_escaped(label)}: **not removed**: {_escaped(_first_line(leftover))}; "
         "`dibctl cleanup` tries again"
         for leftover in target_report.leftovers
     ]
     return kept + lost
+
+
+def _first_line(leftover: Removal) -> str:
+    return f"{leftover.resource}: {leftover.reason}".splitlines()[0]
 
 
 def _escaped(text: str) -> str:

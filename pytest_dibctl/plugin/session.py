@@ -27,6 +27,7 @@ from pytest_dibctl.plugin.planning import ENTRY, target_of
 from pytest_dibctl.plugin.target_report import RARE, STEPS, Failure, TargetReport, phase_table, report_of
 from pytest_dibctl.plugin.xdist.controller import PREFIX, Distribution, is_controller, items_of, worker_id
 from pytest_dibctl.run import content, ledger, lifecycle
+from pytest_dibctl.run.removal import Removal
 from pytest_dibctl.run.run_state import RunState
 from pytest_dibctl.run.targets import Target, targets
 from pytest_dibctl.system import process, signals
@@ -338,12 +339,12 @@ class ActiveRun:
     def _untold(self) -> bool:
         """Whether anything is left that no summary names: that is the guardian's."""
         assert self._ledger is not None
-        told = set(map(lifecycle.thing_of, self._leftovers()))
+        told = {removal.resource for removal in self._leftovers()}
         # A key stays with what it opens.
         left = [record for record in self._ledger.records() if record.kept is None and record.kind != "key"]
-        return any(f"{record.kind} {record.name}" not in told for record in left)
+        return any(record.resource not in told for record in left)
 
-    def _leftovers(self) -> list[str]:
+    def _leftovers(self) -> list[Removal]:
         return [
             leftover for target_report in self.target_reports.values() for leftover in target_report.leftovers
         ]
@@ -630,11 +631,11 @@ class ActiveRun:
         if self._distribution is not None:
             self._distribution.finish()
         elif self._ledger is not None and self._ledger.records():
-            for finding in self._worker_cleanup().finish(self._leftovers()):
+            for removal in self._worker_cleanup().finish(self._leftovers()):
                 target = self.target_named(
-                    {PREFIX + "image": finding.image, PREFIX + "environment": finding.environment}
+                    {PREFIX + "image": removal.image, PREFIX + "environment": removal.environment}
                 )
-                self.target_report(target.id if target else finding.image or "run").find(finding)
+                self.target_report(target.id if target else removal.image or "run").add_removal(removal)
         self._swept = True
 
     def _summarize(self, session: pytest.Session) -> None:
@@ -670,12 +671,13 @@ class ActiveRun:
             terminalreporter.write_line(warning, red=True, bold=True)
         for label, target_report in self.target_reports.items():
             for kept in target_report.kept:
-                terminalreporter.write_line(f"{label}: kept {kept['what']} ({kept['reason']})", yellow=True)
-                if kept["reach"]:
-                    terminalreporter.write_line(f"    log in:  {kept['reach']}")
-                terminalreporter.write_line(f"    remove:  {kept['remove']}")
+                terminalreporter.write_line(f"{label}: kept {kept.resource} ({kept.reason})", yellow=True)
+                if kept.login:
+                    terminalreporter.write_line(f"    log in:  {kept.login}")
+                terminalreporter.write_line(f"    remove:  {kept.command}")
             for leftover in target_report.leftovers:
-                terminalreporter.write_line(f"{label}: NOT REMOVED: {leftover}", red=True, bold=True)
+                line = f"{label}: NOT REMOVED: {leftover.resource}: {leftover.reason}"
+                terminalreporter.write_line(line, red=True, bold=True)
                 terminalreporter.write_line("    `dibctl cleanup` tries again")
 
     def _in_order(self) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from pytest_dibctl.cleanup.workers import Finding
 from pytest_dibctl.run import lifecycle
+from pytest_dibctl.run.removal import Removal, Resource, State
 
 STEPS = ("build", "upload", "boot", "ready")
 RARE = ("tree", "pristine")
@@ -42,10 +42,20 @@ class TargetReport:
     digest: str | None = None
     instances: list[str] = dataclasses.field(default_factory=list)
     logs: list[str] = dataclasses.field(default_factory=list)
-    kept: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    leftovers: list[str] = dataclasses.field(default_factory=list)
+    removals: list[Removal] = dataclasses.field(default_factory=list)
+    """What was kept, and what could not be removed; one for each resource."""
     outcomes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     failures: list[Failure] = dataclasses.field(default_factory=list)
+
+    @property
+    def kept(self) -> list[Removal]:
+        """What was left on purpose."""
+        return [removal for removal in self.removals if removal.state is State.KEPT]
+
+    @property
+    def leftovers(self) -> list[Removal]:
+        """What could not be removed."""
+        return [removal for removal in self.removals if removal.failed]
 
     @property
     def failed(self) -> bool:
@@ -56,7 +66,13 @@ class TargetReport:
         """Return what a worker tells its controller, plain data."""
         data = dataclasses.asdict(self)
         del data["outcomes"], data["failures"]
+        data["removals"] = [removal.as_data() for removal in self.removals]
         return data
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> TargetReport:
+        """Return the report that ``as_data`` of a worker wrote."""
+        return cls(**{**data, "removals": [Removal.from_data(removal) for removal in data["removals"]]})
 
     def add(self, other: TargetReport) -> None:
         """Add what another process says of the same target."""
@@ -68,24 +84,20 @@ class TargetReport:
         self.digest = self.digest or other.digest
         for mine, more in ((self.instances, other.instances), (self.logs, other.logs)):
             mine += [name for name in more if name not in mine]
-        self.kept += other.kept
-        self.leftovers += other.leftovers
+        self.removals += other.removals
 
-    def find(self, finding: Finding) -> None:
-        """Add what the controller removed, kept or could not remove."""
-        if finding.seconds:
-            self.phases["cleanup"] = self.phases.get("cleanup", 0.0) + finding.seconds
-        if finding.kept is not None:
-            self.kept.append(dataclasses.asdict(finding.kept))
-        if finding.leftover is not None and lifecycle.thing_of(finding.leftover) not in map(
-            lifecycle.thing_of, self.leftovers
-        ):
-            self.leftovers.append(finding.leftover)
+    def add_removal(self, removal: Removal) -> None:
+        """Add what the controller removed, kept or could not remove; a leftover only once."""
+        if removal.seconds:
+            self.phases["cleanup"] = self.phases.get("cleanup", 0.0) + removal.seconds
+        known = removal.failed and any(removal.resource == left.resource for left in self.leftovers)
+        if removal.state in {State.KEPT, State.LEFT} and not known:
+            self.removals.append(removal)
 
-    def forget_removed(self, still_there: set[str]) -> None:
+    def forget_removed(self, still_there: Collection[Resource]) -> None:
         """Drop leftovers that a later attempt removed."""
-        self.leftovers = [
-            leftover for leftover in self.leftovers if lifecycle.thing_of(leftover) in still_there
+        self.removals = [
+            removal for removal in self.removals if not removal.failed or removal.resource in still_there
         ]
 
 
@@ -99,8 +111,7 @@ def report_of(target_run: lifecycle.TargetRun) -> TargetReport:
         digest=target_run.digest,
         instances=[target_run.instance_id] if target_run.instance_id else [],
         logs=[str(path) for path in (target_run.build_log, target_run.console_log) if path is not None],
-        kept=[dataclasses.asdict(kept) for kept in target_run.kept],
-        leftovers=list(target_run.leftovers),
+        removals=list(target_run.removals),
     )
 
 

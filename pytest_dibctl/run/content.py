@@ -45,7 +45,7 @@ def file_tree(target_run: TargetRun, built: Artifact) -> Iterator[ImageTree]:
             target_run.progress(note)
         yield opened_tree
     finally:
-        with target_run.removal(f"file tree {name}", record):
+        with target_run.removal(record.resource, record):
             opening.close()
 
 

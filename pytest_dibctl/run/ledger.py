@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.run.removal import Resource
 
 RECORD_VERSION = 1
 LOCK = "lock"
@@ -58,6 +59,11 @@ class Record:
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     unknown: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     """What another version wrote there besides."""
+
+    @property
+    def resource(self) -> Resource:
+        """The thing that is on record."""
+        return Resource(kind=self.kind, name=self.name)
 
     @property
     def pid(self) -> int | None:

@@ -2,7 +2,7 @@
 
 Context managers, each owning what it makes, meant to be nested; the pytest fixtures and the ``dibctl``
 commands are both thin over them. Leaving never raises for a removal that failed: the failure is noted in
-``TargetRun.leftovers`` with its ledger record still in place, so that the next removal is tried all the same.
+``TargetRun.removals`` with its ledger record still in place, so that the next removal is tried all the same.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from pytest_dibctl.image import preprocessing
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.run.ledger import Ledger, Record, all_runs
 from pytest_dibctl.run.ledger import load as load_record
+from pytest_dibctl.run.removal import Removal, Resource, State
 from pytest_dibctl.run.run_state import RunState
 from pytest_dibctl.system import process, signals
 
@@ -80,16 +81,6 @@ class RunOptions:
         return self.keep_failed_instance or self.shell or self.keep_on_kill
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Kept:
-    """A thing left on purpose: what, how to reach it and which command removes it."""
-
-    what: str
-    reason: str
-    reach: str | None
-    remove: str
-
-
 @dataclasses.dataclass(kw_only=True)
 class TargetRun:
     """One image on its way; the only mutable state there is, and what reports are made of.
@@ -110,8 +101,8 @@ class TargetRun:
     phases: dict[str, float] = dataclasses.field(default_factory=dict)
     failed: bool = False
     keep: bool = False
-    kept: list[Kept] = dataclasses.field(default_factory=list)
-    leftovers: list[str] = dataclasses.field(default_factory=list)
+    removals: list[Removal] = dataclasses.field(default_factory=list)
+    """What was kept, and what could not be removed."""
     reused: str | None = None
     digest: str | None = None
     file: Path | None = None
@@ -141,6 +132,16 @@ class TargetRun:
     def run_state(self) -> RunState:
         """What this process has in common with the run's others."""
         return RunState(directory=self.ledger.directory)
+
+    @property
+    def kept(self) -> list[Removal]:
+        """What was left on purpose."""
+        return [removal for removal in self.removals if removal.state is State.KEPT]
+
+    @property
+    def leftovers(self) -> list[Removal]:
+        """What could not be removed."""
+        return [removal for removal in self.removals if removal.failed]
 
     @property
     def deadlines(self) -> merge.Deadlines:
@@ -176,8 +177,8 @@ class TargetRun:
         self.phases[name] = self.phases.get(name, 0.0) + seconds
 
     @contextlib.contextmanager
-    def removal(self, what: str, record: Record | None) -> Iterator[None]:
-        """Remove something inside: its record goes if that worked, a note stays if it did not.
+    def removal(self, resource: Resource, record: Record | None) -> Iterator[None]:
+        """Remove ``resource`` inside: its record goes if that worked, a note stays if it did not.
 
         The first interruption waits until it is done.
         """
@@ -185,11 +186,25 @@ class TargetRun:
             try:
                 yield
             except Exception as error:  # one failed removal must never hide the next
-                log.debug("removal of %s failed", what, exc_info=True)
-                self.leftovers.append(f"{what}: {error}")
+                log.debug("removal of %s failed", resource, exc_info=True)
+                self.note(resource, State.LEFT, str(error))
             else:
                 if record is not None:
                     record.done()
+
+    def note(self, resource: Resource, state: State, reason: str, *, login: str | None = None) -> None:
+        """Note what became of a resource of this target, for the reports."""
+        self.removals.append(
+            Removal(
+                resource=resource,
+                state=state,
+                reason=reason,
+                image=self.label,
+                environment=self.environment.label,
+                login=login,
+                command=cleanup_command(self.ledger) if state is State.KEPT else "",
+            )
+        )
 
 
 def artifact(target_run: TargetRun) -> Artifact:
@@ -302,11 +317,6 @@ def _keep_console(target_run: TargetRun, instance: Instance) -> None:
 def console_file(logs: Path, instance: str) -> Path:
     """Return where the console of an instance is written."""
     return logs / f"{instance}.console.log"
-
-
-def thing_of(leftover: str) -> str:
-    """Return what a note says was not removed, as "kind name"."""
-    return leftover.partition(":")[0]
 
 
 def file_name(label: str) -> str:
@@ -464,7 +474,7 @@ def _uploaded(target_run: TargetRun, cloud: Cloud, built: Artifact) -> dict[str,
     finally:
         if not whole:
             # upload removes what it began; what it could not remove, or did not know of, is on record.
-            with target_run.removal(f"image {request.name}", record):
+            with target_run.removal(record.resource, record):
                 cloud.remove("image", request.name, record.details)
     return {
         "image": plain(image),
@@ -477,9 +487,11 @@ def _release(target_run: TargetRun, cloud: Cloud, image: CloudImage, path: Path)
     record = load_record(path)
     reason = keeps_image(target_run.options, failed=target_run.failed)
     if reason is not None:
-        target_run.kept.append(kept_image(cloud, record, image, target_run.ledger, reason))
+        if record is not None:
+            keep(cloud, record, reason)
+        target_run.note(image_resource(image), State.KEPT, reason)
     else:
-        with target_run.removal(f"image {image.name}", record):
+        with target_run.removal(image_resource(image), record):
             cloud.delete_image(image)
 
 
@@ -492,16 +504,9 @@ def keep(cloud: Cloud, record: Record, reason: str) -> None:
         log.warning("%s %s is kept, but does not show it in the cloud: %s", record.kind, record.name, error)
 
 
-def kept_image(cloud: Cloud, record: Record | None, image: CloudImage, run: Ledger, reason: str) -> Kept:
-    """Mark a test image as kept."""
-    if record is not None:
-        keep(cloud, record, reason)
-    return Kept(
-        what=f"image {image.name} ({image.id})",
-        reason=reason,
-        reach=None,
-        remove=cleanup_command(run),
-    )
+def image_resource(image: CloudImage) -> Resource:
+    """Return a test image as what is on record of it."""
+    return Resource(kind="image", name=image.name, id=image.id)
 
 
 def keeps_image(run_options: RunOptions, *, failed: bool) -> str | None:
@@ -582,7 +587,7 @@ def _made_key(target_run: TargetRun, name: str) -> Iterator[SshKey]:
         if _keeps_instance(target_run):
             record.keep("its instance was kept")
         else:
-            with target_run.removal(f"key {name}", record):
+            with target_run.removal(record.resource, record):
                 remove_tree(directory)
 
 
@@ -599,7 +604,7 @@ def _imported(target_run: TargetRun, cloud: Cloud, key: SshKey, name: str) -> It
         if _keeps_instance(target_run):
             keep(cloud, record, "its instance was kept")
         else:
-            with target_run.removal(f"keypair {name}", record):
+            with target_run.removal(record.resource, record):
                 cloud.delete_key(name, fingerprint=key.nova_fingerprint)
 
 
@@ -648,21 +653,15 @@ def booted(target_run: TargetRun, cloud: Cloud, image: CloudImage | None, key: S
             _keep_console(target_run, instance)
         if instance is None:
             # boot removes what it began; an interruption may have come between its end and our knowing.
-            with target_run.removal(f"instance {name}", record):
+            with target_run.removal(record.resource, record):
                 cloud.remove("instance", name, record.details)
         elif _keeps_instance(target_run):
             reason = "exit 42" if target_run.keep else "--dib-keep-failed-instance"
             keep(cloud, record, reason)
-            target_run.kept.append(
-                Kept(
-                    what=f"instance {instance.name} ({instance.id})",
-                    reason=reason,
-                    reach=target_run.reach,
-                    remove=cleanup_command(target_run.ledger),
-                ),
-            )
+            resource = Resource(kind="instance", name=instance.name, id=instance.id)
+            target_run.note(resource, State.KEPT, reason, login=target_run.reach)
         else:
-            with target_run.removal(f"instance {name}", record):
+            with target_run.removal(record.resource, record):
                 instance.delete()
 
 

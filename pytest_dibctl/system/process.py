@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from pytest_dibctl.errors import CommandError
+from pytest_dibctl.errors import CommandError, CommandTimeoutError
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ def run(
                 out, err = process.communicate(written, timeout=timeout)
                 output, errors = out, err or ""
         except subprocess.TimeoutExpired:
-            raise CommandError(
+            raise CommandTimeoutError(
                 f"{argv[0]} did not end within {timeout:g} s: {command_line(argv)}",
             ) from None
         returncode = process.wait()

@@ -17,6 +17,7 @@ from pytest_dibctl.config.catalog import Catalog
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.image.artifact import Artifact, inspect
 from pytest_dibctl.run import ledger, lifecycle
+from pytest_dibctl.run.removal import Removal
 from tests.faults import standin
 
 LABEL = "image"
@@ -70,7 +71,7 @@ class Outcome:
     """How a flow ended: ``error`` is None if all of it worked; ``leftovers`` are what it said of removals."""
 
     error: BaseException | None = None
-    leftovers: list[str] = dataclasses.field(default_factory=list)
+    leftovers: list[Removal] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -124,18 +125,10 @@ class Stage:
         swept: list[sweep.Swept] = []
         for run in runs:
             records = run.records()
-            for record, outcome in sweep.sweep_records(
-                self.catalog.environment, run, records, cwd=self.directory
-            ):
-                failed = outcome.startswith(sweep.FAILED_REMOVAL)
-                swept.append(
-                    sweep.Swept(
-                        run_id=run.run_id,
-                        what=f"{record.kind} {record.name}",
-                        outcome=outcome,
-                        failed=failed,
-                    )
-                )
+            swept += [
+                sweep.Swept(run_id=run.run_id, what=str(removal.resource), removal=removal)
+                for removal in sweep.sweep_records(self.catalog.environment, run, records, cwd=self.directory)
+            ]
             run.remove_if_empty()
         return tuple(swept)
 

@@ -22,7 +22,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from pytest_dibctl.clouds.qemu.machine import PLATFORMS, Accelerator, Arch, native_arch
-from pytest_dibctl.errors import CommandError, PreflightError
+from pytest_dibctl.errors import CommandError, CommandTimeoutError, PreflightError
 from pytest_dibctl.system import process
 
 log = logging.getLogger(__name__)
@@ -129,9 +129,9 @@ def run_payload(arch: Arch, accelerator: Accelerator, *, deadline: float = PROBE
                 cwd=directory,
                 grace=0.5,
             )
+        except CommandTimeoutError:
+            return Verdict(usable=False, reason=f"a test payload did not get through in {deadline:g} s")
         except CommandError as error:
-            if "did not end" in error.message:
-                return Verdict(usable=False, reason=f"a test payload did not get through in {deadline:g} s")
             return Verdict(usable=False, reason=error.message)
         serial = directory / "serial"
         if serial.exists() and serial.read_bytes().endswith(b"K"):

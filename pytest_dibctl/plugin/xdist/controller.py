@@ -133,7 +133,7 @@ class Distribution:
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         """Take over what a worker has to say, or remove what one that died can not."""
         for label, data in getattr(node, "workeroutput", {}).get("dibctl", {}).items():
-            self._run.target_report(label).add(TargetReport(**data))
+            self._run.target_report(label).add(TargetReport.from_data(data))
         if error and error != INTERRUPTED and (said := self._said(node)) is not None:
             self._account_for_dead(node.gateway.id)
             if self._scheduling is not None and self._scheduling.is_busy(node):
@@ -193,9 +193,9 @@ class Distribution:
             (target.image.label, target.environment.label): target.id for target in self._run.plan.targets
         }
         workers = [said["pid"] for node in self._nodes if (said := self._said(node)) is not None]
-        for finding in self._worker_cleanup.finish(workers=workers):
-            label = by_label.get((finding.image, finding.environment))
-            self._run.target_report(label or finding.image or "run").find(finding)
-        still_there = {f"{record.kind} {record.name}" for record in self._worker_cleanup.ledger.records()}
+        for removal in self._worker_cleanup.finish(workers=workers):
+            label = by_label.get((removal.image, removal.environment))
+            self._run.target_report(label or removal.image or "run").add_removal(removal)
+        still_there = {record.resource for record in self._worker_cleanup.ledger.records()}
         for target_report in self._run.target_reports.values():
             target_report.forget_removed(still_there)

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dibctl.cleanup.workers import Finding
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.plugin import markdown
 from pytest_dibctl.plugin.target_report import Failure, TargetReport
-from pytest_dibctl.run.lifecycle import Kept
+from pytest_dibctl.run.removal import Removal, Resource, State
 
 
 def target_report(**more: object) -> TargetReport:
@@ -88,19 +87,28 @@ def test_a_file_is_written_anew_or_appended_to(tmp_path: Path) -> None:
 def test_accounts_of_several_workers_add_up() -> None:
     total = TargetReport()
     for data in (target_report().as_data(), target_report(instances=["i-2"]).as_data()):
-        total.add(TargetReport(**data))
+        total.add(TargetReport.from_data(data))
     assert total.phases == {"build": 24.68, "boot": 10.0, "tests": 2.0}
     assert (total.image, total.environment, total.instances) == ("debian", "local", ["i-2"])
 
 
+def left(kind: str, name: str, reason: str, **more: object) -> Removal:
+    resource = Resource(kind=kind, name=name)
+    return Removal(resource=resource, state=State.LEFT, reason=reason, **more)  # type: ignore[arg-type]
+
+
 def test_findings_are_told_once_and_forgotten_when_removed_after_all() -> None:
-    total = target_report(leftovers=["instance x: no answer"])
-    total.find(Finding(image="debian", environment="local", leftover="instance x: still no answer"))
-    total.find(Finding(image="debian", environment="local", leftover="key y: denied", seconds=2.0))
-    kept = Kept(what="image z", reason="failed", reach=None, remove="rm")
-    total.find(Finding(image="debian", environment="local", kept=kept))
-    assert total.leftovers == ["instance x: no answer", "key y: denied"]
+    total = target_report(removals=[left("instance", "x", "no answer")])
+    total.add_removal(left("instance", "x", "still no answer"))
+    total.add_removal(left("key", "y", "denied", seconds=2.0))
+    image = Resource(kind="image", name="z")
+    total.add_removal(Removal(resource=image, state=State.KEPT, reason="failed", command="rm"))
+    assert [(str(removal.resource), removal.reason) for removal in total.leftovers] == [
+        ("instance x", "no answer"),
+        ("key y", "denied"),
+    ]
     assert total.phases["cleanup"] == 2.0
-    assert total.kept[0]["what"] == "image z"
-    total.forget_removed({"key y"})
-    assert total.leftovers == ["key y: denied"]
+    assert str(total.kept[0].resource) == "image z"
+    total.forget_removed({Resource(kind="key", name="y")})
+    assert [str(removal.resource) for removal in total.leftovers] == ["key y"]
+    assert [str(removal.resource) for removal in total.kept] == ["image z"]

@@ -1,0 +1,90 @@
+"""What became of a thing that a run made: removed, left behind, or kept on purpose.
+
+One type for the steps of a run, for the sweep of dead runs and for every report, so that two of them can be
+compared by what they are about instead of by their text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, order=True)
+class Resource:
+    """A thing that a run makes; equal if ``kind`` and ``name`` are, whatever is known of it besides.
+
+    ``kind`` and ``name`` are those of its ledger record; ``id`` is the cloud's, empty while unknown.
+    """
+
+    kind: str
+    name: str
+    id: str = dataclasses.field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}" + (f" ({self.id})" if self.id else "")
+
+
+class State(enum.StrEnum):
+    """What became of a resource."""
+
+    REMOVED = "removed"
+    LEFT = "left"
+    """Its removal was tried and failed."""
+    KEPT = "kept"
+    WAITING = "waiting"
+    """It was not tried: something that needs it could not be removed."""
+    MAY_APPEAR = "may appear"
+    """It is not there, but the call that was to make it may still succeed."""
+    PLANNED = "planned"
+    """It would be removed, were this not a dry run."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Removal:
+    """What became of a resource, and why.
+
+    ``reason`` is the error of a failed removal, or why the resource is kept. ``seconds`` is how long the
+    removal took. ``image`` and ``environment`` are labels, empty for a resource of no target. For what is
+    kept, ``login`` is the command that opens it (None if none does) and ``command`` the one that removes it.
+    """
+
+    resource: Resource
+    state: State
+    reason: str = ""
+    seconds: float = 0.0
+    image: str = ""
+    environment: str = ""
+    login: str | None = None
+    command: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the resource is still there against our will."""
+        return self.state is State.LEFT
+
+    @property
+    def outcome(self) -> str:
+        """The removal in words, without the resource, as ``dibctl cleanup`` prints it."""
+        match self.state:
+            case State.LEFT:
+                return f"could not be removed: {self.reason}"
+            case State.KEPT:
+                return f"kept ({self.reason}); `{self.command}` removes it"
+            case State.WAITING:
+                return "left, for the instance that could not be removed"
+            case State.MAY_APPEAR:
+                return "may still appear"
+        words = "would be removed" if self.state is State.PLANNED else "removed"
+        return f"{words} ({self.reason})" if self.reason else words
+
+    def as_data(self) -> dict[str, Any]:
+        """Return plain data, for another process; ``from_data`` reads it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Removal:
+        """Return the removal that ``as_data`` wrote."""
+        return cls(**{**data, "resource": Resource(**data["resource"]), "state": State(data["state"])})
