@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pytest_dibctl.image.artifact import Artifact
     from pytest_dibctl.image.tree import ImageTree
     from pytest_dibctl.image.tree import Item as TreeItem
-    from pytest_dibctl.run.lifecycle import TargetRun as TargetRun
+    from pytest_dibctl.run.target_run import TargetRun
     from pytest_dibctl.system.process import Result, tool_path
     from pytest_dibctl.system.process import run as run_command
 
@@ -75,7 +75,7 @@ _HOMES = {
     "Result": "pytest_dibctl.system.process",
     "SshAccess": "pytest_dibctl.guest.ssh",
     "SshKey": "pytest_dibctl.guest.ssh",
-    "TargetRun": "pytest_dibctl.run.lifecycle:TargetRun",
+    "TargetRun": "pytest_dibctl.run.target_run",
     "TestEnvironment": "pytest_dibctl.config.models",
     "TreeItem": "pytest_dibctl.image.tree:Item",
     "dib_setting": "pytest_dibctl.build.dib:setting",

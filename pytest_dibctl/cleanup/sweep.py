@@ -21,9 +21,10 @@ from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models import TestEnvironment
 from pytest_dibctl.errors import DibctlError, NotInConfigError
 from pytest_dibctl.image import tree
-from pytest_dibctl.run import lifecycle
+from pytest_dibctl.run import environments
 from pytest_dibctl.run.ledger import Ledger, Record, all_runs, base_directory
-from pytest_dibctl.run.removal import Removal, Resource, State
+from pytest_dibctl.run.removal import Removal, Resource, State, cleanup_command
+from pytest_dibctl.run.target_run import remove_directory
 from pytest_dibctl.system import process
 
 log = logging.getLogger(__name__)
@@ -148,7 +149,7 @@ def sweep_records(
     with contextlib.closing(remover):
         for record in ordered:
             if record.kept is not None and not named:
-                command = lifecycle.cleanup_command(run)
+                command = cleanup_command(run.run_id)
                 removals[record.path] = _removal(record, State.KEPT, record.kept, command=command)
             elif dry_run:
                 removals[record.path] = _removal(record, State.PLANNED)
@@ -194,7 +195,7 @@ class _Remover:
             return _removal(record, State.LEFT, "this version knows nothing of its kind; a newer one does")
         try:
             if record.kind == "key":
-                lifecycle.remove_tree(self._inside(record.details["directory"]))
+                remove_directory(self._inside(record.details["directory"]))
             elif record.kind == "tree":
                 tree.remove(self._inside(record.details["directory"]))
             else:
@@ -228,7 +229,7 @@ class _Remover:
         place = (str(details.get("environment")), details.get("endpoint"))
         if place not in self._clouds:
             environment = built_in_environment() if local else self.find(place[0])
-            self._clouds[place] = lifecycle.open_environment(
+            self._clouds[place] = environments.open_environment(
                 environment,
                 run=self.run,
                 cwd=self.cwd,
@@ -249,18 +250,18 @@ def is_settled(record: Record) -> bool:
 
 
 def sweep_expired(
-    environments: Iterable[Entry[TestEnvironment]], choice: Choice, *, cwd: Path, dry_run: bool = False
+    selected: Iterable[Entry[TestEnvironment]], choice: Choice, *, cwd: Path, dry_run: bool = False
 ) -> Iterator[Swept]:
     """Remove what bears a mark of ours and whose time is over, whoever made it; kept things stay.
 
     Runs that have a ledger here are left to it.
     """
     here = {run.run_id for run in all_runs()}
-    for environment in environments:
+    for environment in selected:
         if choice.environment not in {None, environment.label} or environment.settings.engine == "qemu":
             continue
         try:
-            cloud = lifecycle.open_environment(
+            cloud = environments.open_environment(
                 environment,
                 run=Ledger(directory=base_directory(make=False) / "00000000"),
                 cwd=cwd,

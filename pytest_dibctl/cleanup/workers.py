@@ -21,10 +21,11 @@ from pytest_dibctl.cleanup import sweep
 from pytest_dibctl.clouds.protocols import Cloud, CloudImage
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.catalog import Catalog
-from pytest_dibctl.run import lifecycle
+from pytest_dibctl.run import environments, keeping, logs, serialization, uploading
 from pytest_dibctl.run.ledger import Ledger, Record
 from pytest_dibctl.run.ledger import load as load_record
-from pytest_dibctl.run.removal import Removal, State
+from pytest_dibctl.run.options import RunOptions
+from pytest_dibctl.run.removal import Removal, State, cleanup_command
 from pytest_dibctl.run.run_state import POLL, RunState
 from pytest_dibctl.run.targets import Target
 
@@ -43,7 +44,7 @@ class WorkerCleanup:
     ledger: Ledger
     catalog: Catalog
     cwd: Path
-    options: lifecycle.RunOptions
+    options: RunOptions
     targets: Sequence[Target]
     failed: Callable[[str, str], bool]
     removals: list[Removal] = dataclasses.field(default_factory=list)
@@ -89,7 +90,7 @@ class WorkerCleanup:
 
     def _remove_image(self, target: Target, *, wait: bool = True) -> None:
         run_state = RunState(directory=self.ledger.directory)
-        step = lifecycle.upload_step(target.image.label, target.environment.label)
+        step = uploading.upload_step(target.image.label, target.environment.label)
         while True:
             with run_state.claim(step) as made:
                 if made is not None:
@@ -101,17 +102,17 @@ class WorkerCleanup:
             time.sleep(POLL)
 
     def _remove_uploaded(self, target: Target, made: dict[str, object]) -> None:
-        image = CloudImage(**lifecycle.restored(CloudImage, made["image"]))  # type: ignore[arg-type]
+        image = CloudImage(**serialization.restored(CloudImage, made["image"]))  # type: ignore[arg-type]
         record = load_record(Path(str(made["record"])))
         label, environment = target.image.label, target.environment.label
         started, state, command = time.monotonic(), State.REMOVED, ""
-        reason = lifecycle.keeps_image(self.options, failed=self.failed(label, environment))
+        reason = uploading.keeps_image(self.options, failed=self.failed(label, environment))
         try:
             with self._opened(target) as cloud:
                 if reason is not None:
-                    state, command = State.KEPT, lifecycle.cleanup_command(self.ledger)
+                    state, command = State.KEPT, cleanup_command(self.ledger.run_id)
                     if record is not None:
-                        lifecycle.keep(cloud, record, reason)
+                        keeping.keep(cloud, record, reason)
                 else:
                     cloud.delete_image(image)
                     if record is not None:
@@ -120,7 +121,7 @@ class WorkerCleanup:
             state, reason = State.LEFT, str(error)
         self.removals.append(
             Removal(
-                resource=lifecycle.image_resource(image),
+                resource=uploading.image_resource(image),
                 state=state,
                 reason=reason or "",
                 seconds=time.monotonic() - started,
@@ -132,7 +133,7 @@ class WorkerCleanup:
 
     @contextlib.contextmanager
     def _opened(self, target: Target) -> Iterator[Cloud]:
-        cloud = lifecycle.open_environment(
+        cloud = environments.open_environment(
             target.environment,
             run=self.ledger,
             cwd=self.cwd,
@@ -182,7 +183,7 @@ class WorkerCleanup:
         target = self._target_of(record)
         if target is not None and record.kind != "key":
             with self._opened(target) as cloud:
-                lifecycle.keep(cloud, record, reason)
+                keeping.keep(cloud, record, reason)
         if record.kind == "instance":
             self.removals.append(
                 Removal(
@@ -191,7 +192,7 @@ class WorkerCleanup:
                     reason=reason,
                     image=record.details.get("image", ""),
                     environment=record.details.get("environment", ""),
-                    command=lifecycle.cleanup_command(self.ledger),
+                    command=cleanup_command(self.ledger.run_id),
                 )
             )
 
@@ -203,7 +204,7 @@ class WorkerCleanup:
         for record in records:
             if record.kind == "instance" and self.options.logs is not None:
                 environment = self.catalog.environment(record.details["environment"])
-                lifecycle.keep_console_of(
+                logs.keep_console_of(
                     environment,
                     record.name,
                     run=self.ledger,

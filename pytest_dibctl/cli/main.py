@@ -320,16 +320,18 @@ def _in_foreground() -> bool:
 def run_shell(arguments: Arguments) -> int:
     """``dibctl shell``: the image's instance until the shell ends; ``exit 42`` keeps it."""
     from pytest_dibctl.config import merge
-    from pytest_dibctl.run import lifecycle
+    from pytest_dibctl.run import booting, building, environments, keys, operations, uploading
+    from pytest_dibctl.run.options import RunOptions
+    from pytest_dibctl.run.target_run import TargetRun
 
     catalog = load(arguments)
     image = catalog.image(arguments.image)
     merge.login(image)  # before a build of minutes, not after it
     with _guarded_run(catalog, arguments) as (book, guard):
-        target_run = lifecycle.TargetRun(
+        target_run = TargetRun(
             image=image,
             environment=catalog.environment_for(image, override=arguments.environment),
-            options=lifecycle.RunOptions(  # noqa: S604 -- `shell` is our option, no process is started here
+            options=RunOptions(  # noqa: S604 -- `shell` is our option, no process is started here
                 build=arguments.build,
                 input=arguments.input,
                 shell=True,
@@ -341,14 +343,14 @@ def run_shell(arguments: Arguments) -> int:
         )
         with contextlib.ExitStack() as stack:
             stack.callback(_tell, target_run)
-            cloud = stack.enter_context(lifecycle.opened(target_run))
-            built = lifecycle.artifact(target_run)
-            uploaded = stack.enter_context(lifecycle.uploaded(target_run, cloud, built))
-            key = stack.enter_context(lifecycle.keypair(target_run, cloud))
-            instance = stack.enter_context(lifecycle.booted(target_run, cloud, uploaded, key))
-            access = stack.enter_context(lifecycle.reachable(target_run, instance, key))
-            say(f"{instance.name} is ready; `exit {lifecycle.SHELL_KEEPS}` keeps it when the shell ends")
-            lifecycle.open_shell(target_run, access)
+            cloud = stack.enter_context(environments.opened(target_run))
+            built = building.artifact(target_run)
+            uploaded = stack.enter_context(uploading.uploaded(target_run, cloud, built))
+            key = stack.enter_context(keys.keypair(target_run, cloud))
+            instance = stack.enter_context(booting.booted(target_run, cloud, uploaded, key))
+            access = stack.enter_context(booting.reachable(target_run, instance, key))
+            say(f"{instance.name} is ready; `exit {operations.SHELL_KEEPS}` keeps it when the shell ends")
+            operations.open_shell(target_run, access)
     return ExitCode.UNSPECIFIED if target_run.leftovers else ExitCode.OK
 
 

@@ -1,8 +1,8 @@
 """What a cloud is to this project: two Protocols and the values they trade in.
 
 ``qemu`` and ``openstack`` implement them; each is imported only when an environment of its kind is
-opened. Ownership: whoever calls ``boot`` owns the instance and must ``delete`` it, whoever calls
-``upload`` owns the cloud image and must ``delete_image`` it; ``lifecycle`` is the only caller of both.
+opened. Ownership: the caller of ``boot`` owns the instance and must ``delete`` it, the caller of ``upload``
+owns the cloud image and must ``delete_image`` it. Only the steps of ``run`` call these two.
 """
 
 from __future__ import annotations
@@ -206,9 +206,9 @@ class Instance(Protocol):
 
         QEMU: memory comes back too. The guest's clock then shows the time of the snapshot, and what was
         connected to it since, the shared ssh connection included, is dead: disconnect and log in again
-        (``lifecycle.revert`` does both and sets the clock). OpenStack: a rebuild from the snapshot's image;
-        the caller waits for readiness. Raises InstanceError, before anything is changed if there is no such
-        snapshot.
+        (``GuestOperations.revert`` does both and sets the clock). OpenStack: a rebuild from the snapshot's
+        image; the caller waits for readiness. Raises InstanceError, before anything is changed if there is no
+        such snapshot.
         """
         ...
 

@@ -1,6 +1,6 @@
 """The ladder image, artifact, cloud_image, keypair, instance, ssh_access, host, and dibctl's fixtures.
 
-Each step is a session-scoped fixture of a few lines over a context manager of ``lifecycle``, so a
+Each step is a session-scoped fixture of a few lines over a context manager of ``run``, so a
 conftest can override any of them. All are parametrized through ``image``.
 """
 
@@ -23,7 +23,9 @@ from pytest_dibctl.guest.ssh import SshAccess, SshKey
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.image.tree import ImageTree
 from pytest_dibctl.plugin import collection, host, planning, session
-from pytest_dibctl.run import content, lifecycle, variables
+from pytest_dibctl.run import booting, building, content, environments, keys, readiness, uploading, variables
+from pytest_dibctl.run.operations import GuestOperations
+from pytest_dibctl.run.target_run import TargetRun
 from pytest_dibctl.system import process
 
 # -- the ladder ------------------------------------------------------------------------------------
@@ -38,25 +40,25 @@ def image(request: pytest.FixtureRequest) -> Entry[Image]:
 
 
 @pytest.fixture(scope="session")
-def dib_run(image: Entry[Image], request: pytest.FixtureRequest) -> lifecycle.TargetRun:  # noqa: ARG001 -- it sets current
+def dib_run(image: Entry[Image], request: pytest.FixtureRequest) -> TargetRun:  # noqa: ARG001 -- it sets current
     """What this run knows of the image so far: phase times, digest, environment, whether it failed."""
     run = request.config.stash[session.KEY]
     return run.target_run(run.current)
 
 
 @pytest.fixture(scope="session")
-def dib_journey(dib_run: lifecycle.TargetRun) -> lifecycle.TargetRun:
+def dib_journey(dib_run: TargetRun) -> TargetRun:
     """The former name of ``dib_run``, for tests that use it."""
     return dib_run
 
 
 @pytest.fixture(scope="session")
-def artifact(dib_run: lifecycle.TargetRun, request: pytest.FixtureRequest) -> Artifact:
+def artifact(dib_run: TargetRun, request: pytest.FixtureRequest) -> Artifact:
     """The image's file, built now unless it is up to date."""
     run = request.config.stash[session.KEY]
     if run.boots(run.current):
         request.getfixturevalue("cloud")  # what is wrong there is told before a build of minutes
-    return lifecycle.artifact(dib_run)
+    return building.artifact(dib_run)
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +69,7 @@ def dib_view(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def image_tree(
-    dib_run: lifecycle.TargetRun,
+    dib_run: TargetRun,
     dib_view: str,  # noqa: ARG001 -- closed before the tests that look at the instance begin
     request: pytest.FixtureRequest,
 ) -> Iterator[ImageTree]:
@@ -79,15 +81,15 @@ def image_tree(
 
 
 @pytest.fixture(scope="session")
-def cloud(dib_run: lifecycle.TargetRun) -> Iterator[Cloud]:
+def cloud(dib_run: TargetRun) -> Iterator[Cloud]:
     """The test environment, opened; what it lacks of what the image wants is told now."""
-    with lifecycle.opened(dib_run) as opened:
+    with environments.opened(dib_run) as opened:
         yield opened
 
 
 @pytest.fixture(scope="session")
 def cloud_image(
-    dib_run: lifecycle.TargetRun,
+    dib_run: TargetRun,
     cloud: Cloud,
     request: pytest.FixtureRequest,
 ) -> Iterator[CloudImage | None]:
@@ -100,7 +102,7 @@ def cloud_image(
         yield cloud.existing_image(dib_run.options.existing_image)
         return
     # Asked for only here: an instance that exists needs no build.
-    with lifecycle.uploaded(dib_run, cloud, request.getfixturevalue("artifact")) as uploaded:
+    with uploading.uploaded(dib_run, cloud, request.getfixturevalue("artifact")) as uploaded:
         yield uploaded
 
 
@@ -112,34 +114,34 @@ def dib_upload_only(cloud_image: CloudImage | None) -> None:
 
 
 @pytest.fixture(scope="session")
-def keypair(dib_run: lifecycle.TargetRun, cloud: Cloud) -> Iterator[SshKey]:
+def keypair(dib_run: TargetRun, cloud: Cloud) -> Iterator[SshKey]:
     """The ed25519 key that opens the instance; the cloud knows its public half."""
-    with lifecycle.keypair(dib_run, cloud) as key:
+    with keys.keypair(dib_run, cloud) as key:
         yield key
 
 
 @pytest.fixture(scope="session")
 def instance(
-    dib_run: lifecycle.TargetRun,
+    dib_run: TargetRun,
     cloud: Cloud,
     cloud_image: CloudImage | None,
     keypair: SshKey,
 ) -> Iterator[Instance]:
     """The machine under test, running; it may not be ready for a login yet (``ssh_access`` waits)."""
     content.refuse_failed_content(dib_run)  # maybe found since, for the same image in another environment
-    with lifecycle.booted(dib_run, cloud, cloud_image, keypair) as booted:
+    with booting.booted(dib_run, cloud, cloud_image, keypair) as booted:
         yield booted
 
 
 @pytest.fixture(scope="session")
 def ssh_access(
-    dib_run: lifecycle.TargetRun,
+    dib_run: TargetRun,
     instance: Instance,
     keypair: SshKey,
     request: pytest.FixtureRequest,
 ) -> Iterator[SshAccess]:
     """A way into the instance that works: key, pinned host keys, one multiplexed connection."""
-    with lifecycle.reachable(dib_run, instance, keypair) as access:
+    with booting.reachable(dib_run, instance, keypair) as access:
         yield access
         request.config.stash[session.KEY].offer_shell(dib_run, access)
 
@@ -147,44 +149,37 @@ def ssh_access(
 # -- operations ------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def _dib_operations(dib_run: TargetRun, instance: Instance, ssh_access: SshAccess) -> GuestOperations:
+    return GuestOperations(target_run=dib_run, instance=instance, access=ssh_access)
+
+
 @pytest.fixture
-def reboot(
-    dib_run: lifecycle.TargetRun,
-    instance: Instance,
-    ssh_access: SshAccess,
-) -> Callable[..., float]:
+def reboot(_dib_operations: GuestOperations) -> Callable[..., float]:
     """``reboot(hard=False, timeout=None)``: reboot, wait for the next boot's login, return the seconds."""
 
     def do_reboot(*, hard: bool = False, timeout: float | None = None) -> float:
-        return lifecycle.reboot(dib_run, instance, ssh_access, hard=hard, timeout=timeout)
+        return _dib_operations.reboot(hard=hard, timeout=timeout)
 
     return do_reboot
 
 
 @pytest.fixture
-def rebuild(
-    dib_run: lifecycle.TargetRun,
-    instance: Instance,
-    ssh_access: SshAccess,
-) -> Callable[..., float]:
+def rebuild(_dib_operations: GuestOperations) -> Callable[..., float]:
     """``rebuild(timeout=None)``: give it the image's disk again, wait for a login, return the seconds."""
 
     def do_rebuild(*, timeout: float | None = None) -> float:
-        return lifecycle.rebuild(dib_run, instance, ssh_access, timeout=timeout)
+        return _dib_operations.rebuild(timeout=timeout)
 
     return do_rebuild
 
 
 @pytest.fixture
-def revert(
-    dib_run: lifecycle.TargetRun,
-    instance: Instance,
-    ssh_access: SshAccess,
-) -> Callable[..., float]:
+def revert(_dib_operations: GuestOperations) -> Callable[..., float]:
     """``revert(name, timeout=None)``: go back to a snapshot of the instance, wait for a login."""
 
     def do_revert(name: str, *, timeout: float | None = None) -> float:
-        return lifecycle.revert(dib_run, instance, ssh_access, name, timeout=timeout)
+        return _dib_operations.revert(name, timeout=timeout)
 
     return do_revert
 
@@ -200,22 +195,21 @@ def _dib_pristine(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker(collection.PRISTINE_MARK):
         if target_run.options.existing_instance is not None:
             pytest.skip("--dib-use-existing-instance: it is not ours, and not put back to its first state")
-        instance, access = (request.getfixturevalue(name) for name in ("instance", "ssh_access"))
-        lifecycle.pristine(target_run, instance, access)
+        request.getfixturevalue("_dib_operations").restore_pristine()
     yield
     # Asked only now: a test may get the instance in the middle of its body. `host` got it maybe long before.
     at_instance = planning.view_of(request.node) == planning.INSTANCE
     if at_instance and {"instance", "host"} & set(request.fixturenames):
-        target_run.untouched = False
+        target_run.guest.pristine.untouched = False
 
 
 @pytest.fixture
-def wait_for_port(dib_run: lifecycle.TargetRun, instance: Instance) -> Callable[..., float]:
+def wait_for_port(dib_run: TargetRun, instance: Instance) -> Callable[..., float]:
     """``wait_for_port(port, timeout=...)``: wait until the guest's port answers; return the seconds."""
 
     def wait(port: int, timeout: float | None = None) -> float:
         limit = dib_run.deadlines.port if timeout is None else timeout
-        return lifecycle.wait_for_port(instance, port, timeout=limit)
+        return readiness.wait_for_port(instance, port, timeout=limit)
 
     return wait
 
@@ -272,7 +266,7 @@ def main_ip(instance: Instance) -> str:
 
 
 @pytest.fixture(scope="session")
-def environment_variables(dib_run: lifecycle.TargetRun) -> dict[str, str]:
+def environment_variables(dib_run: TargetRun) -> dict[str, str]:
     """``environment_variables`` of the image and its test environment, merged."""
     return dict(merge.test_variables(dib_run.image, dib_run.environment))
 
@@ -337,7 +331,7 @@ def ssh(ssh_access: SshAccess) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def port(dib_run: lifecycle.TargetRun, instance: Instance, ssh_access: SshAccess) -> dict[str, Any]:  # noqa: ARG001 -- it waits
+def port(dib_run: TargetRun, instance: Instance, ssh_access: SshAccess) -> dict[str, Any]:  # noqa: ARG001 -- it waits
     """The port that was waited for: ip, port, timeout, and delay, the seconds waited."""
     wanted = dib_run.image.settings.tests.wait_for_port or merge.login(dib_run.image)[1]
     endpoint = instance.endpoint(wanted)
@@ -404,7 +398,7 @@ def ssh_client(ssh_access: SshAccess) -> Iterator[Any]:
 
 def _client(name: str, service: str) -> Callable[..., Any]:
     @pytest.fixture(scope="session", name=name)
-    def client(dib_run: lifecycle.TargetRun, cloud: Cloud) -> Any:
+    def client(dib_run: TargetRun, cloud: Cloud) -> Any:
         found = cloud.client(service)
         if found is None:
             label = dib_run.environment.label

@@ -26,9 +26,11 @@ from pytest_dibctl.plugin.attest import Attestation
 from pytest_dibctl.plugin.planning import ENTRY, target_of
 from pytest_dibctl.plugin.target_report import RARE, STEPS, Failure, TargetReport, phase_table, report_of
 from pytest_dibctl.plugin.xdist.controller import PREFIX, Distribution, is_controller, items_of, worker_id
-from pytest_dibctl.run import content, ledger, lifecycle
+from pytest_dibctl.run import building, content, ledger, logs, operations
+from pytest_dibctl.run.options import RunOptions
 from pytest_dibctl.run.removal import Removal
 from pytest_dibctl.run.run_state import RunState
+from pytest_dibctl.run.target_run import Guest, Pristine, TargetRun
 from pytest_dibctl.run.targets import Target, targets
 from pytest_dibctl.system import process, signals
 
@@ -76,7 +78,7 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
     config.pluginmanager.register(Attestation(run), "dibctl-attestation")
 
 
-def _refuse_what_cannot_work(plan: planning.Plan, run_options: lifecycle.RunOptions) -> None:
+def _refuse_what_cannot_work(plan: planning.Plan, run_options: RunOptions) -> None:
     """Say at once what would otherwise be said after a build and a boot."""
     for image in plan.images:
         listed = [entry for entry in plan.entries if entry.image == image.label]
@@ -95,9 +97,9 @@ def _logs_in(entry: planning.PlannedEntry) -> bool:
     return generic or entry.kind in ("shell", "ssh", planning.EXTERNAL)
 
 
-def _run_options(config: pytest.Config) -> lifecycle.RunOptions:
+def _run_options(config: pytest.Config) -> RunOptions:
     options: Any = config.option
-    return lifecycle.RunOptions(
+    return RunOptions(
         build=options.dib_build,
         input=_path(options.dib_input),
         environments=tuple(options.dib_env or ()),
@@ -227,13 +229,13 @@ class ActiveRun:
         *,
         catalog: configuration.Catalog,
         plan: planning.Plan,
-        options: lifecycle.RunOptions,
+        options: RunOptions,
     ) -> None:
         self.config = config
         self.catalog = catalog
         self.plan = plan
         self.options = options
-        self.target_runs: dict[Target, lifecycle.TargetRun] = {}
+        self.target_runs: dict[Target, TargetRun] = {}
         self.target_reports: dict[str, TargetReport] = {}
         self.current = plan.targets[0]
         """The target that the fixture ``image`` was last set up for."""
@@ -449,7 +451,7 @@ class ActiveRun:
         finally:
             if _may_touch_an_instance(fixturedef):
                 for target_run in self.target_runs.values():
-                    target_run.untouched = False
+                    target_run.guest.pristine.untouched = False
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -518,7 +520,7 @@ class ActiveRun:
         item: pytest.Item,
         call: pytest.CallInfo[None],
         report: pytest.TestReport,
-        target_run: lifecycle.TargetRun,
+        target_run: TargetRun,
     ) -> None:
         error = call.excinfo.value if call.excinfo else None
         first = not target_run.failed
@@ -543,8 +545,8 @@ class ActiveRun:
             report.dib_exit_code = int(error.exit_code)  # type: ignore[attr-defined]
             if call.when != "call":
                 report.longrepr = self._once(error, item.nodeid)
-        elif first and target_run.instance is not None:
-            tail = lifecycle.console_tail(target_run.instance)
+        elif first and target_run.guest.instance is not None:
+            tail = logs.console_tail(target_run.guest.instance)
             report.sections.append((f"Last lines of the console of {target_run.label}", tail or "(empty)"))
 
     def _once(self, error: DibctlError, nodeid: str) -> str:
@@ -697,11 +699,11 @@ class ActiveRun:
 
     # -- for fixtures ----------------------------------------------------------------------------
 
-    def target_run(self, target: Target) -> lifecycle.TargetRun:
+    def target_run(self, target: Target) -> TargetRun:
         """Return the target run of a target, begun at the first call."""
         if target not in self.target_runs:
             assert self._ledger is not None
-            self.target_runs[target] = lifecycle.TargetRun(
+            self.target_runs[target] = TargetRun(
                 image=target.image,
                 environment=target.environment,
                 options=self.options,
@@ -709,7 +711,7 @@ class ActiveRun:
                 cwd=self.config.invocation_params.dir,
                 progress=lambda line: self.say(f"{target.id}: {line}"),
                 owns_upload=worker_id(self.config) is None,
-                wants_pristine=target in self._wanting_pristine,
+                guest=Guest(pristine=Pristine(wanted=target in self._wanting_pristine)),
                 guard=self._guardian.ensure if self._guardian is not None else lambda: None,
             )
         return self.target_runs[target]
@@ -720,7 +722,7 @@ class ActiveRun:
         assert self._ledger is not None
         return RunState(directory=self._ledger.directory)
 
-    def _journey_of(self, item: pytest.Item) -> lifecycle.TargetRun | None:
+    def _journey_of(self, item: pytest.Item) -> TargetRun | None:
         target = target_of(item)
         return self.target_run(target) if target else None
 
@@ -749,15 +751,15 @@ class ActiveRun:
         finally:
             manager.resume()
 
-    def offer_shell(self, target_run: lifecycle.TargetRun, access: Any) -> None:
+    def offer_shell(self, target_run: TargetRun, access: Any) -> None:
         """Open ``--dib-shell``'s shell if the image failed."""
         if not (self.options.shell and target_run.failed):
             return
         self.say(
-            f"{target_run.label} failed; a shell in its instance (`exit {lifecycle.SHELL_KEEPS}` keeps it)"
+            f"{target_run.label} failed; a shell in its instance (`exit {operations.SHELL_KEEPS}` keeps it)"
         )
         with self.uncaptured(stdin=True):
-            lifecycle.open_shell(target_run, access)
+            operations.open_shell(target_run, access)
 
 
 def _targets_of(items: Iterable[pytest.Item]) -> frozenset[Target]:
@@ -792,18 +794,18 @@ def _may_touch_an_instance(fixturedef: pytest.FixtureDef[Any]) -> bool:
     return bool(fixturedef.argnames) and not short and not ours and not pytests
 
 
-def _stamp(item: pytest.Item, target_run: lifecycle.TargetRun) -> None:
-    seconds = {**target_run.told, **target_run.phases}
+def _stamp(item: pytest.Item, target_run: TargetRun) -> None:
+    seconds = {**target_run.seconds_elsewhere, **target_run.phases}
     facts = {
         "image": target_run.label,
         "kind": planning.kind_of(item),
         "environment": target_run.environment.label,
-        **lifecycle.build_facts(target_run.run_state, target_run.label),
-        "instance": target_run.instance_id,
-        **target_run.facts,
+        **building.build_facts(target_run.run_state, target_run.label),
+        "instance": target_run.guest.id,
+        **target_run.guest.facts,
         **{f"seconds_{name}": f"{seconds[name]:.1f}" for name in (*STEPS, *RARE) if name in seconds},
-        "build_log": _shown(target_run.build_log, target_run.cwd),
-        "console_log": _shown(target_run.console_log, target_run.cwd),
+        "build_log": _shown(target_run.built.log, target_run.cwd),
+        "console_log": _shown(target_run.guest.console_log, target_run.cwd),
     }
     ours = {PREFIX + name: value for name, value in facts.items() if value}
     others = [(name, value) for name, value in item.user_properties if name not in ours]

@@ -7,8 +7,8 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from pytest_dibctl.run import lifecycle
 from pytest_dibctl.run.removal import Removal, Resource, State
+from pytest_dibctl.run.target_run import TargetRun
 
 STEPS = ("build", "upload", "boot", "ready")
 RARE = ("tree", "pristine")
@@ -101,16 +101,16 @@ class TargetReport:
         ]
 
 
-def report_of(target_run: lifecycle.TargetRun) -> TargetReport:
+def report_of(target_run: TargetRun) -> TargetReport:
     """Return what this process has to say of a target_run."""
     return TargetReport(
         image=target_run.label,
         environment=target_run.environment.label,
         phases=dict(target_run.phases),
-        reused=target_run.reused,
+        reused=target_run.built.reused,
         digest=target_run.digest,
-        instances=[target_run.instance_id] if target_run.instance_id else [],
-        logs=[str(path) for path in (target_run.build_log, target_run.console_log) if path is not None],
+        instances=[target_run.guest.id] if target_run.guest.id else [],
+        logs=[str(path) for path in (target_run.built.log, target_run.guest.console_log) if path is not None],
         removals=list(target_run.removals),
     )
 

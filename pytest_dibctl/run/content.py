@@ -14,9 +14,9 @@ from pytest_dibctl.errors import DibctlError, ExitCode
 from pytest_dibctl.image import tree
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.image.tree import ImageTree
-from pytest_dibctl.run import lifecycle
-from pytest_dibctl.run.lifecycle import TargetRun
+from pytest_dibctl.run import logs
 from pytest_dibctl.run.run_state import RunState
+from pytest_dibctl.run.target_run import TargetRun, disk_errors
 
 
 @contextlib.contextmanager
@@ -27,7 +27,7 @@ def file_tree(target_run: TargetRun, built: Artifact) -> Iterator[ImageTree]:
     filesystem.
     """
     preflight.for_trees(target_run.image)
-    name = f"{lifecycle.file_name(target_run.label)}-{uuid.uuid4().hex[:6]}"
+    name = f"{logs.file_name(target_run.label)}-{uuid.uuid4().hex[:6]}"
     directory = target_run.ledger.directory / f"tree-{name}"
     target_run.guard()
     record = target_run.ledger.record(
@@ -39,7 +39,7 @@ def file_tree(target_run: TargetRun, built: Artifact) -> Iterator[ImageTree]:
     )
     opening = contextlib.ExitStack()
     try:
-        with target_run.phase("tree"), lifecycle.disk_errors():
+        with target_run.phase("tree"), disk_errors():
             opened_tree = opening.enter_context(tree.opened(built, directory))
         for note in opened_tree.notes:
             target_run.progress(note)

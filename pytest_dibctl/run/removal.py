@@ -27,6 +27,11 @@ class Resource:
         return f"{self.kind} {self.name}" + (f" ({self.id})" if self.id else "")
 
 
+def cleanup_command(run_id: str) -> str:
+    """Return the command that removes what a run kept."""
+    return f"dibctl cleanup --run {run_id}"
+
+
 class State(enum.StrEnum):
     """What became of a resource."""
 

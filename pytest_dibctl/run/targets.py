@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pytest_dibctl.config.catalog import Catalog
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models import Image, TestEnvironment
-from pytest_dibctl.run import lifecycle
+from pytest_dibctl.run.environments import environments_of
+from pytest_dibctl.run.options import RunOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,14 +24,12 @@ class Target:
     id: str
 
 
-def targets(
-    catalog: Catalog, images: Sequence[Entry[Image]], run_options: lifecycle.RunOptions
-) -> tuple[Target, ...]:
+def targets(catalog: Catalog, images: Sequence[Entry[Image]], run_options: RunOptions) -> tuple[Target, ...]:
     """Return each of ``images`` with each of its environments, in order; raises NotInConfigError.
 
     An id is the image's label alone unless an image has several environments in this run.
     """
-    environments = {image.label: lifecycle.environments_of(catalog, image, run_options) for image in images}
+    environments = {image.label: environments_of(catalog, image, run_options) for image in images}
     matrix = any(len(several) > 1 for several in environments.values())
     found: list[Target] = []
     for image in images:

@@ -16,8 +16,10 @@ from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.config.catalog import Catalog
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.image.artifact import Artifact, inspect
-from pytest_dibctl.run import ledger, lifecycle
+from pytest_dibctl.run import booting, environments, keys, ledger, uploading
+from pytest_dibctl.run.options import RunOptions
 from pytest_dibctl.run.removal import Removal
+from pytest_dibctl.run.target_run import TargetRun
 from tests.faults import standin
 
 LABEL = "image"
@@ -88,10 +90,10 @@ class Stage:
         outcome = Outcome()
         image = self.catalog.image(LABEL)
         with ledger.opened(ledger.new_run_id(), base=self.base) as run:
-            target_run = lifecycle.TargetRun(
+            target_run = TargetRun(
                 image=image,
                 environment=self.catalog.environment(ENVIRONMENT),
-                options=lifecycle.RunOptions(),
+                options=RunOptions(),
                 ledger=run,
                 cwd=self.directory,
                 progress=lambda _line: None,
@@ -103,12 +105,12 @@ class Stage:
             outcome.leftovers = target_run.leftovers
         return outcome
 
-    def _steps(self, target_run: lifecycle.TargetRun, *, snapshot: bool) -> None:
+    def _steps(self, target_run: TargetRun, *, snapshot: bool) -> None:
         with contextlib.ExitStack() as stack:
-            cloud = stack.enter_context(lifecycle.opened(target_run))
-            uploaded = stack.enter_context(lifecycle.uploaded(target_run, cloud, self.artifact))
-            key = stack.enter_context(lifecycle.keypair(target_run, cloud))
-            instance = stack.enter_context(lifecycle.booted(target_run, cloud, uploaded, key))
+            cloud = stack.enter_context(environments.opened(target_run))
+            uploaded = stack.enter_context(uploading.uploaded(target_run, cloud, self.artifact))
+            key = stack.enter_context(keys.keypair(target_run, cloud))
+            instance = stack.enter_context(booting.booted(target_run, cloud, uploaded, key))
             instance.check()
             instance.console_output()
             instance.reboot(hard=True)

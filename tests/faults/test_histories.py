@@ -26,7 +26,9 @@ from pytest_dibctl.clouds.openstack import cloud as engine
 from pytest_dibctl.clouds.protocols import LIFETIME
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.guest.ssh import make_key
-from pytest_dibctl.run import ledger, lifecycle
+from pytest_dibctl.run import booting, environments, keys, ledger, uploading
+from pytest_dibctl.run.options import RunOptions
+from pytest_dibctl.run.target_run import TargetRun
 from tests.faults import adapter, standin
 from tests.faults.conftest import Table
 from tests.faults.stage import ENVIRONMENT, LABEL, Stage, staged
@@ -217,9 +219,9 @@ class World:
 
 def flow(stage: Stage, run_id: str, *, keeps: bool) -> None:
     """Boot an instance of an image and remove both, or keep them since a test failed."""
-    run_options = lifecycle.RunOptions(keep_failed_image=keeps, keep_failed_instance=keeps)
+    run_options = RunOptions(keep_failed_image=keeps, keep_failed_instance=keeps)
     with ledger.opened(run_id, base=stage.base) as run, contextlib.ExitStack() as stack:
-        target_run = lifecycle.TargetRun(
+        target_run = TargetRun(
             image=stage.catalog.image(LABEL),
             environment=stage.catalog.environment(ENVIRONMENT),
             options=run_options,
@@ -228,10 +230,10 @@ def flow(stage: Stage, run_id: str, *, keeps: bool) -> None:
             progress=lambda _line: None,
         )
         with contextlib.suppress(DibctlError):
-            cloud = stack.enter_context(lifecycle.opened(target_run))
-            uploaded = stack.enter_context(lifecycle.uploaded(target_run, cloud, stage.artifact))
-            key = stack.enter_context(lifecycle.keypair(target_run, cloud))
-            stack.enter_context(lifecycle.booted(target_run, cloud, uploaded, key))
+            cloud = stack.enter_context(environments.opened(target_run))
+            uploaded = stack.enter_context(uploading.uploaded(target_run, cloud, stage.artifact))
+            key = stack.enter_context(keys.keypair(target_run, cloud))
+            stack.enter_context(booting.booted(target_run, cloud, uploaded, key))
             target_run.failed = keeps
 
 
@@ -266,7 +268,8 @@ def living(monkeypatch: pytest.MonkeyPatch) -> list[World]:
         (ledger, "_write"),
         (ledger.Record, "done"),
         (ledger.Ledger, "remove_if_empty"),
-        (lifecycle, "remove_tree"),
+        (keys, "remove_directory"),
+        (sweep, "remove_directory"),
     ):
         monkeypatch.setattr(owner, name, if_alive(getattr(owner, name)))
     for module in (sweep, api):

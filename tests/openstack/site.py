@@ -19,8 +19,10 @@ from pytest_dibctl.clouds.openstack.cloud import OpenStackCloud
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.config import merge
 from pytest_dibctl.image.artifact import Artifact, inspect
-from pytest_dibctl.run import ledger, lifecycle
+from pytest_dibctl.run import ledger
 from pytest_dibctl.run.ledger import Ledger
+from pytest_dibctl.run.options import RunOptions
+from pytest_dibctl.run.target_run import TargetRun
 from tests.openstack.cloud import DevCloud, names
 from tests.support.plugins import without
 
@@ -161,10 +163,10 @@ class Site:
         environment, image = catalog.environment(label), catalog.image("micro")
         with ledger.opened(ledger.new_run_id()) as book:
             told: list[str] = []
-            target_run = lifecycle.TargetRun(
+            target_run = TargetRun(
                 image=image,
                 environment=environment,
-                options=lifecycle.RunOptions(build="never"),
+                options=RunOptions(build="never"),
                 ledger=book,
                 cwd=self.path,
                 progress=told.append,
@@ -186,9 +188,9 @@ class Site:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bench:
-    """An opened environment; ``target run`` for lifecycle's context managers."""
+    """An opened environment; ``target_run`` is what the steps of a run take."""
 
-    target_run: lifecycle.TargetRun
+    target_run: TargetRun
     cloud: OpenStackCloud
     ledger: Ledger
     artifact: Artifact

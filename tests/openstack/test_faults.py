@@ -19,7 +19,7 @@ import yaml
 from pytest_dibctl.cleanup import sweep
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.errors import DibctlError
-from pytest_dibctl.run import lifecycle
+from pytest_dibctl.run import booting, keys, uploading
 from tests.faults.server import FAULTS, Fault, Plan, Server, serving, upstream
 from tests.openstack.site import Site
 from tests.support.patience import shorten
@@ -55,9 +55,9 @@ class Way:
         with self.site.opened("here") as bench, contextlib.ExitStack() as stack:
             try:
                 bench.cloud.preflight()
-                image = stack.enter_context(lifecycle.uploaded(bench.target_run, bench.cloud, bench.artifact))
-                key = stack.enter_context(lifecycle.keypair(bench.target_run, bench.cloud))
-                instance = stack.enter_context(lifecycle.booted(bench.target_run, bench.cloud, image, key))
+                image = stack.enter_context(uploading.uploaded(bench.target_run, bench.cloud, bench.artifact))
+                key = stack.enter_context(keys.keypair(bench.target_run, bench.cloud))
+                instance = stack.enter_context(booting.booted(bench.target_run, bench.cloud, image, key))
                 instance.check()
                 instance.stop()
                 instance.start()

@@ -25,7 +25,8 @@ from pytest_dibctl.errors import (
     PortTimeoutError,
 )
 from pytest_dibctl.guest.ssh import SshAccess
-from pytest_dibctl.run import lifecycle
+from pytest_dibctl.run import booting, keys, uploading
+from pytest_dibctl.run.operations import GuestOperations
 from pytest_dibctl.system import process
 from tests.openstack import proxy
 from tests.openstack.site import READY, Bench, Site, line_of, ours
@@ -49,6 +50,11 @@ class Guest:
         return self.access.run(command, check=True, timeout=60).output.strip()
 
     @property
+    def operations(self) -> GuestOperations:
+        """What the library does to it."""
+        return GuestOperations(target_run=self.bench.target_run, instance=self.instance, access=self.access)
+
+    @property
     def server(self) -> Any:
         """The server as Nova shows it now."""
         return self.demo.compute.get_server(self.instance.id)
@@ -68,9 +74,9 @@ def instance_in(bench: Bench) -> Iterator[tuple[OpenStackInstance, Any]]:
     """Upload, make a keypair and boot; the instance may not be ready."""
     target_run, cloud = bench.target_run, bench.cloud
     with contextlib.ExitStack() as stack:
-        image = stack.enter_context(lifecycle.uploaded(target_run, cloud, bench.artifact))
-        key = stack.enter_context(lifecycle.keypair(target_run, cloud))
-        instance = stack.enter_context(lifecycle.booted(target_run, cloud, image, key))
+        image = stack.enter_context(uploading.uploaded(target_run, cloud, bench.artifact))
+        key = stack.enter_context(keys.keypair(target_run, cloud))
+        instance = stack.enter_context(booting.booted(target_run, cloud, image, key))
         assert isinstance(instance, OpenStackInstance)
         yield instance, key
 
@@ -83,7 +89,7 @@ def guest(site: Site, *, user: str = "demo", **nova: Any) -> Iterator[Guest]:
         opened(site, environment) as bench,
         contextlib.closing(site.cloud.connect("demo")) as demo,
         instance_in(bench) as (instance, key),
-        lifecycle.reachable(bench.target_run, instance, key) as access,
+        booting.reachable(bench.target_run, instance, key) as access,
     ):
         yield Guest(bench=bench, instance=instance, access=access, demo=demo)
 
@@ -277,7 +283,7 @@ def test_a_root_disk_in_cinder_goes_with_the_guest(site: Site) -> None:
         assert not dict(booted.server.image or {}).get("id")
         with pytest.raises(InstanceError, match="booted from a volume"):
             booted.instance.rebuild()
-        lifecycle.reboot(booted.bench.target_run, booted.instance, booted.access, hard=True)
+        booted.operations.reboot(hard=True)
         assert booted.sh("hostname") == booted.instance.name
     with contextlib.closing(site.cloud.connect("demo")) as demo:
         assert demo.block_storage.find_volume(volume.id) is None
@@ -321,7 +327,7 @@ def test_a_floating_ip_is_made_used_and_removed(site: Site) -> None:
             assert made.fixed_ip_address == instance.main_ip
         with (
             site.cloud.floating_ip_reaches(endpoint.ip, instance.main_ip),
-            lifecycle.reachable(bench.target_run, instance, key) as access,
+            booting.reachable(bench.target_run, instance, key) as access,
         ):
             assert access.run("hostname", check=True).output.strip() == instance.name
             again = bench.cloud.existing(instance.id)
@@ -383,7 +389,7 @@ def test_first_seen_asks_for_no_console(site: Site) -> None:
 def test_the_life_of_a_guest(site: Site) -> None:
     """Stop, start, snapshot, rebuild, revert, one after the other in one guest."""
     with guest(site) as booted:
-        instance, access, target_run = booted.instance, booted.access, booted.bench.target_run
+        instance, access = booted.instance, booted.access
         address, boot = instance.main_ip, booted.sh("cat /proc/sys/kernel/random/boot_id")
         instance.stop()
         assert booted.server.status == "SHUTOFF"
@@ -402,9 +408,9 @@ def test_the_life_of_a_guest(site: Site) -> None:
         with pytest.raises(InstanceError, match="no snapshot 'frist'; there are first"):
             instance.revert("frist")
 
-        assert lifecycle.rebuild(target_run, instance, access) > 0
+        assert booted.operations.rebuild() > 0
         assert access.run("test -e /root/kept").returncode == 1
-        assert lifecycle.revert(target_run, instance, access, "first") > 0
+        assert booted.operations.revert("first") > 0
         assert booted.sh("cat /root/kept") == "kept"
         assert instance.main_ip == address
         assert booted.sh(f"ip -o addr | grep -c {address}/") == "1"
@@ -496,7 +502,7 @@ def test_waiting_for_a_guest_ends_when_somebody_stops_it(site: Site) -> None:
         try:
             with (
                 pytest.raises(InstanceError, match="is SHUTOFF: it stopped by itself"),
-                lifecycle.reachable(bench.target_run, instance, key),
+                booting.reachable(bench.target_run, instance, key),
             ):
                 pytest.fail("it is off")
         finally:

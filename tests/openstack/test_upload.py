@@ -16,7 +16,7 @@ import pytest
 from pytest_dibctl.clouds.openstack import images
 from pytest_dibctl.clouds.protocols import CloudImage
 from pytest_dibctl.errors import ApiError, ConfigError, DibctlError, ImageNotFoundError, NovaBadRequestError
-from pytest_dibctl.run import ledger, lifecycle
+from pytest_dibctl.run import booting, keys, ledger, uploading
 from pytest_dibctl.system import process
 from tests.openstack import proxy
 from tests.openstack.site import Bench, Site, line_of
@@ -48,7 +48,7 @@ def bench(site: Site, image: Mapping[str, Any] | None = None, **sections: Any) -
 
 
 def uploaded(opened: Bench) -> contextlib.AbstractContextManager[CloudImage]:
-    return lifecycle.uploaded(opened.target_run, opened.cloud, opened.artifact)
+    return uploading.uploaded(opened.target_run, opened.cloud, opened.artifact)
 
 
 def glance(site: Site, cloud: str = "demo") -> str:
@@ -282,9 +282,9 @@ def deleted(site: Site, tag: str) -> None:
 
 def test_an_image_that_is_deleted_before_it_is_booted(small: Site) -> None:
     with bench(small) as opened:
-        with uploaded(opened) as image, lifecycle.keypair(opened.target_run, opened.cloud) as key:
+        with uploaded(opened) as image, keys.keypair(opened.target_run, opened.cloud) as key:
             deleted(small, f"dibctl-run-{opened.ledger.run_id}")
-            boot = lifecycle.booted(opened.target_run, opened.cloud, image, key)
+            boot = booting.booted(opened.target_run, opened.cloud, image, key)
             with pytest.raises(NovaBadRequestError, match=r"test\.yaml.*requested image"), boot:
                 pytest.fail("an image that is gone was booted")
         assert not opened.target_run.leftovers

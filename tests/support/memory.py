@@ -42,7 +42,9 @@ from pytest_dibctl.errors import (
 )
 from pytest_dibctl.guest.ssh import HostKeyPolicy, SshAccess, SshKey
 from pytest_dibctl.image.artifact import Artifact
-from pytest_dibctl.run import lifecycle
+from pytest_dibctl.run import environments
+from pytest_dibctl.run.operations import GuestOperations
+from pytest_dibctl.run.target_run import TargetRun
 from pytest_dibctl.system import process
 
 
@@ -81,7 +83,7 @@ def install() -> None:
     def open_environment(environment: Entry[TestEnvironment], **_others: Any) -> Cloud:
         return MemoryCloud(name=environment.label)
 
-    lifecycle.open_environment = open_environment
+    environments.open_environment = open_environment
 
 
 def faults() -> dict[str, Any]:
@@ -293,7 +295,7 @@ class LocalAccess:
 
 @pytest.fixture(scope="session")
 def ssh_access(
-    dib_run: lifecycle.TargetRun,
+    dib_run: TargetRun,
     instance: MemoryInstance,
     keypair: SshKey,
 ) -> LocalAccess:
@@ -311,5 +313,7 @@ def ssh_access(
         config_file=Path("/dev/null"),
         instance=instance,
     )
-    lifecycle.remember_pristine(dib_run, instance, cast("SshAccess", access))
+    GuestOperations(
+        target_run=dib_run, instance=instance, access=cast("SshAccess", access)
+    ).remember_pristine()
     return access

@@ -134,7 +134,7 @@ def test_the_plugin_imports_nothing_heavy_until_it_is_needed() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["pytest_dibctl.cli.main", "pytest_dibctl.config.catalog", "pytest_dibctl.run.lifecycle"]
+    "module", ["pytest_dibctl.cli.main", "pytest_dibctl.config.catalog", "pytest_dibctl.run.target_run"]
 )
 def test_clouds_and_their_libraries_are_imported_only_when_opened(module: str) -> None:
     loaded = subprocess.run(

@@ -10,7 +10,7 @@ import pytest
 from pytest_dibctl.cleanup.workers import WorkerCleanup
 from pytest_dibctl.plugin.target_report import TargetReport
 from pytest_dibctl.plugin.xdist.scheduler import ImageScheduling
-from pytest_dibctl.run import lifecycle
+from pytest_dibctl.run import building
 from pytest_dibctl.run.targets import Target
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class Distribution:
         report.dib_content_failed = said["kinds"][place] == "image"  # type: ignore[attr-defined]
         report.user_properties.append((PREFIX + "kind", said["kinds"][place]))
         named = dict(report.user_properties)
-        built = lifecycle.build_facts(self._run.run_state, target.image.label)
+        built = building.build_facts(self._run.run_state, target.image.label)
         known = {**{PREFIX + name: value for name, value in built.items()}, **known}
         report.user_properties += [(name, value) for name, value in known.items() if name not in named]
 

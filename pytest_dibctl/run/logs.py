@@ -1,0 +1,89 @@
+"""Where logs of a run are kept: consoles and build logs, copied beside its reports."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from pytest_dibctl.build import builder
+from pytest_dibctl.clouds.protocols import Instance
+from pytest_dibctl.config import merge
+from pytest_dibctl.config.entry import Entry
+from pytest_dibctl.config.models import TestEnvironment
+from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.run import environments
+from pytest_dibctl.run.ledger import Ledger
+from pytest_dibctl.run.target_run import TargetRun
+
+log = logging.getLogger(__name__)
+
+
+def keep_build_log(target_run: TargetRun) -> None:
+    """Copy the log of the image's build to the directory of the run's logs, if there is one."""
+    log_file = builder.log_file(
+        builder.target_file(target_run.image, target_run.options.input, target_run.cwd)
+    )
+    if target_run.options.logs is None or not log_file.exists():
+        return
+    target_run.built.log = _write_log(
+        target_run.options.logs / f"{file_name(target_run.label)}.build.log", log_file.read_bytes
+    )
+
+
+def keep_console(target_run: TargetRun, instance: Instance) -> None:
+    """Write the console of an instance that is about to go to the directory of the run's logs."""
+    if target_run.options.logs is not None:
+        target_run.guest.console_log = _write_log(
+            console_file(target_run.options.logs, instance.name), lambda: instance.console_output().encode()
+        )
+
+
+def keep_console_of(
+    environment: Entry[TestEnvironment], name: str, *, run: Ledger, cwd: Path, logs: Path
+) -> None:
+    """Write the console of an instance whose process has died to ``logs``, if the cloud still has it."""
+    with contextlib.suppress(DibctlError):
+        cloud = environments.open_environment(
+            environment,
+            run=run,
+            cwd=cwd,
+            deadlines=merge.environment_deadlines(environment),
+            image_endpoint=environment.settings.glance.endpoint,
+        )
+        with contextlib.closing(cloud):
+            console = cloud.existing(name).console_output()
+            _write_log(console_file(logs, name), console.encode)
+
+
+def console_file(logs: Path, instance: str) -> Path:
+    """Return where the console of an instance is written."""
+    return logs / f"{instance}.console.log"
+
+
+def console_tail(instance: Instance, lines: int = 20) -> str:
+    """Return the last lines of the console, or nothing when there is none to be had."""
+    with contextlib.suppress(Exception):  # a report is being made: it must not fail for want of a console
+        return "\n".join(instance.console_output().splitlines()[-lines:])
+    return ""
+
+
+def file_name(label: str) -> str:
+    """Return a label as it may stand in a file's name."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", label)
+
+
+def _write_log(path: Path, read: Callable[[], bytes]) -> Path | None:
+    try:
+        text = read()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft.write_bytes(text)
+        draft.replace(path)  # another worker may write the same log at the same time
+    except Exception:  # a log that cannot be had must not keep anything from being removed
+        log.warning("%s: could not be written", path, exc_info=True)
+        return None
+    return path

@@ -1,0 +1,42 @@
+"""The options of a run, wherever they were given: pytest's command line, or dibctl's."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+BuildPolicy = Literal["auto", "always", "never"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The options of a run; one value for all of its targets.
+
+    ``build_jobs`` is how many builds of the run may go on at once; ``logs`` is a directory that consoles and
+    build logs are copied to.
+    """
+
+    build: BuildPolicy = "auto"
+    input: Path | None = None
+    environments: tuple[str, ...] = ()
+    keep_failed_image: bool = False
+    keep_failed_instance: bool = False
+    shell: bool = False
+    existing_image: str | None = None
+    existing_instance: str | None = None
+    upload_only: bool = False
+    private_key_file: Path | None = None
+    build_jobs: int = 1
+    logs: Path | None = None
+    keep_on_kill: bool = False
+
+    @property
+    def has_file(self) -> bool:
+        """Whether the image's file is tested, and not an image or instance that exists already."""
+        return self.existing_image is None and self.existing_instance is None
+
+    @property
+    def may_keep_instance(self) -> bool:
+        """Whether an instance may have to outlive this process."""
+        return self.keep_failed_instance or self.shell or self.keep_on_kill

@@ -1,0 +1,55 @@
+"""Waiting for a guest: for a login, for a port, with the console's last words where it fails."""
+
+from __future__ import annotations
+
+import time
+
+from pytest_dibctl.clouds.protocols import Instance
+from pytest_dibctl.config import merge
+from pytest_dibctl.errors import PortTimeoutError
+from pytest_dibctl.guest.ssh import SshAccess, port_answers
+from pytest_dibctl.run.logs import console_tail
+from pytest_dibctl.run.target_run import TargetRun
+
+
+def wait_ready(target_run: TargetRun, instance: Instance, access: SshAccess) -> None:
+    """Wait for a login, then for ``wait_for_port``; raises PortTimeoutError and InstanceError."""
+    deadline = target_run.deadlines.port
+    try:
+        waited = access.wait_ready(timeout=deadline, check=instance.check, progress=target_run.progress)
+        wait_for_configured_port(target_run, instance, timeout=max(0.0, deadline - waited))
+    except PortTimeoutError as error:
+        tail = console_tail(instance)
+        raise PortTimeoutError(
+            f"{target_run.label}: {error.message}"
+            + (f"\nlast lines of the console:\n{tail}" if tail else ""),
+            hint=error.hint,
+        ) from None
+
+
+def wait_for_configured_port(target_run: TargetRun, instance: Instance, *, timeout: float) -> None:
+    """Wait for the port that the image names besides ssh, if it does; raises as ``wait_for_port`` does."""
+    wanted = target_run.image.settings.tests.wait_for_port
+    _, ssh_port = merge.login(target_run.image)
+    if wanted is not None and wanted != ssh_port:
+        wait_for_port(instance, wanted, timeout=timeout)
+
+
+def wait_for_port(instance: Instance, port: int, *, timeout: float) -> float:
+    """Wait until the guest's TCP ``port`` answers; return the seconds it took.
+
+    Raises InstanceError if the instance dies meanwhile, PortTimeoutError after ``timeout`` seconds.
+    """
+    endpoint = instance.endpoint(port)
+    started = time.monotonic()
+    while True:
+        if port_answers(endpoint.ip, endpoint.port):
+            return time.monotonic() - started
+        instance.check()
+        if time.monotonic() - started > timeout:
+            raise PortTimeoutError(
+                f"port {port} of {instance.name} (reached as {endpoint.ip}:{endpoint.port}) gave no answer "
+                f"within {timeout:g} s",
+                hint="check that the service listens on all addresses, and the guest's firewall",
+            )
+        time.sleep(0.25)

@@ -1,0 +1,245 @@
+"""The run of one target, an image in an environment: its context, and what is known of it so far.
+
+The steps, modules of this room, are context managers over it, each owning what it makes, meant to be nested;
+pytest's fixtures and the ``dibctl`` commands are both thin over them. Leaving a step never raises for a
+removal that failed: the failure is noted in ``TargetRun.removals`` with its ledger record still in place, so
+that the next removal is tried all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pytest_dibctl.clouds.protocols import Instance, Progress
+from pytest_dibctl.config import merge
+from pytest_dibctl.config.entry import Entry
+from pytest_dibctl.config.models import Image, TestEnvironment
+from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.run.ledger import Ledger, Record
+from pytest_dibctl.run.options import RunOptions
+from pytest_dibctl.run.removal import Removal, Resource, State, cleanup_command
+from pytest_dibctl.run.run_state import RunState
+from pytest_dibctl.system import signals
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Built:
+    """The image's file as this run has it; all None until the build step is over.
+
+    ``reused`` says why nothing had to be built, ``digest`` is the file's SHA-512, ``log`` the copy of the
+    build's log among the run's logs.
+    """
+
+    reused: str | None = None
+    digest: str | None = None
+    file: Path | None = None
+    log: Path | None = None
+
+
+@dataclasses.dataclass(kw_only=True)
+class Pristine:
+    """The state of an instance when it first let us log in, which ``dib_pristine`` tests ask for.
+
+    ``wanted`` says that a test of the run asks for it, ``snapshot`` that the instance can be reverted to it,
+    ``untouched`` that the instance is still in it.
+    """
+
+    wanted: bool = False
+    snapshot: bool = False
+    untouched: bool = False
+
+
+@dataclasses.dataclass(kw_only=True)
+class Guest:
+    """The instance under test.
+
+    ``instance`` is None before it runs and after it is removed; ``id``, ``facts`` and ``login`` (the command
+    that opens it) stay for the reports. ``key_name`` is the keypair's in the cloud, ``console_log`` the file
+    its console is written to when it goes.
+    """
+
+    instance: Instance | None = None
+    id: str | None = None
+    facts: dict[str, str] = dataclasses.field(default_factory=dict)
+    login: str | None = None
+    key_name: str | None = None
+    console_log: Path | None = None
+    pristine: Pristine = dataclasses.field(default_factory=Pristine)
+
+
+@dataclasses.dataclass(kw_only=True)
+class TargetRun:
+    """One target on its way: its context, which never changes, and the state that its steps leave.
+
+    ``cwd`` is what relative paths are relative to. Unless ``owns_upload``, another process of the run removes
+    the test image. ``guard`` is called before anything is made: from then on a guardian removes it even if
+    this process is killed.
+
+    ``phases`` are seconds by step; ``seconds_elsewhere`` those that other processes of the run spent on steps
+    done once for all. ``failed`` becomes true once a step or a test of the target fails; an interruption is
+    not a failure. ``keep`` is set by ``exit 42`` in a shell. ``unopened`` says that the environment could not
+    be opened, which is not the image's fault. ``removals`` are what was kept, and what could not be removed.
+    """
+
+    image: Entry[Image]
+    environment: Entry[TestEnvironment]
+    options: RunOptions
+    ledger: Ledger
+    cwd: Path
+    progress: Progress
+    owns_upload: bool = True
+    guard: Callable[[], None] = lambda: None
+    phases: dict[str, float] = dataclasses.field(default_factory=dict)
+    seconds_elsewhere: dict[str, float] = dataclasses.field(default_factory=dict)
+    failed: bool = False
+    keep: bool = False
+    unopened: bool = False
+    removals: list[Removal] = dataclasses.field(default_factory=list)
+    built: Built = dataclasses.field(default_factory=Built)
+    guest: Guest = dataclasses.field(default_factory=Guest)
+
+    @property
+    def label(self) -> str:
+        """The image's label."""
+        return self.image.label
+
+    @property
+    def digest(self) -> str | None:
+        """The SHA-512 of the image's file, None before it is known."""
+        return self.built.digest
+
+    @property
+    def run_state(self) -> RunState:
+        """The state that the processes of the run share."""
+        return RunState(directory=self.ledger.directory)
+
+    @property
+    def kept(self) -> list[Removal]:
+        """The resources that were left on purpose."""
+        return [removal for removal in self.removals if removal.state is State.KEPT]
+
+    @property
+    def leftovers(self) -> list[Removal]:
+        """The resources that could not be removed."""
+        return [removal for removal in self.removals if removal.failed]
+
+    @property
+    def deadlines(self) -> merge.Deadlines:
+        """Seconds each step of this image may take in this environment."""
+        return merge.deadlines(self.image, self.environment)
+
+    @property
+    def image_endpoint(self) -> str | None:
+        """The Glance that the image's files name; None for the catalog's."""
+        return merge.glance(self.image, self.environment).endpoint
+
+    def record(self, kind: str, name: str, **details: Any) -> Record:
+        """Write down that a resource is about to be made in the test environment; raises DibctlError."""
+        return self.record_local(kind, name, engine=self.environment.settings.engine, **details)
+
+    def record_local(self, kind: str, name: str, **details: Any) -> Record:
+        """Write down that a resource is about to be made on this machine; raises DibctlError."""
+        self.guard()
+        where = {"image": self.label, "environment": self.environment.label}
+        return self.ledger.record(kind, name, **where, **details)
+
+    def once(self, step: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return what ``make`` returned, in this process or in another one of the run.
+
+        ``make`` returns plain data with ``seconds`` in it, a mapping from phases. Raises the DibctlError that
+        ``make`` raised, in this process or another one.
+        """
+        outcome = self.run_state.once(step, make, waiting=lambda: self.waiting("another worker"))
+        if not outcome.mine:
+            self.seconds_elsewhere.update(outcome.value["seconds"])
+        return outcome.value
+
+    @contextlib.contextmanager
+    def waiting(self, awaited: str) -> Iterator[None]:
+        """Tell that another process is waited for, and charge the time to the phase ``wait``."""
+        self.progress(f"waiting for {awaited}")
+        with self.phase("wait"):
+            yield
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Charge the time spent inside to ``name``, failures included."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.charge(name, time.monotonic() - started)
+
+    def charge(self, name: str, seconds: float) -> None:
+        """Add to the time of a phase."""
+        self.phases[name] = self.phases.get(name, 0.0) + seconds
+
+    @contextlib.contextmanager
+    def removal(self, resource: Resource, record: Record | None) -> Iterator[None]:
+        """Remove ``resource`` inside: its record goes if that worked, a note stays if it did not.
+
+        The first interruption waits until it is done.
+        """
+        with signals.held(), self.phase("cleanup"):
+            try:
+                yield
+            except Exception as error:  # one failed removal must never hide the next
+                log.debug("removal of %s failed", resource, exc_info=True)
+                self.note(resource, State.LEFT, str(error))
+            else:
+                if record is not None:
+                    record.done()
+
+    def note(self, resource: Resource, state: State, reason: str, *, login: str | None = None) -> None:
+        """Note what became of a resource of this target, for the reports."""
+        self.removals.append(
+            Removal(
+                resource=resource,
+                state=state,
+                reason=reason,
+                image=self.label,
+                environment=self.environment.label,
+                login=login,
+                command=cleanup_command(self.ledger.run_id) if state is State.KEPT else "",
+            )
+        )
+
+
+def confirmed(record: Record) -> Record:
+    """Note that a resource is there: its removal need not wait for it to appear. Returns the record."""
+    with contextlib.suppress(DibctlError):  # it is on record all the same
+        return record.update(made=True)
+    return record
+
+
+@contextlib.contextmanager
+def disk_errors() -> Iterator[None]:
+    """Raise an OSError of the block as a DibctlError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise DibctlError(
+            f"{error.filename or 'instance files'}: {error.strerror or error}",
+            hint="files of instances lie in the temporary directory; set TMPDIR to move them",
+        ) from None
+
+
+def host_name(label: str) -> str:
+    """Return a label as it may stand in a host name or a Nova keypair name."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-").lower() or "image"
+
+
+def remove_directory(directory: Path) -> None:
+    """Remove a directory, which may be gone already; raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(directory)
