@@ -1,6 +1,6 @@
 """Finding what may be deleted among 10,000 images and 100,000 servers, beside listing everything.
 
-The services are a stand-in that pages as they do, 1,000 at a time, in a process of its own. Each way runs in
+The services are a fake that pages as they do, 1,000 at a time, in a process of its own. Each way runs in
 a fresh process: what counts is calls, seconds, and the memory it needs beyond its imports.
 
     python -m benchmarks rotate -- [ROUNDS]
@@ -112,7 +112,7 @@ def memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-# -- the stand-in ----------------------------------------------------------------------------------
+# -- the fake cloud --------------------------------------------------------------------------------
 
 
 class Servers(Sequence[dict[str, Any]]):
@@ -165,10 +165,10 @@ class Servers(Sequence[dict[str, Any]]):
 
 def serve() -> None:
     """Serve until stdin ends."""
-    from tests.support import standin
+    from tests.support.fake_openstack import FakeCloud, stamp
 
-    cloud = standin.Cloud(keep_contents=False)
-    when = standin.stamp(dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
+    cloud = FakeCloud(keep_contents=False)
+    when = stamp(dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
     obsolete: list[str] = []
     for number in range(IMAGES):
         more: dict[str, Any] = {"owner": "admin-id", "hw_disk_bus": "virtio", "os_distro": "debian"}
@@ -177,7 +177,7 @@ def serve() -> None:
         else:
             more |= {"obsolete": "true", "obsoleted_at": when}
             obsolete.append(cloud.add_image(f"Obsolete Image {number % CURRENT}", **more))
-    cloud.servers = Servers(obsolete[: len(obsolete) * 2 // 3])
+    cloud.other_servers = Servers(obsolete[: len(obsolete) * 2 // 3])
     standins.serve(cloud)
 
 

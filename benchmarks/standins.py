@@ -1,4 +1,4 @@
-"""The tests' stand-in for a cloud, in a process of its own, so that its work is not charged to anybody."""
+"""The tests' fake cloud, in a process of its own, so that its work is not charged to anybody."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.support import standin
+    from tests.support.fake_openstack import FakeCloud
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,15 +31,15 @@ def served(module: str, *arguments: str) -> Iterator[str]:
             process.wait()
 
 
-def serve(cloud: standin.Cloud) -> None:
+def serve(cloud: FakeCloud) -> None:
     """Serve a cloud until stdin ends, having said where."""
-    from tests.support import standin
+    from tests.support.fake_openstack import serving
 
-    with standin.serving(cloud):
+    with serving(cloud):
         print(cloud.url, flush=True)
         sys.stdin.read()
 
 
 def login(url: str, user: str) -> dict[str, str]:
-    """Return a keystone section for a user of the stand-in, in the project of that name."""
+    """Return a keystone section for a user of the fake cloud, in the project of that name."""
     return {"auth_url": url, "username": user, "password": "secret", "project_name": user}

@@ -1,6 +1,6 @@
 """One GiB to four regions at once beside openstacksdk one after another; and to one region beside curl.
 
-Each region is a stand-in in a process of its own. It takes bytes at the rate it is throttled to, and knows
+Each region is a fake cloud in a process of its own. It takes bytes at the rate it is throttled to, and knows
 their digest beforehand: a real Glance on a small machine would measure its own hashing.
 
     python -m benchmarks upload -- [MiB [MiB a second]]
@@ -152,9 +152,9 @@ def compare(bench: Bench, what: str) -> None:
 
 def serve(rate: int, digest: str) -> None:
     """Serve until stdin ends."""
-    from tests.support import standin
+    from tests.support.fake_openstack import FakeCloud
 
-    cloud = standin.Cloud(rate=rate * MIB, digest=digest, keep_contents=False)
+    cloud = FakeCloud(rate=rate * MIB, digest=digest, keep_contents=False)
     standins.serve(cloud)
 
 

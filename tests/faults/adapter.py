@@ -12,7 +12,7 @@ import requests.adapters
 from requests.structures import CaseInsensitiveDict
 
 from pytest_dibctl.clouds.openstack import api
-from tests.faults.standin import Answer, Request
+from tests.support.fake_openstack.messages import Answer, Request
 
 URL = "http://cloud.invalid"
 
@@ -25,14 +25,15 @@ class CloudAdapter(requests.adapters.BaseAdapter):
 
     def send(self, request: requests.PreparedRequest, **_options: Any) -> requests.Response:  # type: ignore[override]
         parts = urlsplit(str(request.url))
-        body = request.body
         said = self.backend(
             Request(
                 method=str(request.method),
                 path=parts.path,
                 query=dict(parse_qsl(parts.query)),
-                body=_bytes(body),
                 base=URL,
+                source=lambda: iter([_bytes(request.body)]),
+                token=str(request.headers.get("X-Auth-Token", "")),
+                headers=tuple((name, str(value)) for name, value in request.headers.items()),
             )
         )
         response = requests.Response()

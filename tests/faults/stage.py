@@ -20,10 +20,19 @@ from pytest_dibctl.run import booting, environments, keys, ledger, uploading
 from pytest_dibctl.run.options import RunOptions
 from pytest_dibctl.run.removal import Removal
 from pytest_dibctl.run.target_run import TargetRun
-from tests.faults import standin
+from tests.support.fake_openstack import FakeCloud
+from tests.support.fake_openstack.documents import NETWORK
 
 LABEL = "image"
 ENVIRONMENT = "cloud"
+USER = "tester"
+PASSWORD = "planted-password-9f2c"
+"""A value that must turn up in no log, report or file."""
+
+
+def fake_cloud(**more: Any) -> FakeCloud:
+    """Return a cloud with one user, who is a member of a project."""
+    return FakeCloud(users={USER: "0" * 31 + "1"}, passwords={PASSWORD}, **more)
 
 
 def environment(url: str, **nova: Any) -> dict[str, Any]:
@@ -31,16 +40,16 @@ def environment(url: str, **nova: Any) -> dict[str, Any]:
     return {
         "keystone": {
             "auth_url": f"{url}/identity/v3",
-            "username": "tester",
-            "password": standin.PASSWORD,
-            "project_name": "p",
-            "region_name": "one",
+            "username": USER,
+            "password": PASSWORD,
+            "project_name": USER,
+            "region_name": "RegionOne",
         },
         "nova": {
             "flavor_id": "1",
             "nics": [
-                {"net_id": standin.NETWORK, "v4_fixed_ip": "127.0.0.9", "v6_fixed_ip": "::9"},
-                {"net_id": standin.NETWORK},
+                {"net_id": NETWORK, "v4_fixed_ip": "127.0.0.9", "v6_fixed_ip": "::9"},
+                {"net_id": NETWORK},
             ],
             "floating_network": "ext",
             "ssh_host_key": "first-seen",

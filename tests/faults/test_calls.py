@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from pytest_dibctl.errors import ApiError, DibctlError
-from tests.faults import standin
 from tests.faults.conftest import Table
-from tests.faults.server import FAULTS, Fault, Plan, Server, serving, upstream
-from tests.faults.stage import Stage, staged
-from tests.faults.standin import Request
+from tests.faults.stage import Stage, fake_cloud, staged
+from tests.support.fake_openstack import FakeCloud
+from tests.support.fake_openstack.faults import FAULTS, Fault, Plan
+from tests.support.fake_openstack.messages import Request
+from tests.support.fake_openstack.proxy import upstream
+from tests.support.fake_openstack.server import Server, serving_backend
 
 pytestmark = pytest.mark.usefixtures("quick")
 FLOWS, CHUNKS = 200, 8
@@ -22,13 +24,13 @@ STALL = 3.0
 
 
 @pytest.fixture
-def cloud() -> standin.Cloud:
-    return standin.Cloud(builds=0.02)
+def cloud() -> FakeCloud:
+    return fake_cloud(builds=0.02)
 
 
 @pytest.fixture
-def server(cloud: standin.Cloud) -> Iterator[Server]:
-    with serving(cloud.handle) as running:
+def server(cloud: FakeCloud) -> Iterator[Server]:
+    with serving_backend(cloud.handle) as running:
         yield running
 
 
@@ -50,20 +52,20 @@ def calls_of_a_flow(stage: Stage, server: Server) -> list[str]:
     return list(server.plan.seen)
 
 
-def left(stage: Stage, cloud: standin.Cloud) -> set[str]:
+def left(stage: Stage, cloud: FakeCloud) -> set[str]:
     """Return what is left after a flow and, if it said so, one cleanup."""
     stage.sweep()
     return {*cloud.left(), *(str(path) for path in stage.base.glob("*/*.json"))}
 
 
-def doubled(cloud: standin.Cloud) -> list[str]:
+def doubled(cloud: FakeCloud) -> list[str]:
     servers = [one for one in cloud.made if one.startswith("server ")]
     return sorted({one for one in servers if servers.count(one) > 1})
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_at_every_call(
-    stage: Stage, server: Server, cloud: standin.Cloud, table: Table, fault: Fault
+    stage: Stage, server: Server, cloud: FakeCloud, table: Table, fault: Fault
 ) -> None:
     calls = calls_of_a_flow(stage, server)
     wrong = []
@@ -81,7 +83,7 @@ def test_a_fault_at_every_call(
             wrong.append(f"{hit}: {error!r}")
         if remains or doubled(cloud):
             wrong.append(f"{hit}: left {remains}, doubled {doubled(cloud)}, {outcome}")
-        cloud.__dict__.update(images={}, servers={}, keypairs={}, ports={}, floating={})
+        cloud.clear()
     assert not wrong, "\n".join(wrong)
 
 
@@ -94,7 +96,7 @@ def _right(fault: Fault, error: BaseException, hit: list[str]) -> bool:
 @pytest.mark.one_in(8)
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_one_fault_in_ten_calls(
-    stage: Stage, server: Server, cloud: standin.Cloud, table: Table, chunk: int
+    stage: Stage, server: Server, cloud: FakeCloud, table: Table, chunk: int
 ) -> None:
     chance = table.chance(f"random {chunk}")
     harms = [fault for fault in FAULTS if fault != "401"]
@@ -116,16 +118,16 @@ def test_one_fault_in_ten_calls(
             assert isinstance(outcome.error, DibctlError)
         if remains:
             wrong.append(f"{remains} after {hit}")
-            cloud.__dict__.update(images={}, servers={}, keypairs={}, ports={}, floating={})
+            cloud.clear()
     assert not wrong, "\n".join(wrong)
     # At most one in a hundred may fail, over all chunks; none has.
     assert not failures, "\n".join(failures)
 
 
 def test_a_proxy_does_the_same_harm_before_services_of_others(
-    server: Server, cloud: standin.Cloud, place: Path
+    server: Server, cloud: FakeCloud, place: Path
 ) -> None:
-    with serving(upstream(server.url)) as proxy, staged(place, proxy.url) as stage:
+    with serving_backend(upstream(server.url)) as proxy, staged(place, proxy.url) as stage:
         outcome = stage.flow()
         assert (outcome.error, cloud.left()) == (None, set())
         assert len(proxy.plan.seen) > 40
@@ -138,7 +140,7 @@ def test_a_proxy_does_the_same_harm_before_services_of_others(
         assert cloud.left() == set()
 
 
-def test_a_refused_call_is_not_repeated(stage: Stage, server: Server, cloud: standin.Cloud) -> None:
+def test_a_refused_call_is_not_repeated(stage: Stage, server: Server, cloud: FakeCloud) -> None:
     calls = calls_of_a_flow(stage, server)
     number = calls.index("POST /compute/v2.1/servers")
     cloud.images.clear()
@@ -149,10 +151,8 @@ def test_a_refused_call_is_not_repeated(stage: Stage, server: Server, cloud: sta
     assert left(stage, cloud) == set()
 
 
-@pytest.mark.parametrize("call", ["POST /compute/v2.1/servers", "POST /image/v2/images"])
-def test_what_appears_late_is_removed_too(
-    stage: Stage, server: Server, cloud: standin.Cloud, call: str
-) -> None:
+@pytest.mark.parametrize("call", ["POST /compute/v2.1/servers", "POST /image-RegionOne/v2/images"])
+def test_what_appears_late_is_removed_too(stage: Stage, server: Server, cloud: FakeCloud, call: str) -> None:
     """An interruption cuts a create call off, whose thing is only made afterwards."""
     cloud.appears = 0.3
 

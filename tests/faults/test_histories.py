@@ -29,10 +29,12 @@ from pytest_dibctl.guest.ssh import make_key
 from pytest_dibctl.run import booting, environments, keys, ledger, uploading
 from pytest_dibctl.run.options import RunOptions
 from pytest_dibctl.run.target_run import TargetRun
-from tests.faults import adapter, standin
+from tests.faults import adapter
 from tests.faults.conftest import Table
-from tests.faults.stage import ENVIRONMENT, LABEL, Stage, staged
-from tests.faults.standin import Answer, Request
+from tests.faults.stage import ENVIRONMENT, LABEL, Stage, fake_cloud, staged
+from tests.support.fake_openstack import FakeCloud
+from tests.support.fake_openstack.documents import NETWORK
+from tests.support.fake_openstack.messages import Answer, Request
 
 HOUR = 3600.0
 HISTORIES, CHUNKS = 10_000, 20
@@ -83,7 +85,7 @@ SERVERS: Mapping[str, Callable[[Any], tuple[str, dict[str, str]]]] = {
     "server marked without name": lambda ours: ("mine", dict(ours["metadata"])),
     "server of no run": lambda ours: (ours["name"], {**ours["metadata"], "dibctl_run": "not one"}),
 }
-IMAGES: Mapping[str, Callable[[Any], tuple[str, list[str], dict[str, str]]]] = {
+IMAGES: Mapping[str, Callable[[Any], tuple[str, list[str], dict[str, Any]]]] = {
     "image named alike": lambda ours: (ours["name"], [], {}),
     "image tagged alike": lambda ours: ("mine", ours["tags"], {}),
     # By a tool that copies the name and makes properties of everything else.
@@ -111,7 +113,7 @@ class World:
     """The cloud, the machines, and what everybody knows of what is whose."""
 
     stage: Stage
-    cloud: standin.Cloud
+    cloud: FakeCloud
     elsewhere: Path
     time: float
     foreign: set[str] = dataclasses.field(default_factory=set)
@@ -167,11 +169,11 @@ class World:
         names = {record.name for record in records if record.kept is not None}
         if not here:
             servers = [one for one in self.cloud.servers.values() if marks.KEPT_KEY in one["metadata"]]
-            images = [one for one in self.cloud.images.values() if marks.KEPT in one["tags"]]
+            images = [one for one in self.cloud.region().values() if marks.KEPT in one["tags"]]
             # What a kept server was made of stays with it.
             names = {one["name"] for one in (*servers, *images)} | {one["key_name"] for one in servers}
             needed = {one["image"]["id"] for one in servers}
-            names |= {one["name"] for one in self.cloud.images.values() if one["id"] in needed}
+            names |= {one["name"] for one in self.cloud.region().values() if one["id"] in needed}
         return {one for one in made if one.split()[1] in names or self._belongs(one, names)}
 
     def _belongs(self, one: str, names: set[str]) -> bool:
@@ -186,7 +188,7 @@ class World:
             name, metadata = SERVERS[how](servers[-1] if servers else OURS)
             self.cloud.add_server(name, metadata)
         elif how in IMAGES:
-            images = list(self.cloud.images.values())
+            images = list(self.cloud.region().values())
             name, tags, properties = IMAGES[how](images[-1] if images else OUR_IMAGE)
             self.cloud.add_image(name, tags=tuple(tags), **properties)
         elif how in SNAPSHOTS and servers:
@@ -246,7 +248,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     where = MEMORY if MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(prefix="dh-", dir=where) as directory:
         monkeypatch.setenv("TMPDIR", directory)
-        nics = [{"net_id": standin.NETWORK}]
+        nics = [{"net_id": NETWORK}]
         with staged(Path(directory), adapter.URL, nics=nics, floating_network=None) as made:
             yield dataclasses.replace(made, base=ledger.base_directory())
 
@@ -299,9 +301,9 @@ def test_nothing_leaks_and_nothing_is_lost(
     def histories(history: list[Run | Pass | Foreign | Cleanup], hour: int) -> None:
         started = time.monotonic()
         with tempfile.TemporaryDirectory(dir=stage.directory) as elsewhere:
-            world = World(
+            world: World = World(
                 stage=stage,
-                cloud=standin.Cloud(clock=lambda: world.time),
+                cloud=fake_cloud(clock=lambda: world.time),
                 elsewhere=Path(elsewhere),
                 time=time.time() + hour * HOUR,
             )

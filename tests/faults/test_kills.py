@@ -21,13 +21,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.faults import standin
 from tests.faults.conftest import Table
-from tests.faults.server import Server, serving
-from tests.faults.stage import LABEL, write
-from tests.faults.standin import Answer, Request
+from tests.faults.stage import LABEL, PASSWORD, fake_cloud, write
 from tests.plugin.conftest import ROOT
 from tests.support import leaks
+from tests.support.fake_openstack import FakeCloud
+from tests.support.fake_openstack.messages import TOKEN, Answer, Request
+from tests.support.fake_openstack.server import Server, serving_backend
 from tests.support.plugins import without
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
@@ -61,7 +61,7 @@ class Site:
 
     path: Path
     temporary: Path
-    cloud: standin.Cloud
+    cloud: FakeCloud
     server: Server
     marker: str
     held: threading.Event = dataclasses.field(default_factory=threading.Event)
@@ -73,6 +73,7 @@ class Site:
 
         def backend(request: Request) -> Answer:
             if request.method == method and path in request.path and not self.held.is_set():
+                request.receive()
                 self.held.set()
                 self.released.wait(PATIENCE)
             return usual(request)
@@ -125,8 +126,8 @@ def site_in(place: Path, marker: str) -> Iterator[Site]:
     path, temporary = place / "project", place / "t"
     path.mkdir()
     temporary.mkdir()
-    cloud = standin.Cloud()
-    with serving(cloud.handle) as server:
+    cloud = fake_cloud()
+    with serving_backend(cloud.handle) as server:
         yield Site(path=path, temporary=temporary, cloud=cloud, server=server, marker=marker)
 
 
@@ -142,7 +143,7 @@ def site(place: Path) -> Iterator[Site]:
                     os.kill(pid, signal.SIGKILL)
 
 
-def add_foreign(cloud: standin.Cloud) -> set[str]:
+def add_foreign(cloud: FakeCloud) -> set[str]:
     """Put things there that look like ours and are not; return what is there then."""
     image = cloud.add_image("dibctl-01234567-image-abcdef", tags=("dibctl-test",))
     server = cloud.add_server("dibctl-image-01234567", {"dibctl": "mine"}, image={"id": image})
@@ -241,5 +242,5 @@ def test_nothing_stays(site: Site, table: Table, phase: str, number: signal.Sign
     table.add(f"{number.name} {mode}", started=started, left=len(left), foreign=len(lost))
     assert (left, lost) == (set(), set()), f"{cleaned}\n{site.said()}"
     assert "Traceback" not in site.said(), site.said()
-    for secret in (standin.PASSWORD, "planted-token", "planted-admin-pass"):
+    for secret in (PASSWORD, TOKEN, "planted-admin-pass"):
         assert secret not in site.said()

@@ -12,18 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import standin
-from tests.faults.stage import write
+from tests.faults.stage import PASSWORD, write
 from tests.faults.test_kills import Site, site_in, until
 from tests.support import leaks
+from tests.support.fake_openstack.faults import refuse_deletes
+from tests.support.fake_openstack.messages import TOKEN
 
 FROM_ENVIRONMENT = "planted-environment-77aa"
-SECRETS = (standin.PASSWORD, FROM_ENVIRONMENT, "planted-token", "planted-admin-pass", "PRIVATE KEY")
+SECRETS = (PASSWORD, FROM_ENVIRONMENT, TOKEN, "planted-admin-pass", "PRIVATE KEY")
 """Values that the services know of, and what a private key begins with."""
 TEST = """
 import logging, subprocess, sys, time
 from pathlib import Path
-from pytest_dibctl import process
+from pytest_dibctl.system import process
 
 def test_it(instance, connection, artifact):
     logging.getLogger().debug("%r", connection)
@@ -115,7 +116,7 @@ def test_a_guardian_that_sweeps_writes_no_secret(site: Site) -> None:
     write(site.path, site.server.url, tests=[{"pytest": "test_it.py"}])
     run = site.start("pytest", "-p", "no:cacheprovider", "--dib-image=all")
     assert until((site.path / "started").exists, 90), site.said()
-    site.cloud.refuses_deletes = True
+    accepting, site.cloud.before = site.cloud.before, refuse_deletes
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     (site.path / "test.yaml").unlink()  # as a job does with what it was given
@@ -126,6 +127,6 @@ def test_a_guardian_that_sweeps_writes_no_secret(site: Site) -> None:
 
     assert until(has_said, 60)
     assert holding(site.path) | holding(site.temporary) == set()
-    site.cloud.refuses_deletes = False
+    site.cloud.before = accepting
     assert until(lambda: not list(site.temporary.glob("dibctl-*")), 60)
     assert site.cloud.left() == set()

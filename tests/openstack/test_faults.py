@@ -20,8 +20,10 @@ from pytest_dibctl.cleanup import sweep
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.run import booting, keys, uploading
-from tests.faults.server import FAULTS, Fault, Plan, Server, serving, upstream
 from tests.openstack.site import Site
+from tests.support.fake_openstack.faults import FAULTS, Fault, Plan
+from tests.support.fake_openstack.proxy import upstream
+from tests.support.fake_openstack.server import Server, serving_backend
 from tests.support.patience import shorten
 
 SEED = int(os.environ.get("DIBCTL_FAULTS_SEED") or random.SystemRandom().randrange(10**6))
@@ -82,7 +84,7 @@ def way(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         for service in SERVICES:
             found = str(demo.session.get_endpoint(service_type=service, region_name=site.cloud.region))
             real, _, path = found.removeprefix("http://").partition("/")
-            proxy = stack.enter_context(serving(upstream(f"http://{real}"), plan))
+            proxy = stack.enter_context(serving_backend(upstream(f"http://{real}"), plan))
             proxies.append(proxy)
             entry[f"{service}_endpoint_override"] = f"{proxy.url}/{path}"
         identity = entry.pop("identity_endpoint_override")

@@ -1,4 +1,4 @@
-"""A repository of images beside a stand-in cloud, for tests of the commands that publish."""
+"""A repository of images beside a fake cloud, for tests of the commands that publish."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import yaml
 from pytest_dibctl.cli import main
 from pytest_dibctl.system import process
 from tests.support import waiting
-from tests.support.standin import Cloud
+from tests.support.fake_openstack import FakeCloud
 
 NAME = "Debian 12"
 PATIENCE = 60.0
@@ -102,7 +102,7 @@ class Shop(Commands):
     """A working directory with an image that was built elsewhere, and what commands said."""
 
     path: Path
-    cloud: Cloud
+    cloud: FakeCloud
 
     def keystone(self, user: str = "demo", region: str = "RegionOne") -> dict[str, str]:
         return {

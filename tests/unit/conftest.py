@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import standin
+from tests.support.fake_openstack import FakeCloud, serving
 from tests.support.publishing import Shop
 
 
@@ -16,14 +16,14 @@ from tests.support.publishing import Shop
 def shop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Shop]:
-    """A repository of images beside a stand-in cloud."""
+    """A repository of images beside a fake cloud."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in [name for name in os.environ if name.startswith("OS_")]:
         monkeypatch.delenv(name)
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
-    with standin.serving(standin.Cloud(regions=("RegionOne", "RegionTwo", "RegionThree"))) as cloud:
+    with serving(FakeCloud(regions=("RegionOne", "RegionTwo", "RegionThree"))) as cloud:
         made = Shop(path=work, cloud=cloud, capsys=capsys)
         made.fill()
         made.write()
@@ -31,7 +31,7 @@ def shop(
 
 
 @pytest.fixture
-def abroad() -> Iterator[standin.Cloud]:
+def abroad() -> Iterator[FakeCloud]:
     """Another cloud, with nothing in it."""
-    with standin.serving(standin.Cloud()) as cloud:
+    with serving(FakeCloud()) as cloud:
         yield cloud

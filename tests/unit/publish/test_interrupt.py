@@ -14,7 +14,8 @@ import pytest
 from filelock import FileLock
 
 from pytest_dibctl.publish import image_state
-from tests.support import standin, waiting
+from tests.support import waiting
+from tests.support.fake_openstack import FakeCloud, Refusal
 from tests.support.publishing import NAME, PATIENCE, Child, Shop, child
 
 BODY = 24 << 20
@@ -22,9 +23,9 @@ BODY = 24 << 20
 
 
 class Scene:
-    """What happens at certain calls to a stand-in, one after the other; each is a pattern and an act."""
+    """What happens at certain calls to a cloud, one after the other; each is a pattern and an act."""
 
-    def __init__(self, cloud: standin.Cloud, *steps: tuple[str, Callable[[Child], None]]) -> None:
+    def __init__(self, cloud: FakeCloud, *steps: tuple[str, Callable[[Child], None]]) -> None:
         self._steps = list(steps)
         self._lock = threading.Lock()
         self._ready = threading.Event()
@@ -202,7 +203,7 @@ def test_waiting_for_an_import_ends_with_an_interruption(shop: Shop) -> None:
         (image,) = shop.images()
         image["status"] = "importing"
         dibctl.interrupt("received; undoing")
-        raise standin.Refusal(202, "it has begun")
+        raise Refusal(202, "it has begun")
 
     scene = Scene(shop.cloud, ("^POST .*/import$", forever))
     with child(shop.path, "upload", "debian", "one") as dibctl:
@@ -216,7 +217,7 @@ def test_waiting_for_an_import_ends_with_an_interruption(shop: Shop) -> None:
 
 
 @pytest.fixture
-def two(shop: Shop, abroad: standin.Cloud) -> Shop:
+def two(shop: Shop, abroad: FakeCloud) -> Shop:
     there = {"auth_url": abroad.url, "username": "demo", "password": "secret", "project_name": "demo"}
     shop.write({"here": {"keystone": shop.keystone()}, "there": {"keystone": there}})
     return shop
@@ -225,7 +226,7 @@ def two(shop: Shop, abroad: standin.Cloud) -> Shop:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("pattern", ["^PUT .*/file$", "^PATCH "], ids=["body", "reveal"])
 def test_an_interrupted_transfer_leaves_nothing(
-    two: Shop, abroad: standin.Cloud, pattern: str, number: signal.Signals
+    two: Shop, abroad: FakeCloud, pattern: str, number: signal.Signals
 ) -> None:
     kernel = two.cloud.add_image("k", os_hidden=True, disk_format="aki", tags=[image_state.COMPANION])
     image_id = two.cloud.add_image(NAME, kernel_id=kernel)
@@ -238,12 +239,12 @@ def test_an_interrupted_transfer_leaves_nothing(
     assert not abroad.region()
 
 
-def test_a_first_signal_does_not_break_the_removal_after_a_failure(two: Shop, abroad: standin.Cloud) -> None:
+def test_a_first_signal_does_not_break_the_removal_after_a_failure(two: Shop, abroad: FakeCloud) -> None:
     kernel = two.cloud.add_image("k", os_hidden=True, disk_format="aki", tags=[image_state.COMPANION])
     image_id = two.cloud.add_image(NAME, kernel_id=kernel)
 
     def refuse(_dibctl: Child) -> None:
-        raise standin.Refusal(403, "not visible here")
+        raise Refusal(403, "not visible here")
 
     scene = Scene(
         abroad,

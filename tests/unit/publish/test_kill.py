@@ -10,9 +10,8 @@ import pytest
 
 from pytest_dibctl.clouds.openstack import marks
 from pytest_dibctl.publish import image_state
-from tests.support import standin
+from tests.support.fake_openstack import FakeCloud, Refusal
 from tests.support.publishing import NAME, Shop, child
-from tests.support.standin import Refusal
 
 LONG_AGO = "2020-01-01T00:00:00Z"
 UPLOAD_CALLS = [
@@ -26,13 +25,13 @@ TRANSFER_CALLS = [
 
 
 @pytest.fixture
-def two(shop: Shop, abroad: standin.Cloud) -> Shop:
+def two(shop: Shop, abroad: FakeCloud) -> Shop:
     there = {"auth_url": abroad.url, "username": "admin", "password": "secret", "project_name": "admin"}
     shop.write({"here": {"keystone": shop.keystone("admin")}, "there": {"keystone": there}})
     return shop
 
 
-def dies(cloud: standin.Cloud, call: int) -> list[str]:
+def dies(cloud: FakeCloud, call: int) -> list[str]:
     """Have a cloud hear nothing of whoever calls, from a certain changing call on; return those it heard of.
 
     To the cloud it is all the same whether the caller is dead, and tries nothing any more, or is not heard.
@@ -51,7 +50,7 @@ def dies(cloud: standin.Cloud, call: int) -> list[str]:
     return heard
 
 
-def at_call(cloud: standin.Cloud, pattern: str, act: Callable[[], None]) -> None:
+def at_call(cloud: FakeCloud, pattern: str, act: Callable[[], None]) -> None:
     """Do something once, when a call that changes something begins."""
 
     def before(method: str, path: str, _query: Mapping[str, str]) -> None:
@@ -62,21 +61,21 @@ def at_call(cloud: standin.Cloud, pattern: str, act: Callable[[], None]) -> None
     cloud.before = before
 
 
-def recover(cloud: standin.Cloud) -> None:
+def recover(cloud: FakeCloud) -> None:
     cloud.before = lambda *_: None
 
 
-def age(cloud: standin.Cloud) -> None:
+def age(cloud: FakeCloud) -> None:
     """Have everything that is unfinished be so for long."""
     for image in unfinished(cloud):
         image["updated_at"] = LONG_AGO
 
 
-def unfinished(cloud: standin.Cloud) -> list[dict[str, Any]]:
+def unfinished(cloud: FakeCloud) -> list[dict[str, Any]]:
     return [image for image in cloud.region().values() if image_state.UNFINISHED in image["tags"]]
 
 
-def current(cloud: standin.Cloud) -> list[dict[str, Any]]:
+def current(cloud: FakeCloud) -> list[dict[str, Any]]:
     return [
         image
         for image in cloud.region().values()
@@ -84,7 +83,7 @@ def current(cloud: standin.Cloud) -> list[dict[str, Any]]:
     ]
 
 
-def parts(cloud: standin.Cloud, image: Mapping[str, Any]) -> list[dict[str, Any]]:
+def parts(cloud: FakeCloud, image: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [cloud.region()[image[key]] for key in ("kernel_id", "ramdisk_id")]
 
 
@@ -155,7 +154,7 @@ def test_an_upload_killed_in_a_body_leaves_nothing_for_good(shop: Shop, body: in
     check_upload(shop, old)
 
 
-def kernel(cloud: standin.Cloud, **more: Any) -> str:
+def kernel(cloud: FakeCloud, **more: Any) -> str:
     usual: dict[str, Any] = {"disk_format": "aki", "container_format": "aki", "os_hidden": True}
     tags = [image_state.COMPANION, image_state.UNFINISHED]
     return cloud.add_image(**{"name": f"{NAME} (kernel)", "tags": tags, **usual, **more})
@@ -255,7 +254,7 @@ def source(shop: Shop) -> str:
     return shop.cloud.add_image(NAME, owner="admin-id", disk_format="raw", content=b"bytes", **ids)
 
 
-def check_transfer(abroad: standin.Cloud) -> None:
+def check_transfer(abroad: FakeCloud) -> None:
     (image,) = current(abroad)
     assert [abroad.contents[one["id"]] for one in (image, *parts(abroad, image))] == [b"bytes", b"k", b"r"]
     assert [part["tags"] for part in parts(abroad, image)] == [[image_state.COMPANION]] * 2
@@ -264,7 +263,7 @@ def check_transfer(abroad: standin.Cloud) -> None:
 
 @pytest.mark.parametrize("call", range(len(TRANSFER_CALLS)), ids=TRANSFER_CALLS)
 def test_a_transfer_that_died_anywhere_is_finished_by_the_next(
-    two: Shop, abroad: standin.Cloud, call: int
+    two: Shop, abroad: FakeCloud, call: int
 ) -> None:
     image_id = source(two)
     heard = dies(abroad, call)
@@ -277,16 +276,14 @@ def test_a_transfer_that_died_anywhere_is_finished_by_the_next(
     check_transfer(abroad)
 
 
-def test_all_calls_of_a_transfer_were_tried(two: Shop, abroad: standin.Cloud) -> None:
+def test_all_calls_of_a_transfer_were_tried(two: Shop, abroad: FakeCloud) -> None:
     heard = dies(abroad, 100)
     two.json("transfer", source(two), "here", "there")
     assert [call.partition(" ")[0] for call in heard] == ["POST", "PUT"] * 3 + ["PATCH"] * 3
 
 
 @pytest.mark.parametrize("body", [1, 3], ids=["kernel", "image"])
-def test_a_transfer_killed_in_a_body_leaves_nothing_for_good(
-    two: Shop, abroad: standin.Cloud, body: int
-) -> None:
+def test_a_transfer_killed_in_a_body_leaves_nothing_for_good(two: Shop, abroad: FakeCloud, body: int) -> None:
     image_id = source(two)
     bodies: list[str] = []
     with child(two.path, "transfer", image_id, "here", "there") as dibctl:
@@ -309,7 +306,7 @@ def test_a_transfer_killed_in_a_body_leaves_nothing_for_good(
 
 @pytest.mark.parametrize("call", range(len(TRANSFER_CALLS)), ids=TRANSFER_CALLS)
 def test_a_transfer_that_fails_leaves_the_destination_as_it_was(
-    two: Shop, abroad: standin.Cloud, call: int
+    two: Shop, abroad: FakeCloud, call: int
 ) -> None:
     calls = 0
 
@@ -327,7 +324,7 @@ def test_a_transfer_that_fails_leaves_the_destination_as_it_was(
     assert not abroad.region()
 
 
-def test_a_kernel_that_was_there_before_a_failed_transfer_stays(two: Shop, abroad: standin.Cloud) -> None:
+def test_a_kernel_that_was_there_before_a_failed_transfer_stays(two: Shop, abroad: FakeCloud) -> None:
     there = kernel(abroad, owner="admin-id", tags=[image_state.COMPANION], name="k", content=b"k")
 
     def before(method: str, _path: str, _query: Mapping[str, str]) -> None:
@@ -339,7 +336,7 @@ def test_a_kernel_that_was_there_before_a_failed_transfer_stays(two: Shop, abroa
     assert set(abroad.region()) == {there}
 
 
-def test_another_projects_image_is_transferred_once(two: Shop, abroad: standin.Cloud) -> None:
+def test_another_projects_image_is_transferred_once(two: Shop, abroad: FakeCloud) -> None:
     image_id = two.cloud.add_image(NAME, owner="other-id", disk_format="raw", content=b"theirs")
     two.json("transfer", image_id, "here", "there")
     assert two.json("transfer", image_id, "here", "there")["how"] == "unchanged"
@@ -353,14 +350,14 @@ def test_another_projects_image_is_transferred_once(two: Shop, abroad: standin.C
     assert list(abroad.region()) == [image["id"]]
 
 
-def test_no_mark_of_a_test_run_is_transferred(two: Shop, abroad: standin.Cloud) -> None:
+def test_no_mark_of_a_test_run_is_transferred(two: Shop, abroad: FakeCloud) -> None:
     ours = [*marks.all_tags("01234567"), marks.KEPT]
     image_id = two.cloud.add_image(NAME, owner="admin-id", disk_format="raw", tags=["ci", *ours])
     two.json("transfer", image_id, "here", "there")
     assert [image["tags"] for image in abroad.region().values()] == [["ci"]]
 
 
-def test_a_name_means_what_its_environment_does_not_call_obsolete(two: Shop, abroad: standin.Cloud) -> None:
+def test_a_name_means_what_its_environment_does_not_call_obsolete(two: Shop, abroad: FakeCloud) -> None:
     there = {"auth_url": abroad.url, "username": "admin", "password": "secret", "project_name": "admin"}
     rule = {"name": "%(name)s", "properties": {"lifecycle": "ended"}}
     two.write(

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from pytest_dibctl.cli import output
+from tests.support.fake_openstack import stamp
 from tests.support.publishing import NAME, Shop
-from tests.support.standin import stamp
 
 
 def old(**time: float) -> str:
@@ -34,7 +34,7 @@ def test_every_image_of_the_project_with_its_state(shop: Shop) -> None:
     shop.cloud.add_image("dibctl-x", **ours, tags=["dibctl-test"])
     shop.cloud.add_image("theirs", owner="other-id", visibility="public")
     there = shop.cloud.add_image(NAME, region="RegionTwo", os_hidden=True, tags=["dibctl-unfinished"])
-    shop.cloud.servers = [{"id": "s", "name": "web", "tenant_id": "p", "image": {"id": current}}]
+    shop.cloud.other_servers = [{"id": "s", "name": "web", "tenant_id": "p", "image": {"id": current}}]
     one, two = shop.json("list")
     assert [(found["image"], found["state"], found["used"]) for found in one["images"]] == [
         (current, "current", "server web of project p"),

@@ -1,4 +1,4 @@
-"""``dibctl rotate`` with the real client against HTTP stand-ins of Glance, Nova and Cinder."""
+"""``dibctl rotate`` with the real client against a fake Glance, Nova and Cinder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pytest_dibctl.errors import ExitCode
+from tests.support.fake_openstack import Refusal, stamp
 from tests.support.publishing import NAME, Shop
-from tests.support.standin import Refusal, stamp
 
 OLD = f"Obsolete {NAME}"
 
@@ -56,7 +56,7 @@ def test_only_what_nobody_uses_goes(attic: Shop) -> None:
     theirs = obsolete(attic, owner="demo-id")
     stored, renamed = obsolete(attic), obsolete(attic, name="from-a-volume")
     current = cloud.add_image(NAME, owner="admin-id")
-    cloud.servers = [server(used, 1), server(used, 2), server(None, 3)]
+    cloud.other_servers = [server(used, 1), server(used, 2), server(None, 3)]
     cloud.volumes = [volume(booted)]
     cloud.in_use = {stored}
     before = {one: dict(image) for one, image in cloud.region().items()}
@@ -125,13 +125,13 @@ def test_who_is_no_admin_of_cinder_may_not_either(attic: Shop, monkeypatch: pyte
 
 def test_a_server_without_an_image_and_no_cinder_keep_everything(attic: Shop) -> None:
     left = obsolete(attic)
-    attic.cloud.servers = [server(None)]
+    attic.cloud.other_servers = [server(None)]
     assert "no Cinder" in reasons(attic)[left]
 
 
 def test_a_cell_that_is_down_stops_it(attic: Shop) -> None:
     left = obsolete(attic)
-    attic.cloud.servers = [{"id": "s", "status": "UNKNOWN", "tenant_id": "p"}]
+    attic.cloud.other_servers = [{"id": "s", "status": "UNKNOWN", "tenant_id": "p"}]
     code, _, err = attic.run("rotate", "one")
     assert code == ExitCode.UNSPECIFIED
     assert "cell is down" in err
@@ -143,7 +143,7 @@ def test_a_server_of_the_last_moment_is_seen(attic: Shop) -> None:
 
     def before(method: str, path: str, query: Mapping[str, str]) -> None:
         if path.endswith("/servers/detail") and "image" in query:
-            attic.cloud.servers = [server(left)]
+            attic.cloud.other_servers = [server(left)]
 
     attic.cloud.before = before
     assert reasons(attic)[left].startswith("stays: used by server web-0 of project p since a moment ago")
@@ -186,7 +186,7 @@ def test_an_error_of_one_does_not_stop_the_others(attic: Shop) -> None:
 def test_lists_are_paged(attic: Shop) -> None:
     left = [obsolete(attic) for _ in range(7)]
     attic.cloud.page = 3
-    attic.cloud.servers = [server(left[number % 7], number) for number in range(14)]
+    attic.cloud.other_servers = [server(left[number % 7], number) for number in range(14)]
     attic.cloud.volumes = [volume(left[0], number) for number in range(4)]
     assert {reason.partition(" ")[0] for reason in reasons(attic).values()} == {"stays:"}
     assert attic.cloud.count("GET", "/servers/detail") == 5 + 1

@@ -1,4 +1,4 @@
-"""``dibctl transfer`` between stand-ins."""
+"""``dibctl transfer`` between fake clouds."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from typing import Any
 import pytest
 
 from pytest_dibctl.errors import ExitCode
-from tests.support import standin
+from tests.support.fake_openstack import FakeCloud, Refusal, serving
 from tests.support.publishing import NAME, Shop
-from tests.support.standin import Refusal
 
 CONTENT = bytes(range(256)) * 20000
 
 
 @pytest.fixture
-def abroad() -> Iterator[standin.Cloud]:
+def abroad() -> Iterator[FakeCloud]:
     """Another cloud, with a Keystone of its own, whose projects have other ids."""
     users = {"demo": "there-demo", "other": "there-other", "admin": "there-admin"}
-    with standin.serving(standin.Cloud(users=users)) as cloud:
+    with serving(FakeCloud(users=users)) as cloud:
         yield cloud
 
 
 @pytest.fixture
-def two(shop: Shop, abroad: standin.Cloud) -> Shop:
+def two(shop: Shop, abroad: FakeCloud) -> Shop:
     there = {"auth_url": abroad.url, "username": "admin", "password": "secret", "project_name": "admin"}
     near = shop.keystone("admin", "RegionTwo")
     shop.write(
@@ -38,7 +37,7 @@ def add(shop: Shop, **more: Any) -> str:
     return shop.cloud.add_image(**{"name": NAME, **usual, **more})
 
 
-def test_everything_of_an_image_arrives(two: Shop, abroad: standin.Cloud) -> None:
+def test_everything_of_an_image_arrives(two: Shop, abroad: FakeCloud) -> None:
     image_id = add(
         two,
         visibility="shared",
@@ -65,7 +64,7 @@ def test_everything_of_an_image_arrives(two: Shop, abroad: standin.Cloud) -> Non
     assert abroad.members[image["id"]] == {"there-other": "accepted"}
 
 
-def test_another_projects_image_keeps_its_owner_by_name(two: Shop, abroad: standin.Cloud) -> None:
+def test_another_projects_image_keeps_its_owner_by_name(two: Shop, abroad: FakeCloud) -> None:
     image_id = add(two, owner="other-id")
     two.json("transfer", image_id, "here", "far")
     (image,) = abroad.region().values()
@@ -74,7 +73,7 @@ def test_another_projects_image_keeps_its_owner_by_name(two: Shop, abroad: stand
     assert {one["owner"] for one in abroad.region().values() if one["name"] == "x"} == {"there-admin"}
 
 
-def test_without_meta_only_bytes_and_formats_go(two: Shop, abroad: standin.Cloud) -> None:
+def test_without_meta_only_bytes_and_formats_go(two: Shop, abroad: FakeCloud) -> None:
     image_id = add(two, visibility="public", tags=["ci"], os_distro="debian", min_disk=3)
     two.json("transfer", image_id, "here", "far", "--ignore-meta")
     (image,) = abroad.region().values()
@@ -111,7 +110,7 @@ def test_a_fetch_that_fails_later_is_noticed(two: Shop) -> None:
     assert len(two.images("RegionTwo")) == 1
 
 
-def test_what_is_there_is_not_sent_again(two: Shop, abroad: standin.Cloud) -> None:
+def test_what_is_there_is_not_sent_again(two: Shop, abroad: FakeCloud) -> None:
     image_id = add(two, tags=["a"])
     two.json("transfer", image_id, "here", "far")
     assert two.json("transfer", image_id, "here", "far")["how"] == "unchanged"
@@ -122,7 +121,7 @@ def test_what_is_there_is_not_sent_again(two: Shop, abroad: standin.Cloud) -> No
     assert abroad.count("PUT", "/file$") == 1
 
 
-def test_an_interrupted_transfer_is_taken_up(two: Shop, abroad: standin.Cloud) -> None:
+def test_an_interrupted_transfer_is_taken_up(two: Shop, abroad: FakeCloud) -> None:
     image_id = add(two)
     two.json("transfer", image_id, "here", "far")
     (image,) = abroad.region().values()
@@ -132,7 +131,7 @@ def test_an_interrupted_transfer_is_taken_up(two: Shop, abroad: standin.Cloud) -
     assert len(abroad.region()) == 1
 
 
-def test_damaged_bytes_leave_nothing(two: Shop, abroad: standin.Cloud) -> None:
+def test_damaged_bytes_leave_nothing(two: Shop, abroad: FakeCloud) -> None:
     image_id = add(two)
     two.cloud.contents[image_id] = CONTENT[:-1] + b"x"
     code, _, err = two.run("transfer", image_id, "here", "far")
@@ -141,7 +140,7 @@ def test_damaged_bytes_leave_nothing(two: Shop, abroad: standin.Cloud) -> None:
     assert not abroad.region()
 
 
-def test_a_failure_at_the_end_leaves_nothing(two: Shop, abroad: standin.Cloud) -> None:
+def test_a_failure_at_the_end_leaves_nothing(two: Shop, abroad: FakeCloud) -> None:
     def before(method: str, _path: str, _query: Mapping[str, str]) -> None:
         if method == "PATCH":
             raise Refusal(403, "locked")
@@ -162,7 +161,7 @@ def test_a_name_means_its_current_image(two: Shop) -> None:
     assert "nothing" in err
 
 
-def test_kernel_and_initrd_go_along(two: Shop, abroad: standin.Cloud) -> None:
+def test_kernel_and_initrd_go_along(two: Shop, abroad: FakeCloud) -> None:
     kernel = add(
         two, name="k", content=b"kernel", disk_format="aki", os_hidden=True, tags=["dibctl-companion"]
     )
@@ -172,7 +171,7 @@ def test_kernel_and_initrd_go_along(two: Shop, abroad: standin.Cloud) -> None:
     assert (by_name["k"]["os_hidden"], by_name["k"]["tags"]) == (True, ["dibctl-companion"])
 
 
-def test_dibctls_own_options_say_both_ends(two: Shop, abroad: standin.Cloud) -> None:
+def test_dibctls_own_options_say_both_ends(two: Shop, abroad: FakeCloud) -> None:
     image_id = add(two, owner="demo-id")
     ends = []
     for side, cloud in (("src", two.cloud), ("dst", abroad)):
@@ -189,7 +188,7 @@ def test_dibctls_own_options_say_both_ends(two: Shop, abroad: standin.Cloud) -> 
 
 
 def test_the_environment_fills_in_and_sends_neither_end_elsewhere(
-    two: Shop, abroad: standin.Cloud, monkeypatch: pytest.MonkeyPatch
+    two: Shop, abroad: FakeCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OS_AUTH_URL", "http://127.0.0.1:1/v3")
     monkeypatch.setenv("OS_PASSWORD", "wrong")

@@ -1,4 +1,4 @@
-"""``dibctl upload`` and ``mark-obsolete``, with the real client against HTTP stand-ins."""
+"""``dibctl upload`` and ``mark-obsolete``, with the real client against a fake cloud."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from pytest_dibctl.build import fingerprint
 from pytest_dibctl.errors import ArtifactError, ExitCode
 from pytest_dibctl.image import artifact, statements
 from pytest_dibctl.publish.stream import BLOCK, Feed, Stream
+from tests.support.fake_openstack import Refusal
 from tests.support.patience import shorten
 from tests.support.publishing import NAME, Shop
-from tests.support.standin import Refusal
 
 
 def three(shop: Shop, **more: object) -> dict[str, object]:
