@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlencode
 
 from tests.support.fake_openstack import documents
 from tests.support.fake_openstack.documents import CONSOLE, FLAVOR, NETWORK
 from tests.support.fake_openstack.messages import ADMIN, Answer, Document, Refusal, Request, answer
-from tests.support.fake_openstack.routing import Service, page
+from tests.support.fake_openstack.paging import linked_page
+from tests.support.fake_openstack.routing import Service
 from tests.support.fake_openstack.state import State
 
 FIRST, LATEST = (2, 1), (2, 104)
@@ -186,12 +187,8 @@ def _list_servers(cloud: State, request: Request) -> Answer:
         found = [server for server in found if re.search(pattern, server["name"])]
     if (image := request.query.get("image")) is not None:
         found = [server for server in found if server.get("image") and server["image"]["id"] == image]
-    listed, marker = page(found, request.query, cloud.page)
-    following = None
-    if marker is not None:
-        following = f"{request.base}{request.path}?{urlencode({**request.query, 'marker': marker})}"
-    shown = [_shown(cloud, server) for server in listed]
-    return answer(200, documents.with_link("servers", shown, following))
+    shown = functools.partial(_shown, cloud)
+    return answer(200, linked_page("servers", found, request, cloud.page, show=shown))
 
 
 @SERVICE.call("GET", r"/compute/v2\.1/servers/([^/]+)")

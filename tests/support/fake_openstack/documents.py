@@ -6,7 +6,7 @@ import base64
 import datetime as dt
 import hashlib
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from tests.support.fake_openstack.messages import Document
@@ -130,11 +130,3 @@ def network(identity: str, *, project: str) -> Document:
 def version(number: str, url: str, **more: Any) -> Document:
     """Return a version of an API, with a link to itself."""
     return {"id": number, "status": "CURRENT", "links": [{"rel": "self", "href": url}], **more}
-
-
-def with_link(kind: str, listed: Sequence[Mapping[str, Any]], following: str | None) -> Document:
-    """Return a page of a list as Nova, Cinder and Neutron do, with the URL of the following one."""
-    document: Document = {kind: list(listed)}
-    if following is not None:
-        document[f"{kind}_links"] = [{"rel": "next", "href": following}]
-    return document

@@ -10,7 +10,8 @@ from urllib.parse import urlencode
 
 from tests.support.fake_openstack import documents
 from tests.support.fake_openstack.messages import ADMIN, Answer, Document, Refusal, Request, answer
-from tests.support.fake_openstack.routing import Service, page
+from tests.support.fake_openstack.paging import page
+from tests.support.fake_openstack.routing import Service
 from tests.support.fake_openstack.state import State
 from tests.support.fake_openstack.transfer import receive
 

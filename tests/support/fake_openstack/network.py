@@ -5,12 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import urlencode
 
 from tests.support.fake_openstack import documents
 from tests.support.fake_openstack.documents import EXTERNAL, NETWORK, SUBNET, SUBNET_V6
 from tests.support.fake_openstack.messages import Answer, Refusal, Request, answer
-from tests.support.fake_openstack.routing import Service, page
+from tests.support.fake_openstack.paging import linked_page
+from tests.support.fake_openstack.routing import Service
 from tests.support.fake_openstack.state import State
 
 KINDS = {400: "BadRequest", 401: "Unauthorized", 403: "PolicyNotAuthorized", 404: "NotFound", 409: "InUse"}
@@ -39,11 +39,7 @@ def _listed(kind: str, found: Iterable[Mapping[str, Any]], request: Request) -> 
         for document in found
         if all(str(document.get(key)).lower() == value.lower() for key, value in asked.items())
     ]
-    listed, marker = page(chosen, request.query, max(len(chosen), 1))
-    following = None
-    if marker is not None:
-        following = f"{request.base}{request.path}?{urlencode({**request.query, 'marker': marker})}"
-    return answer(200, documents.with_link(kind, listed, following))
+    return answer(200, linked_page(kind, chosen, request, max(len(chosen), 1)))
 
 
 @SERVICE.call("GET", r"/network/v2\.0/networks")

@@ -1,12 +1,11 @@
-"""What the services have in common: their calls, found by method and path, and lists in pages."""
+"""What the services have in common: their calls, found by method and path."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from tests.support.fake_openstack.messages import Answer, Refusal, Request
 from tests.support.fake_openstack.state import State
@@ -69,27 +68,3 @@ class Service:
                 with cloud.lock:
                     return call.handler(cloud, request, *match.groups())
         raise Refusal(404, f"nothing at {request.method} {path}")
-
-
-def page(
-    found: Sequence[Mapping[str, Any]], query: Mapping[str, str], most: int
-) -> tuple[list[Mapping[str, Any]], str | None]:
-    """Return the page that a query asks for, of ``most`` at most, and the marker of the next if there is one.
-
-    A sequence that has a method ``place`` is asked for the place of a marker, others are searched.
-    """
-    limit = min(int(query.get("limit", most)), most)
-    first = _place(found, query["marker"]) + 1 if query.get("marker") else 0
-    chosen = list(found[first : first + limit])
-    more = first + limit < len(found)
-    return chosen, str(chosen[-1]["id"]) if chosen and more else None
-
-
-def _place(found: Sequence[Mapping[str, Any]], marker: str) -> int:
-    place = getattr(found, "place", None)
-    if place is not None:
-        return int(place(marker))
-    for number, document in enumerate(found):
-        if document["id"] == marker:
-            return number
-    raise Refusal(400, f"marker [{marker}] not found")

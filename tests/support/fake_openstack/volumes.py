@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
+from collections.abc import Mapping
+from typing import Any
 
 from tests.support.fake_openstack import documents
 from tests.support.fake_openstack.compute import fault
-from tests.support.fake_openstack.messages import ADMIN, Answer, Request, answer
-from tests.support.fake_openstack.routing import Service, page
+from tests.support.fake_openstack.messages import ADMIN, Answer, Document, Request, answer
+from tests.support.fake_openstack.paging import linked_page
+from tests.support.fake_openstack.routing import Service
 from tests.support.fake_openstack.state import State
 
 ONLY_ADMINS_SEE = "os-vol-host-attr:host"
@@ -24,13 +26,9 @@ def _versions(_cloud: State, request: Request) -> Answer:
 @SERVICE.call("GET", r"/volume/v3(?:/[^/]+)?/volumes/detail")
 def _list(cloud: State, request: Request) -> Answer:
     """List the volumes; to others than admins all_tenants is not refused, and hosts are not shown."""
-    listed, marker = page(cloud.volumes or (), request.query, cloud.page)
-    if request.user != ADMIN:
-        listed = [
-            {key: value for key, value in volume.items() if key != ONLY_ADMINS_SEE} for volume in listed
-        ]
-    following = None
-    if marker is not None:
-        query = urlencode({**request.query, "marker": marker})
-        following = f"{request.base}{request.path}?{query}"
-    return answer(200, documents.with_link("volumes", listed, following))
+
+    def shown(volume: Mapping[str, Any]) -> Document:
+        hidden = set() if request.user == ADMIN else {ONLY_ADMINS_SEE}
+        return {key: value for key, value in volume.items() if key not in hidden}
+
+    return answer(200, linked_page("volumes", cloud.volumes or (), request, cloud.page, show=shown))
