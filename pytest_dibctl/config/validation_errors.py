@@ -52,7 +52,7 @@ def _message(found: _Found, model: type[Section], path: list[str | int]) -> str:
         return f"unknown key; {near}" if near else "unknown key"
     if say := _MESSAGES.get(found["type"]):
         return say(found)
-    return str(found.get("ctx", {}).get("said", found["msg"]))
+    return str(found.get("ctx", {}).get("message", found["msg"]))
 
 
 def _section(model: type[Section], path: Iterable[str | int]) -> type[Section]:
