@@ -67,7 +67,7 @@ def measured(way: str, url: str) -> dict[str, Any]:
 def ours(url: str) -> int:
     """Return how many images a plan would delete."""
     from pytest_dibctl.config.entry import Entry
-    from pytest_dibctl.config.models import UploadEnvironment
+    from pytest_dibctl.config.models.upload import UploadEnvironment
     from pytest_dibctl.publish import connect, rotate
 
     settings = UploadEnvironment.model_validate({"keystone": standins.login(url, "admin")})

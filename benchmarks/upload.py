@@ -42,7 +42,8 @@ class Bench:
         """Upload to the first ``count`` regions as ``dibctl upload`` does."""
         from pytest_dibctl.cli import output
         from pytest_dibctl.config.entry import Entry
-        from pytest_dibctl.config.models import Image, UploadEnvironment
+        from pytest_dibctl.config.models.images import Image
+        from pytest_dibctl.config.models.upload import UploadEnvironment
         from pytest_dibctl.image.artifact import Artifact
         from pytest_dibctl.publish import connect, upload
 

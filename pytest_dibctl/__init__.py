@@ -21,7 +21,8 @@ if TYPE_CHECKING:
         Interface,
     )
     from pytest_dibctl.config.entry import Entry
-    from pytest_dibctl.config.models import Image, TestEnvironment
+    from pytest_dibctl.config.models.images import Image
+    from pytest_dibctl.config.models.test import TestEnvironment
     from pytest_dibctl.errors import DibctlError, ExitCode
     from pytest_dibctl.guest.ssh import SshAccess, SshKey
     from pytest_dibctl.image.artifact import Artifact
@@ -68,7 +69,7 @@ _HOMES = {
     "Entry": "pytest_dibctl.config.entry",
     "ExitCode": "pytest_dibctl.errors",
     "Flavor": "pytest_dibctl.clouds.protocols",
-    "Image": "pytest_dibctl.config.models",
+    "Image": "pytest_dibctl.config.models.images",
     "ImageTree": "pytest_dibctl.image.tree",
     "Instance": "pytest_dibctl.clouds.protocols",
     "Interface": "pytest_dibctl.clouds.protocols",
@@ -76,7 +77,7 @@ _HOMES = {
     "SshAccess": "pytest_dibctl.guest.ssh",
     "SshKey": "pytest_dibctl.guest.ssh",
     "TargetRun": "pytest_dibctl.run.target_run",
-    "TestEnvironment": "pytest_dibctl.config.models",
+    "TestEnvironment": "pytest_dibctl.config.models.test",
     "TreeItem": "pytest_dibctl.image.tree:Item",
     "dib_setting": "pytest_dibctl.build.dib:setting",
     "run_command": "pytest_dibctl.system.process:run",

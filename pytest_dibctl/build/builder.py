@@ -24,7 +24,7 @@ from pytest_dibctl.build import causes, dib, fingerprint, preflight
 from pytest_dibctl.build.log import HEARTBEAT, Watcher
 from pytest_dibctl.config import interpolate
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import Image
+from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.errors import ArtifactError, BuildError, CommandError
 from pytest_dibctl.guards import build_guard
 from pytest_dibctl.guards.build_guard import Step

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import Dib, Image
+from pytest_dibctl.config.models.images import Dib, Image
 from pytest_dibctl.errors import BuildError, CommandError, ConfigError
 from pytest_dibctl.system import process
 

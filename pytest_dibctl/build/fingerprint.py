@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.build.dib import DISTRIBUTION, Recipe
-from pytest_dibctl.config.models import Command
+from pytest_dibctl.config.models.command import Command
 from pytest_dibctl.errors import ArtifactError
 from pytest_dibctl.image import artifact
 from pytest_dibctl.image.artifact import Identity

@@ -14,7 +14,7 @@ from typing import Final
 
 from pytest_dibctl.build import dib
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import Image
+from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.errors import CommandError, PreflightError
 from pytest_dibctl.system import process
 

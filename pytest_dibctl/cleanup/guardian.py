@@ -33,7 +33,7 @@ from pytest_dibctl.system import process
 
 if TYPE_CHECKING:
     from pytest_dibctl.config.entry import Entry
-    from pytest_dibctl.config.models import TestEnvironment
+    from pytest_dibctl.config.models.test import TestEnvironment
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from pytest_dibctl.clouds.protocols import IN_FLIGHT, Cloud, LeakedResource
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.catalog import built_in_environment
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import TestEnvironment
+from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import DibctlError, NotInConfigError
 from pytest_dibctl.image import tree
 from pytest_dibctl.run import environments

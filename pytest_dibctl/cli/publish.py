@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pytest_dibctl.clouds.regions import Region
     from pytest_dibctl.config.catalog import Catalog
     from pytest_dibctl.config.entry import Entry
-    from pytest_dibctl.config.models import Image, Obsoleting, UploadEnvironment
+    from pytest_dibctl.config.models.images import Image
+    from pytest_dibctl.config.models.upload import Obsoleting, UploadEnvironment
     from pytest_dibctl.publish.connect import Side
     from pytest_dibctl.publish.listing import Listed
     from pytest_dibctl.publish.rotate import Verdict

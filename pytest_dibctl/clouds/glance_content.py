@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import Image, TestEnvironment, UploadEnvironment
+from pytest_dibctl.config.models.images import Image
+from pytest_dibctl.config.models.test import TestEnvironment
+from pytest_dibctl.config.models.upload import UploadEnvironment
 from pytest_dibctl.errors import ConfigError
 from pytest_dibctl.image.artifact import Artifact, digest_of
 

@@ -15,16 +15,13 @@ from pydantic import ValidationError
 
 from pytest_dibctl.config.entry import Entry, T_co
 from pytest_dibctl.config.merge import QEMU_PORT_WAIT
-from pytest_dibctl.config.models import (
-    IDENTITY_V2,
-    EnvironmentTests,
-    Image,
-    Nova,
-    Qemu,
-    Section,
-    TestEnvironment,
-    UploadEnvironment,
-)
+from pytest_dibctl.config.models.images import Image
+from pytest_dibctl.config.models.keystone import IDENTITY_V2
+from pytest_dibctl.config.models.nova import Nova
+from pytest_dibctl.config.models.qemu import Qemu
+from pytest_dibctl.config.models.section import Section
+from pytest_dibctl.config.models.test import EnvironmentTests, TestEnvironment
+from pytest_dibctl.config.models.upload import UploadEnvironment
 from pytest_dibctl.config.validation_errors import problems as translated
 from pytest_dibctl.config.validation_errors import suggestion
 from pytest_dibctl.config.yaml import source

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from pytest_dibctl.config.models import IDENTITY_V2, Keystone
+from pytest_dibctl.config.models.keystone import IDENTITY_V2, Keystone
 from pytest_dibctl.errors import ConfigError, CredentialsError
 
 Purpose = Literal["test", "publish"]

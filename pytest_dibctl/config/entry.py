@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from pytest_dibctl.config.models import Section
+from pytest_dibctl.config.models.section import Section
 from pytest_dibctl.config.yaml import source
 from pytest_dibctl.config.yaml.source import Mark
 

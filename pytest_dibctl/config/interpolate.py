@@ -16,7 +16,7 @@ from pytest_dibctl.config.validation_errors import suggestion
 from pytest_dibctl.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pytest_dibctl.config.models import Preprocessing
+    from pytest_dibctl.config.models.command import Preprocessing
 
 _PLACEHOLDER = re.compile(r"%(?:(?P<percent>%)|\((?P<name>[^()]*)\)(?P<suffix>s)?|)")
 _SHELL = re.compile(

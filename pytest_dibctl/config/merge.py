@@ -11,7 +11,11 @@ from collections.abc import Mapping
 from typing import Literal
 
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import Glance, Image, NovaTimeouts, TestEnvironment, UploadEnvironment
+from pytest_dibctl.config.models.glance import Glance
+from pytest_dibctl.config.models.images import Image
+from pytest_dibctl.config.models.instance import NovaTimeouts
+from pytest_dibctl.config.models.test import TestEnvironment
+from pytest_dibctl.config.models.upload import UploadEnvironment
 from pytest_dibctl.errors import ConfigError
 
 Visibility = Literal["public", "private", "shared", "community"]

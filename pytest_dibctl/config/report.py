@@ -11,7 +11,10 @@ from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.config import tests_list
 from pytest_dibctl.config.catalog import NOUNS, SYSTEM, Catalog, Override, SourceFile, exists, resolve_input
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import Image, Nova, Qemu, Section
+from pytest_dibctl.config.models.images import Image
+from pytest_dibctl.config.models.nova import Nova
+from pytest_dibctl.config.models.qemu import Qemu
+from pytest_dibctl.config.models.section import Section
 from pytest_dibctl.errors import DibctlError
 
 Check = Callable[[Entry[Image], Path], object]

@@ -18,7 +18,7 @@ from pytest_dibctl.errors import ConfigError, NotInConfigError
 
 if TYPE_CHECKING:
     from pytest_dibctl.config.entry import Entry
-    from pytest_dibctl.config.models import Image, TestEntry, TestKind
+    from pytest_dibctl.config.models.images import Image, TestEntry, TestKind
 
 GENERIC = "generic:"
 """``pytest: generic:NAME`` names a shipped test, ``generic:all`` all of them that are of the entry's kind."""

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from pytest_dibctl.config.models import Section
+from pytest_dibctl.config.models.section import Section
 from pytest_dibctl.config.yaml.scalars import describe
 from pytest_dibctl.config.yaml.source import Document, Problem, dotted, nearest
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pytest_dibctl.config import interpolate
-from pytest_dibctl.config.models import Preprocessing
+from pytest_dibctl.config.models.command import Preprocessing
 from pytest_dibctl.errors import ArtifactError, CommandError, ConfigError, PreprocessingError, StoppedError
 from pytest_dibctl.image import artifact as images
 from pytest_dibctl.image.artifact import Artifact, Identity

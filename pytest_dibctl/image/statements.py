@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import Image
+from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.image.artifact import write_atomically
 
 STATEMENT = "https://in-toto.io/Statement/v1"

@@ -16,7 +16,7 @@ import pytest
 from pytest_dibctl.clouds.protocols import Cloud, CloudImage, Flavor, Instance
 from pytest_dibctl.config import interpolate, merge
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import Image
+from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.guest import scripts
 from pytest_dibctl.guest.guest_script import GuestScript
 from pytest_dibctl.guest.ssh import SshAccess, SshKey

@@ -12,7 +12,7 @@ from testinfra.backend.base import CommandResult
 from testinfra.backend.chroot import ChrootBackend
 
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import Image
+from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.guest.ssh import SshAccess
 from pytest_dibctl.image.tree import ImageTree
 from pytest_dibctl.plugin import planning

@@ -15,7 +15,7 @@ import pytest
 
 from pytest_dibctl.config import tests_list
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import ExternalTest, Image, TestEntry
+from pytest_dibctl.config.models.images import ExternalTest, Image, TestEntry
 from pytest_dibctl.guest.scripts import Runner, interpreter
 from pytest_dibctl.run.targets import Target, unlike
 

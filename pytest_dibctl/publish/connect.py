@@ -12,7 +12,8 @@ from pytest_dibctl.clouds.regions import Region
 from pytest_dibctl.config.catalog import Catalog
 from pytest_dibctl.config.credentials import VARIABLES, resolve
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import Keystone, UploadEnvironment
+from pytest_dibctl.config.models.keystone import Keystone
+from pytest_dibctl.config.models.upload import UploadEnvironment
 from pytest_dibctl.errors import ConfigError, NotInConfigError
 
 

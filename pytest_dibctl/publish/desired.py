@@ -15,7 +15,9 @@ from pytest_dibctl.clouds.glance_content import COMMAND_LINE, BootFile, boot_fil
 from pytest_dibctl.clouds.regions import ImageRecord, ImageSpec
 from pytest_dibctl.config import interpolate, merge
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import Image, Obsoleting, Preprocessing, UploadEnvironment
+from pytest_dibctl.config.models.command import Preprocessing
+from pytest_dibctl.config.models.images import Image
+from pytest_dibctl.config.models.upload import Obsoleting, UploadEnvironment
 from pytest_dibctl.errors import ArtifactError, ConfigError, UntestedError
 from pytest_dibctl.image import manifest, statements
 from pytest_dibctl.image.artifact import Artifact

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from pytest_dibctl.clouds.regions import Change, ImageRecord
 from pytest_dibctl.config import interpolate
-from pytest_dibctl.config.models import Obsoleting
+from pytest_dibctl.config.models.upload import Obsoleting
 
 AT, BY = "obsoleted_at", "obsoleted_by"
 """The properties that hold when an image became obsolete, and the id of its successor."""

@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 
 from pytest_dibctl.clouds.regions import ImageRecord, Region
-from pytest_dibctl.config.models import Obsoleting
+from pytest_dibctl.config.models.upload import Obsoleting
 from pytest_dibctl.errors import ApiError, ConfigError
 from pytest_dibctl.publish import image_state
 from pytest_dibctl.publish.desired import SHA512, TESTED

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from pytest_dibctl.clouds.regions import Region
-from pytest_dibctl.config.models import Obsoleting
+from pytest_dibctl.config.models.upload import Obsoleting
 from pytest_dibctl.errors import ApiError, DibctlError
 from pytest_dibctl.publish import image_state
 

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from pytest_dibctl.clouds.regions import ImageRecord, Region
-from pytest_dibctl.config.models import Obsoleting
+from pytest_dibctl.config.models.upload import Obsoleting
 from pytest_dibctl.errors import ArtifactError, ImageNotFoundError
 from pytest_dibctl.image import manifest
 from pytest_dibctl.image.manifest import Difference

@@ -12,7 +12,7 @@ import datetime as dt
 from collections.abc import Callable, Sequence
 
 from pytest_dibctl.clouds.regions import ImageRecord, Region
-from pytest_dibctl.config.models import Obsoleting
+from pytest_dibctl.config.models.upload import Obsoleting
 from pytest_dibctl.errors import ApiError, DibctlError, ExitCode, ImageNotFoundError
 from pytest_dibctl.publish import image_state, unfinished
 from pytest_dibctl.system import signals

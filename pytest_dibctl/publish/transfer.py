@@ -15,7 +15,7 @@ from typing import Literal
 
 from pytest_dibctl.clouds.regions import Change, ImageRecord, ImageSpec, LateError, Region
 from pytest_dibctl.config.merge import ImportSettings
-from pytest_dibctl.config.models import Obsoleting
+from pytest_dibctl.config.models.upload import Obsoleting
 from pytest_dibctl.errors import ApiError, DibctlError, ImageNotFoundError, NotInConfigError
 from pytest_dibctl.publish import image_state, unfinished
 from pytest_dibctl.publish.image_state import BOOT_KEYS, UNFINISHED

@@ -14,7 +14,8 @@ from typing import Protocol, Self
 from pytest_dibctl.clouds.regions import Region
 from pytest_dibctl.config import interpolate
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import Image, UploadEnvironment
+from pytest_dibctl.config.models.images import Image
+from pytest_dibctl.config.models.upload import UploadEnvironment
 from pytest_dibctl.errors import CommandError, DibctlError, ExitCode, StoppedError
 from pytest_dibctl.image import artifact as files
 from pytest_dibctl.image import preprocessing

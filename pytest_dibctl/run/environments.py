@@ -11,7 +11,8 @@ from pytest_dibctl.clouds.protocols import Cloud, Progress
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.catalog import Catalog
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import Image, TestEnvironment
+from pytest_dibctl.config.models.images import Image
+from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import DibctlError, NotInConfigError
 from pytest_dibctl.run.ledger import Ledger, Record, all_runs
 from pytest_dibctl.run.options import RunOptions

@@ -13,7 +13,7 @@ from pytest_dibctl.build import builder
 from pytest_dibctl.clouds.protocols import Instance
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import TestEnvironment
+from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.run import environments
 from pytest_dibctl.run.ledger import Ledger

@@ -21,7 +21,8 @@ from typing import Any
 from pytest_dibctl.clouds.protocols import Instance, Progress
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import Image, TestEnvironment
+from pytest_dibctl.config.models.images import Image
+from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.run.ledger import Ledger, Record
 from pytest_dibctl.run.options import RunOptions

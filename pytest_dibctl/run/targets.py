@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from pytest_dibctl.config.catalog import Catalog
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import Image, TestEnvironment
+from pytest_dibctl.config.models.images import Image
+from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.run.environments import environments_of
 from pytest_dibctl.run.options import RunOptions
 

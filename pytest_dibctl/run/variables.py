@@ -10,7 +10,8 @@ from pathlib import Path
 from pytest_dibctl.clouds.protocols import Instance, Interface
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import Image, TestEnvironment
+from pytest_dibctl.config.models.images import Image
+from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.config.tests_list import EXTERNAL_NAMES
 from pytest_dibctl.guest.ssh import SshAccess
 from pytest_dibctl.image.artifact import Artifact

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pkgutil
 import re
 import shlex
 from importlib import import_module
@@ -14,6 +15,7 @@ import pytest
 from pytest_dibctl import plugin
 from pytest_dibctl.cli import main
 from pytest_dibctl.config import catalog, models, tests_list
+from pytest_dibctl.config.models.section import Section
 from pytest_dibctl.errors import ExitCode
 from pytest_dibctl.plugin import fixtures, host, target_report
 from tests.plugin.conftest import ROOT, Project
@@ -223,6 +225,12 @@ SECTIONS = (
     ("keystone", ("Keystone",)),
 )
 """The headings of docs/configuration.md, and whose keys stand below each."""
+MODELS = {
+    name: model
+    for module in pkgutil.iter_modules(models.__path__, f"{models.__name__}.")
+    for name, model in vars(import_module(module.name)).items()
+    if isinstance(model, type) and issubclass(model, Section)
+}
 
 
 @pytest.mark.parametrize(("heading", "sections"), SECTIONS)
@@ -231,7 +239,7 @@ def test_every_configuration_key_is_documented_where_it_belongs(
 ) -> None:
     text = (ROOT / "docs/configuration.md").read_text().split(f"\n## {heading}\n", 1)[1].split("\n## ")[0]
     documented = {word for span in re.findall(r"`([^`]+)`", text) for word in re.split(r"[^\w*]+", span)}
-    keys = {key for name in sections for key in getattr(models, name).model_fields}
+    keys = {key for name in sections for key in MODELS[name].model_fields}
     if "*_timeout" in documented:
         keys = {key for key in keys if not key.endswith("_timeout")}
     # Nobody writes the sections' own names without what is in them.
@@ -240,11 +248,7 @@ def test_every_configuration_key_is_documented_where_it_belongs(
 
 def test_no_section_is_left_out_of_that() -> None:
     named = {name for _, names in SECTIONS for name in names}
-    sections = {
-        name
-        for name, model in vars(models).items()
-        if isinstance(model, type) and issubclass(model, models.Section)
-    }
+    sections = set(MODELS)
     assert sections - named == {"Section", "Ruled", "Site", "Command"}
 
 

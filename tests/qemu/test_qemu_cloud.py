@@ -23,7 +23,7 @@ from pytest_dibctl.clouds.qemu import guest, qmp
 from pytest_dibctl.clouds.qemu.cloud import QemuCloud, QemuInstance
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.merge import Deadlines
-from pytest_dibctl.config.models import TestEnvironment
+from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import (
     ArtifactError,
     DibctlError,

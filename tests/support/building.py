@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import Image
+from pytest_dibctl.config.models.images import Image
 
 ROOT = """#!/bin/bash
 set -eu

@@ -32,7 +32,7 @@ from pytest_dibctl.clouds.protocols import (
     UploadRequest,
 )
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import TestEnvironment
+from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import (
     DibctlError,
     ImageNotFoundError,

@@ -8,7 +8,7 @@ from typing import Any
 from pytest_dibctl.clouds.protocols import UploadRequest
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.merge import Deadlines
-from pytest_dibctl.config.models import Image
+from pytest_dibctl.config.models.images import Image
 
 
 def upload_request(name: str = "test-image", *, upload: float = 120, **image: Any) -> UploadRequest:

@@ -34,7 +34,7 @@ from openstack.resource import Resource
 import pytest_dibctl
 from pytest_dibctl.clouds.protocols import IN_FLIGHT
 from pytest_dibctl.config.credentials import Credentials
-from pytest_dibctl.config.models import Site
+from pytest_dibctl.config.models.site import Site
 from pytest_dibctl.errors import (
     ApiError,
     AuthorizationError,

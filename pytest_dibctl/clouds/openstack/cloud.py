@@ -32,7 +32,8 @@ from pytest_dibctl.config import merge
 from pytest_dibctl.config.catalog import read_user_data
 from pytest_dibctl.config.credentials import resolve
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import Nova, TestEnvironment
+from pytest_dibctl.config.models.nova import Nova
+from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import ApiError, ConfigError, InstanceError, NotInConfigError, NovaBadRequestError
 from pytest_dibctl.guest.ssh import SshKey
 from pytest_dibctl.image.artifact import Artifact

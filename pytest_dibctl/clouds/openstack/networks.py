@@ -11,7 +11,7 @@ from typing import Any
 from pytest_dibctl.clouds.openstack import marks
 from pytest_dibctl.clouds.openstack.api import NOT_FOUND, Api
 from pytest_dibctl.clouds.protocols import Address, Interface
-from pytest_dibctl.config.models import Nic
+from pytest_dibctl.config.models.nova import Nic
 from pytest_dibctl.config.validation_errors import suggestion
 from pytest_dibctl.errors import ApiError, InstanceError, NovaBadRequestError
 

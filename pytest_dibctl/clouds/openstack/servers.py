@@ -13,7 +13,7 @@ from typing import Any
 
 from pytest_dibctl.clouds.openstack import images, marks, networks
 from pytest_dibctl.clouds.openstack.api import Api
-from pytest_dibctl.config.models import Nova
+from pytest_dibctl.config.models.nova import Nova
 from pytest_dibctl.errors import DibctlError, InstanceError
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_dibctl.build import dib, fingerprint
-from pytest_dibctl.config.models import Command
+from pytest_dibctl.config.models.command import Command
 from pytest_dibctl.image import artifact
 from pytest_dibctl.image.artifact import Identity
 from tests.support import building

@@ -20,7 +20,7 @@ from pytest_dibctl.clouds.openstack import flavors, images, networks
 from pytest_dibctl.clouds.openstack.api import translated
 from pytest_dibctl.clouds.protocols import Address, Flavor, Interface
 from pytest_dibctl.clouds.regions import LateError
-from pytest_dibctl.config.models import Nic
+from pytest_dibctl.config.models.nova import Nic
 from pytest_dibctl.errors import (
     ApiError,
     AuthorizationError,

@@ -23,7 +23,7 @@ from pytest_dibctl.clouds.qemu.cloud import QemuCloud, _unchanged
 from pytest_dibctl.clouds.qemu.console import Console
 from pytest_dibctl.clouds.qemu.instance import State, forwards, read_state
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import TestEnvironment
+from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import ConfigError, InstanceError, NotInConfigError, PreflightError
 from pytest_dibctl.guest.console import clean, diagnose
 from pytest_dibctl.guest.ssh import make_key

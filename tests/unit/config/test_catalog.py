@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.config.catalog import KINDS, Kind, resolve_input
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import Image, ImageTests, Section
+from pytest_dibctl.config.models.images import Image, ImageTests
+from pytest_dibctl.config.models.section import Section
 from pytest_dibctl.config.validation_errors import _sections
 from pytest_dibctl.errors import ConfigError, NotInConfigError
 from tests.unit.config.support import CLOUD, Place

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_dibctl.config import credentials
 from pytest_dibctl.config.credentials import Credentials, Purpose
-from pytest_dibctl.config.models import KEYSTONE_ALIASES, Keystone
+from pytest_dibctl.config.models.keystone import KEYSTONE_ALIASES, Keystone
 from pytest_dibctl.errors import ConfigError, CredentialsError
 
 WHERE = "upload.yaml:2:3 (prod.keystone)"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_dibctl.config import interpolate
-from pytest_dibctl.config.models import Preprocessing
+from pytest_dibctl.config.models.command import Preprocessing
 from pytest_dibctl.errors import ConfigError
 from tests.unit.config.support import Place
 

@@ -13,7 +13,9 @@ from pytest_dibctl.config import merge
 from pytest_dibctl.config.catalog import built_in_environment
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.merge import Deadlines
-from pytest_dibctl.config.models import Image, TestEnvironment, UploadEnvironment
+from pytest_dibctl.config.models.images import Image
+from pytest_dibctl.config.models.test import TestEnvironment
+from pytest_dibctl.config.models.upload import UploadEnvironment
 from pytest_dibctl.errors import ConfigError
 
 OPENSTACK = {"keystone": {}, "nova": {"flavor": "small"}}

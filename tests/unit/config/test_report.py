@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_dibctl.config import report
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import Image
+from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.errors import BuildError
 from tests.unit.config.support import CLOUD, Place
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dibctl.config.models import Preprocessing
+from pytest_dibctl.config.models.command import Preprocessing
 from pytest_dibctl.errors import ConfigError, PreprocessingError
 from pytest_dibctl.image import artifact as images
 from pytest_dibctl.image import preprocessing
@@ -240,7 +240,7 @@ RUN = """
 import sys, time
 from pathlib import Path
 from pytest_dibctl import artifact, preprocess, signals
-from pytest_dibctl.config.models import Preprocessing
+from pytest_dibctl.config.models.command import Preprocessing
 
 cwd, cmdline, use_existing = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "existing"
 with signals.as_keyboard_interrupt():

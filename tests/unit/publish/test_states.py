@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from pytest_dibctl.clouds.glance_content import BootFile
 from pytest_dibctl.clouds.regions import ImageRecord, ImageSpec
-from pytest_dibctl.config.models import Obsoleting
+from pytest_dibctl.config.models.upload import Obsoleting
 from pytest_dibctl.errors import ApiError, DibctlError, NovaForbiddenError
 from pytest_dibctl.publish import obsolete, rotate
 from pytest_dibctl.publish.desired import SHA512, Wanted
