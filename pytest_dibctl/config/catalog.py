@@ -25,7 +25,8 @@ from pytest_dibctl.config.models.upload import UploadEnvironment
 from pytest_dibctl.config.validation_errors import problems as translated
 from pytest_dibctl.config.validation_errors import suggestion
 from pytest_dibctl.config.yaml import source
-from pytest_dibctl.config.yaml.source import Document, Problem
+from pytest_dibctl.config.yaml.problems import Problem, config_error, in_file_order
+from pytest_dibctl.config.yaml.source import Document
 from pytest_dibctl.errors import ConfigError, NotInConfigError
 
 Kind = Literal["images", "test", "upload"]
@@ -196,7 +197,7 @@ def load(
     explicit: dict[Kind, Path | None] = {"images": images, "test": test, "upload": upload}
     catalog, problems = read(cwd=cwd, explicit=explicit, system=system)
     if problems:
-        raise source.config_error(problems)
+        raise config_error(problems)
     for kind in KINDS:
         if kind in need and not any(file.kind == kind for file in catalog.files):
             raise not_found(kind, working_directory(cwd), system)
@@ -290,7 +291,7 @@ class _Reader:
         try:
             settings = model.model_validate({} if data is None else data)
         except ValidationError as error:
-            self.problems += _in_file_order(translated(error, model, label, document))
+            self.problems += in_file_order(translated(error, model, label, document))
             return
         entry = Entry(
             label=label,
@@ -349,12 +350,6 @@ def deprecations(entry: Entry[Section]) -> Iterator[str]:
         yield f"{where}: names Keystone API v2.0; /v3 is used instead"
     if getattr(settings, "neutron", None) is not None:
         yield f"{entry.at('neutron')}: nothing in this section is used"
-
-
-def _in_file_order(found: Iterable[Problem]) -> list[Problem]:
-    return sorted(
-        found, key=lambda problem: (problem.mark.line, problem.mark.column) if problem.mark else (0, 0)
-    )
 
 
 def _place(entry: Entry[Section]) -> str:

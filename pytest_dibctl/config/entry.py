@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from pytest_dibctl.config.models.section import Section
-from pytest_dibctl.config.yaml import source
-from pytest_dibctl.config.yaml.source import Mark
+from pytest_dibctl.config.yaml.marks import Mark, nearest
 
 T_co = TypeVar("T_co", bound=Section, covariant=True)
 
@@ -27,13 +26,13 @@ class Entry(Generic[T_co]):
     def at(self, dotted_key: str = "") -> str:
         """Return "path:line:column (label.dotted.key)", the place being that of the nearest known key."""
         key = f"{self.label}.{dotted_key}" if dotted_key else self.label
-        mark = source.nearest(self.marks, key)
+        mark = nearest(self.marks, key)
         place = f"{self.name}:{mark.line}:{mark.column}" if mark else self.name
         return f"{place} ({key})"
 
     def mark(self, dotted_key: str = "") -> Mark | None:
         """Return the place of the nearest known key."""
-        return source.nearest(self.marks, f"{self.label}.{dotted_key}" if dotted_key else self.label)
+        return nearest(self.marks, f"{self.label}.{dotted_key}" if dotted_key else self.label)
 
     @property
     def name(self) -> str:

@@ -10,8 +10,10 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from pytest_dibctl.config.models.section import Section
+from pytest_dibctl.config.yaml.marks import dotted, nearest
+from pytest_dibctl.config.yaml.problems import Problem
 from pytest_dibctl.config.yaml.scalars import describe
-from pytest_dibctl.config.yaml.source import Document, Problem, dotted, nearest
+from pytest_dibctl.config.yaml.source import Document
 
 _Found = Mapping[str, Any]
 _Say = Callable[[_Found], str]

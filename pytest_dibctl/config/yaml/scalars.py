@@ -7,10 +7,16 @@ user wrote. These types carry both.
 
 from __future__ import annotations
 
+import contextlib
+import re
 from typing import Any, Self
 
 MAX_SHOWN = 40
 """Characters of a wrong value that an error message repeats."""
+
+_DECIMAL = re.compile(r"[-+]?[0-9]+")
+_HEX_OR_OCTAL = re.compile(r"[-+]?0(x[0-9a-fA-F]+|o?[0-7]+|b[01]+)")
+_BOOLEANS = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 
 
 class Integer(int):
@@ -52,6 +58,35 @@ class Flag:
 
     def __hash__(self) -> int:
         return hash(self.value)
+
+
+def scalar(kind: str, text: str) -> Integer | Float | Flag | str | None:
+    """Return the value of ``text``, which YAML takes for a ``kind`` ("int", "bool", "null", ...).
+
+    Text that its kind does not fit stays text. So do dates and numbers in base 60 (``22:30``): no key of
+    the files wants either.
+    """
+    if kind == "null":
+        return None
+    if kind == "bool" and text.lower() in _BOOLEANS:
+        return Flag(text, value=_BOOLEANS[text.lower()])
+    return _number(kind, text.replace("_", ""), text) if kind in {"int", "float"} else text
+
+
+def _number(kind: str, digits: str, text: str) -> Integer | Float | str:
+    with contextlib.suppress(ValueError):  # also raised for more digits than Python converts
+        if kind == "int" and _HEX_OR_OCTAL.fullmatch(digits):
+            return Integer(int(_python_octal(digits), 0), text)
+        if kind == "int" and _DECIMAL.fullmatch(digits):
+            return Integer(int(digits), text)
+        if kind == "float" and ":" not in digits:
+            return Float(float(digits.lower().replace(".inf", "inf").replace(".nan", "nan")), text)
+    return text
+
+
+def _python_octal(digits: str) -> str:
+    """Return Python's ``0o17`` for YAML 1.1's ``017``."""
+    return re.sub(r"^([-+]?)0o?(?=[0-7])", r"\g<1>0o", digits)
 
 
 def as_text(value: Any) -> Any:

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_dibctl.config.yaml import source
+from pytest_dibctl.config.yaml.marks import Mark, nearest
 from pytest_dibctl.config.yaml.scalars import Flag, as_text
-from pytest_dibctl.config.yaml.source import Document, Mark
+from pytest_dibctl.config.yaml.source import Document
+from pytest_dibctl.config.yaml.text import MAX_BYTES
 
 FILE = Path("f.yaml")
 
@@ -57,10 +59,10 @@ def test_every_key_and_list_item_has_its_place() -> None:
 
 def test_the_nearest_place_is_that_of_the_closest_known_key() -> None:
     marks = parse("one:\n  list:\n    - {b: 2}\n").marks
-    assert source.nearest(marks, "one.list[0].missing.deeper") == Mark(line=3, column=7)
-    assert source.nearest(marks, "one.list[7]") == Mark(line=2, column=3)
-    assert source.nearest(marks, "one.other") == Mark(line=1, column=1)
-    assert source.nearest(marks, "none") is None
+    assert nearest(marks, "one.list[0].missing.deeper") == Mark(line=3, column=7)
+    assert nearest(marks, "one.list[7]") == Mark(line=2, column=3)
+    assert nearest(marks, "one.other") == Mark(line=1, column=1)
+    assert nearest(marks, "none") is None
 
 
 @both_parsers
@@ -225,7 +227,7 @@ def test_a_deep_chain_of_aliases_is_an_error() -> None:
         (b"a: {b: 'caf\xe9'}\n", "f.yaml:1:12: is not UTF-8 text; save the file as UTF-8"),
         ("a: 1\n".encode("utf-16"), "f.yaml:1:1: is not UTF-8 text; save the file as UTF-8"),
         (b"a:\n  b: x\x07y\n", "f.yaml:2:7: holds the control character U+0007, which YAML forbids"),
-        (b"#" * (source.MAX_BYTES + 1), "f.yaml: is larger than 4 MiB, which no configuration is"),
+        (b"#" * (MAX_BYTES + 1), "f.yaml: is larger than 4 MiB, which no configuration is"),
     ],
 )
 def test_bytes_that_are_no_yaml(content: bytes, said: str, tmp_path: Path) -> None:

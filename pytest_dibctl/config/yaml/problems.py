@@ -1,0 +1,57 @@
+"""What is wrong with a file: a problem has a place and goes on, an UnreadableError ends the reading."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+from pytest_dibctl.config.yaml.marks import Mark
+from pytest_dibctl.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing that is wrong, at one place.
+
+    ``shown`` is the file's name in messages; ``key`` is dotted, and empty where no key is concerned.
+    """
+
+    shown: str
+    mark: Mark | None
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.shown}:{self.mark.line}:{self.mark.column}" if self.mark else self.shown
+        return ": ".join(part for part in (place, self.key, self.message) if part)
+
+
+class UnreadableError(Exception):
+    """The rest of the file cannot be read. ``problem`` says why; it never leaves this package."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+def refuse(shown: str, message: str, mark: Mark | None = None) -> NoReturn:
+    """Raise UnreadableError for the file that messages call ``shown``."""
+    raise UnreadableError(Problem(shown=shown, mark=mark, key="", message=message)) from None
+
+
+def in_file_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Return ``problems`` by line and column; those without a place come first."""
+
+    def place(problem: Problem) -> tuple[int, int]:
+        return (problem.mark.line, problem.mark.column) if problem.mark else (0, 0)
+
+    return tuple(sorted(problems, key=place))
+
+
+def config_error(problems: Sequence[Problem], *, hint: str | None = None) -> ConfigError:
+    """Return one error that lists all ``problems``, of which there is at least one."""
+    if len(problems) == 1:
+        return ConfigError(str(problems[0]), hint=hint)
+    lines = "\n".join(str(problem) for problem in problems)
+    return ConfigError(f"the configuration has {len(problems)} errors:\n{lines}", hint=hint)
