@@ -52,8 +52,9 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 def _labels(kind: str) -> Callable[..., Iterable[str]]:
     def complete(parsed_args: argparse.Namespace, **_others: Any) -> Iterable[str]:
         from pytest_dibctl.config import catalog
+        from pytest_dibctl.config.kinds import KINDS
 
-        given = {name: getattr(parsed_args, f"{name}_config", None) for name in catalog.KINDS}
+        given = {name: getattr(parsed_args, f"{name}_config", None) for name in KINDS}
         # What is wrong with the files is not said while somebody types.
         loaded, _ = catalog.read(cwd=Path.cwd(), explicit=given)
         return sorted(getattr(loaded, kind))

@@ -9,12 +9,15 @@ from typing import Any
 
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.config import tests_list
-from pytest_dibctl.config.catalog import NOUNS, SYSTEM, Catalog, Override, SourceFile, exists, resolve_input
+from pytest_dibctl.config.catalog import Catalog, Override, SourceFile
 from pytest_dibctl.config.entry import Entry
+from pytest_dibctl.config.input_files import exists, resolve_input
+from pytest_dibctl.config.kinds import NOUNS
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.config.models.nova import Nova
 from pytest_dibctl.config.models.qemu import Qemu
 from pytest_dibctl.config.models.section import Section
+from pytest_dibctl.config.search import SYSTEM, not_found, working_directory
 from pytest_dibctl.errors import DibctlError
 
 Check = Callable[[Entry[Image], Path], object]
@@ -113,7 +116,7 @@ def validate(
     ``checks`` are made of every image besides. Whatever is wrong is in the result; raises ConfigError only
     when the current directory is gone.
     """
-    here = configuration.working_directory(cwd)
+    here = working_directory(cwd)
     catalog, problems = configuration.read(
         cwd=here,
         explicit={"images": images, "test": test, "upload": upload},
@@ -121,7 +124,7 @@ def validate(
     )
     errors = [str(problem) for problem in problems]
     if not problems and not any(file.kind == "images" for file in catalog.files):
-        errors.append(_one_line(configuration.not_found("images", here, system)))
+        errors.append(_one_line(not_found("images", here, system)))
     errors += _environment_errors(catalog, here)
     return Report(
         files=catalog.files,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pytest_dibctl.config.catalog import KINDS, NOUNS, Kind
+from pytest_dibctl.config.kinds import KINDS, NOUNS, Kind
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest_dibctl
 from pytest_dibctl.config import interpolate
-from pytest_dibctl.config.catalog import exists, resolve_input
+from pytest_dibctl.config.input_files import exists, resolve_input
 from pytest_dibctl.config.validation_errors import suggestion
 from pytest_dibctl.errors import ConfigError, NotInConfigError
 

@@ -29,9 +29,9 @@ from pytest_dibctl.clouds.protocols import (
 )
 from pytest_dibctl.clouds.regions import ImageSpec
 from pytest_dibctl.config import merge
-from pytest_dibctl.config.catalog import read_user_data
 from pytest_dibctl.config.credentials import resolve
 from pytest_dibctl.config.entry import Entry
+from pytest_dibctl.config.input_files import read_user_data
 from pytest_dibctl.config.models.nova import Nova
 from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import ApiError, ConfigError, InstanceError, NotInConfigError, NovaBadRequestError

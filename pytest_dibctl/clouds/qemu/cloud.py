@@ -18,8 +18,8 @@ from typing import Any
 from pytest_dibctl.clouds.protocols import BootRequest, CloudImage, LeakedResource, Progress, UploadRequest
 from pytest_dibctl.clouds.qemu import accel, guest, machine, seed
 from pytest_dibctl.clouds.qemu.instance import QemuInstance, State, open_log, read_state
-from pytest_dibctl.config.catalog import read_user_data
 from pytest_dibctl.config.entry import Entry
+from pytest_dibctl.config.input_files import read_user_data
 from pytest_dibctl.config.models.qemu import Qemu
 from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import (

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_dibctl.config import catalog as configuration
-from pytest_dibctl.config.catalog import KINDS, Kind, resolve_input
 from pytest_dibctl.config.entry import Entry
+from pytest_dibctl.config.input_files import resolve_input
+from pytest_dibctl.config.kinds import KINDS, Kind
 from pytest_dibctl.config.models.images import Image, ImageTests
 from pytest_dibctl.config.models.section import Section
 from pytest_dibctl.config.validation_errors import _sections

@@ -8,7 +8,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from pytest_dibctl.config.catalog import KINDS, Kind
+from pytest_dibctl.config.kinds import KINDS, Kind
 from pytest_dibctl.config.schema import render, schema
 
 ROOT = Path(__file__).parents[3]

@@ -1,0 +1,83 @@
+"""Where configuration files are searched for, and what messages call them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from pytest_dibctl.config.input_files import exists
+from pytest_dibctl.config.kinds import Kind
+from pytest_dibctl.config.yaml.problems import Problem
+from pytest_dibctl.errors import ConfigError
+
+SYSTEM = Path("/etc/dibctl")
+"""The folder of least priority."""
+PLACES = ("configs", "dibctl", ".")
+"""The folders below the working directory, in ascending priority; SYSTEM comes before them."""
+OPTIONS: Mapping[Kind, str] = MappingProxyType(
+    {"images": "--images-config", "test": "--test-config", "upload": "--upload-config"},
+)
+"""The option that names a file of each kind, which is then read instead of a search."""
+
+
+def working_directory(cwd: Path | None) -> Path:
+    """Return ``cwd``, or the current directory, as an absolute path; raises ConfigError if it was removed."""
+    try:
+        return Path.cwd() if cwd is None else cwd.absolute()
+    except FileNotFoundError:
+        raise ConfigError(
+            "the current directory does not exist any more", hint="change to another one"
+        ) from None
+
+
+def shown_path(path: Path, cwd: Path) -> str:
+    """Return what messages call ``path``: relative to ``cwd`` where it lies below, else absolute."""
+    return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)
+
+
+def find_files(kind: Kind, cwd: Path, system: Path) -> tuple[list[Path], list[Problem]]:
+    """Return the existing files of ``kind``, least priority first, and the folders that cannot be read.
+
+    A file that two places lead to is returned once, at its higher priority.
+    """
+    paths: dict[str, Path] = {}
+    problems: list[Problem] = []
+    for folder in _folders(cwd, system):
+        try:
+            for path in _files_in(folder, kind):
+                real = os.path.realpath(path)  # Path.resolve raises for a link that leads to itself
+                paths.pop(real, None)
+                paths[real] = path
+        except OSError as error:
+            message = f"cannot be read: {error.strerror}"
+            problems.append(Problem(shown=shown_path(folder, cwd), mark=None, key="", message=message))
+    return list(paths.values()), problems
+
+
+def not_found(kind: Kind, cwd: Path, system: Path) -> ConfigError:
+    """Return the error that says where files of ``kind`` were searched for in vain."""
+    folders = _folders(cwd, system)
+    names = [shown_path(folder / f"{kind}.yaml", cwd) for folder in folders]
+    misnamed = [
+        shown_path(folder / f"{kind}.yml", cwd) for folder in folders if exists(folder / f"{kind}.yml")
+    ]
+    hint = f"change to the directory that has it, or give its path with {OPTIONS[kind]}"
+    return ConfigError(
+        f"there is no {kind}.yaml; looked in {cwd} for {', '.join(names)} and {kind}.d/*.yaml beside each",
+        hint=f"rename {misnamed[0]} to {kind}.yaml" if misnamed else hint,
+    )
+
+
+def _folders(cwd: Path, system: Path) -> tuple[Path, ...]:
+    return (system, *(cwd / name for name in PLACES))
+
+
+def _files_in(folder: Path, kind: Kind) -> Iterator[Path]:
+    single, several = folder / f"{kind}.yaml", folder / f"{kind}.d"
+    if single.exists() or single.is_symlink():  # a dangling link is an error to report, not an absence
+        yield single
+    if several.is_dir():
+        names = sorted(path.name for path in several.iterdir())
+        yield from (several / name for name in names if name.endswith(".yaml") and not name.startswith("."))
