@@ -1,6 +1,7 @@
 """Configuration: from the text of three YAML files to frozen values that know where they were written.
 
-``catalog.load`` is the way in; ``merge``, ``interpolate``, ``entries`` and ``credentials`` say what the
-values mean once they are used; ``report`` and ``schema`` are what ``dibctl validate`` and ``dibctl schema``
-print.
+``catalog.load`` is the way in. It reads the files that ``search`` finds with ``yaml``, validates each entry
+with the models of its kind (``kinds``, ``models``), and hands out ``entry.Entry`` by label (``selection``).
+What the values mean at use is in ``merge``, ``interpolate``, ``tests_list``, ``input_files`` and
+``credentials``; ``report`` and ``schema`` are what ``dibctl validate`` and ``dibctl schema`` print.
 """

@@ -1,8 +1,8 @@
-"""Which credentials count when the file and the environment both have some.
+"""The credentials that count when both the file and the environment variables have some.
 
-dibctl's rules. For tests the file wins, except that OS_PASSWORD wins over the file's password; for upload,
-obsolete and rotate the environment wins. With ``cloud: NAME`` (an entry of clouds.yaml) the environment is
-ignored. Nothing here talks to a cloud.
+dibctl's rules: for tests the file counts, except that OS_PASSWORD replaces the file's password; for upload,
+obsolete and rotate the environment counts. With ``cloud: NAME`` (an entry of clouds.yaml) the environment
+is ignored. No cloud is asked here.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ VARIABLES: Mapping[str, tuple[str, ...]] = {
     "application_credential_name": ("OS_APPLICATION_CREDENTIAL_NAME",),
     "application_credential_secret": ("OS_APPLICATION_CREDENTIAL_SECRET",),
 }
-"""The environment variables of each value, the first that is set counting."""
+"""The environment variables of each value; the first that is set counts."""
 
 _GROUPS = (
     ("auth_url",),
@@ -54,7 +54,7 @@ _GROUPS = (
     ("application_credential_id", "application_credential_name"),
     ("application_credential_secret",),
 )
-"""Values that answer one question: the source that has any of a group decides the whole group."""
+"""Values that belong together: the first source that has one of a group decides the whole group."""
 
 _SECRETS = frozenset({"password", "application_credential_secret"})
 _VERSION_SUFFIX = re.compile(r"/v\d+(\.\d+)?$")
@@ -62,7 +62,7 @@ _VERSION_SUFFIX = re.compile(r"/v\d+(\.\d+)?$")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Credentials:
-    """Enough to log in. ``sources`` says for each value where it came from, for messages.
+    """Enough to log in. ``sources`` names the origin of each value, for messages.
 
     With method "cloud" only ``cloud`` and ``region_name`` are set.
     """
@@ -86,12 +86,14 @@ class Credentials:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Found:
-    value: str
+class _Value:
+    """A value and its origin: a variable, or a place in the file."""
+
+    text: str
     source: str
 
 
-_Values = dict[str, _Found]
+_Values = dict[str, _Value]
 
 
 def resolve(
@@ -102,13 +104,13 @@ def resolve(
     where: str,
     fixed_cloud: bool = False,
 ) -> Credentials:
-    """Return what to log in with.
+    """Return the credentials to log in with.
 
     ``where`` is the place of the section, for messages. With ``fixed_cloud`` an OS_AUTH_URL that leads to
-    another cloud than the file's is refused: for rotate, and whenever several environments are named.
+    another cloud than the file's is refused: for rotate, and when several environments are named.
 
-    Raises CredentialsError naming everything that is missing and where it was looked for, ConfigError for
-    an OS_AUTH_URL that is refused.
+    Raises CredentialsError with everything that is missing and where it was looked for, ConfigError for an
+    OS_AUTH_URL that is refused.
     """
     if keystone.cloud is not None:
         return Credentials(
@@ -127,23 +129,23 @@ def resolve(
 
 
 def _from_file(keystone: Keystone, where: str) -> _Values:
-    found: _Values = {}
+    values: _Values = {}
     for name in VARIABLES:
-        value = getattr(keystone, name)
-        if value is not None:
-            plain = value.get_secret_value() if isinstance(value, SecretStr) else value
-            found[name] = _Found(value=plain, source=f"{where}: {keystone.key(name)}")
-    return found
+        setting = getattr(keystone, name)
+        if setting is not None:
+            text = setting.get_secret_value() if isinstance(setting, SecretStr) else setting
+            values[name] = _Value(text=text, source=f"{where}: {keystone.key(name)}")
+    return values
 
 
 def _from_environment(environ: Mapping[str, str]) -> _Values:
-    """Return what is set; an empty variable counts as unset, as openrc files leave them."""
-    found: _Values = {}
+    """Return the variables that are set; an empty one counts as unset, since openrc files leave such."""
+    values: _Values = {}
     for name, variables in VARIABLES.items():
         variable = next((variable for variable in variables if environ.get(variable)), None)
         if variable:
-            found[name] = _Found(value=environ[variable], source=variable)
-    return found
+            values[name] = _Value(text=environ[variable], source=variable)
+    return values
 
 
 def _merged(file: _Values, environment: _Values, purpose: Purpose) -> _Values:
@@ -158,7 +160,7 @@ def _merged(file: _Values, environment: _Values, purpose: Purpose) -> _Values:
 
 
 def _method(file: _Values, environment: _Values, purpose: Purpose) -> Method:
-    """Return how to log in: the source of higher priority that says so decides."""
+    """Return how to log in: the source of higher priority that has a secret or a user decides."""
     for values in (environment, file) if purpose == "publish" else (file, environment):
         if "application_credential_secret" in values:
             return "application_credential"
@@ -167,20 +169,20 @@ def _method(file: _Values, environment: _Values, purpose: Purpose) -> Method:
     return "password"
 
 
-def _refuse_other_cloud(file: _Found | None, environment: _Found | None, where: str) -> None:
-    if file and environment and _same_url(file.value) != _same_url(environment.value):
+def _refuse_other_cloud(file: _Value | None, environment: _Value | None, where: str) -> None:
+    if file and environment and _without_version(file.text) != _without_version(environment.text):
         raise ConfigError(
-            f"{where}: OS_AUTH_URL is {environment.value}, the file says {file.value}; "
+            f"{where}: OS_AUTH_URL is {environment.text}, the file says {file.text}; "
             "it would send this to another cloud",
             hint="unset OS_AUTH_URL, or make the two agree",
         )
 
 
-def _same_url(url: str) -> tuple[str, str, str]:
-    """Return what two URLs of one Keystone have in common, whatever version they name."""
+def _without_version(url: str) -> tuple[str, str, str]:
+    """Return scheme, host and path of a Keystone's URL without its version: equal for the same Keystone."""
     try:
         parts = urlsplit(url.strip())
-    except ValueError:  # not a URL at all; then only the same text is the same
+    except ValueError:  # no URL at all: it equals the same text only
         return ("", "", url)
     return (parts.scheme.lower(), parts.netloc.lower(), _VERSION_SUFFIX.sub("", parts.path.rstrip("/")))
 
@@ -189,18 +191,18 @@ def _refuse_incomplete(values: _Values, method: Method, keystone: Keystone, wher
     missing = [names[0] for names in _needed(method, values) if not any(name in values for name in names)]
     if not missing:
         return
-    looked = "; ".join(
+    listed = "; ".join(
         f"{name} (looked for the key {keystone.key(name)} and the variable {' or '.join(VARIABLES[name])})"
         for name in missing
     )
     raise CredentialsError(
-        f"{where}: not enough credentials, missing {looked}",
+        f"{where}: not enough credentials, missing {listed}",
         hint="set the variables (source an openrc file) or write the keys into the section",
     )
 
 
 def _needed(method: Method, values: _Values) -> Iterator[tuple[str, ...]]:
-    """Yield what must be there, each as names of which one is enough."""
+    """Yield the values that ``method`` needs, each as names of which one is enough."""
     yield ("auth_url",)
     if method == "application_credential":
         yield ("application_credential_id", "application_credential_name")
@@ -214,24 +216,24 @@ def _needed(method: Method, values: _Values) -> Iterator[tuple[str, ...]]:
 
 
 def _credentials(values: _Values, method: Method) -> Credentials:
-    used = {name: found for name, found in values.items() if name in _used_by(method, values)}
-    plain = {name: found.value for name, found in used.items()}
+    used = {name: value for name, value in values.items() if name in _used_by(method, values)}
+    plain = {name: value.text for name, value in used.items()}
     plain["auth_url"] = IDENTITY_V2.sub("/v3", plain["auth_url"])
     if "username" in plain:
         plain |= _domain("user", plain)
     if method == "password":
         plain |= _domain("project", plain)
     arguments: dict[str, Any] = {
-        name: SecretStr(value) if name in _SECRETS else value
-        for name, value in plain.items()
+        name: SecretStr(text) if name in _SECRETS else text
+        for name, text in plain.items()
         if name not in {"user_domain", "project_domain"}
     }
-    sources = {name: found.source for name, found in used.items()}
+    sources = {name: value.source for name, value in used.items()}
     return Credentials(method=method, **arguments, sources=sources)
 
 
 def _used_by(method: Method, values: _Values) -> set[str]:
-    """Return the values that ``method`` logs in with; others would make Keystone refuse."""
+    """Return the values that ``method`` logs in with; with any other, Keystone would refuse the login."""
     user = {"username", "user_domain", "user_domain_id", "user_domain_name"}
     common = {"auth_url", "region_name"}
     if method == "password":
@@ -242,9 +244,10 @@ def _used_by(method: Method, values: _Values) -> set[str]:
 
 
 def _domain(owner: str, plain: Mapping[str, str]) -> dict[str, str]:
-    """Return the domain of the user or project where only dibctl's bare key, or nothing, names it.
+    """Return the domain of the user or project (``owner``), unless its id or name is given.
 
-    A bare "default" is the id that every Keystone has; any other bare value is a name.
+    dibctl's key without ``_id`` or ``_name`` holds an id if it is "default", which every Keystone has, and
+    otherwise a name. Without any key the domain is the default one.
     """
     if f"{owner}_domain_id" in plain or f"{owner}_domain_name" in plain:
         return {}

@@ -15,7 +15,10 @@ T_co = TypeVar("T_co", bound=Section, covariant=True)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry(Generic[T_co]):
-    """What a file says under one label. ``path`` is that file, ``shown`` how messages name it."""
+    """The settings under one label of a file.
+
+    ``path`` is that file, ``shown`` its name in messages; ``marks`` are the places of the file's dotted keys.
+    """
 
     label: str
     settings: T_co
@@ -24,17 +27,17 @@ class Entry(Generic[T_co]):
     marks: Mapping[str, Mark] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def at(self, dotted_key: str = "") -> str:
-        """Return "path:line:column (label.dotted.key)", the place being that of the nearest known key."""
+        """Return "path:line:column (label.dotted.key)"; the place is that of the nearest key in the file."""
         key = f"{self.label}.{dotted_key}" if dotted_key else self.label
         mark = nearest(self.marks, key)
         place = f"{self.name}:{mark.line}:{mark.column}" if mark else self.name
         return f"{place} ({key})"
 
     def mark(self, dotted_key: str = "") -> Mark | None:
-        """Return the place of the nearest known key."""
+        """Return the place of the nearest key in the file; None if the entry comes from no file."""
         return nearest(self.marks, f"{self.label}.{dotted_key}" if dotted_key else self.label)
 
     @property
     def name(self) -> str:
-        """How messages name the file."""
+        """The file's name in messages."""
         return self.shown or str(self.path)

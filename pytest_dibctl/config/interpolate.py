@@ -1,7 +1,7 @@
-"""``%(name)s`` in command lines and file names, filled in at use.
+"""``%(name)s`` in command lines and file names, replaced at use.
 
-A command line is first split as a shell would split it, then each argument is filled in: a file name with
-spaces or quotes stays one argument, and nothing is ever run by a shell.
+A command line is split first, as a shell would split it; then the names in each argument are replaced. So a
+file name with spaces or quotes stays one argument, and no shell runs.
 """
 
 from __future__ import annotations
@@ -10,13 +10,10 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
+from pytest_dibctl.config.models.command import Preprocessing
 from pytest_dibctl.config.validation_errors import suggestion
 from pytest_dibctl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pytest_dibctl.config.models.command import Preprocessing
 
 _PLACEHOLDER = re.compile(r"%(?:(?P<percent>%)|\((?P<name>[^()]*)\)(?P<suffix>s)?|)")
 _SHELL = re.compile(
@@ -25,12 +22,12 @@ _SHELL = re.compile(
 )
 """What a shell sees in a command line: quoted parts, which hide operators, and operators."""
 _EXPANSION = re.compile(r"\\.|(?P<operator>`|\$[A-Za-z_{(])", re.DOTALL)
-"""What a shell sees even between double quotes."""
+"""What a shell sees between double quotes too."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreparedCommand:
-    """A command that is ready to run, and the file that it makes."""
+    """A command that is ready to run, and the name of the file that it makes."""
 
     argv: tuple[str, ...]
     output_filename: str
@@ -39,7 +36,7 @@ class PreparedCommand:
 def text(template: str, names: Mapping[str, str], where: str) -> str:
     """Return ``template`` with every ``%(name)s`` replaced and ``%%`` as a percent sign.
 
-    ``where`` is the setting, for messages. Raises ConfigError for an unknown name or a lone ``%``.
+    ``where`` names the setting in messages. Raises ConfigError for an unknown name and for a single ``%``.
     """
 
     def fill(match: re.Match[str]) -> str:
@@ -49,7 +46,7 @@ def text(template: str, names: Mapping[str, str], where: str) -> str:
         if name is None:
             raise ConfigError(f"{where}: a single % in {template!r}", hint="write %% for a percent sign")
         if name not in names:
-            raise ConfigError(f"{where}: unknown name %({name})s", hint=_known(name, names))
+            raise ConfigError(f"{where}: unknown name %({name})s", hint=_known_names(name, names))
         if not match["suffix"]:
             raise ConfigError(f"{where}: %({name}) lacks its final s", hint=f"write %({name})s")
         return names[name]
@@ -58,15 +55,15 @@ def text(template: str, names: Mapping[str, str], where: str) -> str:
 
 
 def command(cmdline: str, names: Mapping[str, str], where: str) -> list[str]:
-    """Return the argv that ``cmdline`` stands for.
+    """Return the argv of ``cmdline``, with every ``%(name)s`` replaced.
 
-    Raises ConfigError for what ``text`` refuses, for broken quotes, and for what only a shell can do.
+    Raises ConfigError as ``text`` does, for an empty line, for open quotes, and for what needs a shell.
     """
     try:
         arguments = shlex.split(cmdline)
     except ValueError as error:
-        said = str(error).lower()
-        raise ConfigError(f"{where}: {said} in {cmdline!r}", hint="close every quote") from None
+        reason = str(error).lower()
+        raise ConfigError(f"{where}: {reason} in {cmdline!r}", hint="close every quote") from None
     if not arguments:
         raise ConfigError(f"{where}: the command line is empty")
     _refuse_shell(cmdline, where)
@@ -83,7 +80,8 @@ def preprocessing(
 ) -> PreparedCommand:
     """Return the command of a ``preprocessing`` section, found at ``where``.
 
-    The output's name is filled in first, so that the command line can use it. Raises ConfigError.
+    The name of the output is made first, so that the command line can use it. Raises ConfigError as
+    ``command`` does.
     """
     names = {
         "input_filename": input_filename,
@@ -95,14 +93,14 @@ def preprocessing(
     return PreparedCommand(argv=tuple(argv), output_filename=output)
 
 
-def _known(name: str, names: Mapping[str, str]) -> str:
+def _known_names(name: str, names: Mapping[str, str]) -> str:
     near = suggestion(name, names, listed="")
-    known = f"known names: {', '.join(sorted(names)) or 'none'}"
-    return f"{near} {known}" if near.startswith("did") else known
+    listed = f"known names: {', '.join(sorted(names)) or 'none'}"
+    return f"{near} {listed}" if near.startswith("did") else listed
 
 
 def _refuse_shell(cmdline: str, where: str) -> None:
-    """Raise for pipes, redirections and variables: passed on as plain text, they would mislead."""
+    """Raise ConfigError for pipes, redirections and variables, which a command would get as plain text."""
     for operator in _shell_operators(cmdline):
         raise ConfigError(
             f"{where}: {operator!r} needs a shell, and commands run without one",
@@ -112,10 +110,10 @@ def _refuse_shell(cmdline: str, where: str) -> None:
 
 
 def _shell_operators(cmdline: str) -> Iterator[str]:
-    for found in _SHELL.finditer(cmdline):
-        if found["double"] is not None:
+    for match in _SHELL.finditer(cmdline):
+        if match["double"] is not None:
             yield from (
-                inner["operator"] for inner in _EXPANSION.finditer(found["double"]) if inner["operator"]
+                inner["operator"] for inner in _EXPANSION.finditer(match["double"]) if inner["operator"]
             )
-        elif found["operator"]:
-            yield found["operator"]
+        elif match["operator"]:
+            yield match["operator"]

@@ -1,7 +1,7 @@
-"""What an image and an environment say together.
+"""The settings of an image and of an environment, merged.
 
-dibctl's rules: the larger of two deadlines or minimums counts, properties and tags are joined, the
-environment decides about formats, endpoint and API version, the image about everything else.
+dibctl's rules: the larger of two deadlines or minimums counts; properties and tags are joined; formats,
+endpoint and API version come from the environment first, everything else from the image first.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Visibility = Literal["public", "private", "shared", "community"]
 
 SSH_PORT = 22
 QEMU_PORT_WAIT = 600.0
-"""Seconds; a guest without KVM needs more than dibctl's 61 s to answer."""
+"""Seconds; a guest without KVM answers later than dibctl's 61 s allow."""
 DISK_FORMAT = "qcow2"
 CONTAINER_FORMAT = "bare"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Deadlines:
-    """Seconds each step may take; defaults are dibctl's."""
+    """Seconds that each step may take; the defaults are dibctl's."""
 
     upload: float = 360
     keypair: float = 10
@@ -43,8 +43,8 @@ class Deadlines:
 class ImportSettings:
     """How an image gets into Glance: ``method`` None is a plain upload; ``stores`` are Glance's names.
 
-    ``uri`` is where Glance itself fetches the file, for "web-download"; ``region`` and ``image_id`` are what
-    it fetches, for "glance-download".
+    With "web-download" Glance fetches the file from ``uri``; with "glance-download" it fetches the image
+    ``image_id`` of ``region``.
     """
 
     method: str | None = None
@@ -56,7 +56,7 @@ class ImportSettings:
 
     @property
     def is_fetched(self) -> bool:
-        """Whether Glance gets the bytes by itself."""
+        """Whether Glance fetches the bytes itself, so that none are sent."""
         return self.method in {"web-download", "glance-download"}
 
 
@@ -64,8 +64,8 @@ class ImportSettings:
 class MergedGlance:
     """What Glance is told. ``upload_timeout`` in seconds, ``min_disk`` in GiB, ``min_ram`` in MiB.
 
-    ``api_version`` is what the files ask for; version 2 is what is used. ``members`` are ids or names of
-    projects.
+    ``api_version`` is the one that the files ask for; version 2 is used whatever it is. ``members`` are ids
+    or names of projects.
     """
 
     name: str | None
@@ -85,40 +85,43 @@ class MergedGlance:
 
     @property
     def public(self) -> bool:
-        """Whether everybody sees the image."""
+        """Whether every project sees the image."""
         return self.visibility == "public"
 
 
 def deadlines(image: Entry[Image], environment: Entry[TestEnvironment]) -> Deadlines:
     """Return the deadline of each step: the largest that either file gives, else the default."""
-    here = image.settings
-    return _deadlines(environment, here.nova, here.glance.upload_timeout, here.tests.port_wait_timeout)
+    settings = image.settings
+    return _deadlines(
+        environment, settings.nova, settings.glance.upload_timeout, settings.tests.port_wait_timeout
+    )
 
 
 def environment_deadlines(environment: Entry[TestEnvironment]) -> Deadlines:
-    """Return the deadlines that an environment gives whatever the image; for removals of dead runs."""
+    """Return the deadlines of an environment without an image; for the removal of dead runs' resources."""
     return _deadlines(environment, NovaTimeouts(), None, None)
 
 
 def _deadlines(
     environment: Entry[TestEnvironment],
-    ours: NovaTimeouts,
-    upload: float | None,
-    port_wait: float | None,
+    of_image: NovaTimeouts,
+    image_upload: float | None,
+    image_port: float | None,
 ) -> Deadlines:
+    """Merge the deadlines of ``environment`` with those of an image, which are the other arguments."""
     default = Deadlines()
-    there = environment.settings
-    theirs: NovaTimeouts = there.nova or there.qemu or NovaTimeouts()
-    port = there.tests.port_wait_timeout
-    if port is None and there.engine == "qemu":
+    settings = environment.settings
+    of_engine: NovaTimeouts = settings.nova or settings.qemu or NovaTimeouts()
+    port = settings.tests.port_wait_timeout
+    if port is None and settings.engine == "qemu":
         port = QEMU_PORT_WAIT
     return Deadlines(
-        upload=_largest(upload, there.glance.upload_timeout, default=default.upload),
-        keypair=_largest(ours.keypair_timeout, theirs.keypair_timeout, default=default.keypair),
-        create=_largest(ours.create_timeout, theirs.create_timeout, default=default.create),
-        active=_largest(ours.active_timeout, theirs.active_timeout, default=default.active),
-        cleanup=_largest(ours.cleanup_timeout, theirs.cleanup_timeout, default=default.cleanup),
-        port=_largest(port_wait, port, default=default.port),
+        upload=_largest(image_upload, settings.glance.upload_timeout, default=default.upload),
+        keypair=_largest(of_image.keypair_timeout, of_engine.keypair_timeout, default=default.keypair),
+        create=_largest(of_image.create_timeout, of_engine.create_timeout, default=default.create),
+        active=_largest(of_image.active_timeout, of_engine.active_timeout, default=default.active),
+        cleanup=_largest(of_image.cleanup_timeout, of_engine.cleanup_timeout, default=default.cleanup),
+        port=_largest(image_port, port, default=default.port),
     )
 
 
@@ -127,41 +130,45 @@ def glance(
 ) -> MergedGlance:
     """Return what Glance is told of ``image`` in ``environment``.
 
-    In a test environment the image is private and not protected, whatever the files say: it must be
-    deletable, and nobody else may boot it.
+    In a test environment the image is private and not protected, whatever the files say: the run must be
+    able to delete it, and no other project may boot it.
     """
-    here, there = image.settings.glance, environment.settings.glance
+    of_image, of_environment = image.settings.glance, environment.settings.glance
     published = isinstance(environment.settings, UploadEnvironment)
-    members = tuple(dict.fromkeys((*here.members, *there.members))) if published else ()
+    importing = _importing(of_environment if _sets_import(of_environment) else of_image)
+    members = tuple(dict.fromkeys((*of_image.members, *of_environment.members))) if published else ()
     return MergedGlance(
-        name=here.name or there.name,
-        disk_format=there.disk_format or here.disk_format or DISK_FORMAT,
-        container_format=there.container_format or here.container_format or CONTAINER_FORMAT,
-        visibility=_visibility(here, there, members) if published else "private",
+        name=of_image.name or of_environment.name,
+        disk_format=of_environment.disk_format or of_image.disk_format or DISK_FORMAT,
+        container_format=of_environment.container_format or of_image.container_format or CONTAINER_FORMAT,
+        visibility=_visibility(of_image, of_environment, members) if published else "private",
         members=members,
-        protected=published and bool(here.protected or there.protected),
-        min_disk=max(here.min_disk or 0, there.min_disk or 0),
-        min_ram=max(here.min_ram or 0, there.min_ram or 0),
-        properties={**here.properties, **there.properties},
-        tags=tuple(dict.fromkeys((*here.tags, *there.tags))),
-        endpoint=there.endpoint or here.endpoint,
-        upload_timeout=_largest(here.upload_timeout, there.upload_timeout, default=Deadlines.upload),
-        api_version=there.api_version or here.api_version,
-        importing=_importing(there if _says_import(there) else here) if published else ImportSettings(),
+        protected=published and bool(of_image.protected or of_environment.protected),
+        min_disk=max(of_image.min_disk or 0, of_environment.min_disk or 0),
+        min_ram=max(of_image.min_ram or 0, of_environment.min_ram or 0),
+        properties={**of_image.properties, **of_environment.properties},
+        tags=tuple(dict.fromkeys((*of_image.tags, *of_environment.tags))),
+        endpoint=of_environment.endpoint or of_image.endpoint,
+        upload_timeout=_largest(
+            of_image.upload_timeout, of_environment.upload_timeout, default=Deadlines.upload
+        ),
+        api_version=of_environment.api_version or of_image.api_version,
+        importing=importing if published else ImportSettings(),
     )
 
 
-def _visibility(here: Glance, there: Glance, members: tuple[str, ...]) -> Visibility:
-    """Return who sees the image: what the image says, else the environment; members need a shared one."""
-    for said in (here, there):
-        if said.visibility is not None:
-            return said.visibility
-        if said.public is not None:
-            return "public" if said.public else "shared" if members else "private"
+def _visibility(of_image: Glance, of_environment: Glance, members: tuple[str, ...]) -> Visibility:
+    """Return the image's visibility, else the environment's; an image with members must be shared."""
+    for section in (of_image, of_environment):
+        if section.visibility is not None:
+            return section.visibility
+        if section.public is not None:
+            return "public" if section.public else "shared" if members else "private"
     return "shared" if members else "private"
 
 
-def _says_import(glance: Glance) -> bool:
+def _sets_import(glance: Glance) -> bool:
+    """Return whether a section decides how the image gets into Glance."""
     return bool(glance.import_method or glance.stores or glance.all_stores)
 
 
@@ -175,7 +182,7 @@ def _importing(glance: Glance) -> ImportSettings:
 
 
 def test_variables(image: Entry[Image], environment: Entry[TestEnvironment]) -> dict[str, str]:
-    """Return the ``environment_variables`` of both, the environment's winning; names as in the files."""
+    """Return the ``environment_variables`` of both; where both set one, the environment's counts."""
     return {
         **image.settings.tests.environment_variables,
         **environment.settings.tests.environment_variables,
@@ -199,5 +206,5 @@ def login(image: Entry[Image]) -> tuple[str, int]:
     return ssh.username, ssh.port or SSH_PORT
 
 
-def _largest(*given: float | None, default: float) -> float:
-    return max((value for value in given if value is not None), default=default)
+def _largest(*values: float | None, default: float) -> float:
+    return max((value for value in values if value is not None), default=default)

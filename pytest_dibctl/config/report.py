@@ -1,7 +1,8 @@
-"""What ``dibctl validate`` finds: files, labels, what replaces what, and everything that is wrong."""
+"""The report of ``dibctl validate``: files, labels, what replaces what, and everything that is wrong."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,15 +22,15 @@ from pytest_dibctl.config.search import SYSTEM, not_found, working_directory
 from pytest_dibctl.errors import DibctlError
 
 Check = Callable[[Entry[Image], Path], object]
-"""Looks at an image in a working directory; raises a DibctlError for what is wrong with it."""
+"""Checks an image in a working directory; raises a DibctlError if it is wrong."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageReport:
-    """One image: where it is defined, where it is tested, and what would stop that.
+    """One image: where it is defined, where it is tested, and the errors that would prevent that.
 
-    ``environment`` is the label, ``environment_at`` the place of its definition, None if there is none.
-    ``tests`` are the files that its entries name.
+    ``environment`` is a label, ``environment_at`` the place of its definition, None if it is not defined.
+    ``tests`` are the files and commands that its entries name, each after its kind.
     """
 
     label: str
@@ -45,7 +46,7 @@ class ImageReport:
 class Report:
     """All that is known of a configuration without using it. Holds no secret.
 
-    ``errors`` are those of the files themselves; each image adds its own.
+    ``errors`` are those of the files and of the environments; each image has its own besides.
     """
 
     files: tuple[SourceFile, ...]
@@ -58,7 +59,7 @@ class Report:
 
     @property
     def all_errors(self) -> tuple[str, ...]:
-        """Everything that is wrong, in files first, then image by image."""
+        """Everything that is wrong: the errors of the files, then those of each image."""
         return (*self.errors, *(error for image in self.images for error in image.errors))
 
     @property
@@ -67,7 +68,7 @@ class Report:
         return not self.all_errors
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report as JSON can hold it."""
+        """Return the report as plain data for JSON."""
         return {
             "ok": self.ok,
             "files": [
@@ -83,11 +84,11 @@ class Report:
         }
 
     def lines(self) -> Iterator[str]:
-        """Yield the report as a person reads it."""
+        """Yield the lines of the report for people."""
         yield from self._files()
         for image in self.images:
-            where = image.environment_at or "not defined"
-            yield f"image {image.label}: {image.at}, tested in {image.environment} ({where})"
+            place = image.environment_at or "not defined"
+            yield f"image {image.label}: {image.at}, tested in {image.environment} ({place})"
             yield from (f"    {test}" for test in image.tests)
         yield from (f"warning: {warning}" for warning in self.warnings)
         yield from (f"error: {error}" for error in self.all_errors)
@@ -113,24 +114,24 @@ def validate(
 ) -> Report:
     """Check the configuration of a run in ``cwd``; arguments as of ``catalog.load``.
 
-    ``checks`` are made of every image besides. Whatever is wrong is in the result; raises ConfigError only
-    when the current directory is gone.
+    ``checks`` are made of every image besides. What is wrong is in the result; raises ConfigError only
+    when the current directory was removed.
     """
-    here = working_directory(cwd)
+    cwd = working_directory(cwd)
     catalog, problems = configuration.read(
-        cwd=here,
+        cwd=cwd,
         explicit={"images": images, "test": test, "upload": upload},
         system=system,
     )
     errors = [str(problem) for problem in problems]
     if not problems and not any(file.kind == "images" for file in catalog.files):
-        errors.append(_one_line(not_found("images", here, system)))
-    errors += _environment_errors(catalog, here)
+        errors.append(_one_line(not_found("images", cwd, system)))
+    errors += _environment_errors(catalog, cwd)
     return Report(
         files=catalog.files,
         overrides=catalog.overrides,
         warnings=catalog.warnings,
-        images=tuple(_image(catalog, image, here, checks) for image in catalog.images.values()),
+        images=tuple(_image(catalog, image, cwd, checks) for image in catalog.images.values()),
         environments=tuple(catalog.environments),
         uploads=tuple(catalog.uploads),
         errors=tuple(errors),
@@ -140,27 +141,18 @@ def validate(
 def _image(catalog: Catalog, image: Entry[Image], cwd: Path, checks: Sequence[Check]) -> ImageReport:
     errors: list[str] = []
     for check in checks:
-        try:
+        with _collected(errors):
             check(image, cwd)
-        except DibctlError as error:
-            errors.append(_one_line(error))
     environment = None
-    try:
+    with _collected(errors):
         environment = catalog.environment_for(image)
-    except DibctlError as error:
-        errors.append(_one_line(error))
     tests: list[str] = []
     for index, entry in enumerate(image.settings.tests.tests_list):
-        try:
+        with _collected(errors):
             paths = tests_list.expand(entry, image, cwd, index=index)
-        except DibctlError as error:
-            errors.append(_one_line(error))
-        else:
             tests += [f"{entry.kind}: {path}" for path in paths]
-    try:
+    with _collected(errors):
         tests_list.check_external(image)
-    except DibctlError as error:
-        errors.append(_one_line(error))
     tests += [f"external: {test.cmdline}" for test in image.settings.external_tests]
     return ImageReport(
         label=image.label,
@@ -173,8 +165,17 @@ def _image(catalog: Catalog, image: Entry[Image], cwd: Path, checks: Sequence[Ch
     )
 
 
+@contextlib.contextmanager
+def _collected(errors: list[str]) -> Iterator[None]:
+    """Add a DibctlError of the block to ``errors`` instead of raising it."""
+    try:
+        yield
+    except DibctlError as error:
+        errors.append(_one_line(error))
+
+
 def _environment_errors(catalog: Catalog, cwd: Path) -> Iterator[str]:
-    """Yield user-data files of test environments that do not exist."""
+    """Yield an error for each user-data file of a test environment that does not exist."""
     for entry in catalog.environments.values():
         for key, section in (("nova", entry.settings.nova), ("qemu", entry.settings.qemu)):
             if section is not None and (error := _user_data_error(entry, key, section, cwd)):

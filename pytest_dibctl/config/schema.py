@@ -12,9 +12,9 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def schema(kind: Kind) -> dict[str, Any]:
     """Return the JSON Schema of ``images.yaml``, ``test.yaml`` or ``upload.yaml``."""
-    model = KINDS[kind].model_json_schema(ref_template="#/$defs/{model}")
-    definitions = model.pop("$defs", {})
-    definitions[KINDS[kind].__name__] = model
+    entry = KINDS[kind].model_json_schema(ref_template="#/$defs/{model}")
+    definitions = entry.pop("$defs", {})
+    definitions[KINDS[kind].__name__] = entry
     return {
         "$schema": DIALECT,
         "title": f"{kind}.yaml of dibctl",
@@ -26,5 +26,5 @@ def schema(kind: Kind) -> dict[str, Any]:
 
 
 def render(kind: Kind) -> str:
-    """Return the schema as the text of a file."""
+    """Return the schema as the text of ``docs/schema/KIND.json``."""
     return json.dumps(schema(kind), indent=2) + "\n"

@@ -1,4 +1,4 @@
-"""What the entries of ``tests_list`` stand for: files, folders of scripts, and the tests that we ship."""
+"""The files of ``tests_list`` entries: scripts, folders of scripts, Python files and shipped tests."""
 
 from __future__ import annotations
 
@@ -8,23 +8,20 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import pytest_dibctl
 from pytest_dibctl.config import interpolate
+from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.input_files import exists, resolve_input
+from pytest_dibctl.config.models.images import Image, TestEntry, TestKind
 from pytest_dibctl.config.validation_errors import suggestion
 from pytest_dibctl.errors import ConfigError, NotInConfigError
 
-if TYPE_CHECKING:
-    from pytest_dibctl.config.entry import Entry
-    from pytest_dibctl.config.models.images import Image, TestEntry, TestKind
-
 GENERIC = "generic:"
-"""``pytest: generic:NAME`` names a shipped test, ``generic:all`` all of them that are of the entry's kind."""
+"""``pytest: generic:NAME`` names a shipped test, ``generic:all`` all shipped tests of the entry's kind."""
 ALL = "all"
 TREE = "tree"
-"""The folder of the shipped tests that are for ``image`` entries: they look at files, without a guest."""
+"""The folder of the shipped tests for ``image`` entries, which read an image's files without a guest."""
 
 
 @functools.cache
@@ -35,15 +32,15 @@ def generic_tests() -> Mapping[str, Path]:
     """
     package = Path(pytest_dibctl.__file__).parent
     for folder in (package / "image_tests", package.parent / "image_tests"):
-        found = [*folder.glob("test_*.py"), *folder.glob(f"{TREE}/test_*.py")]
-        if found:
-            named = {path.stem.removeprefix("test_"): path for path in found}
-            return MappingProxyType(dict(sorted(named.items())))
+        files = [*folder.glob("test_*.py"), *folder.glob(f"{TREE}/test_*.py")]
+        if files:
+            by_name = {path.stem.removeprefix("test_"): path for path in files}
+            return MappingProxyType(dict(sorted(by_name.items())))
     return MappingProxyType({})
 
 
 def generic_kind(path: Path) -> TestKind:
-    """Return the kind of entry that a shipped test is for: a guest's facts, or an image's files."""
+    """Return the kind of entry that a shipped test is for: "pytest" for guests, "image" for files."""
     return "image" if path.parent.name == TREE else "pytest"
 
 
@@ -70,11 +67,12 @@ def expand(
 ) -> tuple[Path, ...]:
     """Return the files that an entry of ``image`` names, in the order they run.
 
-    A shell or ssh entry gives executable files (of a folder: all, recursively, sorted), a pytest entry one
-    file or folder, or shipped tests; an image entry gives either or, of a folder that has both, both.
-    ``index`` is the entry's place in ``tests_list``; without it, the entry is looked up there.
+    A shell or ssh entry gives executable files (of a folder: all, recursively, sorted); a pytest entry gives
+    one file or folder, or shipped tests; an image entry gives executable files, a Python file, or a folder
+    with Python files and the executable files in it. ``index`` is the entry's place in ``tests_list``;
+    without it, the entry is searched for there.
 
-    Raises ConfigError when something is missing or cannot be run, with the place that names it.
+    Raises ConfigError, with the place in the configuration, for a file that does not exist or cannot be run.
     """
     where = _where(entry, image, index)
     if entry.kind in ("pytest", "image") and entry.path.startswith(GENERIC):
@@ -93,7 +91,7 @@ def expand(
 
 
 def folder(entry: TestEntry, image: Entry[Image], cwd: Path) -> Path | None:
-    """Return the directory that an entry names, if it names one; ``expand`` has found it."""
+    """Return the directory that an entry names; None if it names a file or does not exist."""
     path = resolve_input(entry.path, image, cwd)
     return path if path.is_dir() else None
 
@@ -107,19 +105,19 @@ def _shipped(entry: TestEntry, where: str) -> tuple[Path, ...]:
         raise ConfigError(f"{where}: no shipped test is for {entry.kind} entries")
     if wrong := next((path for path in paths if generic_kind(path) != entry.kind), None):
         kind = generic_kind(wrong)
-        about = "the files of an image, without a guest" if kind == "image" else "a running instance"
+        subject = "the files of an image, without a guest" if kind == "image" else "a running instance"
         raise ConfigError(
-            f"{where}: {entry.path} is a test of {about}, not for a {entry.kind} entry",
+            f"{where}: {entry.path} is a test of {subject}, not for a {entry.kind} entry",
             hint=f"write `- {kind}: {entry.path}`",
         )
     return paths
 
 
 def _content_tests(path: Path, where: str) -> tuple[Path, ...]:
-    """Return what an image entry runs: a Python file, a script, or a folder's of both sorts."""
+    """Return what an image entry runs: a Python file, a script, or those of a folder."""
     if not path.is_dir():
         return (path,) if path.suffix == ".py" else _scripts(path, where)
-    files = sorted(Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    files = _files_below(path)
     scripts = tuple(file for file in files if file.suffix != ".py" and _is_executable(file))
     if any(file.suffix == ".py" for file in files):
         return (path, *scripts)
@@ -138,9 +136,9 @@ def _existing(entry: TestEntry, image: Entry[Image], cwd: Path, where: str) -> P
     if exists(path):
         return path
     beside = image.path.parent / entry.path
-    looked = str(path) if beside == path or not beside.is_absolute() else f"{path} or {beside}"
+    places = str(path) if beside == path or not beside.is_absolute() else f"{path} or {beside}"
     hint = f"shipped tests are named `{GENERIC}NAME`" if entry.path in generic_tests() else None
-    raise ConfigError(f"{where}: there is no {looked}", hint=hint)
+    raise ConfigError(f"{where}: there is no {places}", hint=hint)
 
 
 def _scripts(path: Path, where: str) -> tuple[Path, ...]:
@@ -148,7 +146,7 @@ def _scripts(path: Path, where: str) -> tuple[Path, ...]:
         if _is_executable(path):
             return (path,)
         raise ConfigError(f"{where}: {path} is not executable", hint=f"chmod +x {shlex.quote(str(path))}")
-    files = sorted(Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    files = _files_below(path)
     scripts = tuple(file for file in files if _is_executable(file))
     if not scripts:
         raise ConfigError(
@@ -158,6 +156,10 @@ def _scripts(path: Path, where: str) -> tuple[Path, ...]:
             else "put scripts there, and make them executable",
         )
     return scripts
+
+
+def _files_below(folder: Path) -> list[Path]:
+    return sorted(Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
 
 
 def _is_executable(path: Path) -> bool:
@@ -170,7 +172,7 @@ EXTERNAL_NAMES = (
     *("flavor_id", "flavor_name", "flavor_ram", "flavor_vcpus", "flavor_disk"),
     *("ssh_ip", "ssh_port", "ssh_username", "ssh_config", "ssh_private_key"),
 )
-"""What ``%(name)s`` may be in ``external_tests``."""
+"""The names that ``%(name)s`` may have in ``external_tests``."""
 
 
 def external_place(number: int) -> str:
@@ -179,7 +181,7 @@ def external_place(number: int) -> str:
 
 
 def check_external(image: Entry[Image]) -> None:
-    """Raise ConfigError for an external test whose command line could not be filled in or run."""
+    """Raise ConfigError for an external test whose command line has an unknown name or needs a shell."""
     names = dict.fromkeys(EXTERNAL_NAMES, "")
     for number, test in enumerate(image.settings.external_tests):
         interpolate.command(test.cmdline, names, image.at(external_place(number)))

@@ -1,4 +1,4 @@
-"""pydantic's findings in the words of somebody who edits a YAML file."""
+"""pydantic's errors in the words of a YAML file: keys, lists, text and numbers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,20 @@ from pytest_dibctl.config.yaml.problems import Problem
 from pytest_dibctl.config.yaml.scalars import describe
 from pytest_dibctl.config.yaml.source import Document
 
-_Found = Mapping[str, Any]
-_Say = Callable[[_Found], str]
+_Details = Mapping[str, Any]
+"""One error as pydantic gives it: ``type``, ``loc``, ``msg``, ``input`` and, for most types, ``ctx``."""
+_Phrase = Callable[[_Details], str]
+"""Says what is wrong, for one type of error."""
 
 MANY = 12
 """Known names are listed in full up to this number; above it, only near ones are named."""
 
 
 def suggestion(wrong: str, known: Iterable[str], *, listed: str) -> str:
-    """Return "did you mean 'x'?", or the known names after ``listed``, or nothing."""
+    """Return "did you mean 'x'?", else the known names after the words ``listed``, else an empty text.
+
+    The names are listed only if there are few.
+    """
     names = sorted(set(known))
     by_lower = {name.lower(): name for name in reversed(names)}
     near = difflib.get_close_matches(wrong.lower(), by_lower, n=3, cutoff=0.6)
@@ -35,30 +40,33 @@ def suggestion(wrong: str, known: Iterable[str], *, listed: str) -> str:
 def problems(
     error: ValidationError, model: type[Section], label: str, document: Document
 ) -> Iterator[Problem]:
-    """Yield what ``error``, met in validating the entry ``label``, says, each at its place in the file."""
-    for found in error.errors(include_url=False):
-        path = [part for part in found["loc"] if part != "[key]"]
+    """Yield one problem for each detail of ``error``, at its place in the file.
+
+    ``error`` comes from the validation, by ``model``, of the entry that ``document`` has under ``label``.
+    """
+    for details in error.errors(include_url=False):
+        path = [part for part in details["loc"] if part != "[key]"]
         key = dotted([label, *path])
         yield Problem(
             shown=document.shown,
             mark=nearest(document.marks, key),
             key=key,
-            message=_message(found, model, path),
+            message=_message(details, model, path),
         )
 
 
-def _message(found: _Found, model: type[Section], path: list[str | int]) -> str:
-    if found["type"] == "extra_forbidden":
+def _message(details: _Details, model: type[Section], path: list[str | int]) -> str:
+    if details["type"] == "extra_forbidden":
         known = _section(model, path[:-1]).known_keys()
         near = suggestion(str(path[-1]), known, listed="known keys:")
         return f"unknown key; {near}" if near else "unknown key"
-    if say := _MESSAGES.get(found["type"]):
-        return say(found)
-    return str(found.get("ctx", {}).get("message", found["msg"]))
+    if phrase := _MESSAGES.get(details["type"]):
+        return phrase(details)
+    return str(details.get("ctx", {}).get("message", details["msg"]))
 
 
 def _section(model: type[Section], path: Iterable[str | int]) -> type[Section]:
-    """Return the model of the section that ``path`` leads to."""
+    """Return the model of the section that ``path``, which begins in ``model``, leads to."""
     for part in path:
         field = model.model_fields.get(str(part))
         if field is not None:
@@ -67,64 +75,65 @@ def _section(model: type[Section], path: Iterable[str | int]) -> type[Section]:
 
 
 def _sections(annotation: Any) -> Iterator[type[Section]]:
+    """Yield the models that a field's annotation names."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         yield annotation
     for part in get_args(annotation):
         yield from _sections(part)
 
 
-def _expected(what: str, found: _Found) -> str:
-    value = found["input"]
-    quoted = isinstance(value, str) and (
-        ("number" in what and value.strip().lstrip("+-").isdigit())
-        or ("true" in what and value.strip().lower() in {"true", "false", "yes", "no", "on", "off"})
+def _expected(expected: str, details: _Details) -> str:
+    value = details["input"]
+    looks_quoted = isinstance(value, str) and (
+        ("number" in expected and value.strip().lstrip("+-").isdigit())
+        or ("true" in expected and value.strip().lower() in {"true", "false", "yes", "no", "on", "off"})
     )
-    return f"expected {what}, got {describe(value)}{'; remove the quotes' if quoted else ''}"
+    return f"expected {expected}, got {describe(value)}{'; remove the quotes' if looks_quoted else ''}"
 
 
-def _text(found: _Found) -> str:
-    if found["input"] is None:
+def _text(details: _Details) -> str:
+    if details["input"] is None:
         return 'expected text, got nothing; write "" for an empty text'
-    return _expected("text", found)
+    return _expected("text", details)
 
 
-def _choice(found: _Found) -> str:
-    return _expected(str(found["ctx"]["expected"]).replace("'", ""), found)
+def _choice(details: _Details) -> str:
+    return _expected(str(details["ctx"]["expected"]).replace("'", ""), details)
 
 
-def _too_few(found: _Found) -> str:
-    number = int(found["ctx"]["min_length"])
+def _too_few(details: _Details) -> str:
+    number = int(details["ctx"]["min_length"])
     return f"needs at least {number} {'entry' if number == 1 else 'entries'}"
 
 
-def _known(text: str) -> _Say:
-    return lambda _found: text
+def _always(text: str) -> _Phrase:
+    return lambda _details: text
 
 
-def _kind(what: str) -> _Say:
-    return functools.partial(_expected, what)
+def _expecting(expected: str) -> _Phrase:
+    return functools.partial(_expected, expected)
 
 
-def _limit(words: str, bound: str) -> _Say:
-    def say(found: _Found) -> str:
-        limit = str(found["ctx"][bound]).removesuffix(".0")
-        return f"must be {words} {limit}, got {describe(found['input'])}"
+def _limit(words: str, bound: str) -> _Phrase:
+    def phrase(details: _Details) -> str:
+        limit = str(details["ctx"][bound]).removesuffix(".0")
+        return f"must be {words} {limit}, got {describe(details['input'])}"
 
-    return say
+    return phrase
 
 
-_A_MAPPING = _kind("a mapping (indented `key: value` lines)")
-_A_LIST = _kind("a list (lines that start with `- `)")
-_WHOLE = _kind("a whole number")
-_MESSAGES: Mapping[str, _Say] = {
-    "missing": _known("is missing"),
+_A_MAPPING = _expecting("a mapping (indented `key: value` lines)")
+_A_LIST = _expecting("a list (lines that start with `- `)")
+_WHOLE = _expecting("a whole number")
+_MESSAGES: Mapping[str, _Phrase] = {
+    "missing": _always("is missing"),
     "string_type": _text,
     "int_type": _WHOLE,
     "int_from_float": _WHOLE,
     "int_parsing": _WHOLE,
-    "float_type": _kind("a number"),
-    "finite_number": _kind("a finite number"),
-    "bool_type": _kind("true or false"),
+    "float_type": _expecting("a number"),
+    "finite_number": _expecting("a finite number"),
+    "bool_type": _expecting("true or false"),
     "dict_type": _A_MAPPING,
     "model_type": _A_MAPPING,
     "model_attributes_type": _A_MAPPING,
@@ -133,7 +142,7 @@ _MESSAGES: Mapping[str, _Say] = {
     "list_type": _A_LIST,
     "literal_error": _choice,
     "too_short": _too_few,
-    "string_too_short": _known("must not be empty"),
+    "string_too_short": _always("must not be empty"),
     "greater_than_equal": _limit("at least", "ge"),
     "less_than_equal": _limit("at most", "le"),
 }
