@@ -19,7 +19,7 @@ from pytest_dibctl.config.models.qemu import Qemu
 from pytest_dibctl.config.models.section import Section
 from pytest_dibctl.config.models.test import EnvironmentTests, TestEnvironment
 from pytest_dibctl.config.models.upload import UploadEnvironment
-from pytest_dibctl.config.search import SYSTEM, find_files, not_found, shown_path, working_directory
+from pytest_dibctl.config.search import SYSTEM, display_path, find_files, not_found, working_directory
 from pytest_dibctl.config.selection import Labels
 from pytest_dibctl.config.validation_errors import problems as validation_problems
 from pytest_dibctl.config.yaml import source
@@ -50,11 +50,11 @@ class Override:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """A file that was read, and the labels it defines. ``shown`` is its name in messages."""
+    """A file that was read, and the labels it defines. ``display_name`` is its name in messages."""
 
     kind: Kind
     path: Path
-    shown: str
+    display_name: str
     labels: tuple[str, ...]
 
 
@@ -115,7 +115,7 @@ class Catalog:
         return self._labels("upload", self.uploads).select(patterns)
 
     def _labels(self, kind: Kind, entries: Mapping[str, Entry[T_co]]) -> Labels[T_co]:
-        files = tuple(file.shown for file in self.files if file.kind == kind)
+        files = tuple(file.display_name for file in self.files if file.kind == kind)
         return Labels(kind=kind, entries=entries, files=files)
 
 
@@ -172,7 +172,7 @@ def read(
 def built_in_environment() -> Entry[TestEnvironment]:
     """Return ``local``: a QEMU guest on this machine with default settings."""
     settings = TestEnvironment(qemu=Qemu(), tests=EnvironmentTests(port_wait_timeout=QEMU_PORT_WAIT))
-    return Entry(label=LOCAL, settings=settings, path=Path(BUILT_IN), shown=BUILT_IN)
+    return Entry(label=LOCAL, settings=settings, path=Path(BUILT_IN), display_name=BUILT_IN)
 
 
 class _Reader:
@@ -187,10 +187,12 @@ class _Reader:
 
     def read(self, kind: Kind, paths: Iterable[Path]) -> None:
         for path in paths:
-            document = source.read(path, shown_path(path, self.cwd))
+            document = source.read(path, display_path(path, self.cwd))
             self.problems += document.problems
             self.files.append(
-                SourceFile(kind=kind, path=path, shown=document.shown, labels=tuple(document.data)),
+                SourceFile(
+                    kind=kind, path=path, display_name=document.display_name, labels=tuple(document.data)
+                ),
             )
             for label, data in document.data.items():
                 self._add(kind, label, data, document)
@@ -207,7 +209,7 @@ class _Reader:
             label=label,
             settings=settings,
             path=document.path,
-            shown=document.shown,
+            display_name=document.display_name,
             marks=document.marks,
         )
         self._note_override(kind, entry)

@@ -17,13 +17,14 @@ T_co = TypeVar("T_co", bound=Section, covariant=True)
 class Entry(Generic[T_co]):
     """The settings under one label of a file.
 
-    ``path`` is that file, ``shown`` its name in messages; ``marks`` are the places of the file's dotted keys.
+    ``path`` is that file, ``display_name`` its name in messages; ``marks`` maps the file's dotted keys to
+    their places.
     """
 
     label: str
     settings: T_co
     path: Path
-    shown: str = ""
+    display_name: str = ""
     marks: Mapping[str, Mark] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def at(self, dotted_key: str = "") -> str:
@@ -40,4 +41,4 @@ class Entry(Generic[T_co]):
     @property
     def name(self) -> str:
         """The file's name in messages."""
-        return self.shown or str(self.path)
+        return self.display_name or str(self.path)

@@ -100,7 +100,7 @@ class Report:
             yield "no configuration file was found"
         for file in self.files:
             noun = NOUNS[file.kind] + ("" if len(file.labels) == 1 else "s")
-            yield f"read {file.shown}: {len(file.labels)} {noun}: {', '.join(file.labels) or '-'}"
+            yield f"read {file.display_name}: {len(file.labels)} {noun}: {', '.join(file.labels) or '-'}"
 
 
 def validate(

@@ -32,7 +32,7 @@ def working_directory(cwd: Path | None) -> Path:
         ) from None
 
 
-def shown_path(path: Path, cwd: Path) -> str:
+def display_path(path: Path, cwd: Path) -> str:
     """Return what messages call ``path``: relative to ``cwd`` where it lies below, else absolute."""
     return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)
 
@@ -52,16 +52,18 @@ def find_files(kind: Kind, cwd: Path, system: Path) -> tuple[list[Path], list[Pr
                 paths[real] = path
         except OSError as error:
             message = f"cannot be read: {error.strerror}"
-            problems.append(Problem(shown=shown_path(folder, cwd), mark=None, key="", message=message))
+            problems.append(
+                Problem(display_name=display_path(folder, cwd), mark=None, key="", message=message)
+            )
     return list(paths.values()), problems
 
 
 def not_found(kind: Kind, cwd: Path, system: Path) -> ConfigError:
     """Return the error that says where files of ``kind`` were searched for in vain."""
     folders = _folders(cwd, system)
-    names = [shown_path(folder / f"{kind}.yaml", cwd) for folder in folders]
+    names = [display_path(folder / f"{kind}.yaml", cwd) for folder in folders]
     misnamed = [
-        shown_path(folder / f"{kind}.yml", cwd) for folder in folders if exists(folder / f"{kind}.yml")
+        display_path(folder / f"{kind}.yml", cwd) for folder in folders if exists(folder / f"{kind}.yml")
     ]
     hint = f"change to the directory that has it, or give its path with {OPTIONS[kind]}"
     return ConfigError(

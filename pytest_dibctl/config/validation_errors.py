@@ -48,7 +48,7 @@ def problems(
         path = [part for part in details["loc"] if part != "[key]"]
         key = dotted([label, *path])
         yield Problem(
-            shown=document.shown,
+            display_name=document.display_name,
             mark=nearest(document.marks, key),
             key=key,
             message=_message(details, model, path),

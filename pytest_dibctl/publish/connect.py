@@ -85,7 +85,7 @@ def side_environment(catalog: Catalog, side: Side) -> Entry[UploadEnvironment]:
         ) from None
     label = side.label or side.option
     settings = UploadEnvironment(keystone=keystone)
-    return Entry(label=label, settings=settings, path=Path(side.option), shown=side.option)
+    return Entry(label=label, settings=settings, path=Path(side.option), display_name=side.option)
 
 
 def environ_for(environment: Entry[UploadEnvironment], environ: Mapping[str, str]) -> dict[str, str]:

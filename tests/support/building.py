@@ -27,7 +27,7 @@ def entry(directory: Path, label: str = "tiny", **settings: Any) -> Entry[Image]
         label=label,
         settings=Image.model_validate(described),
         path=directory / "images.yaml",
-        shown="images.yaml",
+        display_name="images.yaml",
     )
 
 

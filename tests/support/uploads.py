@@ -16,6 +16,6 @@ def upload_request(name: str = "test-image", *, upload: float = 120, **image: An
     settings = Image.model_validate({"filename": f"{name}.qcow2", **image})
     return UploadRequest(
         name=name,
-        image=Entry(label=name, settings=settings, path=Path("images.yaml"), shown="images.yaml"),
+        image=Entry(label=name, settings=settings, path=Path("images.yaml"), display_name="images.yaml"),
         deadlines=Deadlines(upload=upload),
     )

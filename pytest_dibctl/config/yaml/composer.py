@@ -75,10 +75,10 @@ class _OpenCollection:
 
 
 class Composer:
-    """Builds the nodes of one file. ``problems`` fills up meanwhile; ``shown`` names the file in them."""
+    """Builds the nodes of one file and collects its ``problems``; ``display_name`` is the file there."""
 
-    def __init__(self, shown: str) -> None:
-        self.shown = shown
+    def __init__(self, display_name: str) -> None:
+        self.display_name = display_name
         self.problems: list[Problem] = []
         self._anchors: dict[str, Node | None] = {}
         """None while the collection that an anchor names is still open."""
@@ -110,7 +110,9 @@ class Composer:
     def problem(self, mark: Mark | None, key: str | None, message: str) -> None:
         """Note what is wrong with ``key`` of the innermost open collection, or with its next value (None)."""
         path = [*self._path(), *([key] if key is not None else [])]
-        self.problems.append(Problem(shown=self.shown, mark=mark, key=dotted(path), message=message))
+        self.problems.append(
+            Problem(display_name=self.display_name, mark=mark, key=dotted(path), message=message)
+        )
 
     def _path(self) -> Iterator[str | int]:
         """Yield the keys and indexes that lead to the value being composed."""
@@ -124,7 +126,7 @@ class Composer:
         self._documents += 1
         if self._documents > 1:
             message = "holds a second YAML document; only one is read, remove the `---`"
-            refuse(self.shown, message, _mark(event))
+            refuse(self.display_name, message, _mark(event))
 
     def _start_collection(self, event: Any) -> None:
         is_mapping = isinstance(event, yaml.MappingStartEvent)
@@ -133,7 +135,7 @@ class Composer:
         if event.anchor is not None:
             self._anchors[event.anchor] = None
         if len(self._open) >= MAX_DEPTH:
-            refuse(self.shown, TOO_DEEP, _mark(event))
+            refuse(self.display_name, TOO_DEEP, _mark(event))
         self._open.append(_OpenCollection(_mark(event), event.anchor, is_mapping, []))
 
     def _end_collection(self) -> None:
@@ -144,7 +146,7 @@ class Composer:
         node.depth += max((child.depth for child in children), default=0)
         if node.size > MAX_VALUES or node.depth > MAX_DEPTH:
             message = "its aliases (*name) expand to more than any configuration holds"
-            refuse(self.shown, message, closed.mark)
+            refuse(self.display_name, message, closed.mark)
         self._add(node, closed.anchor)
 
     def _add(self, node: Node, anchor: str | None) -> None:
@@ -159,10 +161,10 @@ class Composer:
     def _alias(self, event: Any) -> Node:
         if event.anchor not in self._anchors:
             message = f"the alias *{event.anchor} names an anchor that does not exist"
-            refuse(self.shown, message, _mark(event))
+            refuse(self.display_name, message, _mark(event))
         target = self._anchors[event.anchor]
         if target is None:
-            refuse(self.shown, f"the alias *{event.anchor} stands inside what it names", _mark(event))
+            refuse(self.display_name, f"the alias *{event.anchor} stands inside what it names", _mark(event))
         # What is wrong with the use of an alias is to be mended at the alias, not at its anchor.
         return Node(_mark(event), target.value, target.size, target.depth)
 
@@ -189,7 +191,7 @@ class Composer:
             self._merged_keys += len(source.items)
             if self._merged_keys > MAX_VALUES:
                 message = "its merge keys (<<) expand to more than any configuration holds"
-                refuse(self.shown, message, value.mark)
+                refuse(self.display_name, message, value.mark)
             for name, pair in source.items.items():
                 items.setdefault(name, pair)
 
@@ -213,7 +215,7 @@ class Composer:
         if "\0" in text:
             self.problem(mark, None, "holds a NUL character, which nothing here can use")
         if any("\ud800" <= character <= "\udfff" for character in text):
-            refuse(self.shown, "holds half of a surrogate pair, which is no character", mark)
+            refuse(self.display_name, "holds half of a surrogate pair, which is no character", mark)
         tag = event.tag
         if tag in (None, "!"):
             tag = _resolver.resolve(yaml.ScalarNode, text, event.implicit)  # type: ignore[no-untyped-call]

@@ -14,16 +14,16 @@ from pytest_dibctl.errors import ConfigError
 class Problem:
     """One thing that is wrong, at one place.
 
-    ``shown`` is the file's name in messages; ``key`` is dotted, and empty where no key is concerned.
+    ``display_name`` is the file's name in messages; ``key`` is dotted, and empty where no key is concerned.
     """
 
-    shown: str
+    display_name: str
     mark: Mark | None
     key: str
     message: str
 
     def __str__(self) -> str:
-        place = f"{self.shown}:{self.mark.line}:{self.mark.column}" if self.mark else self.shown
+        place = f"{self.display_name}:{self.mark.line}:{self.mark.column}" if self.mark else self.display_name
         return ": ".join(part for part in (place, self.key, self.message) if part)
 
 
@@ -35,9 +35,9 @@ class UnreadableError(Exception):
         self.problem = problem
 
 
-def refuse(shown: str, message: str, mark: Mark | None = None) -> NoReturn:
-    """Raise UnreadableError for the file that messages call ``shown``."""
-    raise UnreadableError(Problem(shown=shown, mark=mark, key="", message=message)) from None
+def refuse(display_name: str, message: str, mark: Mark | None = None) -> NoReturn:
+    """Raise UnreadableError; ``display_name`` names the file in messages."""
+    raise UnreadableError(Problem(display_name=display_name, mark=mark, key="", message=message)) from None
 
 
 def in_file_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:

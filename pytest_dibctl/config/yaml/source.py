@@ -23,48 +23,54 @@ PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class Document:
     """What a file says. ``data`` maps labels to plain data, ``marks`` dotted keys to their places.
 
-    ``shown`` is the file's name in messages. A file that cannot be read to its end has no data.
+    ``display_name`` is the file's name in messages. A file that cannot be read to its end has no data.
     """
 
     path: Path
-    shown: str
+    display_name: str
     data: Mapping[str, Any]
     marks: Mapping[str, Mark]
     problems: tuple[Problem, ...] = ()
 
 
-def read(path: Path, shown: str | None = None) -> Document:
+def read(path: Path, display_name: str | None = None) -> Document:
     """Read a file; what is wrong with it is in the result's ``problems``. Raises nothing.
 
-    ``shown`` is the file's name in messages (its path).
+    ``display_name`` is the file's name in messages (its path).
     """
-    shown = shown or str(path)
+    display_name = display_name or str(path)
     try:
-        text = read_text(path, shown)
+        text = read_text(path, display_name)
     except UnreadableError as error:
-        return Document(path=path, shown=shown, data={}, marks={}, problems=(error.problem,))
-    return parse(text, path=path, shown=shown)
+        return Document(path=path, display_name=display_name, data={}, marks={}, problems=(error.problem,))
+    return parse(text, path=path, display_name=display_name)
 
 
-def parse(text: str, *, path: Path, shown: str) -> Document:
+def parse(text: str, *, path: Path, display_name: str) -> Document:
     """Like ``read``, for text that is already in memory."""
-    composer = Composer(shown)
+    composer = Composer(display_name)
     try:
         root = _compose(composer, text)
         labels = _labels(root, composer)
     except UnreadableError as error:
         problems = (*in_file_order(composer.problems), error.problem)
-        return Document(path=path, shown=shown, data={}, marks={}, problems=problems)
+        return Document(path=path, display_name=display_name, data={}, marks={}, problems=problems)
     marks: dict[str, Mark] = {}
     data = _plain_mapping(labels, "", marks)
-    return Document(path=path, shown=shown, data=data, marks=marks, problems=in_file_order(composer.problems))
+    return Document(
+        path=path,
+        display_name=display_name,
+        data=data,
+        marks=marks,
+        problems=in_file_order(composer.problems),
+    )
 
 
 def _compose(composer: Composer, text: str) -> Node | None:
     try:
         return composer.compose(yaml.parse(text, Loader=PARSER))
     except yaml.YAMLError as error:
-        refuse_syntax(error, text, composer.shown)
+        refuse_syntax(error, text, composer.display_name)
 
 
 def _labels(root: Node | None, composer: Composer) -> MappingValue:
@@ -77,7 +83,7 @@ def _labels(root: Node | None, composer: Composer) -> MappingValue:
     if not isinstance(root.value, MappingValue):
         kind = "a list" if isinstance(root.value, list) else "a single value"
         refuse(
-            composer.shown,
+            composer.display_name,
             f"must map labels to entries (`label:` and its keys below it), not be {kind}",
             root.mark,
         )

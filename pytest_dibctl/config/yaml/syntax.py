@@ -15,14 +15,14 @@ from pytest_dibctl.config.yaml.text import lines_of, mark_at_end
 _SECRET_LINE = re.compile(r"(?i)^(.*(?:pass|secret|token)\w*[\"']?\s*:)\s*\S.*$")
 
 
-def refuse_syntax(error: yaml.YAMLError, text: str, shown: str) -> NoReturn:
-    """Raise UnreadableError for what the parser found in ``text``, the file that messages call ``shown``."""
+def refuse_syntax(error: yaml.YAMLError, text: str, display_name: str) -> NoReturn:
+    """Raise UnreadableError for the parser's ``error`` in ``text``; ``display_name`` names the file."""
     if not isinstance(error, yaml.MarkedYAMLError):
-        refuse(shown, f"not valid YAML: {error}")
+        refuse(display_name, f"not valid YAML: {error}")
     mark, reason = _diagnosis(error, text)
     if "nesting depth" in reason:  # libyaml 0.2.6 reads ahead, and reaches its own limit before ours
-        refuse(shown, TOO_DEEP, mark)
-    refuse(shown, f"not valid YAML: {reason}{_excerpt(text, mark)}", mark)
+        refuse(display_name, TOO_DEEP, mark)
+    refuse(display_name, f"not valid YAML: {reason}{_excerpt(text, mark)}", mark)
 
 
 def _diagnosis(error: yaml.MarkedYAMLError, text: str) -> tuple[Mark, str]:

@@ -21,7 +21,7 @@ FILE = Path("f.yaml")
 
 
 def parse(text: str) -> Document:
-    return source.parse(text, path=FILE, shown="f.yaml")
+    return source.parse(text, path=FILE, display_name="f.yaml")
 
 
 def problems(text: str) -> list[str]:
