@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pytest_dibctl.cli.command import Arguments
+from pytest_dibctl.errors import ExitCode
+
 VARIABLE = "_ARGCOMPLETE"
 """Set by the shell's function when it asks what may come next."""
 SHELLS = ("bash", "zsh", "fish")
@@ -19,6 +22,16 @@ LABELS = {
     "IMAGE": "images",
 }
 """What arguments with these metavars are labels of; an argument called ``image`` is an image's."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=SHELLS)
+
+
+def run(arguments: Arguments) -> int:
+    """``dibctl completion``: shell code on stdout."""
+    print(shell_code(arguments.shell))
+    return ExitCode.OK
 
 
 def shell_code(shell: str) -> str:

@@ -1,4 +1,4 @@
-"""What the commands of ``dibctl`` have in common: configuration in, lines, tables and JSON out."""
+"""What the commands of ``dibctl`` have in common: lines, tables, JSON and progress."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-if TYPE_CHECKING:
-    import argparse
-
-    from pytest_dibctl.config.catalog import Catalog
+from pytest_dibctl.errors import DibctlError, ExitCode
 
 TELL_EVERY = 5.0
 """Seconds between two lines of progress of one environment, where there is no terminal."""
@@ -24,6 +20,19 @@ MIB = 1 << 20
 def say(line: str) -> None:
     """Tell the person something; results go to stdout, this goes to stderr."""
     print(line, file=sys.stderr, flush=True)
+
+
+def say_error(what: str, error: DibctlError) -> None:
+    say(f"{what}: error: {error}")
+    for note in getattr(error, "__notes__", ()):
+        say(f"{what}: note: {note}")
+
+
+def error_data(error: DibctlError | None) -> dict[str, Any]:
+    if error is None:
+        return {"error": None, "exit_code": int(ExitCode.OK)}
+    notes = list(getattr(error, "__notes__", ()))
+    return {"error": error.message, "notes": notes, "exit_code": int(error.exit_code)}
 
 
 def mib(size: int | None) -> str:
@@ -43,22 +52,6 @@ def age(time: dt.timedelta) -> str:
 def print_json(value: object) -> None:
     """Print a result for programs."""
     print(json.dumps(value, indent=2))
-
-
-def load(arguments: argparse.Namespace, *, need_images: bool = True) -> Catalog:
-    """Return the configuration, and say what is odd about it."""
-    from pytest_dibctl.config import catalog
-
-    loaded = catalog.load(
-        cwd=Path.cwd(),
-        images=arguments.images_config,
-        test=arguments.test_config,
-        upload=arguments.upload_config,
-        need=catalog.NEEDED if need_images else (),
-    )
-    for warning in loaded.warnings:
-        say(f"dibctl: warning: {warning}")
-    return loaded
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

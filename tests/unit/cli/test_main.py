@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dibctl.cli import main
+from pytest_dibctl.cli import main, test
 from pytest_dibctl.errors import ExitCode
 from pytest_dibctl.run import ledger
 
@@ -184,7 +184,7 @@ def test_exit_codes_of_dibctl_test(tmp_path: Path, pytest_code: int, written: in
     file = tmp_path / "result.json"
     if written is not None:
         file.write_text(json.dumps({"exit_code": written, "reason": ""}))
-    assert main.exit_code_of(pytest_code, file) == code
+    assert test.exit_code_of(pytest_code, file) == code
 
 
 def test_every_command_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
