@@ -1,27 +1,32 @@
-"""``dibctl build``."""
+"""``dibctl build``: an image file from its elements."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pytest_dibctl.cli.command import Arguments
+from pytest_dibctl.cli.command import Arguments, Command, add_json
 from pytest_dibctl.cli.configuration import load
-from pytest_dibctl.cli.output import print_json, say
+from pytest_dibctl.cli.output import print_result, say
 from pytest_dibctl.errors import ExitCode
 
+if TYPE_CHECKING:
+    from pytest_dibctl.build.builder import BuildOutcome
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", help="label in images.yaml")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="write this file instead of `filename`"
     )
     parser.add_argument("--force", action="store_true", help="build even if nothing changed")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_json(parser)
 
 
-def run(arguments: Arguments) -> int:
-    """``dibctl build``: exits with disk-image-create's own code when that fails."""
+def _run(arguments: Arguments) -> int:
+    """Build an image; the exit code is disk-image-create's own when that fails."""
     from pytest_dibctl.build import builder
 
     image = load(arguments).image(arguments.image)
@@ -32,20 +37,31 @@ def run(arguments: Arguments) -> int:
         cwd=Path.cwd(),
         progress=lambda line: say(f"{image.label}: {line}"),
     )
-    if arguments.json:
-        print_json(
-            {
-                "image": image.label,
-                "file": str(outcome.artifact.path),
-                "size": outcome.artifact.size,
-                "sha512": outcome.artifact.sha512,
-                "built": outcome.built,
-                "reason": outcome.reason,
-                "seconds": round(outcome.seconds, 1),
-                "phases": {name: round(seconds, 1) for name, seconds in outcome.phases.items()},
-            },
-        )
-        return ExitCode.OK
-    verb = f"built in {outcome.seconds:.0f} s" if outcome.built else "up to date"
-    print(f"{outcome.artifact.path}: {verb} ({outcome.reason})")
+    print_result(arguments, _data(image.label, outcome), _lines(outcome))
     return ExitCode.OK
+
+
+def _data(label: str, outcome: BuildOutcome) -> dict[str, Any]:
+    return {
+        "image": label,
+        "file": str(outcome.artifact.path),
+        "size": outcome.artifact.size,
+        "sha512": outcome.artifact.sha512,
+        "built": outcome.built,
+        "reason": outcome.reason,
+        "seconds": round(outcome.seconds, 1),
+        "phases": {name: round(seconds, 1) for name, seconds in outcome.phases.items()},
+    }
+
+
+def _lines(outcome: BuildOutcome) -> Iterator[str]:
+    verb = f"built in {outcome.seconds:.0f} s" if outcome.built else "up to date"
+    yield f"{outcome.artifact.path}: {verb} ({outcome.reason})"
+
+
+COMMAND = Command(
+    name="build",
+    help="Build an image with diskimage-builder, unless it is up to date.",
+    add_options=_add_options,
+    run=_run,
+)

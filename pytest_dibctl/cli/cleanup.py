@@ -1,21 +1,25 @@
-"""``dibctl cleanup``: what dead or named runs left."""
+"""``dibctl cleanup``: what dead runs left, or one run, is removed."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from pytest_dibctl.cli.command import Arguments
+from pytest_dibctl.cli.command import Arguments, Command, add_json
 from pytest_dibctl.cli.configuration import load
 from pytest_dibctl.cli.output import print_json
 from pytest_dibctl.errors import ExitCode, NotInConfigError
 
+if TYPE_CHECKING:
+    from pytest_dibctl.cleanup.sweep import Choice, Swept
+    from pytest_dibctl.config.catalog import Catalog
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     parser.add_argument("--run", dest="run_id", metavar="ID", help="this run only, what it kept included")
     parser.add_argument(
@@ -26,28 +30,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also what runs of any machine left in the OpenStack environments more than 24 hours ago",
     )
-    parser.add_argument("--json", action="store_true", help="print what became of each thing as JSON")
+    add_json(parser, "what became of each thing")
 
 
-def run(arguments: Arguments) -> int:
-    """``dibctl cleanup``: exits 1 when something could not be removed."""
+def _run(arguments: Arguments) -> int:
+    """Remove things; the exit code is 1 when one of them could not be removed."""
     from pytest_dibctl.cleanup import sweep
     from pytest_dibctl.config.catalog import LOCAL
 
+    # Lazily: a run of this machine alone can be removed without any configuration file.
     catalog = functools.cache(lambda: load(arguments, need_images=False))
     if arguments.environment is not None and arguments.environment != LOCAL:
-        catalog().environment(arguments.environment)  # a label that is not there is said to be so
+        catalog().environment(arguments.environment)  # raises NotInConfigError for an unknown label
     choice = sweep.Choice(run_id=arguments.run_id, environment=arguments.environment)
-    swept: list[sweep.Swept] = []
-
-    def tell(found: Iterable[sweep.Swept]) -> None:
-        for item in found:
+    swept: list[Swept] = []
+    try:
+        for item in _swept(arguments, choice, catalog):
             swept.append(item)
             if not arguments.json:
                 print(f"{item.run_id}  {item.what}: {item.outcome}", flush=True)
-
-    try:
-        _clean_up(arguments, choice, catalog, tell)
     finally:
         if arguments.json:
             print_json([item.as_data() for item in swept])
@@ -56,23 +57,23 @@ def run(arguments: Arguments) -> int:
     return ExitCode.UNSPECIFIED if any(item.failed for item in swept) else ExitCode.OK
 
 
-def _clean_up(
-    arguments: Arguments,
-    choice: Any,
-    catalog: Callable[[], Any],
-    tell: Callable[[Iterable[Any]], None],
-) -> None:
+def _swept(arguments: Arguments, choice: Choice, catalog: Callable[[], Catalog]) -> Iterator[Swept]:
+    """Remove what was chosen and yield what became of each thing, one by one."""
     from pytest_dibctl.cleanup import sweep
 
+    # With --expired, a run that this machine has no record of may be another machine's.
     with contextlib.suppress(*([NotInConfigError] if arguments.expired else [])):
-        tell(
-            sweep.sweep(
-                lambda label: catalog().environment(label),
-                choice,
-                cwd=Path.cwd(),
-                dry_run=arguments.dry_run,
-            )
+        yield from sweep.sweep(
+            lambda label: catalog().environment(label), choice, cwd=Path.cwd(), dry_run=arguments.dry_run
         )
     if arguments.expired:
         environments = catalog().environments.values()
-        tell(sweep.sweep_expired(environments, choice, cwd=Path.cwd(), dry_run=arguments.dry_run))
+        yield from sweep.sweep_expired(environments, choice, cwd=Path.cwd(), dry_run=arguments.dry_run)
+
+
+COMMAND = Command(
+    name="cleanup",
+    help="Remove what dead or named runs left.",
+    add_options=_add_options,
+    run=_run,
+)

@@ -1,4 +1,4 @@
-"""The configuration files: loaded for the other commands; ``dibctl validate`` and ``dibctl schema``."""
+"""The configuration files: loaded for the other commands, ``dibctl validate`` and ``dibctl schema``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_dibctl.cli.command import Arguments
-from pytest_dibctl.cli.output import print_json, say
+from pytest_dibctl.cli.command import Arguments, Command, add_json
+from pytest_dibctl.cli.output import print_json, print_result, say
 from pytest_dibctl.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def load(arguments: Arguments, *, need_images: bool = True) -> Catalog:
-    """Return the configuration, and say what is odd about it."""
+    """Return the configuration, and show its warnings; raises ConfigError.
+
+    Without ``need_images`` a missing images.yaml is no error.
+    """
     from pytest_dibctl.config import catalog
 
     loaded = catalog.load(
@@ -30,12 +33,12 @@ def load(arguments: Arguments, *, need_images: bool = True) -> Catalog:
     return loaded
 
 
-def add_validate_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+def _add_validate_options(parser: argparse.ArgumentParser) -> None:
+    add_json(parser, "the report")
 
 
-def run_validate(arguments: Arguments) -> int:
-    """``dibctl validate``: exits 10 when anything is wrong."""
+def _validate(arguments: Arguments) -> int:
+    """Check the configuration; the exit code is 10 for any error in it."""
     from pytest_dibctl.build import builder
     from pytest_dibctl.config import report
 
@@ -46,21 +49,30 @@ def run_validate(arguments: Arguments) -> int:
         upload=arguments.upload_config,
         checks=[builder.check_recipe],
     )
-    if arguments.json:
-        print_json(found.as_dict())
-    else:
-        for line in found.lines():
-            print(line)
+    print_result(arguments, found.as_dict(), found.lines())
     return ExitCode.OK if found.ok else ExitCode.CONFIG
 
 
-def add_schema_options(parser: argparse.ArgumentParser) -> None:
+def _add_schema_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=("images", "test", "upload"))
 
 
-def run_schema(arguments: Arguments) -> int:
-    """``dibctl schema``: JSON on stdout."""
+def _schema(arguments: Arguments) -> int:
     from pytest_dibctl.config import schema
 
     print_json(schema.schema(arguments.kind))
     return ExitCode.OK
+
+
+VALIDATE = Command(
+    name="validate",
+    help="Check the configuration and say what was read from where.",
+    add_options=_add_validate_options,
+    run=_validate,
+)
+SCHEMA = Command(
+    name="schema",
+    help="Print the JSON Schema of a configuration file, for editors.",
+    add_options=_add_schema_options,
+    run=_schema,
+)

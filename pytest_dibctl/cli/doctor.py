@@ -1,25 +1,28 @@
-"""``dibctl doctor``: what this machine has."""
+"""``dibctl doctor``: what this machine has and lacks for building and booting images."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from pytest_dibctl.cli.command import Arguments
-from pytest_dibctl.cli.output import print_json, say
+from pytest_dibctl.cli.command import Arguments, Command, add_json
+from pytest_dibctl.cli.output import print_result, say
 from pytest_dibctl.errors import ExitCode
 
+if TYPE_CHECKING:
+    from pytest_dibctl.build.preflight import Check
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--install", action="store_true", help="install the missing Debian packages (needs root)"
     )
-    parser.add_argument("--json", action="store_true", help="print the checks as JSON")
+    add_json(parser, "the checks")
 
 
-def run(arguments: Arguments) -> int:
-    """``dibctl doctor``: exits 1 while something needed is missing."""
+def _run(arguments: Arguments) -> int:
+    """Check the machine; the exit code is 1 while a required tool is missing."""
     from pytest_dibctl.build import preflight
 
     checks = preflight.doctor()
@@ -28,17 +31,22 @@ def run(arguments: Arguments) -> int:
         if missing:
             preflight.install(missing, progress=say)
             checks = preflight.doctor()
-    if arguments.json:
-        print_json([check.as_dict() for check in checks])
-    else:
-        _print_checks(checks)
+    print_result(arguments, [check.as_dict() for check in checks], _lines(checks))
     return ExitCode.OK if all(check.ok or not check.required for check in checks) else ExitCode.UNSPECIFIED
 
 
-def _print_checks(checks: Sequence[Any]) -> None:
+def _lines(checks: Sequence[Check]) -> Iterator[str]:
     width = max(len(check.name) for check in checks)
     for check in checks:
         mark = "ok" if check.ok else "MISSING" if check.required else "no"
-        print(f"{mark:<8} {check.name:<{width}}  {check.detail}")
+        yield f"{mark:<8} {check.name:<{width}}  {check.detail}"
         if check.fix and not check.ok:
-            print(f"{'':<8} {'':<{width}}  -> {check.fix}")
+            yield f"{'':<8} {'':<{width}}  -> {check.fix}"
+
+
+COMMAND = Command(
+    name="doctor",
+    help="Check whether this machine can build and boot images.",
+    add_options=_add_options,
+    run=_run,
+)

@@ -1,4 +1,4 @@
-"""``dibctl``: subcommands that parse, load the configuration and make one library call each."""
+"""The entry of ``dibctl``: the parser of all commands, and what becomes of their errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest_dibctl
@@ -23,14 +23,33 @@ from pytest_dibctl.cli import (
     transfer,
     upload,
 )
-from pytest_dibctl.cli.command import Arguments
+from pytest_dibctl.cli.command import Arguments, Command
 from pytest_dibctl.cli.output import say
 from pytest_dibctl.errors import DibctlError, ExitCode
 from pytest_dibctl.system import signals
 
+COMMANDS = (
+    build.COMMAND,
+    test.COMMAND,
+    shell.COMMAND,
+    configuration.VALIDATE,
+    configuration.SCHEMA,
+    doctor.COMMAND,
+    upload.COMMAND,
+    images.MARK_OBSOLETE,
+    rotate.ROTATE,
+    rotate.ROTATE_SINGLE,
+    images.LIST,
+    transfer.COMMAND,
+    images.DIFF,
+    cleanup.COMMAND,
+    completion.COMMAND,
+)
+"""In the order of ``dibctl --help``."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``dibctl`` and return its exit code; errors are shown without traceback, unless ``--debug``."""
+    """Run ``dibctl`` and return its exit code; without ``--debug`` errors are shown without traceback."""
     parser = build_parser()
     completion.answer(parser)
     arguments = parser.parse_args(argv)
@@ -42,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with signals.as_keyboard_interrupt():
             code = int(arguments.run(arguments))
-            sys.stdout.flush()  # a reader that has gone is noticed here, not when Python exits
+            sys.stdout.flush()  # a closed pipe raises here, not when Python exits
             return code
     except DibctlError as error:
         if arguments.debug:
@@ -55,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("dibctl: interrupted")
         return int(ExitCode.UNSPECIFIED)
     except BrokenPipeError:
-        # `dibctl validate | head`: the reader has seen enough. Python would complain when it flushes.
+        # `dibctl validate | head` is no error. Python flushes again on exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.OK)
 
@@ -78,72 +97,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dibctl {pytest_dibctl.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[[Arguments], int], text: str) -> argparse.ArgumentParser:
-        child = commands.add_parser(name, parents=[common], help=text, description=text)
-        child.set_defaults(run=run)
-        return child
-
-    build.add_options(
-        command("build", build.run, "Build an image with diskimage-builder, unless it is up to date.")
-    )
-    test.add_options(
-        command("test", test.run, "Boot an image and run the tests that images.yaml lists for it.")
-    )
-    shell.add_options(command("shell", shell.run, "Boot an image and open a shell in the instance."))
-    configuration.add_validate_options(
-        command(
-            "validate",
-            configuration.run_validate,
-            "Check the configuration and say what was read from where.",
-        )
-    )
-    configuration.add_schema_options(
-        command(
-            "schema",
-            configuration.run_schema,
-            "Print the JSON Schema of a configuration file, for editors.",
-        )
-    )
-    doctor.add_options(command("doctor", doctor.run, "Check whether this machine can build and boot images."))
-    upload.add_options(
-        command("upload", upload.run, "Publish an image in one or many environments of upload.yaml.")
-    )
-    images.add_mark_obsolete_options(
-        command("mark-obsolete", images.run_mark_obsolete, "Make images obsolete: rename and mark them.")
-    )
-    rotate.add_rotate_options(
-        command(
-            "rotate",
-            rotate.run_rotate,
-            "Delete the obsolete images that nobody uses (needs an admin's eyes).",
-        )
-    )
-    rotate.add_rotate_single_options(
-        command(
-            "rotate-single",
-            rotate.run_rotate_single,
-            "Delete the unused obsolete images of one image's name.",
-        )
-    )
-    images.add_list_options(
-        command("list", images.run_list, "List the images of the projects of upload environments.")
-    )
-    transfer.add_options(
-        command("transfer", transfer.run, "Copy an image from one cloud or region to another.")
-    )
-    images.add_diff_options(
-        command("diff", images.run_diff, "Compare the packages of a built image with the published one's.")
-    )
-    cleanup.add_options(command("cleanup", cleanup.run, "Remove what dead or named runs left."))
-    completion.add_options(
-        command("completion", completion.run, "Print what a shell needs to complete dibctl's command line.")
-    )
-
     def run_help(_arguments: Arguments) -> int:
         parser.print_help()
         return ExitCode.OK
 
-    command("help", run_help, "Show this help.")
+    show_help = Command(name="help", help="Show this help.", add_options=lambda _parser: None, run=run_help)
+    for command in (*COMMANDS, show_help):
+        child = commands.add_parser(
+            command.name, parents=[common], help=command.help, description=command.help
+        )
+        command.add_options(child)
+        child.set_defaults(run=command.run)
     return parser
 
 

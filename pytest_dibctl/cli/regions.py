@@ -1,4 +1,4 @@
-"""What the commands for images in production share: environments of upload.yaml, their regions."""
+"""What the commands for images in production have in common: upload environments and their regions."""
 
 from __future__ import annotations
 
@@ -7,43 +7,38 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pytest_dibctl.cli.command import Arguments
-from pytest_dibctl.errors import ConfigError, NotInConfigError
+from pytest_dibctl.errors import ConfigError
 
 if TYPE_CHECKING:
     from pytest_dibctl.clouds.regions import Region
-    from pytest_dibctl.config.catalog import Catalog
     from pytest_dibctl.config.entry import Entry
     from pytest_dibctl.config.models import Image, UploadEnvironment
 
 
-def environments_of(catalog: Catalog, arguments: Arguments) -> tuple[Entry[UploadEnvironment], ...]:
-    if arguments.all:
-        return catalog.select_uploads(["all", *arguments.environments])
-    if not arguments.environments:
-        raise NotInConfigError(
-            "no upload environment is named", hint="name some, or --all; `dibctl validate` lists them"
-        )
-    return catalog.select_uploads(arguments.environments)
-
-
-def opened(
+def open_region(
     environment: Entry[UploadEnvironment], *, endpoint: str | None = None, fixed_cloud: bool = False
 ) -> Region:
+    """Return an environment's region, with credentials of this process's environment; the caller closes it.
+
+    Arguments and errors are those of ``connect.open_region``.
+    """
     from pytest_dibctl.publish import connect
 
     return connect.open_region(environment, environ=os.environ, endpoint=endpoint, fixed_cloud=fixed_cloud)
 
 
 @contextlib.contextmanager
-def opened_region(
+def opened(
     environment: Entry[UploadEnvironment], *, endpoint: str | None = None, fixed_cloud: bool = False
 ) -> Iterator[Region]:
-    with contextlib.closing(opened(environment, endpoint=endpoint, fixed_cloud=fixed_cloud)) as region:
+    """Open an environment's region for a block."""
+    region = open_region(environment, endpoint=endpoint, fixed_cloud=fixed_cloud)
+    with contextlib.closing(region):
         yield region
 
 
 def published_name(image: Entry[Image], environment: Entry[UploadEnvironment]) -> str:
+    """Return the name that an image has in an environment's Glance; raises ConfigError if it has none."""
     from pytest_dibctl.config import merge
 
     name = merge.glance(image, environment).name

@@ -1,36 +1,41 @@
-"""``dibctl rotate`` and ``dibctl rotate-single``."""
+"""``dibctl rotate`` and ``dibctl rotate-single``: obsolete images that are not in use are deleted."""
 
 from __future__ import annotations
 
 import argparse
 import datetime as dt
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_dibctl.cli.command import Arguments, add_json, count
+from pytest_dibctl.cli import regions
+from pytest_dibctl.cli.command import Arguments, Command, add_json, count, first_exit_code
 from pytest_dibctl.cli.configuration import load
-from pytest_dibctl.cli.output import error_data, mib, print_json, print_table, say, say_error
-from pytest_dibctl.cli.regions import opened_region, published_name
+from pytest_dibctl.cli.output import Table, error_data, mib, print_result, say, say_error
 
 if TYPE_CHECKING:
     from pytest_dibctl.config.entry import Entry
     from pytest_dibctl.config.models import UploadEnvironment
     from pytest_dibctl.publish.rotate import Verdict
 
+COLUMNS = ("name", "image", "outcome", "why", "obsolete since", "size")
+OUTCOMES = {"deleted": "deleted", "goes": "would be deleted", "stays": "stays", "failed": "FAILED"}
+UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
-def add_rotate_options(parser: argparse.ArgumentParser) -> None:
+
+def _add_rotate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("environment", metavar="ENV", help="label in upload.yaml")
     parser.add_argument("names", nargs="*", metavar="NAME", help="names of images in Glance; all if left out")
-    _add_rotation_options(parser)
+    _add_common_options(parser)
 
 
-def add_rotate_single_options(parser: argparse.ArgumentParser) -> None:
+def _add_rotate_single_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="label in images.yaml")
     parser.add_argument("environment", metavar="ENV", help="label in upload.yaml")
-    _add_rotation_options(parser)
+    _add_common_options(parser)
 
 
-def _add_rotation_options(parser: argparse.ArgumentParser) -> None:
+def _add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only say what would be deleted, and why")
     parser.add_argument(
         "--keep", type=count, default=0, metavar="N", help="keep the N newest of each name (0)"
@@ -48,28 +53,27 @@ def _age(text: str) -> dt.timedelta:
     found = re.fullmatch(r"(\d+)([mhdw])", text)
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not an age such as 45m, 12h, 30d or 4w")
-    unit = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}[found[2]]
-    return dt.timedelta(**{unit: int(found[1])})
+    return dt.timedelta(**{UNITS[found[2]]: int(found[1])})
 
 
-def run_rotate(arguments: Arguments) -> int:
-    """``dibctl rotate``: 61 for whoever may not see other projects' servers."""
+def _run_rotate(arguments: Arguments) -> int:
+    """Delete obsolete images; the exit code is 61 for a user who may not see other projects' servers."""
     catalog = load(arguments, need_images=False)
-    return _rotate(catalog.upload(arguments.environment), tuple(arguments.names), arguments)
+    return _rotate(arguments, catalog.upload(arguments.environment), tuple(arguments.names))
 
 
-def run_rotate_single(arguments: Arguments) -> int:
-    """``dibctl rotate-single``: like ``rotate``, for one image of images.yaml."""
+def _run_rotate_single(arguments: Arguments) -> int:
+    """Delete the obsolete images of one image of images.yaml."""
     catalog = load(arguments)
     image, environment = catalog.image(arguments.image), catalog.upload(arguments.environment)
-    endpoint = image.settings.glance.endpoint
-    return _rotate(environment, (published_name(image, environment),), arguments, endpoint=endpoint)
+    name = regions.published_name(image, environment)
+    return _rotate(arguments, environment, (name,), endpoint=image.settings.glance.endpoint)
 
 
 def _rotate(
+    arguments: Arguments,
     environment: Entry[UploadEnvironment],
     names: tuple[str, ...],
-    arguments: Arguments,
     *,
     endpoint: str | None = None,
 ) -> int:
@@ -82,46 +86,57 @@ def _rotate(
         keep=arguments.keep,
         older_than=arguments.older_than,
     )
-    stopped: rotate.RotationInterrupted | None = None
-    with opened_region(environment, endpoint=endpoint, fixed_cloud=True) as region:
-        try:
-            verdicts = (
-                rotate.plan(region, policy) if arguments.dry_run else rotate.rotate(region, policy, tell=say)
-            )
-        except rotate.RotationInterrupted as error:
-            stopped, verdicts = error, list(error.verdicts)
+    try:
+        with regions.opened(environment, endpoint=endpoint, fixed_cloud=True) as region:
+            if arguments.dry_run:
+                verdicts = rotate.plan(region, policy)
+            else:
+                verdicts = rotate.rotate(region, policy, tell=say)
+    except rotate.RotationInterrupted as interruption:
+        _print(arguments, interruption.verdicts)
+        raise
+    _print(arguments, verdicts)
+    return first_exit_code(verdict.error for verdict in verdicts)
+
+
+def _print(arguments: Arguments, verdicts: Sequence[Verdict]) -> None:
     for verdict in verdicts:
         if verdict.error is not None:
             say_error(verdict.candidate.id, verdict.error)
-    if arguments.json:
-        print_json([_verdict_data(verdict) for verdict in verdicts])
-    elif not verdicts:
-        print("no obsolete image")
-    else:
-        print_table(ROTATE_COLUMNS, [_verdict_row(verdict) for verdict in verdicts])
-    if stopped is not None:
-        raise stopped
-    return rotate.exit_code(verdicts)
+    table = Table(COLUMNS, [_row(verdict) for verdict in verdicts])
+    print_result(
+        arguments, [_data(verdict) for verdict in verdicts], table if verdicts else ["no obsolete image"]
+    )
 
 
-ROTATE_COLUMNS = ("name", "image", "outcome", "why", "obsolete since", "size")
-VERDICTS = {"deleted": "deleted", "goes": "would be deleted", "stays": "stays", "failed": "FAILED"}
+def _row(verdict: Verdict) -> tuple[str, ...]:
+    image = verdict.candidate
+    since = f"{image.since:%Y-%m-%d %H:%M}"
+    return (image.name, image.id, OUTCOMES[verdict.outcome], verdict.reason, since, mib(image.size))
 
 
-def _verdict_row(verdict: Verdict) -> tuple[str, ...]:
-    one = verdict.candidate
-    since = f"{one.since:%Y-%m-%d %H:%M}"
-    return (one.name, one.id, VERDICTS[verdict.outcome], verdict.reason, since, mib(one.size))
-
-
-def _verdict_data(verdict: Verdict) -> dict[str, Any]:
-    one = verdict.candidate
+def _data(verdict: Verdict) -> dict[str, Any]:
+    image = verdict.candidate
     return {
-        "name": one.name,
-        "image": one.id,
+        "name": image.name,
+        "image": image.id,
         "outcome": verdict.outcome,
         "reason": verdict.reason,
-        "obsolete_since": one.since.isoformat(),
-        "size": one.size,
+        "obsolete_since": image.since.isoformat(),
+        "size": image.size,
         **error_data(verdict.error),
     }
+
+
+ROTATE = Command(
+    name="rotate",
+    help="Delete the obsolete images that nobody uses (needs an admin's eyes).",
+    add_options=_add_rotate_options,
+    run=_run_rotate,
+)
+ROTATE_SINGLE = Command(
+    name="rotate-single",
+    help="Delete the unused obsolete images of one image's name.",
+    add_options=_add_rotate_single_options,
+    run=_run_rotate_single,
+)

@@ -1,4 +1,4 @@
-"""``dibctl test``: pytest as a child."""
+"""``dibctl test``: an image's tests, by pytest as a child process."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_dibctl.cli.command import Arguments, add_boot_options
+from pytest_dibctl.cli.command import Arguments, Command, add_boot_options
 from pytest_dibctl.errors import ExitCode
 from pytest_dibctl.system import process, signals
 
 PYTEST_NOTHING_COLLECTED = 5
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def _add_options(parser: argparse.ArgumentParser) -> None:
     add_boot_options(parser)
     parser.add_argument(
         "--keep-failed-image", action="store_true", help="keep the test image if a test fails"
@@ -39,9 +39,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pytest_args", nargs="*", metavar="-- PYTEST_ARG", help="passed on to pytest")
 
 
-def run(arguments: Arguments) -> int:
-    """``dibctl test``: pytest as a child, its outcome as dibctl's exit code."""
-    # In memory, and reached through us: nothing has to be removed, however we end.
+def _run(arguments: Arguments) -> int:
+    """Run pytest as a child; the exit code says what it found."""
+    # The file is in memory and reached through this process: nothing is left of it, even after a SIGKILL.
     with os.fdopen(os.memfd_create("dibctl-result")) as memory:
         result_file = Path(f"/proc/{os.getpid()}/fd/{memory.fileno()}")
         argv = pytest_argv(arguments, result_file)
@@ -77,7 +77,7 @@ def pytest_argv(arguments: Arguments, result_file: Path) -> list[str]:
 
 
 def exit_code_of(pytest_code: int, result_file: Path) -> int:
-    """Return dibctl's exit code for how pytest ended."""
+    """Return dibctl's exit code for pytest's: that of the first error where the plugin wrote it down."""
     with contextlib.suppress(OSError, ValueError):
         written = int(json.loads(result_file.read_text())["exit_code"])
         if written != ExitCode.OK:
@@ -88,14 +88,17 @@ def exit_code_of(pytest_code: int, result_file: Path) -> int:
 
 
 def _call_forwarding_signals(argv: Sequence[str]) -> int:
-    """Run a child in the foreground; it alone decides what an interrupt means, we wait for it."""
+    """Run a child in the foreground and return its exit code.
+
+    The child decides what a signal means, so this process passes signals on and waits.
+    """
     children: list[subprocess.Popen[bytes]] = []
     early: list[int] = []
 
     def forward(number: int, _frame: object) -> None:
         if not children:
             early.append(number)
-        # A Ctrl-C reaches the child by itself: it is in the terminal's foreground process group, as we are.
+        # The terminal itself sends Ctrl-C to the child: both are in its foreground process group.
         elif number != signal.SIGINT or not _in_foreground():
             children[0].send_signal(number)
 
@@ -115,3 +118,11 @@ def _in_foreground() -> bool:
         return os.tcgetpgrp(0) == os.getpgrp()
     except OSError:
         return False
+
+
+COMMAND = Command(
+    name="test",
+    help="Boot an image and run the tests that images.yaml lists for it.",
+    add_options=_add_options,
+    run=_run,
+)

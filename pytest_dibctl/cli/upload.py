@@ -1,73 +1,25 @@
-"""``dibctl upload``."""
+"""``dibctl upload``: an image to environments of upload.yaml."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_dibctl.cli.command import Arguments, add_json
+from pytest_dibctl.cli import regions
+from pytest_dibctl.cli.command import Arguments, Command, add_json, first_exit_code
 from pytest_dibctl.cli.configuration import load
-from pytest_dibctl.cli.output import Meter, error_data, print_json, print_table, say, say_error
-from pytest_dibctl.cli.regions import environments_of, opened
+from pytest_dibctl.cli.output import Meter, Table, error_data, print_result, say, say_error
+from pytest_dibctl.errors import NotInConfigError
 
 if TYPE_CHECKING:
+    from pytest_dibctl.config.catalog import Catalog
+    from pytest_dibctl.config.entry import Entry
+    from pytest_dibctl.config.models import UploadEnvironment
     from pytest_dibctl.publish.upload import Result
 
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", help="label in images.yaml")
-    parser.add_argument(
-        "environments", nargs="*", metavar="ENV", help="labels in upload.yaml, globs, comma lists"
-    )
-    parser.add_argument("--all", action="store_true", help="to all environments of upload.yaml")
-    parser.add_argument(
-        "-i", "--input", type=Path, metavar="FILE", help="upload this image file instead of `filename`"
-    )
-    parser.add_argument("--no-obsolete", action="store_true", help="leave older images of this name current")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done where")
-    add_json(parser)
-
-
-def run(arguments: Arguments) -> int:
-    """``dibctl upload``: exits with the code of the first environment that failed."""
-    from pytest_dibctl.publish import upload
-
-    catalog = load(arguments)
-    image = catalog.image(arguments.image)
-    environments = environments_of(catalog, arguments)
-    built = upload.file_of(image, arguments.input, Path.cwd())
-    endpoint = image.settings.glance.endpoint
-    stopped: upload.UploadInterrupted | None = None
-    with Meter() as meter:
-        request = upload.Request(
-            image=image,
-            environments=environments,
-            built=built,
-            cwd=Path.cwd(),
-            obsolete=not arguments.no_obsolete,
-            open_region=lambda one: opened(one, endpoint=endpoint, fixed_cloud=len(environments) > 1),
-            watch=meter,
-        )
-        try:
-            results = upload.plan(request) if arguments.dry_run else upload.upload(request)
-        except upload.UploadInterrupted as error:
-            stopped, results = error, list(error.results)
-    for result in results:
-        if result.error is not None:
-            say_error(result.environment, result.error)
-    if any(result.outcome in DONE and result.tested is None for result in results):
-        say(f"dibctl: warning: no whole and passing test run vouches for {built.path}")
-    if arguments.json:
-        print_json([_result_data(result) for result in results])
-    else:
-        print_table(UPLOAD_COLUMNS, [_result_row(result, plan=arguments.dry_run) for result in results])
-    if stopped is not None:
-        raise stopped
-    return upload.exit_code(results)
-
-
-UPLOAD_COLUMNS = ("environment", "outcome", "image", "seconds", "tested", "obsolete now", "notes")
+COLUMNS = ("environment", "outcome", "image", "seconds", "tested", "obsolete now", "notes")
 PLANNED = {
     "uploaded": "would be uploaded",
     "unchanged": "is there already",
@@ -87,7 +39,72 @@ NOT_DONE = {
 }
 
 
-def _result_row(result: Result, *, plan: bool) -> tuple[str, ...]:
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", help="label in images.yaml")
+    parser.add_argument(
+        "environments", nargs="*", metavar="ENV", help="labels in upload.yaml, globs, comma lists"
+    )
+    parser.add_argument("--all", action="store_true", help="to all environments of upload.yaml")
+    parser.add_argument(
+        "-i", "--input", type=Path, metavar="FILE", help="upload this image file instead of `filename`"
+    )
+    parser.add_argument("--no-obsolete", action="store_true", help="leave older images of this name current")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done where")
+    add_json(parser)
+
+
+def _run(arguments: Arguments) -> int:
+    """Upload an image; the exit code is that of the first environment that failed."""
+    from pytest_dibctl.publish import upload
+
+    catalog = load(arguments)
+    image = catalog.image(arguments.image)
+    environments = _selected(catalog, arguments)
+    built = upload.file_of(image, arguments.input, Path.cwd())
+    try:
+        with Meter() as meter:
+            request = upload.Request(
+                image=image,
+                environments=environments,
+                built=built,
+                cwd=Path.cwd(),
+                obsolete=not arguments.no_obsolete,
+                open_region=lambda environment: regions.open_region(
+                    environment,
+                    endpoint=image.settings.glance.endpoint,
+                    fixed_cloud=len(environments) > 1,
+                ),
+                watch=meter,
+            )
+            results = upload.plan(request) if arguments.dry_run else upload.upload(request)
+    except upload.UploadInterrupted as interruption:
+        _print(arguments, interruption.results, built.path)
+        raise
+    _print(arguments, results, built.path)
+    return first_exit_code(result.error for result in results)
+
+
+def _selected(catalog: Catalog, arguments: Arguments) -> tuple[Entry[UploadEnvironment], ...]:
+    if arguments.all:
+        return catalog.select_uploads(["all", *arguments.environments])
+    if not arguments.environments:
+        raise NotInConfigError(
+            "no upload environment is named", hint="name some, or --all; `dibctl validate` lists them"
+        )
+    return catalog.select_uploads(arguments.environments)
+
+
+def _print(arguments: Arguments, results: Sequence[Result], file: Path) -> None:
+    for result in results:
+        if result.error is not None:
+            say_error(result.environment, result.error)
+    if any(result.outcome in DONE and result.tested is None for result in results):
+        say(f"dibctl: warning: no whole and passing test run vouches for {file}")
+    rows = [_row(result, plan=arguments.dry_run) for result in results]
+    print_result(arguments, [_data(result) for result in results], Table(COLUMNS, rows))
+
+
+def _row(result: Result, *, plan: bool) -> tuple[str, ...]:
     notes = [result.error.message.splitlines()[0]] if result.error is not None else []
     if result.conversion:
         notes.append(f"converted: {result.conversion}")
@@ -104,7 +121,7 @@ def _result_row(result: Result, *, plan: bool) -> tuple[str, ...]:
     )
 
 
-def _result_data(result: Result) -> dict[str, Any]:
+def _data(result: Result) -> dict[str, Any]:
     return {
         "environment": result.environment,
         "outcome": result.outcome,
@@ -116,3 +133,11 @@ def _result_data(result: Result) -> dict[str, Any]:
         "seconds": round(result.seconds, 1),
         **error_data(result.error),
     }
+
+
+COMMAND = Command(
+    name="upload",
+    help="Publish an image in one or many environments of upload.yaml.",
+    add_options=_add_options,
+    run=_run,
+)
