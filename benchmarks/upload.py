@@ -44,7 +44,7 @@ class Bench:
         from pytest_dibctl.config.entry import Entry
         from pytest_dibctl.config.models import Image, UploadEnvironment
         from pytest_dibctl.image.artifact import Artifact
-        from pytest_dibctl.publish import connect, upload
+        from pytest_dibctl.publish import connect, upload, upload_request
 
         image = Image.model_validate({"filename": str(self.file), "glance": {"name": name()}})
         environments = [
@@ -56,7 +56,7 @@ class Bench:
             for number, url in enumerate(self.urls[:count])
         ]
         size = self.file.stat().st_size
-        request = upload.Request(
+        request = upload_request.Request(
             image=Entry(label="bench", settings=image, path=Path("images.yaml")),
             environments=environments,
             built=Artifact(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pytest_dibctl.config.catalog import Catalog
     from pytest_dibctl.config.entry import Entry
     from pytest_dibctl.config.models import UploadEnvironment
-    from pytest_dibctl.publish.upload import Result
+    from pytest_dibctl.publish.upload_request import Result
 
 COLUMNS = ("environment", "outcome", "image", "seconds", "tested", "obsolete now", "notes")
 PLANNED = {
@@ -55,7 +55,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: Arguments) -> int:
     """Upload an image; the exit code is that of the first environment that failed."""
-    from pytest_dibctl.publish import upload
+    from pytest_dibctl.publish import upload, upload_request
 
     catalog = load(arguments)
     image = catalog.image(arguments.image)
@@ -63,7 +63,7 @@ def _run(arguments: Arguments) -> int:
     built = upload.file_of(image, arguments.input, Path.cwd())
     try:
         with Meter() as meter:
-            request = upload.Request(
+            request = upload_request.Request(
                 image=image,
                 environments=environments,
                 built=built,

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 from pytest_dibctl.clouds.regions import Region
 from pytest_dibctl.config import interpolate
@@ -20,60 +20,11 @@ from pytest_dibctl.image import artifact as files
 from pytest_dibctl.image import preprocessing
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.publish.desired import Conversion, Wanted, wanted
+from pytest_dibctl.publish.jobs import Job, finish, start, wait
 from pytest_dibctl.publish.replace import Found, Replaced, Work, look, replace
 from pytest_dibctl.publish.stream import Feed, Stream
+from pytest_dibctl.publish.upload_request import Request, Result
 from pytest_dibctl.system import process, signals
-
-POLL = 0.02
-"""Seconds between two looks at whether everything has come to its end."""
-
-Opener = Callable[[Entry[UploadEnvironment]], Region]
-
-
-class Watch(Protocol):
-    """Whoever is told how far things are; called from several threads."""
-
-    def say(self, environment: str, line: str) -> None:
-        """Take one line about an environment."""
-        ...
-
-    def sent(self, environment: str, done: int, total: int) -> None:
-        """Take how many of the bytes are sent."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is to be uploaded where. ``built`` is the image's file, ``cwd`` where commands run."""
-
-    image: Entry[Image]
-    environments: Sequence[Entry[UploadEnvironment]]
-    built: Artifact
-    cwd: Path
-    open_region: Opener
-    watch: Watch
-    obsolete: bool = True
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Result:
-    """What came of one environment.
-
-    ``outcome`` is "uploaded", "unchanged", "external" or "failed", of a plan what it would be; after an
-    interruption also "undone", "not begun", or "left" for what was cut off and not undone. ``obsoleted`` are
-    the ids of images that made place, ``pending`` the projects that have yet to accept the image; ``tested``
-    says when and where it passed its tests, None if no run vouches for it.
-    """
-
-    environment: str
-    outcome: str
-    image_id: str | None = None
-    obsoleted: tuple[str, ...] = ()
-    pending: tuple[str, ...] = ()
-    conversion: str | None = None
-    tested: str | None = None
-    seconds: float = 0.0
-    error: DibctlError | None = None
 
 
 class UploadInterrupted(KeyboardInterrupt):
@@ -167,7 +118,7 @@ class _Upload:
         self._request = request
         self._targets = [_Target(environment=environment) for environment in request.environments]
         self._stopped = threading.Event()
-        self._jobs: list[_Job] = []
+        self._jobs: list[Job] = []
 
     def __enter__(self) -> Self:
         return self
@@ -368,80 +319,26 @@ class _Upload:
 
         Without ``undo`` there is nothing to be put back, and it is raised at once.
         """
-        jobs = [_Job(call) for call in calls]
+        jobs = [Job(call) for call in calls]
         self._jobs += jobs
         try:
             # An interruption of a thread's start could leave it neither begun nor ended.
             with signals.held():
-                _start(jobs)
-            _finish(jobs)
+                start(jobs)
+            finish(jobs)
         except BaseException:
             self._stopped.set()
             if undo:
                 with signals.held():
-                    _wait(jobs)
+                    wait(jobs)
             raise
 
     def _together(self, calls: Sequence[Callable[[], None]]) -> None:
         """Make calls side by side, in a thread that no interruption reaches."""
-        jobs = [_Job(call) for call in calls]
+        jobs = [Job(call) for call in calls]
         self._jobs += jobs
-        _start(jobs)
-        _finish(jobs)
-
-
-class _Job:
-    """A call in a thread that keeps no process from ending, as those of an executor would."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call = call
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._begun = self._ended = False
-        self.error: BaseException | None = None
-
-    def start(self) -> None:
-        self._begun = True  # before it is: an interruption in between must not make anybody forget it
-        try:
-            self._thread.start()
-        except RuntimeError:
-            self._begun = False
-            raise
-
-    @property
-    def ended(self) -> bool:
-        """Whether it has come to its end, or was never started."""
-        return self._ended or not self._begun
-
-    def _run(self) -> None:
-        try:
-            self._call()
-        except BaseException as error:  # noqa: BLE001 -- raised by whoever waits for it
-            self.error = error
-        finally:
-            self._ended = True
-
-
-def _start(jobs: Sequence[_Job]) -> None:
-    for job in jobs:
-        job.start()
-
-
-def _finish(jobs: Sequence[_Job]) -> None:
-    """Wait for all jobs, and raise the first one's error."""
-    _wait(jobs)
-    for job in jobs:
-        if job.error is not None:
-            raise job.error
-
-
-def _wait(jobs: Sequence[_Job]) -> None:
-    """Wait until the jobs that were started have ended.
-
-    By looking: a signal that comes just before Python blocks in a lock does not wake it up, and an exception
-    out of a signal's handler can leave a lock of the standard library taken for ever.
-    """
-    while not all(job.ended for job in jobs):
-        time.sleep(POLL)
+        start(jobs)
+        finish(jobs)
 
 
 def _groups(targets: Sequence[_Target]) -> list[list[_Target]]:
