@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from pytest_dibctl.clouds.regions import ImageRecord, Region
 from pytest_dibctl.config.models import Obsoleting
-from pytest_dibctl.errors import ApiError, DibctlError, ExitCode, ImageNotFoundError
+from pytest_dibctl.errors import ApiError, DibctlError, ImageNotFoundError
 from pytest_dibctl.publish import image_state, unfinished
 from pytest_dibctl.system import signals
 
@@ -74,11 +74,6 @@ class RotationInterrupted(KeyboardInterrupt):
     def __init__(self, reason: str, verdicts: Sequence[Verdict]) -> None:
         super().__init__(reason)
         self.verdicts = verdicts
-
-
-def exit_code(verdicts: Sequence[Verdict]) -> int:
-    """Return the code of the first image whose removal failed; what stays for a reason is no failure."""
-    return next((int(verdict.error.exit_code) for verdict in verdicts if verdict.error), int(ExitCode.OK))
 
 
 def plan(region: Region, policy: Policy) -> list[Verdict]:

@@ -17,20 +17,24 @@ Opener = Callable[[Entry[UploadEnvironment]], Region]
 
 
 class Watch(Protocol):
-    """Whoever is told how far things are; called from several threads."""
+    """Shows the progress of an upload; several threads call it."""
 
     def say(self, environment: str, line: str) -> None:
-        """Take one line about an environment."""
+        """Show one line about an environment."""
         ...
 
     def sent(self, environment: str, done: int, total: int) -> None:
-        """Take how many of the bytes are sent."""
+        """Show that ``done`` of ``total`` bytes are sent to an environment."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is to be uploaded where. ``built`` is the image's file, ``cwd`` where commands run."""
+    """An image and the environments to upload it to.
+
+    ``built`` is the image's file, and ``cwd`` the directory where commands run. ``open_region`` logs in to an
+    environment; the upload closes what it returns. Without ``obsolete`` older images stay current.
+    """
 
     image: Entry[Image]
     environments: Sequence[Entry[UploadEnvironment]]
@@ -43,12 +47,13 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-    """What came of one environment.
+    """What became of one environment.
 
-    ``outcome`` is "uploaded", "unchanged", "external" or "failed", of a plan what it would be; after an
-    interruption also "undone", "not begun", or "left" for what was cut off and not undone. ``obsoleted`` are
-    the ids of images that made place, ``pending`` the projects that have yet to accept the image; ``tested``
-    says when and where it passed its tests, None if no run vouches for it.
+    ``outcome`` is "uploaded", "unchanged", "external" or "failed", in a plan what it would be. After an
+    interruption it is also "undone", "not begun", or "left" for an upload that was neither finished nor
+    undone. ``obsoleted`` are the ids of the images that became obsolete, ``pending`` the projects that have
+    not accepted the image yet. ``tested`` says when and where the image passed its tests, None if no run
+    vouches for it. ``seconds`` is how long the environment took.
     """
 
     environment: str
