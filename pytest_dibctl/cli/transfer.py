@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_dibctl.config.entry import Entry
     from pytest_dibctl.config.models import Obsoleting, UploadEnvironment
     from pytest_dibctl.publish.connect import Side
-    from pytest_dibctl.publish.transfer import Transferred
+    from pytest_dibctl.publish.transfer_request import Transferred
 
 SIDES = {
     "auth-url": ("auth_url", "address of Keystone"),
@@ -88,10 +88,10 @@ def _side(arguments: Arguments, option: str) -> Side:
 
 def _transfer(arguments: Arguments, source: Region, destination: Region, rule: Obsoleting) -> Transferred:
     """Transfer an image and show how far it is, an interruption too."""
-    from pytest_dibctl.publish import transfer
+    from pytest_dibctl.publish import transfer, transfer_request
 
     with Meter() as meter:
-        request = transfer.Request(
+        request = transfer_request.Request(
             what=arguments.uuid,
             source=source,
             destination=destination,
