@@ -21,16 +21,17 @@ if TYPE_CHECKING:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
-    parser.add_argument("--run", dest="run_id", metavar="ID", help="this run only, what it kept included")
+    parser.add_argument("--run", dest="run_id", metavar="ID", help="only this run, including what it kept")
     parser.add_argument(
-        "--env", dest="environment", metavar="LABEL", help="what is in this test environment only"
+        "--env", dest="environment", metavar="LABEL", help="only resources of this test environment"
     )
     parser.add_argument(
         "--expired",
         action="store_true",
-        help="also what runs of any machine left in the OpenStack environments more than 24 hours ago",
+        help="also resources that runs of any machine left in the OpenStack environments "
+        "more than 24 hours ago",
     )
-    add_json(parser, "what became of each thing")
+    add_json(parser, "the outcome for each resource")
 
 
 def _run(arguments: Arguments) -> int:

@@ -75,7 +75,7 @@ def _labels(kind: str) -> Callable[..., Iterable[str]]:
 
 COMMAND = Command(
     name="completion",
-    help="Print what a shell needs to complete dibctl's command line.",
+    help="Print the code that makes a shell complete dibctl's command line.",
     add_options=_add_options,
     run=_run,
 )

@@ -66,7 +66,7 @@ def _schema(arguments: Arguments) -> int:
 
 VALIDATE = Command(
     name="validate",
-    help="Check the configuration and say what was read from where.",
+    help="Check the configuration and show which files it was read from.",
     add_options=_add_validate_options,
     run=_validate,
 )

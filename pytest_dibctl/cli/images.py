@@ -210,7 +210,7 @@ MARK_OBSOLETE = Command(
 )
 DIFF = Command(
     name="diff",
-    help="Compare the packages of a built image with the published one's.",
+    help="Compare the packages of a built image with those of the published one.",
     add_options=_add_diff_options,
     run=_diff,
 )

@@ -114,17 +114,23 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show debug messages, and tracebacks of errors")
     parser.add_argument(
-        "--images-config", type=Path, metavar="FILE", help="read this instead of searching images.yaml"
+        "--images-config",
+        type=Path,
+        metavar="FILE",
+        help="read this file instead of searching for images.yaml",
     )
     parser.add_argument(
         "--test-config",
         "--test-environments-config",
         type=Path,
         metavar="FILE",
-        help="read this instead of searching test.yaml",
+        help="read this file instead of searching for test.yaml",
     )
     parser.add_argument(
-        "--upload-config", type=Path, metavar="FILE", help="read this instead of searching upload.yaml"
+        "--upload-config",
+        type=Path,
+        metavar="FILE",
+        help="read this file instead of searching for upload.yaml",
     )
 
 

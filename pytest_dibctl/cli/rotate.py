@@ -44,7 +44,7 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
         "--older-than",
         type=_age,
         metavar="AGE",
-        help="only what is obsolete for so long: 12h, 30d, 4w",
+        help="only images that are obsolete for at least AGE: 12h, 30d, 4w",
     )
     add_json(parser)
 
@@ -130,7 +130,7 @@ def _data(verdict: Verdict) -> dict[str, Any]:
 
 ROTATE = Command(
     name="rotate",
-    help="Delete the obsolete images that nobody uses (needs an admin's eyes).",
+    help="Delete the unused obsolete images of an environment (needs an admin's login).",
     add_options=_add_rotate_options,
     run=_run_rotate,
 )

@@ -45,8 +45,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         )
         for key, (_, text) in SIDES.items():
             parser.add_argument(f"--{option}-{key}", metavar="VALUE", help=f"{metavar.lower()}: {text}")
-    parser.add_argument("--ignore-meta", action="store_true", help="only the name, the formats and the bytes")
-    parser.add_argument("--ignore-membership", action="store_true", help="neither owner nor members")
+    parser.add_argument(
+        "--ignore-meta", action="store_true", help="copy only the name, the formats and the bytes"
+    )
+    parser.add_argument("--ignore-membership", action="store_true", help="copy neither owner nor members")
     parser.add_argument(
         "--timeout", type=count, default=3600, metavar="SECONDS", help="time for the bytes (3600)"
     )

@@ -44,7 +44,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "environments", nargs="*", metavar="ENV", help="labels in upload.yaml, globs, comma lists"
     )
-    parser.add_argument("--all", action="store_true", help="to all environments of upload.yaml")
+    parser.add_argument("--all", action="store_true", help="upload to all environments of upload.yaml")
     parser.add_argument(
         "-i", "--input", type=Path, metavar="FILE", help="upload this image file instead of `filename`"
     )

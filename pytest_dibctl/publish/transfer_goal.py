@@ -84,7 +84,7 @@ def _project(request: Request, project_id: str) -> str:
     if name is None:
         raise NotInConfigError(
             f"{request.source.name}: project {project_id} has no name that these credentials can see",
-            hint="log in as somebody who sees it, or leave it out with --ignore-membership",
+            hint="log in as a user who sees it, or leave it out with --ignore-membership",
         )
     try:
         return request.destination.project(name)
