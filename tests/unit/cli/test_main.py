@@ -151,6 +151,18 @@ def test_debug_shows_the_traceback(here: Path) -> None:
     assert "Traceback" in result.stderr
 
 
+def test_the_package_itself_can_be_run() -> None:
+    argv = [sys.executable, "-m", "pytest_dibctl.cli", "--version"]
+    result = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("dibctl ")
+
+
+def test_commands_have_names_of_their_own_and_one_sentence_of_help() -> None:
+    names = [command.name for command in main.COMMANDS]
+    assert len(set(names)) == len(names)
+    assert [command.name for command in main.COMMANDS if not command.help.endswith(".")] == []
+
+
 def test_a_closed_pipe_is_no_error(here: Path) -> None:
     (here / "images.yaml").write_text("debian: {filename: x}\n")
     result = subprocess.run(
