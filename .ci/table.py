@@ -1,7 +1,7 @@
 """The table at the end of ``.ci/run``: stages, tests, seconds, and the ten slowest tests of all.
 
-``python3 .ci/table.py REPORTS SECONDS``: REPORTS holds ``stages.tsv``, a log for each stage, and what test runs
-wrote of themselves (``tests/support/reporting.py``). Standard library only: it runs outside of any environment.
+``python3 .ci/table.py REPORTS SECONDS``: REPORTS holds ``stages.tsv``, a log for each stage, and the files that
+test runs write (``tests/support/reporting.py``). Standard library only: it runs outside of any environment.
 """
 
 from __future__ import annotations
@@ -51,7 +51,11 @@ def main(folder: str, total: str) -> None:
     for stage, counts, seconds, note in [head, *rows]:
         print(f"{stage:<{widths[0]}}  {counts:<{widths[1]}}  {seconds:>{widths[2]}}  {note}".rstrip())
     slowest = sorted(
-        ((seconds, name, file.stem) for file in reports.glob("*.json") for name, seconds in tests(reports, file.stem)["slowest"]),
+        (
+            (seconds, name, file.stem)
+            for file in reports.glob("*.json")
+            for name, seconds in tests(reports, file.stem)["slowest"]
+        ),
         reverse=True,
     )
     print("\nslowest tests")

@@ -45,7 +45,7 @@ class Bench:
         from pytest_dibctl.config.models.images import Image
         from pytest_dibctl.config.models.upload import UploadEnvironment
         from pytest_dibctl.image.artifact import Artifact
-        from pytest_dibctl.publish import connect, upload
+        from pytest_dibctl.publish import connect, upload, upload_request
 
         image = Image.model_validate({"filename": str(self.file), "glance": {"name": name()}})
         environments = [
@@ -57,7 +57,7 @@ class Bench:
             for number, url in enumerate(self.urls[:count])
         ]
         size = self.file.stat().st_size
-        request = upload.Request(
+        request = upload_request.Request(
             image=Entry(label="bench", settings=image, path=Path("images.yaml")),
             environments=environments,
             built=Artifact(

@@ -1,4 +1,4 @@
-"""Completion of ``dibctl``'s command line by shells: commands and options, and labels from the files."""
+"""``dibctl completion``, and the answer when a shell asks: commands, options, labels of the configuration."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pytest_dibctl.cli.command import Arguments, Command
+from pytest_dibctl.errors import ExitCode
+
 VARIABLE = "_ARGCOMPLETE"
-"""Set by the shell's function when it asks what may come next."""
+"""The environment variable by which the shell's function asks for completions."""
 SHELLS = ("bash", "zsh", "fish")
 LABELS = {
     "LABEL": "environments",
@@ -21,15 +24,24 @@ LABELS = {
 """What arguments with these metavars are labels of; an argument called ``image`` is an image's."""
 
 
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=SHELLS)
+
+
+def _run(arguments: Arguments) -> int:
+    print(shell_code(arguments.shell))
+    return ExitCode.OK
+
+
 def shell_code(shell: str) -> str:
-    """Return what a shell has to read to complete ``dibctl``."""
+    """Return the code that makes a shell complete ``dibctl``."""
     from argcomplete.shell_integration import shellcode
 
     return str(shellcode(["dibctl"], shell=shell))
 
 
 def answer(parser: argparse.ArgumentParser) -> None:
-    """Answer a shell that asks, and end the process then; return at once when none does."""
+    """Print completions and exit if a shell asks for them; else return at once."""
     if VARIABLE not in os.environ:
         return
     import argcomplete
@@ -55,8 +67,16 @@ def _labels(kind: str) -> Callable[..., Iterable[str]]:
         from pytest_dibctl.config.kinds import KINDS
 
         given = {name: getattr(parsed_args, f"{name}_config", None) for name in KINDS}
-        # What is wrong with the files is not said while somebody types.
+        # Errors in the files are not shown: they would stand in the line that is being typed.
         loaded, _ = catalog.read(cwd=Path.cwd(), explicit=given)
         return sorted(getattr(loaded, kind))
 
     return complete
+
+
+COMMAND = Command(
+    name="completion",
+    help="Print the code that makes a shell complete dibctl's command line.",
+    add_options=_add_options,
+    run=_run,
+)

@@ -1,20 +1,18 @@
-"""What the commands of ``dibctl`` have in common: configuration in, lines, tables and JSON out."""
+"""What ``dibctl`` shows: lines, tables, JSON and progress. Only this folder prints."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
 
-if TYPE_CHECKING:
-    import argparse
-
-    from pytest_dibctl.config.catalog import Catalog
+from pytest_dibctl.cli.command import Arguments
+from pytest_dibctl.errors import DibctlError, ExitCode
 
 TELL_EVERY = 5.0
 """Seconds between two lines of progress of one environment, where there is no terminal."""
@@ -22,47 +20,65 @@ MIB = 1 << 20
 
 
 def say(line: str) -> None:
-    """Tell the person something; results go to stdout, this goes to stderr."""
+    """Show a line that is no result: it goes to stderr."""
     print(line, file=sys.stderr, flush=True)
 
 
+def say_error(what: str, error: DibctlError) -> None:
+    """Show an error of one of several things, with its notes, where the command goes on."""
+    say(f"{what}: error: {error}")
+    for note in getattr(error, "__notes__", ()):
+        say(f"{what}: note: {note}")
+
+
+def error_data(error: DibctlError | None) -> dict[str, Any]:
+    """Return the keys that tell a program of an error; None is success."""
+    if error is None:
+        return {"error": None, "exit_code": int(ExitCode.OK)}
+    notes = list(getattr(error, "__notes__", ()))
+    return {"error": error.message, "notes": notes, "exit_code": int(error.exit_code)}
+
+
 def mib(size: int | None) -> str:
-    """Return bytes as a person reads them."""
+    """Return a size in bytes as MiB, for people."""
     return "-" if size is None else f"{size / MIB:.1f} MiB"
 
 
-def age(time: dt.timedelta) -> str:
-    """Return how long something took, as a person says it: the largest unit alone."""
-    seconds = int(time.total_seconds())
+def age(duration: dt.timedelta) -> str:
+    """Return a duration for people: in its largest unit, rounded down."""
+    seconds = int(duration.total_seconds())
     for name, length in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= length:
             return f"{seconds // length}{name}"
     return f"{seconds}s"
 
 
-def print_json(value: object) -> None:
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A result that people read in rows."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def print_result(arguments: Arguments, data: object, shown: Table | Iterable[str]) -> None:
+    """Print a command's result: ``data`` as JSON with ``--json``, else the table or the lines ``shown``."""
+    if arguments.json:
+        print_json(data)
+    elif isinstance(shown, Table):
+        print_table(shown.columns, shown.rows)
+    else:
+        for line in shown:
+            print(line)
+
+
+def print_json(data: object) -> None:
     """Print a result for programs."""
-    print(json.dumps(value, indent=2))
-
-
-def load(arguments: argparse.Namespace, *, need_images: bool = True) -> Catalog:
-    """Return the configuration, and say what is odd about it."""
-    from pytest_dibctl.config import catalog
-
-    loaded = catalog.load(
-        cwd=Path.cwd(),
-        images=arguments.images_config,
-        test=arguments.test_config,
-        upload=arguments.upload_config,
-        need=catalog.NEEDED if need_images else (),
-    )
-    for warning in loaded.warnings:
-        say(f"dibctl: warning: {warning}")
-    return loaded
+    print(json.dumps(data, indent=2))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: drawn in a terminal, plain lines of padded columns for anybody else."""
+    """Print a table: drawn in a terminal, elsewhere as lines of columns padded with spaces."""
     if sys.stdout.isatty():
         _draw(columns, rows)
         return
@@ -87,7 +103,10 @@ def _draw(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 class Meter:
-    """How far the uploads are: bars in a terminal, else now and then a line. For several threads."""
+    """The progress of uploads: bars in a terminal, elsewhere a line every TELL_EVERY seconds.
+
+    It is a ``publish.upload.Watch``, so several threads may call it.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -115,7 +134,7 @@ class Meter:
                 say(f"{environment}: {line}")
 
     def sent(self, environment: str, done: int, total: int) -> None:
-        """Show how many of an environment's bytes are sent."""
+        """Show that ``done`` of ``total`` bytes are sent to an environment."""
         with self._lock:
             if self._progress is not None:
                 if environment not in self._bars:

@@ -1,4 +1,4 @@
-"""What a project has of images in a region, for people to look at."""
+"""The images of a project in a region, as ``dibctl list`` shows them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from pytest_dibctl.publish.desired import SHA512, TESTED
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Listed:
-    """An image. ``used`` is who uses it, empty for nobody, None where that cannot be told.
+    """An image.
 
-    ``state`` is "current", "obsolete", "unfinished" or, of what is not active, Glance's word for it;
-    ``sha512`` is the digest of the built file where it is known, else of what Glance has.
+    ``state`` is "current", "obsolete", "hidden", "unfinished" or, for an image that is not active, its status
+    in Glance. ``sha512`` is the digest of the built file where it is known, else of the bytes in Glance.
+    ``used`` names a user, is empty for an unused image, and None where the users cannot be seen.
     """
 
     image: ImageRecord
@@ -29,10 +30,10 @@ class Listed:
 
 
 def listing(region: Region, rule: Obsoleting) -> list[Listed]:
-    """Return the project's images, by name and then the newest first.
+    """Return the project's images by name, and the newest of a name first; raises ApiError.
 
-    Left out are snapshots, images of test runs, and what only goes along with another image, unless a
-    publication left it unfinished.
+    It leaves out snapshots, images of test runs, and the kernels and initrds of other images, unless an
+    upload left them unfinished.
     """
     now = region.now()
     images = [image for image in region.images() if _is_shown(image)]
@@ -72,7 +73,7 @@ def _digest(image: ImageRecord) -> str | None:
 
 
 def _used(region: Region, images: list[ImageRecord]) -> dict[str, str] | None:
-    """Return who uses what, None for whoever may not know it, and where there is no Nova."""
+    """Return the users of images by id, None where the login may not see them, or without a Nova."""
     try:
         return dict(region.uses([image.id for image in images])) if images else {}
     except (ApiError, ConfigError):

@@ -1,4 +1,4 @@
-"""Images named by their ids are made obsolete."""
+"""Images are made obsolete by their ids, as ``dibctl mark-obsolete`` does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_dibctl.publish import image_state
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Marked:
-    """What came of one image; ``changed`` is False for one that was obsolete already."""
+    """What became of one image: ``changed`` is False for one that was obsolete already, or failed."""
 
     image_id: str
     name: str = ""
@@ -22,7 +22,11 @@ class Marked:
 
 
 def mark(region: Region, image_ids: Sequence[str], rule: Obsoleting, *, where: str) -> list[Marked]:
-    """Make images obsolete and return what came of each; an error of one does not stop the others."""
+    """Make images obsolete and return what became of each, in their order.
+
+    An error of one image stands in its ``error`` and does not stop the others. ``where`` is the setting of
+    the obsolete name, for messages.
+    """
     return [_mark(region, image_id, rule, where) for image_id in image_ids]
 
 

@@ -1,4 +1,4 @@
-"""The packages of a built image beside those of the one that is current in a region."""
+"""The packages of a built image compared with those of the current image in a region."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from pytest_dibctl.publish.desired import PACKAGES
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What differs from the published image to the built one."""
+    """The published image, and the packages in which the built one differs from it."""
 
     published: ImageRecord
     differences: tuple[Difference, ...]
 
 
 def compare(region: Region, name: str, built: Path, rule: Obsoleting) -> Comparison:
-    """Return what differs.
+    """Compare the packages of the file ``built`` with those of the current image called ``name``.
 
-    Raises ImageNotFoundError where nothing is current, ArtifactError where a list of packages is missing.
+    ``rule`` says which images are obsolete. Raises ImageNotFoundError without a current image, ArtifactError
+    where either list of packages is missing.
     """
     after = manifest.read(built)
     if after is None:

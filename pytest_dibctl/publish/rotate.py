@@ -1,7 +1,7 @@
-"""Obsolete images that nobody needs any more are deleted; everything else stays exactly as it is.
+"""Obsolete images that are not in use are deleted; every other image stays exactly as it is.
 
-Who uses what is looked up once for all candidates, page by page, and again for each just before it goes.
-Nothing is renamed, deactivated or unprotected to find out whether it could be deleted.
+The users of all candidates are looked up once, page by page, and those of each one again just before its
+deletion. No image is renamed, deactivated or unprotected to find out whether it could be deleted.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from collections.abc import Callable, Sequence
 
 from pytest_dibctl.clouds.regions import ImageRecord, Region
 from pytest_dibctl.config.models.upload import Obsoleting
-from pytest_dibctl.errors import ApiError, DibctlError, ExitCode, ImageNotFoundError
+from pytest_dibctl.errors import ApiError, DibctlError, ImageNotFoundError
 from pytest_dibctl.publish import image_state, unfinished
 from pytest_dibctl.system import signals
 
 CONFLICT, FORBIDDEN = 409, 403
 KERNELS = frozenset({"aki", "ari"})
-"""Formats of images that other images may need."""
+"""Disk formats of images that other images may need: kernels and initrds."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Policy:
-    """Which obsolete images may go.
+    """Which obsolete images may be deleted.
 
-    ``names`` are those that images had while they were current, or have now; none means all. The ``keep``
-    newest of each name stay, and what is obsolete for less than ``older_than``.
+    ``rule`` says which images are obsolete, ``where`` in which setting. ``names`` are the names of the images
+    while they were current, or their present ones; without any, all images are candidates. The ``keep``
+    newest of each name stay, and so do images that are obsolete for less than ``older_than``.
     """
 
     rule: Obsoleting
@@ -39,7 +40,11 @@ class Policy:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """An obsolete image, as far as it matters here. ``size`` is bytes."""
+    """An obsolete image. ``size`` is bytes, ``since`` when it became obsolete.
+
+    ``named`` says whether its name is that of an obsolete image; ``companions`` are the ids of the kernel and
+    the initrd that it boots by.
+    """
 
     id: str
     name: str
@@ -55,7 +60,7 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What becomes of a candidate and why: "deleted", "goes" in a plan, "stays" or "failed"."""
+    """What becomes of a candidate, and why. ``outcome``: "deleted", in a plan "goes", "stays", "failed"."""
 
     candidate: Candidate
     outcome: str
@@ -76,46 +81,32 @@ class RotationInterrupted(KeyboardInterrupt):
         self.verdicts = verdicts
 
 
-def exit_code(verdicts: Sequence[Verdict]) -> int:
-    """Return the code of the first image whose removal failed; what stays for a reason is no failure."""
-    return next((int(verdict.error.exit_code) for verdict in verdicts if verdict.error), int(ExitCode.OK))
-
-
 def plan(region: Region, policy: Policy) -> list[Verdict]:
-    """Return what a rotation would do, having changed nothing.
+    """Return what a rotation would do; nothing is changed.
 
-    Raises NovaForbiddenError for whoever may not see the servers of all projects.
+    Raises NovaForbiddenError for a user who may not see the servers of all projects.
     """
-    candidates = _candidates(region, policy)
-    reasons = _stay(candidates, policy, region)
-    asked = [candidate.id for candidate in candidates if candidate.id not in reasons]
-    if asked:
-        reasons |= {image_id: f"used by {who}" for image_id, who in region.uses(asked).items()}
-    return [
-        Verdict(candidate=candidate, outcome="stays", reason=reasons[candidate.id])
-        if candidate.id in reasons
-        else Verdict(candidate=candidate, outcome="goes", reason="nobody uses it")
-        for candidate in candidates
-    ]
+    return _Rotation(region, policy).plan()
 
 
 def rotate(region: Region, policy: Policy, *, tell: Callable[[str], None]) -> list[Verdict]:
-    """Delete the obsolete images that may go, and return what became of each candidate.
+    """Delete the obsolete images that may be deleted, and return what became of each candidate.
 
-    One that cannot be deleted stops no other. Raises as ``plan``, before anything is deleted; an interruption
-    waits for the deletion that goes on, and is raised as RotationInterrupted.
+    An image that cannot be deleted does not stop the others. Raises as ``plan``, before any deletion. An
+    interruption waits for the deletion in progress, and is raised as RotationInterrupted.
     """
-    verdicts = plan(region, policy)
+    rotation = _Rotation(region, policy)
+    verdicts = rotation.plan()
     going: list[Candidate] = []
     try:
-        with signals.undertaking(STOPPING, lambda: [f"{one.name} ({one.id})" for one in going]):
+        with signals.undertaking(STOPPING, lambda: [f"{image.name} ({image.id})" for image in going]):
             for number, verdict in enumerate(verdicts):
                 if verdict.outcome != "goes":
                     continue
-                # Its kernel goes with it: between the two nobody would know any more whose that is.
+                # An image and its kernel are deleted together: a kernel alone does not tell whose it was.
                 with signals.held():
                     going.append(verdict.candidate)
-                    verdicts[number] = _delete(region, verdict.candidate, policy.rule, tell)
+                    verdicts[number] = rotation.delete(verdict.candidate, tell)
                     going.clear()
     except KeyboardInterrupt as stop:
         raise RotationInterrupted(str(stop), [_not_reached(verdict, going) for verdict in verdicts]) from None
@@ -130,19 +121,89 @@ def _not_reached(verdict: Verdict, going: Sequence[Candidate]) -> Verdict:
     return dataclasses.replace(verdict, outcome="stays", reason="interrupted before its turn")
 
 
-def _candidates(region: Region, policy: Policy) -> list[Candidate]:
-    """Return the obsolete images in question, the newest first."""
-    names = {
-        called
-        for name in policy.names
-        for called in (name, image_state.obsolete_name(name, policy.rule, policy.where))
-    }
-    found = [
-        _candidate(image, policy.rule)
-        for image in region.images(properties=policy.rule.properties)
-        if image_state.is_obsolete(image, policy.rule) and (not names or image.name in names)
-    ]
-    return sorted(found, key=lambda one: (one.since, one.created, one.id), reverse=True)
+class _Rotation:
+    """A region and the policy of its rotation; the caller closes the region."""
+
+    def __init__(self, region: Region, policy: Policy) -> None:
+        self._region = region
+        self._policy = policy
+        self._rule = policy.rule
+
+    def plan(self) -> list[Verdict]:
+        candidates = self._candidates()
+        reasons = self._reasons(candidates)
+        asked = [candidate.id for candidate in candidates if candidate.id not in reasons]
+        if asked:
+            reasons |= {image_id: f"used by {user}" for image_id, user in self._region.uses(asked).items()}
+        return [
+            Verdict(candidate=candidate, outcome="stays", reason=reasons[candidate.id])
+            if candidate.id in reasons
+            else Verdict(candidate=candidate, outcome="goes", reason="nobody uses it")
+            for candidate in candidates
+        ]
+
+    def delete(self, candidate: Candidate, tell: Callable[[str], None]) -> Verdict:
+        """Delete an image and its kernel, unless it must stay after all."""
+        try:
+            reason = self._change_since(candidate)
+            if reason is not None:
+                return Verdict(candidate=candidate, outcome="stays", reason=reason)
+            self._region.delete(candidate.id)
+            tell(f"deleted {candidate.name} ({candidate.id})")
+            removed = unfinished.remove_companions(
+                self._region, candidate.companions, owner=self._region.project_id
+            )
+            notes = "; ".join(f"with {part.name}" for part in removed)
+        except DibctlError as error:
+            return _not_deleted(candidate, error)
+        return Verdict(candidate=candidate, outcome="deleted", reason=notes or "nobody used it")
+
+    def _candidates(self) -> list[Candidate]:
+        """Return the obsolete images of the policy's names, the newest first."""
+        names = {
+            either
+            for name in self._policy.names
+            for either in (name, image_state.obsolete_name(name, self._rule, self._policy.where))
+        }
+        candidates = [
+            _candidate(image, self._rule)
+            for image in self._region.images(properties=self._rule.properties)
+            if image_state.is_obsolete(image, self._rule) and (not names or image.name in names)
+        ]
+        return sorted(candidates, key=lambda image: (image.since, image.created, image.id), reverse=True)
+
+    def _reasons(self, candidates: Sequence[Candidate]) -> dict[str, str]:
+        """Return why images stay, by their ids, as far as the images themselves and the policy tell."""
+        reasons: dict[str, str] = {}
+        kept: collections.Counter[str] = collections.Counter()
+        older_than, keep = self._policy.older_than, self._policy.keep
+        limit = self._region.now() - older_than if older_than is not None else None
+        for image in candidates:
+            if image.is_snapshot:
+                reasons[image.id] = "is a snapshot"
+            elif not image.named:
+                reasons[image.id] = "is not called like an obsolete image"
+            elif image.protected:
+                reasons[image.id] = "is protected"
+            elif kept[image.name] < keep:
+                kept[image.name] += 1
+                reasons[image.id] = f"is among the {keep} newest of its name"
+            elif limit is not None and image.since > limit:
+                reasons[image.id] = f"is obsolete since {image.since:%Y-%m-%d %H:%M} only"
+        return reasons
+
+    def _change_since(self, candidate: Candidate) -> str | None:
+        """Return why an image must stay, asked just before its deletion; None if it may still go."""
+        if (user := self._region.use(candidate.id)) is not None:
+            return f"used by {user} since a moment ago"
+        if candidate.disk_format in KERNELS and (user := self._region.needed_by(candidate.id)) is not None:
+            return user
+        image = self._region.image(candidate.id)
+        if not image_state.is_obsolete(image, self._rule) or image.owner != self._region.project_id:
+            return "is not obsolete any more"
+        if image.protected:
+            return "is protected since a moment ago"
+        return None
 
 
 def _candidate(image: ImageRecord, rule: Obsoleting) -> Candidate:
@@ -160,40 +221,6 @@ def _candidate(image: ImageRecord, rule: Obsoleting) -> Candidate:
     )
 
 
-def _stay(candidates: Sequence[Candidate], policy: Policy, region: Region) -> dict[str, str]:
-    """Return why images stay, as far as they tell it themselves."""
-    reasons: dict[str, str] = {}
-    kept: collections.Counter[str] = collections.Counter()
-    limit = region.now() - policy.older_than if policy.older_than is not None else None
-    for one in candidates:
-        if one.is_snapshot:
-            reasons[one.id] = "is a snapshot"
-        elif not one.named:
-            reasons[one.id] = "is not called like an obsolete image"
-        elif one.protected:
-            reasons[one.id] = "is protected"
-        elif kept[one.name] < policy.keep:
-            kept[one.name] += 1
-            reasons[one.id] = f"is among the {policy.keep} newest of its name"
-        elif limit is not None and one.since > limit:
-            reasons[one.id] = f"is obsolete since {one.since:%Y-%m-%d %H:%M} only"
-    return reasons
-
-
-def _delete(region: Region, candidate: Candidate, rule: Obsoleting, tell: Callable[[str], None]) -> Verdict:
-    try:
-        reason = _changed(region, candidate, rule)
-        if reason is not None:
-            return Verdict(candidate=candidate, outcome="stays", reason=reason)
-        region.delete(candidate.id)
-        tell(f"deleted {candidate.name} ({candidate.id})")
-        gone = unfinished.remove_companions(region, candidate.companions, owner=region.project_id)
-        notes = "; ".join(f"with {part.name}" for part in gone)
-    except DibctlError as error:
-        return _not_deleted(candidate, error)
-    return Verdict(candidate=candidate, outcome="deleted", reason=notes or "nobody used it")
-
-
 def _not_deleted(candidate: Candidate, error: DibctlError) -> Verdict:
     if isinstance(error, ImageNotFoundError):
         return Verdict(candidate=candidate, outcome="deleted", reason="was gone already")
@@ -203,17 +230,3 @@ def _not_deleted(candidate: Candidate, error: DibctlError) -> Verdict:
     if status == FORBIDDEN:
         return Verdict(candidate=candidate, outcome="stays", reason=f"may not be deleted: {error.message}")
     return Verdict(candidate=candidate, outcome="failed", reason=error.message, error=error)
-
-
-def _changed(region: Region, candidate: Candidate, rule: Obsoleting) -> str | None:
-    """Return why an image must stay after all, at the last moment; None if it may still go."""
-    if (who := region.use(candidate.id)) is not None:
-        return f"used by {who} since a moment ago"
-    if candidate.disk_format in KERNELS and (who := region.needed_by(candidate.id)) is not None:
-        return who
-    image = region.image(candidate.id)
-    if not image_state.is_obsolete(image, rule) or image.owner != region.project_id:
-        return "is not obsolete any more"
-    if image.protected:
-        return "is protected since a moment ago"
-    return None

@@ -1,80 +1,28 @@
-"""One image to many environments at once: conversions shared, the file read once, each region for itself."""
+"""One image to many environments at once.
+
+Environments that need the same file share its conversion, and one read of it. Each region has a
+thread, so none waits for another.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
-from pytest_dibctl.clouds.regions import Region
-from pytest_dibctl.config import interpolate
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
-from pytest_dibctl.config.models.upload import UploadEnvironment
-from pytest_dibctl.errors import CommandError, DibctlError, ExitCode, StoppedError
+from pytest_dibctl.errors import DibctlError, StoppedError
 from pytest_dibctl.image import artifact as files
 from pytest_dibctl.image import preprocessing
 from pytest_dibctl.image.artifact import Artifact
-from pytest_dibctl.publish.desired import Conversion, Wanted, wanted
-from pytest_dibctl.publish.replace import Found, Replaced, Work, look, replace
-from pytest_dibctl.publish.stream import Feed, Stream
-from pytest_dibctl.system import process, signals
-
-POLL = 0.02
-"""Seconds between two looks at whether everything has come to its end."""
-
-Opener = Callable[[Entry[UploadEnvironment]], Region]
-
-
-class Watch(Protocol):
-    """Whoever is told how far things are; called from several threads."""
-
-    def say(self, environment: str, line: str) -> None:
-        """Take one line about an environment."""
-        ...
-
-    def sent(self, environment: str, done: int, total: int) -> None:
-        """Take how many of the bytes are sent."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is to be uploaded where. ``built`` is the image's file, ``cwd`` where commands run."""
-
-    image: Entry[Image]
-    environments: Sequence[Entry[UploadEnvironment]]
-    built: Artifact
-    cwd: Path
-    open_region: Opener
-    watch: Watch
-    obsolete: bool = True
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Result:
-    """What came of one environment.
-
-    ``outcome`` is "uploaded", "unchanged", "external" or "failed", of a plan what it would be; after an
-    interruption also "undone", "not begun", or "left" for what was cut off and not undone. ``obsoleted`` are
-    the ids of images that made place, ``pending`` the projects that have yet to accept the image; ``tested``
-    says when and where it passed its tests, None if no run vouches for it.
-    """
-
-    environment: str
-    outcome: str
-    image_id: str | None = None
-    obsoleted: tuple[str, ...] = ()
-    pending: tuple[str, ...] = ()
-    conversion: str | None = None
-    tested: str | None = None
-    seconds: float = 0.0
-    error: DibctlError | None = None
+from pytest_dibctl.publish.jobs import Jobs
+from pytest_dibctl.publish.stream import Stream
+from pytest_dibctl.publish.upload_request import Request, Result
+from pytest_dibctl.publish.upload_target import Target
+from pytest_dibctl.system import signals
 
 
 class UploadInterrupted(KeyboardInterrupt):
@@ -91,164 +39,75 @@ WORDS = signals.Words(
 )
 
 
-def exit_code(results: Sequence[Result]) -> int:
-    """Return the code of the first environment that failed, 0 if none did."""
-    return next((int(result.error.exit_code) for result in results if result.error), int(ExitCode.OK))
+def file_of(image: Entry[Image], given: Path | None, cwd: Path) -> Artifact:
+    """Return the file to upload: ``given``, else the image's; raises ArtifactError. Nothing is built."""
+    return files.inspect(cwd / (given if given is not None else image.settings.filename))
 
 
 def plan(request: Request) -> list[Result]:
-    """Return what an upload would do, having looked at every region and changed nothing."""
+    """Look at every region, change nothing, and return what an upload would do."""
     with _Upload(request) as upload:
         return upload.plan()
 
 
 def upload(request: Request) -> list[Result]:
-    """Upload an image, and return what came of each environment, in their order.
+    """Upload an image, and return what became of each environment, in their order.
 
-    What goes wrong in one does not concern the others. An interruption stops all of them: where the new image
-    does not show yet it is removed, where it does the older ones still make place. It is raised again, as
-    UploadInterrupted, once that is done, or somebody insists and it is given up.
+    An error in one environment is its result, and does not concern the others. An interruption stops all of
+    them: a new image that does not show yet is removed, one that shows makes the older ones obsolete. Then
+    UploadInterrupted is raised, or at once after the signals that abandon the upload.
     """
-    with _Upload(request) as running, signals.undertaking(WORDS, running.busy):
+    with _Upload(request) as running, signals.undertaking(WORDS, running.unfinished):
         try:
             return running.run()
         except KeyboardInterrupt as stop:
-            raise UploadInterrupted(str(stop), running.so_far()) from None
-
-
-@dataclasses.dataclass(kw_only=True)
-class _Target:
-    """An environment on its way; ``result`` is there once nothing more is to be done.
-
-    ``begun`` says that something may have been changed there.
-    """
-
-    environment: Entry[UploadEnvironment]
-    wanted: Wanted | None = None
-    region: Region | None = None
-    found: Found | None = None
-    result: Result | None = None
-    begun: bool = False
-    seconds: float = 0.0
-
-    @property
-    def label(self) -> str:
-        return self.environment.label
-
-    @property
-    def external(self) -> bool:
-        return bool(self.environment.settings.external_upload)
-
-    @property
-    def conversion(self) -> Conversion | None:
-        return self.wanted.conversion if self.wanted is not None else None
-
-    @contextlib.contextmanager
-    def judged(self) -> Iterator[None]:
-        """Make an error of the block this target's result, and charge it the time."""
-        started = time.monotonic()
-        try:
-            yield
-        except DibctlError as error:
-            self.failed(error)
-        finally:
-            self.seconds += time.monotonic() - started
-
-    def failed(self, error: DibctlError) -> None:
-        outcome = "failed"
-        if isinstance(error, StoppedError):
-            outcome = "left" if getattr(error, "__notes__", ()) else "undone" if self.begun else "not begun"
-        self.result = Result(environment=self.label, outcome=outcome, error=error)
+            raise UploadInterrupted(str(stop), running.report()) from None
 
 
 class _Upload:
-    """The state of one upload; leaving the block closes the regions."""
+    """The targets of one upload and their threads; leaving the block closes the regions."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        self._targets = [_Target(environment=environment) for environment in request.environments]
-        self._stopped = threading.Event()
-        self._jobs: list[_Job] = []
+        self._jobs = Jobs()
+        self._targets = [Target(request, environment, self._jobs) for environment in request.environments]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        if not all(job.ended for job in self._jobs):
-            return  # given up: a login is not closed under whoever still uses it
+        if not self._jobs.ended:
+            return  # the upload was abandoned: a thread may still use its region
         for target in self._targets:
-            if target.region is not None:
-                target.region.close()
+            target.close()
 
     def plan(self) -> list[Result]:
         self._survey()
-        return [self._judged(target, target.result or self._planned(target)) for target in self._targets]
+        return [target.plan() for target in self._targets]
 
     def run(self) -> list[Result]:
         self._survey()
-        waiting = [target for target in self._targets if target.result is None]
-        self._all([functools.partial(self._group, group) for group in _groups(waiting)])
-        return [self._judged(target, target.result) for target in self._targets if target.result is not None]
+        unfinished = [target for target in self._targets if target.result is None]
+        self._jobs.run([functools.partial(self._upload, group) for group in _groups(unfinished)])
+        return self.report()
 
-    def busy(self) -> list[str]:
+    def unfinished(self) -> list[str]:
         """Return the environments in which something may have been changed and is not at its end."""
         return [target.label for target in self._targets if target.begun and target.result is None]
 
-    def so_far(self) -> list[Result]:
-        """Return what came of each environment, when no more will come of any."""
-        return [
-            self._judged(
-                target,
-                target.result
-                or Result(
-                    environment=target.label,
-                    outcome="left" if target.begun else "not begun",
-                    error=StoppedError("interrupted"),
-                ),
-            )
-            for target in self._targets
-        ]
-
-    @staticmethod
-    def _judged(target: _Target, result: Result) -> Result:
-        tested = target.wanted.tested if target.wanted is not None else None
-        return dataclasses.replace(result, seconds=target.seconds, tested=tested)
-
-    # -- looking -------------------------------------------------------------------------------
+    def report(self) -> list[Result]:
+        """Return what became of each environment, now that nothing more is done."""
+        return [target.report() for target in self._targets]
 
     def _survey(self) -> None:
-        # Nothing is changed by looking: nobody has to wait for the end of that.
-        self._all([functools.partial(self._look, target) for target in self._targets], undo=False)
+        # Looking changes nothing, so an interruption does not wait for its end.
+        self._jobs.run([target.survey for target in self._targets], undo=False)
 
-    def _look(self, target: _Target) -> None:
-        with target.judged():
-            target.wanted = wanted(self._request.image, target.environment, self._request.built)
-            if not target.external:
-                target.region = self._request.open_region(target.environment)
-                target.found = look(target.region, target.wanted)
-
-    def _planned(self, target: _Target) -> Result:
-        assert target.wanted is not None
-        described = target.conversion.described if target.conversion else None
-        if target.found is None:
-            return Result(environment=target.label, outcome="external", conversion=described)
-        same, older = target.found.same, target.found.older if self._request.obsolete else ()
-        return Result(
-            environment=target.label,
-            outcome="unchanged" if same else "uploaded",
-            image_id=same.id if same else None,
-            obsoleted=tuple(image.id for image in older),
-            conversion=None if same else described,
-        )
-
-    # -- doing ---------------------------------------------------------------------------------
-
-    def _group(self, group: Sequence[_Target]) -> None:
-        """Upload to the environments that get the same file, made now if it must be."""
-        there = [target for target in group if target.found is not None and target.found.same is not None]
-        # They need no file, and no conversion.
-        self._together([functools.partial(self._send, target, None, None) for target in there])
-        needing = [target for target in group if target not in there]
+    def _upload(self, group: Sequence[Target]) -> None:
+        """Upload to environments that need the same file, which is made now if it must be converted."""
+        current = [target for target in group if not target.needs_file]
+        self._jobs.run_within([functools.partial(target.send, None, None) for target in current])
+        needing = [target for target in group if target.needs_file]
         if not needing:
             return
         try:
@@ -256,20 +115,22 @@ class _Upload:
                 self._file(needing) as file,
                 contextlib.closing(Stream(file.path, sha512=file.sha512)) as stream,
             ):
-                self._together([functools.partial(self._send, target, file, stream) for target in needing])
+                self._jobs.run_within([functools.partial(target.send, file, stream) for target in needing])
         except DibctlError as error:
             # A command that makes the file fails when it is stopped.
-            error = StoppedError("interrupted") if self._stopped.is_set() else error
+            error = StoppedError("interrupted") if self._jobs.stopped.is_set() else error
             for target in needing:
                 if target.result is None:
-                    target.failed(error)
+                    target.fail(error)
 
     @contextlib.contextmanager
-    def _file(self, group: Sequence[_Target]) -> Iterator[Artifact]:
+    def _file(self, group: Sequence[Target]) -> Iterator[Artifact]:
+        """Yield the file for a group: the built one, or a converted one, which is removed at the end."""
         conversion, built = group[0].conversion, self._request.built
         if conversion is None:
             yield built
             return
+        labels = ", ".join(target.label for target in group)
         with preprocessing.preprocessed(
             built,
             conversion.settings,
@@ -277,193 +138,16 @@ class _Upload:
             container_format=conversion.container_format,
             where=conversion.where,
             cwd=self._request.cwd,
-            progress=lambda line: self._request.watch.say(", ".join(one.label for one in group), line),
-            stopped=self._stopped,
-        ) as made:
-            yield made
-
-    def _send(self, target: _Target, file: Artifact | None, stream: Stream | None) -> None:
-        with target.judged():
-            self._go_on()
-            target.begun = True
-            if target.external:
-                assert file is not None
-                self._external(target, file.path)
-                return
-            assert target.region is not None
-            assert target.wanted is not None
-            what = target.wanted
-            if file is not None and file.kernel is None:  # what was made of it boots by itself
-                what = dataclasses.replace(what, companions=())
-            replaced = replace(self._work(target, target.region, what, stream))
-            target.result = _result(target.label, replaced)
-
-    def _work(self, target: _Target, region: Region, what: Wanted, stream: Stream | None) -> Work:
-        watch = self._request.watch
-
-        def content() -> Feed:
-            # Without a stream the image was there a moment ago, and somebody has removed it since.
-            nonlocal stream
-            if stream is None:
-                raise DibctlError(
-                    f"the image that {target.label} had is gone since this run looked", hint="upload again"
-                )
-            total = stream.size
-            return Feed(
-                stream,
-                deadline=time.monotonic() + what.timeout,
-                go_on=self._go_on,
-                sent=lambda done: watch.sent(target.label, done, total),
-            )
-
-        return Work(
-            region=region,
-            wanted=what,
-            content=content,
-            obsolete=self._request.obsolete,
-            tell=lambda line: watch.say(target.label, line),
-            go_on=self._go_on,
-        )
-
-    def _external(self, target: _Target, file: Path) -> None:
-        """Have the environment's own commands upload the file."""
-        assert target.wanted is not None
-        spec = target.wanted.spec
-        names = {
-            "input_filename": str(self._request.built.path),
-            "output_filename": str(file),
-            "disk_format": spec.disk_format,
-            "container_format": spec.container_format,
-            "label": self._request.image.label,
-            "name": spec.name,
-        }
-        for number, command in enumerate(target.environment.settings.external_upload):
-            self._go_on()
-            where = target.environment.at(f"external_upload[{number}].cmdline")
-            argv = interpolate.command(command.cmdline, names, where)
-            self._request.watch.say(target.label, f"running {process.command_line(argv)}")
-            try:
-                process.run(
-                    process.die_with_parent(argv),
-                    cwd=self._request.cwd,
-                    timeout=target.wanted.timeout,
-                    on_line=lambda line: self._request.watch.say(target.label, line),
-                    stopped=self._stopped,
-                )
-            except CommandError as error:
-                if self._stopped.is_set():
-                    stopped = StoppedError(f"{where}: interrupted")
-                    stopped.add_note("what the command had uploaded by then is not known here")
-                    raise stopped from None
-                raise CommandError(f"{where}: {error.message}", hint=error.hint) from None
-        target.result = Result(environment=target.label, outcome="external")
-
-    # -- threads -------------------------------------------------------------------------------
-
-    def _go_on(self) -> None:
-        if self._stopped.is_set():
-            raise StoppedError("interrupted")
-
-    def _all(self, calls: Sequence[Callable[[], None]], *, undo: bool = True) -> None:
-        """Make calls side by side; an interruption stops them, and is raised once they have put things back.
-
-        Without ``undo`` there is nothing to be put back, and it is raised at once.
-        """
-        jobs = [_Job(call) for call in calls]
-        self._jobs += jobs
-        try:
-            # An interruption of a thread's start could leave it neither begun nor ended.
-            with signals.held():
-                _start(jobs)
-            _finish(jobs)
-        except BaseException:
-            self._stopped.set()
-            if undo:
-                with signals.held():
-                    _wait(jobs)
-            raise
-
-    def _together(self, calls: Sequence[Callable[[], None]]) -> None:
-        """Make calls side by side, in a thread that no interruption reaches."""
-        jobs = [_Job(call) for call in calls]
-        self._jobs += jobs
-        _start(jobs)
-        _finish(jobs)
+            progress=lambda line: self._request.watch.say(labels, line),
+            stopped=self._jobs.stopped,
+        ) as converted:
+            yield converted
 
 
-class _Job:
-    """A call in a thread that keeps no process from ending, as those of an executor would."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call = call
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._begun = self._ended = False
-        self.error: BaseException | None = None
-
-    def start(self) -> None:
-        self._begun = True  # before it is: an interruption in between must not make anybody forget it
-        try:
-            self._thread.start()
-        except RuntimeError:
-            self._begun = False
-            raise
-
-    @property
-    def ended(self) -> bool:
-        """Whether it has come to its end, or was never started."""
-        return self._ended or not self._begun
-
-    def _run(self) -> None:
-        try:
-            self._call()
-        except BaseException as error:  # noqa: BLE001 -- raised by whoever waits for it
-            self.error = error
-        finally:
-            self._ended = True
-
-
-def _start(jobs: Sequence[_Job]) -> None:
-    for job in jobs:
-        job.start()
-
-
-def _finish(jobs: Sequence[_Job]) -> None:
-    """Wait for all jobs, and raise the first one's error."""
-    _wait(jobs)
-    for job in jobs:
-        if job.error is not None:
-            raise job.error
-
-
-def _wait(jobs: Sequence[_Job]) -> None:
-    """Wait until the jobs that were started have ended.
-
-    By looking: a signal that comes just before Python blocks in a lock does not wake it up, and an exception
-    out of a signal's handler can leave a lock of the standard library taken for ever.
-    """
-    while not all(job.ended for job in jobs):
-        time.sleep(POLL)
-
-
-def _groups(targets: Sequence[_Target]) -> list[list[_Target]]:
-    """Return the targets by the file that they get."""
-    groups: dict[str, list[_Target]] = {}
+def _groups(targets: Sequence[Target]) -> list[list[Target]]:
+    """Return the targets by the file that they need."""
+    groups: dict[str, list[Target]] = {}
     for target in targets:
         key = target.conversion.key if target.conversion is not None else ""
         groups.setdefault(key, []).append(target)
     return list(groups.values())
-
-
-def _result(label: str, replaced: Replaced) -> Result:
-    return Result(
-        environment=label,
-        outcome="uploaded" if replaced.uploaded else "unchanged",
-        image_id=replaced.image.id,
-        obsoleted=tuple(image.id for image in replaced.obsoleted),
-        pending=replaced.pending,
-    )
-
-
-def file_of(image: Entry[Image], given: Path | None, cwd: Path) -> Artifact:
-    """Return the file to upload: ``given``, else the image's; raises ArtifactError. Nothing is built."""
-    return files.inspect(cwd / (given if given is not None else image.settings.filename))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dibctl.cli import main
+from pytest_dibctl.cli import main, test
 from pytest_dibctl.errors import ExitCode
 from pytest_dibctl.run import ledger
 
@@ -151,6 +151,18 @@ def test_debug_shows_the_traceback(here: Path) -> None:
     assert "Traceback" in result.stderr
 
 
+def test_the_package_itself_can_be_run() -> None:
+    argv = [sys.executable, "-m", "pytest_dibctl.cli", "--version"]
+    result = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("dibctl ")
+
+
+def test_commands_have_names_of_their_own_and_one_sentence_of_help() -> None:
+    names = [command.name for command in main.COMMANDS]
+    assert len(set(names)) == len(names)
+    assert [command.name for command in main.COMMANDS if not command.help.endswith(".")] == []
+
+
 def test_a_closed_pipe_is_no_error(here: Path) -> None:
     (here / "images.yaml").write_text("debian: {filename: x}\n")
     result = subprocess.run(
@@ -184,7 +196,7 @@ def test_exit_codes_of_dibctl_test(tmp_path: Path, pytest_code: int, written: in
     file = tmp_path / "result.json"
     if written is not None:
         file.write_text(json.dumps({"exit_code": written, "reason": ""}))
-    assert main.exit_code_of(pytest_code, file) == code
+    assert test.exit_code_of(pytest_code, file) == code
 
 
 def test_every_command_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:

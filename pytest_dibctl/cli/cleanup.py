@@ -1,0 +1,80 @@
+"""``dibctl cleanup``: what dead runs left, or one run, is removed."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_dibctl.cli.command import Arguments, Command, add_json
+from pytest_dibctl.cli.configuration import load
+from pytest_dibctl.cli.output import print_json
+from pytest_dibctl.errors import ExitCode, NotInConfigError
+
+if TYPE_CHECKING:
+    from pytest_dibctl.cleanup.sweep import Choice, Swept
+    from pytest_dibctl.config.catalog import Catalog
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    parser.add_argument("--run", dest="run_id", metavar="ID", help="only this run, including what it kept")
+    parser.add_argument(
+        "--env", dest="environment", metavar="LABEL", help="only resources of this test environment"
+    )
+    parser.add_argument(
+        "--expired",
+        action="store_true",
+        help="also resources that runs of any machine left in the OpenStack environments "
+        "more than 24 hours ago",
+    )
+    add_json(parser, "the outcome for each resource")
+
+
+def _run(arguments: Arguments) -> int:
+    """Remove things; the exit code is 1 when one of them could not be removed."""
+    from pytest_dibctl.cleanup import sweep
+    from pytest_dibctl.config.catalog import LOCAL
+
+    # Lazily: a run of this machine alone can be removed without any configuration file.
+    catalog = functools.cache(lambda: load(arguments, need_images=False))
+    if arguments.environment is not None and arguments.environment != LOCAL:
+        catalog().environment(arguments.environment)  # raises NotInConfigError for an unknown label
+    choice = sweep.Choice(run_id=arguments.run_id, environment=arguments.environment)
+    swept: list[Swept] = []
+    try:
+        for item in _swept(arguments, choice, catalog):
+            swept.append(item)
+            if not arguments.json:
+                print(f"{item.run_id}  {item.what}: {item.outcome}", flush=True)
+    finally:
+        if arguments.json:
+            print_json([item.as_data() for item in swept])
+    if not swept and not arguments.json:
+        print("nothing to remove")
+    return ExitCode.UNSPECIFIED if any(item.failed for item in swept) else ExitCode.OK
+
+
+def _swept(arguments: Arguments, choice: Choice, catalog: Callable[[], Catalog]) -> Iterator[Swept]:
+    """Remove what was chosen and yield what became of each thing, one by one."""
+    from pytest_dibctl.cleanup import sweep
+
+    # With --expired, a run that this machine has no record of may be another machine's.
+    with contextlib.suppress(*([NotInConfigError] if arguments.expired else [])):
+        yield from sweep.sweep(
+            lambda label: catalog().environment(label), choice, cwd=Path.cwd(), dry_run=arguments.dry_run
+        )
+    if arguments.expired:
+        environments = catalog().environments.values()
+        yield from sweep.sweep_expired(environments, choice, cwd=Path.cwd(), dry_run=arguments.dry_run)
+
+
+COMMAND = Command(
+    name="cleanup",
+    help="Remove what dead or named runs left.",
+    add_options=_add_options,
+    run=_run,
+)

@@ -1,0 +1,61 @@
+"""What a command of ``dibctl`` is, and what several of them have in common: options and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from pytest_dibctl.errors import DibctlError, ExitCode
+
+Arguments = argparse.Namespace
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command of ``dibctl``.
+
+    ``help`` is one sentence. ``add_options`` adds the command's own arguments to its parser. ``run`` gets the
+    parsed ones, prints the result and returns the exit code; a DibctlError that it raises is shown and gives
+    the exit code too.
+    """
+
+    name: str
+    help: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[Arguments], int]
+
+
+def add_boot_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that boot an image."""
+    parser.add_argument("image", help="label in images.yaml")
+    parser.add_argument(
+        "-i", "--input", type=Path, metavar="FILE", help="use this image file instead of `filename`"
+    )
+    parser.add_argument(
+        "--environment",
+        "--force-test-env",
+        metavar="LABEL",
+        help="test environment to use instead of the one the image names",
+    )
+    parser.add_argument(
+        "--build", choices=("auto", "always", "never"), default="auto", help="when to build (auto)"
+    )
+
+
+def add_json(parser: argparse.ArgumentParser, what: str = "the result") -> None:
+    """Add ``--json``, which ``output.print_result`` obeys; ``what`` is printed."""
+    parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")
+
+
+def count(text: str) -> int:
+    """Return the number that an option gives; raises ArgumentTypeError for anything but digits."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return int(text)
+
+
+def first_exit_code(errors: Iterable[DibctlError | None]) -> int:
+    """Return the exit code of the first error, 0 if there is none."""
+    return next((int(error.exit_code) for error in errors if error is not None), int(ExitCode.OK))

@@ -1,0 +1,75 @@
+"""An image's bytes from one region to another, through this process but through no file."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+
+from pytest_dibctl.clouds.regions import ImageRecord, LateError, Region
+from pytest_dibctl.errors import ApiError
+
+
+class Passage:
+    """A ``Content``: each iteration downloads the image anew, and compares size and digest.
+
+    ``timeout`` is seconds from now for all iterations. ``sent`` gets the bytes so far and their total. An
+    iteration raises LateError after the deadline, ApiError for bytes that arrive damaged.
+    """
+
+    def __init__(
+        self, region: Region, image: ImageRecord, *, timeout: float, sent: Callable[[int, int], None]
+    ) -> None:
+        self._region = region
+        self._image = image
+        self._deadline = time.monotonic() + timeout
+        self._sent = sent
+        self._sendings = 0
+
+    def __len__(self) -> int:
+        return self._image.size or 0
+
+    @property
+    def sendings(self) -> int:
+        """How often the bytes were asked for."""
+        return self._sendings
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._sendings += 1
+        algorithm = self._image.hash_algorithm or "md5"
+        digest = hashlib.new(algorithm, usedforsecurity=False)
+        done, held = 0, b""
+        for block in self._region.download(self._image.id):
+            if time.monotonic() > self._deadline:
+                raise LateError
+            digest.update(block)
+            done += len(block)
+            if held:
+                yield held
+            held = block
+            self._sent(done, len(self))
+        # Before the last block is sent: a damaged image stays incomplete, so Glance never activates it.
+        self._check(done, digest.hexdigest())
+        if held:
+            yield held
+
+    def _check(self, done: int, digest: str) -> None:
+        expected = self._image.hash_value if self._image.hash_algorithm else self._image.checksum
+        if done != len(self) or expected not in {None, digest}:
+            raise ApiError(
+                f"image {self._image.id} came damaged from {self._region.name}: "
+                f"{done} of {len(self)} bytes, digest {digest}",
+                transient=True,
+            )
+
+    def digest(self, algorithm: str) -> str | None:
+        """Return the source's digest, with which every iteration compares its bytes."""
+        if algorithm == self._image.hash_algorithm:
+            return self._image.hash_value
+        return self._image.checksum if algorithm == "md5" else None
+
+    def go_on(self) -> None:
+        """Do nothing: an interruption of a transfer interrupts this thread itself."""
+
+    def refuse_changed(self) -> None:
+        """Do nothing: an image in Glance never changes, and its digest was compared before the last block."""
