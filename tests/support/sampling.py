@@ -1,6 +1,6 @@
 """Matrices of cases of which a usual run takes some, by chance; ``DIBCTL_TEST_FULL=1`` takes all of them.
 
-The seed is in the report's header. ``$DIBCTL_TEST_SEED`` sets it: with the same seed the same cases are taken.
+The seed is in the report's header; ``$DIBCTL_TEST_SEED`` sets it: the same seed takes the same cases.
 """
 
 from __future__ import annotations

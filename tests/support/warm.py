@@ -124,7 +124,10 @@ class _Run:
 def serve(connection: socket.socket) -> dict[str, Any] | None:
     """Fork for every request until the other side closes: None then; the request in the forked process."""
     while True:
-        message, descriptors, _, _ = socket.recv_fds(connection, LARGEST, 2)
+        try:
+            message, descriptors, _, _ = socket.recv_fds(connection, LARGEST, 2)
+        except KeyboardInterrupt:  # from the terminal: to its starter as well
+            return None
         if not message:
             return None
         pid = os.fork()
