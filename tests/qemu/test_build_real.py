@@ -57,7 +57,14 @@ def _no_lost_loop_device() -> Iterator[None]:
     """Fail when a loop device stays whose file went away together with the namespace it was mounted in."""
     before = lost_loops()
     yield
-    assert leaks.settled(lambda: lost_loops() - before) == set()
+    left = lost_loops() - before
+
+    def still_left() -> set[str]:
+        # Builds of other workers hold such devices as well, but none for long.
+        left.intersection_update(lost_loops())
+        return left
+
+    assert leaks.settled(still_left) == set()
 
 
 def lost_loops() -> set[str]:

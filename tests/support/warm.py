@@ -24,6 +24,8 @@ from typing import Any, TextIO
 import pytest
 from _pytest.config import default_plugins
 
+from pytest_dibctl.config import models
+
 ROOT = Path(__file__).parents[2]
 LARGEST = 1 << 17
 """Bytes of one message; an environment has some thousand."""
@@ -149,10 +151,9 @@ def prepare() -> None:
     """Import what a run imports."""
     for name in MODULES:
         importlib.import_module(name)
-    from pytest_dibctl.config import models
-
-    models.Image.model_rebuild()
-    models.TestEnvironment.model_rebuild()
+    for model in vars(models).values():
+        if isinstance(model, type) and issubclass(model, models.Section):
+            model.model_rebuild()
     for name, module in sys.modules.items():
         if name.split(".")[0] in PLUGINS:
             # pytest's word for modules that it takes as they are: else it warns that it comes too late.
