@@ -1,11 +1,14 @@
-"""For all tests: signals as in a terminal, and the seed of sampled cases."""
+"""For all tests: signals as in a terminal, bytecode that is kept, and the seed of sampled cases."""
 
 from __future__ import annotations
 
+import os
 import signal
 
 from tests.support import sampling
 
+# Images of containers set it; every process that a test starts would compile all modules again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sampling.choose_seed()  # before the first module of tests is collected, and before a worker is started
 
 
