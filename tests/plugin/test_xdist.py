@@ -169,6 +169,8 @@ def test_several_instances_go_to_images_without_a_worker_first(project: Project)
     found = counted(project, "alpha", "beta")
     for image in ("alpha", "beta"):
         assert found.of(image, "build", "upload", "delete_image", "test") == (1, 1, 1, 4)
+        names = [item["operation"] for item in project.operations() if image in item.get("name", "")]
+        assert names[-1] == "delete_image", "it stays until the last worker lets go"
     assert nothing_left(project)
 
 
@@ -288,13 +290,6 @@ def test_a_crashed_worker_s_instance_is_kept_if_failed_ones_are(project: Project
     result.assert_outcomes(passed=1, failed=1)
     assert counted(project, "alpha").of("alpha", *LIFE) == (1, 1, 2, 1, 0)
     result.stdout.fnmatch_lines(["alpha: kept instance dibctl-alpha-*", "alpha: kept image dibctl-*"])
-
-
-def test_the_image_stays_until_the_last_worker_lets_go(project: Project) -> None:
-    prepare(project, "alpha", "beta", count=2)
-    project.run("-n2", "--dib-instances=2").assert_outcomes(passed=4)
-    names = [item["operation"] for item in project.operations() if "alpha" in item.get("name", "")]
-    assert names[-1] == "delete_image"
 
 
 @pytest.mark.parametrize(
