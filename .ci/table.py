@@ -1,7 +1,8 @@
 """The table at the end of ``.ci/run``: stages, tests, seconds, and the ten slowest tests of all.
 
-``python3 .ci/table.py REPORTS SECONDS``: REPORTS holds ``stages.tsv``, a log for each stage, and the files that
-test runs write (``tests/support/reporting.py``). Standard library only: it runs outside of any environment.
+``python3 .ci/table.py REPORTS SECONDS``: REPORTS holds ``stages.tsv``, a log for each stage, and the files
+that test runs write (``tests/support/reporting.py``). It runs outside of any environment, so it needs the
+standard library only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,15 @@
-"""For all tests: signals as in a terminal."""
+"""For all tests: signals as in a terminal, bytecode that is kept, and the seed of sampled cases."""
 
 from __future__ import annotations
 
+import os
 import signal
+
+from tests.support import sampling
+
+# Images of containers set it; every process that a test starts would compile all modules again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sampling.choose_seed()  # before the first module of tests is collected, and before a worker is started
 
 
 def pytest_configure() -> None:
@@ -11,3 +18,8 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_report_header() -> str:
+    """Name the seed."""
+    return sampling.header()

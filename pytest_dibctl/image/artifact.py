@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -92,7 +93,7 @@ def inspect(path: Path) -> Artifact:
     """
     path = path.absolute()
     identity = _identity(path)
-    found = verify(path)
+    found = _verified(path, identity)
     kernel, initrd = (companion(path, suffix) for suffix in COMPANIONS)
     return Artifact(
         path=path,
@@ -113,6 +114,12 @@ class Verified:
     disk_format: str
     virtual_size: int
     layout: Layout
+
+
+@functools.lru_cache(maxsize=64)
+def _verified(path: Path, identity: Identity) -> Verified:  # noqa: ARG001 -- another file of that name is another call
+    # A run inspects its image for the header, for the build and for the upload: qemu-img is asked once.
+    return verify(path)
 
 
 def verify(path: Path) -> Verified:
@@ -184,10 +191,13 @@ def _head(path: Path, disk_format: str, virtual_size: int) -> bytes:
     if disk_format == "raw":
         with path.open("rb") as file:
             return file.read(_HEAD)
-    count = min(_HEAD, virtual_size) // 512
+    size = min(_HEAD, virtual_size) // 512 * 512
+    if not size:
+        return b""
     with tempfile.TemporaryDirectory(prefix="dibctl-") as directory:
         target = Path(directory) / "head"
-        source = ["dd", "--force-share", "-f", disk_format, "-O", "raw", "bs=512", f"count={count}"]
+        # One block: qemu-img spends half a millisecond on each.
+        source = ["dd", "--force-share", "-f", disk_format, "-O", "raw", f"bs={size}", "count=1"]
         _qemu_img(*source, f"if={path}", f"of={target}")
         return target.read_bytes()
 

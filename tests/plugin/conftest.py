@@ -6,14 +6,16 @@ import dataclasses
 import json
 import subprocess
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.support import sampling
 from tests.support.plugins import without
+from tests.support.warm import Warm
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,11 +96,23 @@ class Project:
         return counts
 
 
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm | None]:
+    """What runs are forked from; None where each has an interpreter of its own."""
+    if sampling.is_full():
+        yield None
+        return
+    process = Warm.start()
+    yield process
+    process.close()
+
+
 @pytest.fixture
 def project(
     pytester: pytest.Pytester,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
+    warm: Warm | None,
 ) -> Project:
     """An empty project on the in-memory cloud; what runs leave in the temporary directory is checked."""
     temporary = tmp_path_factory.mktemp("t")
@@ -107,4 +121,6 @@ def project(
     monkeypatch.setenv("MEMORY_CLOUD_LOG", str(log_file))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makeconftest(CONFTEST)
+    if warm is not None:
+        monkeypatch.setattr(pytester, "popen", warm.popen(pytester))
     return Project(pytester=pytester, log_file=log_file, monkeypatch=monkeypatch)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.plugin.conftest import Project
-from tests.support import waiting
+from tests.support import sampling, waiting
 
 
 @pytest.fixture
@@ -198,10 +198,16 @@ def test_options_that_contradict_each_other_are_refused(booting: Project, option
     assert booting.operations() == []
 
 
+SIGNALS = [
+    (number, moment)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for moment in ("test", "boot")
+]
+
+
 @pytest.mark.parametrize(
-    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name
+    ("number", "moment"), sampling.sampled(SIGNALS, 3), ids=lambda value: getattr(value, "name", value)
 )
-@pytest.mark.parametrize("moment", ["test", "boot"])
 def test_a_signal_removes_everything(project: Project, number: signal.Signals, moment: str) -> None:
     project.write("test_it.py", "import time\ndef test_it(ssh_access): time.sleep(60)")
     project.images({"debian": [{"pytest": "test_it.py"}]})
@@ -283,7 +289,7 @@ def theirs(ssh_access):
     time.sleep(0.2)
 """,
     "between boot and the record": """
-from pytest_dibctl import ledger
+from pytest_dibctl.run import ledger
 
 usual = ledger.Record.update
 

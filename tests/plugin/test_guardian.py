@@ -18,7 +18,7 @@ from pytest_dibctl.cleanup import guardian
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.run import ledger
 from tests.plugin.conftest import ROOT, Project
-from tests.support import leaks
+from tests.support import leaks, sampling
 from tests.support.plugins import without
 from tests.support.terminals import PATIENCE
 from tests.support.waiting import until
@@ -72,7 +72,7 @@ def killed_at(project: Project, operation: str, *arguments: str) -> None:
     run.wait()
 
 
-@pytest.mark.parametrize("moment", ["upload", "import_key", "boot", "ready"])
+@pytest.mark.parametrize("moment", sampling.sampled(["upload", "import_key", "boot", "ready"], 2))
 def test_what_a_killed_run_made_is_removed(guarded: Project, moment: str) -> None:
     if moment == "boot":
         guarded.faults(boot_seconds=600)
@@ -103,7 +103,7 @@ def test_a_run_that_makes_nothing_has_no_guardian(guarded: Project, monkeypatch:
     guarded.write(
         "conftest.py",
         (guarded.path / "conftest.py").read_text()
-        + "\nfrom pytest_dibctl import guardian\nguardian.Guardian.ensure = None\n",
+        + "\nfrom pytest_dibctl.cleanup import guardian\nguardian.Guardian.ensure = None\n",
     )
     guarded.run().assert_outcomes(passed=1)
     guarded.write("test_it.py", "def test_it(cloud_image): pass")

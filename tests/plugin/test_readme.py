@@ -197,7 +197,7 @@ def test_every_property_of_junit_is_in_the_table() -> None:
         for kind in ("qemu", "openstack")
         for name in re.findall(
             r'^ {12}"(\w+)": ',
-            inspect.getsource(import_module(f"pytest_dibctl.clouds.protocols.{kind}.instance")),
+            inspect.getsource(import_module(f"pytest_dibctl.clouds.{kind}.instance")),
             re.MULTILINE,
         )
     }

@@ -43,37 +43,31 @@ def check_junit(project: Project) -> None:
         assert {"dib_seconds_build", "dib_seconds_boot", "dib_seconds_ready"} <= set(facts)
 
 
-def test_junit_carries_the_image_s_facts(two: Project) -> None:
-    two.run("--junit-xml=junit.xml").assert_outcomes(passed=4)
-    check_junit(two)
-
-
-def test_junit_is_complete_under_xdist(two: Project) -> None:
-    two.run("--junit-xml=junit.xml", "-n2", "--dist=loadfile").assert_outcomes(passed=4)
-    check_junit(two)
-
-
-def test_header_names_file_digest_and_environment(two: Project) -> None:
+def test_a_run_s_header_progress_summary_and_junit_carry_the_image_s_facts(two: Project) -> None:
     digest = hashlib.sha512((two.path / "alpha.qcow2").read_bytes()).hexdigest()
-    two.run().stdout.fnmatch_lines([f"dib-image alpha: *alpha.qcow2*{digest[:12]}*environment local"])
-
-
-def test_summary_has_a_line_of_phases_per_image(two: Project) -> None:
-    result = two.run()
+    result = two.run("--junit-xml=junit.xml")
+    result.assert_outcomes(passed=4)
+    check_junit(two)
+    result.stdout.fnmatch_lines([f"dib-image alpha: *alpha.qcow2*{digest[:12]}*environment local"])
     result.stdout.fnmatch_lines(
         ["*= images =*", "image*build*upload*boot*ready*tests*cleanup", "alpha * 0.?s *", "beta * 0.?s *"],
     )
-
-
-def test_summary_adds_up_what_xdist_workers_did(two: Project) -> None:
-    result = two.run("-n2", "--dist=loadfile")
-    result.stdout.fnmatch_lines(["*= images =*", "image*build*cleanup", "alpha *s *"])
-
-
-def test_progress_goes_to_stderr(two: Project) -> None:
-    result = two.run()
     assert "alpha: booting" in result.stderr.str()
     assert "alpha: booting" not in result.stdout.str()
+
+
+def test_junit_is_complete_under_xdist_and_dib_logs_names_the_directory(two: Project) -> None:
+    two.run("--junit-xml=junit.xml", "--dib-logs=kept", "-n2", "--dist=loadfile").assert_outcomes(passed=4)
+    check_junit(two)
+    names = sorted(path.name for path in (two.path / "kept").iterdir())
+    assert [name.split("-")[1] for name in names] == ["alpha", "beta"]
+
+
+def test_summary_adds_up_what_xdist_workers_did_and_no_logs_are_copied(two: Project) -> None:
+    result = two.run("-n2", "--dist=loadfile")
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(["*= images =*", "image*build*cleanup", "alpha *s *"])
+    assert list(two.path.rglob("*.log")) == []
 
 
 @pytest.mark.parametrize(
@@ -187,17 +181,6 @@ def test_logs_are_copied_beside_the_junit_file_and_attached_to_failures(project:
     attached = f"[[ATTACHMENT|{console}]]\n[[ATTACHMENT|{built}]]"
     assert [out.text for out in cases["test_bad[alpha]"].iterfind("system-out")] == [attached]
     assert not list(cases["test_good[alpha]"].iterfind("system-out"))
-
-
-def test_dib_logs_names_the_directory(two: Project) -> None:
-    two.run("--dib-logs=kept", "-n2").assert_outcomes(passed=4)
-    names = sorted(path.name for path in (two.path / "kept").iterdir())
-    assert [name.split("-")[1] for name in names] == ["alpha", "beta"]
-
-
-def test_without_these_options_no_logs_are_copied(two: Project) -> None:
-    two.run("-n2").assert_outcomes(passed=4)
-    assert list(two.path.rglob("*.log")) == []
 
 
 @pytest.mark.parametrize("workers", ["-n0", "-n2"])

@@ -17,7 +17,7 @@ import pytest
 
 from pytest_dibctl.plugin import session
 from tests.plugin.conftest import Project
-from tests.support import waiting
+from tests.support import sampling, waiting
 
 TESTS = """
     import pytest
@@ -114,36 +114,43 @@ def nothing_left(project: Project) -> bool:
     return left == [] and not any(made.values())
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        (),
-        ("-n2",),
-        ("-n3", "--dist=load", "--maxschedchunk=1"),
-        ("-n2", "--dist=loadscope"),
-        ("-n2", "--dist=loadfile"),
-        ("-n2", "--dist=loadgroup"),
-        ("-n2", "--dist=worksteal"),
-        ("-n2", "--dist=each"),
-        ("-n2", "--dist=no"),
-        ("-n1",),
-        ("-n0",),
-        ("-p", "no:xdist"),
-        ("--dist=load", "--tx=2*popen"),
-        ("--dist=each", "--tx=2*popen"),
-        ("--dist=no", "--tx=2*popen"),
-    ],
-    ids=" ".join,
+WORKERS = (
+    (),
+    ("-n2",),
+    ("-n2", "--dist=each"),
+    ("-n0",),
+    ("-p", "no:xdist"),
+    *sampling.sampled(
+        [
+            ("-n3", "--dist=load", "--maxschedchunk=1"),
+            ("-n2", "--dist=loadscope"),
+            ("-n2", "--dist=loadfile"),
+            ("-n2", "--dist=loadgroup"),
+            ("-n2", "--dist=worksteal"),
+            ("-n2", "--dist=no"),
+            ("-n1",),
+            ("--dist=load", "--tx=2*popen"),
+            ("--dist=each", "--tx=2*popen"),
+            ("--dist=no", "--tx=2*popen"),
+        ],
+        3,
+    ),
 )
+
+
+@pytest.mark.parametrize("arguments", WORKERS, ids=" ".join)
 def test_each_image_is_one_worker_s(project: Project, arguments: tuple[str, ...]) -> None:
     prepare(project, "alpha", "beta")
-    project.run(*arguments).assert_outcomes(passed=8)
+    result = project.run(*arguments)
+    result.assert_outcomes(passed=8)
     found = counted(project, "alpha", "beta")
     for image in ("alpha", "beta"):
         assert found.of(image, *LIFE, "test") == (1, 1, 1, 1, 1, 4)
         assert len(found.workers[image]) == 1
     if "-n2" in arguments:
         assert found.workers["alpha"] != found.workers["beta"]
+    if "--dist=each" in arguments:
+        result.stdout.fnmatch_lines(["dib-image: --dist=each is not used: a worker has one image at a time"])
     assert nothing_left(project)
 
 
@@ -162,6 +169,8 @@ def test_several_instances_go_to_images_without_a_worker_first(project: Project)
     found = counted(project, "alpha", "beta")
     for image in ("alpha", "beta"):
         assert found.of(image, "build", "upload", "delete_image", "test") == (1, 1, 1, 4)
+        names = [item["operation"] for item in project.operations() if image in item.get("name", "")]
+        assert names[-1] == "delete_image", "it stays until the last worker lets go"
     assert nothing_left(project)
 
 
@@ -283,13 +292,6 @@ def test_a_crashed_worker_s_instance_is_kept_if_failed_ones_are(project: Project
     result.stdout.fnmatch_lines(["alpha: kept instance dibctl-alpha-*", "alpha: kept image dibctl-*"])
 
 
-def test_the_image_stays_until_the_last_worker_lets_go(project: Project) -> None:
-    prepare(project, "alpha", "beta", count=2)
-    project.run("-n2", "--dib-instances=2").assert_outcomes(passed=4)
-    names = [item["operation"] for item in project.operations() if "alpha" in item.get("name", "")]
-    assert names[-1] == "delete_image"
-
-
 @pytest.mark.parametrize(
     ("arguments", "outcomes", "ran"),
     [
@@ -342,8 +344,18 @@ def test_last_failed_and_failed_first(project: Project, workers: str) -> None:
     assert nothing_left(project)
 
 
-@pytest.mark.parametrize("arguments", [("-n2",), ("-n2", "--dib-instances=2"), ("-n0",)], ids=" ".join)
-@pytest.mark.parametrize("option", ["-x", "--maxfail=2"])
+STOPPING = [
+    (option, arguments)
+    for option in ("-x", "--maxfail=2")
+    for arguments in (("-n2",), ("-n2", "--dib-instances=2"), ("-n0",))
+]
+
+
+@pytest.mark.parametrize(
+    ("option", "arguments"),
+    sampling.sampled(STOPPING, 3),
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
 def test_a_run_that_stops_soon_removes_everything(
     project: Project, option: str, arguments: tuple[str, ...]
 ) -> None:
@@ -461,8 +473,16 @@ def test_an_existing_instance_is_in_one_environment(project: Project) -> None:
     result.stderr.fnmatch_lines(["*--dib-use-existing-instance is in one environment*"])
 
 
-@pytest.mark.parametrize("moment", ["test", "boot", "build", "upload"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+SIGNALS = [
+    (number, moment)
+    for number in (signal.SIGINT, signal.SIGTERM)
+    for moment in ("test", "boot", "build", "upload")
+]
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"), sampling.sampled(SIGNALS, 3), ids=lambda value: getattr(value, "name", value)
+)
 def test_a_signal_to_the_controller_removes_everything(
     project: Project, number: signal.Signals, moment: str
 ) -> None:
@@ -521,9 +541,3 @@ def test_workers_on_other_machines_are_refused(project: Project) -> None:
     result = project.run("--dist=load", "--tx=2*ssh=there")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*images can be tested by workers on this machine only"])
-
-
-def test_a_dist_mode_that_is_not_used_is_named(project: Project) -> None:
-    prepare(project, "alpha", count=1)
-    result = project.run("-n1", "--dist=each")
-    result.stdout.fnmatch_lines(["dib-image: --dist=each is not used: a worker has one image at a time"])

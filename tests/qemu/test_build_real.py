@@ -57,7 +57,14 @@ def _no_lost_loop_device() -> Iterator[None]:
     """Fail when a loop device stays whose file went away together with the namespace it was mounted in."""
     before = lost_loops()
     yield
-    assert leaks.settled(lambda: lost_loops() - before) == set()
+    left = lost_loops() - before
+
+    def still_left() -> set[str]:
+        # Builds of other workers hold such devices as well, but none for long.
+        left.intersection_update(lost_loops())
+        return left
+
+    assert leaks.settled(still_left) == set()
 
 
 def lost_loops() -> set[str]:
@@ -247,7 +254,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from pytest_dibctl import builder, signals
+from pytest_dibctl.build import builder
+from pytest_dibctl.system import signals
 from tests.support import building
 out, elements = map(Path, sys.argv[2:])
 image = building.entry(out, filename="tiny.qcow2", dib=building.dib(elements))
@@ -408,10 +416,13 @@ def test_two_runs_build_the_same_file_once(
     started(first, out)
     second = run()
     assert second.stdout is not None
-    assert second.stdout.readline().startswith(f"waiting for process {first.pid} on ")
+    waits = f"waiting for process {first.pid} on "
+    assert second.stdout.readline().startswith(waits)
     (out / "go").touch()
     assert first.communicate(timeout=PATIENCE)[0].endswith("no image yet\n")
-    assert second.communicate(timeout=PATIENCE)[0] == "another run has just built it\n"
+    *others, last = second.communicate(timeout=PATIENCE)[0].splitlines()
+    assert last == "another run has just built it"
+    assert all(line.startswith(waits) for line in others), "said again while a slow build goes on"
     assert artifact.inspect(out / "tiny.qcow2").disk_format == "qcow2"
 
 

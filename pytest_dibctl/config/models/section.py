@@ -22,7 +22,10 @@ Rule = tuple[str, str]
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, nothing changes after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, hide_input_in_errors=True)
+    # A run needs two or three of the models: the validators of each are built when it is first used.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, hide_input_in_errors=True, defer_build=True
+    )
 
     @classmethod
     def known_keys(cls) -> tuple[str, ...]:

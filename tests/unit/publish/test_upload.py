@@ -554,7 +554,7 @@ def test_a_file_that_changes_meanwhile_is_not_published(shop: Shop) -> None:
                 opened.write(os.urandom(4096))
 
     # Large enough that the end of it has not been read when the request begins.
-    shop.fill(os.urandom(200 << 20))
+    shop.fill(os.urandom(48 << 20))
     shop.cloud.before = before
     (result,) = shop.json("upload", "debian", "one", code=1)
     assert "not what was tested" in result["error"]
