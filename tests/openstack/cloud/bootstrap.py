@@ -44,8 +44,8 @@ HOSTS = {config.HOST_LIVE: names.ZONE_LIVE, config.HOST_FAKE: names.ZONE_FAKE}
 
 
 def write_fernet_keys(run: Path) -> None:
-    """Make Keystone's keys for tokens and credentials: 0 is the next one, 1 the current one."""
-    for name in ("keystone-fernet", "keystone-credential"):
+    """Make Keystone's keys for tokens, receipts, credentials: 0 is the next one, 1 the current one."""
+    for name in ("keystone-fernet", "keystone-receipts", "keystone-credential"):
         directory = run / name
         directory.mkdir(mode=0o700)
         for number in ("0", "1"):

@@ -163,6 +163,8 @@ class Renderer:
             "database": self._database("keystone"),
             "token": {"provider": "fernet", "expiration": 86400},
             "fernet_tokens": {"key_repository": run / "keystone-fernet"},
+            # Bootstrapping makes keys for receipts as well, by default in a folder under /etc.
+            "fernet_receipts": {"key_repository": run / "keystone-receipts"},
             "credential": {"key_repository": run / "keystone-credential"},
             # As few rounds as it allows: logging in is on the way of everything.
             "identity": {"password_hash_rounds": 4},
