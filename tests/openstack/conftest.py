@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from pytest_dibctl.errors import DibctlError
+from tests.openstack.belongings import Belongings, looking
 from tests.openstack.cloud import DevCloud, lifecycle, sessions
 from tests.openstack.cloud.layout import Layout
 from tests.openstack.shelf import Shelf
-from tests.openstack.site import Site, ours, runs_left
+from tests.openstack.site import Site, runs_left
 from tests.support import leaks, micro, packages
 
 KEEP = "DIBCTL_TEST_CLOUD"
@@ -43,17 +44,34 @@ def micro_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(micro.cached(), tmp_path_factory.mktemp("micro") / "image")) / "micro.qcow2"
 
 
+@pytest.fixture(scope="session")
+def belongings(devcloud: DevCloud) -> Iterator[Belongings]:
+    """A look at what is ours in this process's lane."""
+    with looking(devcloud) as look:
+        yield look
+
+
 @pytest.fixture
 def site(
-    devcloud: DevCloud, micro_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    devcloud: DevCloud,
+    belongings: Belongings,
+    micro_image: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Site]:
-    """An empty repository of images; the test fails if anything of ours is in the cloud after it."""
+    """An empty repository of images; the test fails if anything of ours is in its lane after it."""
     # Unix sockets of ssh and of runs lie below it, and their paths must be short.
     with tempfile.TemporaryDirectory(prefix="dt-") as temporary:
         monkeypatch.setenv("TMPDIR", temporary)
         monkeypatch.setattr(tempfile, "tempdir", temporary)
         # One test that leaves something must not make all later ones fail.
-        made = Site(path=tmp_path, cloud=devcloud, image=micro_image, before=frozenset(ours(devcloud)))
+        made = Site(
+            path=tmp_path,
+            cloud=devcloud,
+            image=micro_image,
+            belongings=belongings,
+            before=frozenset(belongings.found()),
+        )
         yield made
         left = leaks.settled(lambda: made.left() | set(runs_left()))
         if left:

@@ -12,13 +12,12 @@ from typing import Any
 
 import yaml
 
+from tests.openstack.belongings import ADMINS
 from tests.openstack.site import Site
 from tests.support.publishing import Commands, write_qcow2
 
 MIB = 1 << 20
 REGIONS = ("demo", "demo-two")
-ADMINS = ("admin", "admin-two")
-"""The administrator's entries of clouds.yaml, one for each region."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ def test_passwords_are_for_its_owner_s_eyes(devcloud: DevCloud) -> None:
 
 @pytest.mark.parametrize("entry", [*(user.name for user in names.USERS), names.APPLICATION_CREDENTIAL])
 def test_every_entry_of_clouds_yaml_logs_in_to_its_project(devcloud: DevCloud, entry: str) -> None:
-    project = next((user.project for user in names.USERS if user.name == entry), "demo")
+    project = devcloud.name_of(next((user.project for user in names.USERS if user.name == entry), "demo"))
     with (
         contextlib.closing(devcloud.connect("admin")) as admin,
         contextlib.closing(devcloud.connect(entry)) as connection,

@@ -43,7 +43,8 @@ def test_11_an_unknown_environment(site: Site) -> None:
 
 
 def test_12_no_password_anywhere(site: Site) -> None:
-    keystone = {"auth_url": site.cloud.auth_url, "username": "demo", "project_name": "demo"}
+    demo = site.cloud.name_of("demo")
+    keystone = {"auth_url": site.cloud.auth_url, "username": demo, "project_name": demo}
     site.write({"here": site.environment(keystone=keystone)})
     refused = site.dibctl("test", "micro")
     assert refused.returncode == 12, refused.stdout
@@ -53,9 +54,9 @@ def test_12_no_password_anywhere(site: Site) -> None:
 def test_20_a_wrong_password(site: Site) -> None:
     keystone = {
         "auth_url": site.cloud.auth_url,
-        "username": "demo",
+        "username": site.cloud.name_of("demo"),
         "password": "not-the-password",
-        "project_name": "demo",
+        "project_name": site.cloud.name_of("demo"),
         "region_name": site.cloud.region,
     }
     site.write({"here": site.environment(keystone=keystone)})

@@ -29,7 +29,7 @@ from pytest_dibctl.run import booting, keys, uploading
 from pytest_dibctl.run.operations import GuestOperations
 from pytest_dibctl.system import process
 from tests.openstack import proxy
-from tests.openstack.site import READY, Bench, Site, line_of, ours
+from tests.openstack.site import READY, Bench, Site, line_of
 from tests.support import leaks
 
 NOWHERE = "11111111-2222-3333-4444-555555555555"
@@ -124,7 +124,7 @@ def group(site: Site) -> Iterator[Any]:
 def test_two_nics_a_fixed_address_of_each_family_and_everything_else_there_is(site: Site, group: Any) -> None:
     """One guest with every setting at once, since each guest takes its time."""
     (site.path / "setup.sh").write_text("#!/bin/sh\necho 'made by user data' > /etc/made\n")
-    v4, v6 = "192.168.223.77", "fd00:223::77"
+    v4, v6 = (site.cloud.inner_address(version, "77") for version in (4, 6))
     nics = [
         {"net_id": site.network(site.cloud.network_ext), "tag": "front"},
         {"net_id": site.network(site.cloud.network_inner), "v4_fixed_ip": v4, "v6_fixed_ip": v6},
@@ -172,20 +172,22 @@ def test_a_port_that_was_there_before_is_used_and_left(site: Site) -> None:
 
 
 def test_a_fixed_address_of_one_family(site: Site) -> None:
-    nics = [{"net_id": site.network(site.cloud.network_inner), "v6_fixed_ip": "fd00:223::66"}]
+    chosen = site.cloud.inner_address(6, "66")
+    nics = [{"net_id": site.network(site.cloud.network_inner), "v6_fixed_ip": chosen}]
     with record(site, nics=nics) as (_, instance, _server):
-        assert [address.ip for address in instance.interfaces[0].addresses] == ["fd00:223::66"]
-        assert instance.main_ip == "fd00:223::66"
+        assert [address.ip for address in instance.interfaces[0].addresses] == [chosen]
+        assert instance.main_ip == chosen
 
 
 def test_an_address_that_is_taken_is_told_at_once_with_its_place(site: Site) -> None:
     network = site.network(site.cloud.network_inner)
+    address = site.cloud.inner_address(4, "88")
     with contextlib.closing(site.cloud.connect("demo")) as demo:
-        taken = demo.network.create_port(network_id=network, fixed_ips=[{"ip_address": "192.168.223.88"}])
+        taken = demo.network.create_port(network_id=network, fixed_ips=[{"ip_address": address}])
         try:
-            nics = [{"net_id": network, "v4_fixed_ip": "192.168.223.88"}]
+            nics = [{"net_id": network, "v4_fixed_ip": address}]
             with (
-                pytest.raises(NovaBadRequestError, match=r"192\.168\.223\.88") as caught,
+                pytest.raises(NovaBadRequestError, match=re.escape(address)) as caught,
                 record(site, nics=nics),
             ):
                 pytest.fail("two have one address")
@@ -465,7 +467,7 @@ def test_a_snapshot_goes_with_a_run_that_was_killed(site: Site) -> None:
     assert any(re.search(r"-mine-[0-9a-f]{8} \(active\)$", line) for line in left), left
     cleaned = site.dibctl("cleanup")
     assert cleaned.returncode == 0, cleaned.stdout
-    assert leaks.settled(lambda: ours(site.cloud) - site.before) == set()
+    assert leaks.settled(site.left) == set()
 
 
 def test_a_snapshot_that_a_user_made_of_our_server_stays(site: Site) -> None:

@@ -180,7 +180,7 @@ def test_an_admin_may_and_protects_it(shelf: Shelf) -> None:
 
 
 def test_members_by_name_are_accepted_by_an_admin(shelf: Shelf) -> None:
-    shelf.write({"all": {"keystone": {"cloud": "admin"}}}, members=["other"])
+    shelf.write({"all": {"keystone": {"cloud": "admin"}}}, members=[shelf.site.cloud.name_of("other")])
     (result,) = shelf.json("upload", "web", "all")
     assert result["pending"] == []
     with shelf.connected("other") as other:
@@ -443,7 +443,7 @@ def properties(image: Any) -> dict[str, Any]:
 
 def test_a_shared_image_keeps_its_members(shelf: Shelf) -> None:
     project = shelf.project("other")
-    shelf.write({"all": {"keystone": {"cloud": "admin"}}}, members=["other"])
+    shelf.write({"all": {"keystone": {"cloud": "admin"}}}, members=[shelf.site.cloud.name_of("other")])
     (result,) = shelf.json("upload", "web", "all")
     done = shelf.json("transfer", result["image"], "admin", "admin-two")
     with shelf.connected("admin-two") as admin:

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DevCloud:
-    """A cloud that answers. Whoever started it stops it."""
+    """A cloud that answers, as one of its lanes sees it. Whoever started it stops it."""
 
     directory: Path
     clouds_yaml: Path
+    lane: int = 0
     auth_url: str = layout.AUTH_URL
 
     region: str = names.REGION
@@ -31,7 +32,7 @@ class DevCloud:
     flavor_small: str = names.FLAVOR_SMALL.name
     flavor_huge: str = names.FLAVOR_HUGE.name
     network_ext: str = names.EXT.name
-    network_inner: str = names.INNER.name
+    network_inner: str = names.inner(0).name
     network_public: str = names.PUBLIC
     router: str = names.ROUTER
 
@@ -44,6 +45,15 @@ class DevCloud:
     def log_directory(self) -> Path:
         """The services' logs."""
         return self.directory / "run" / "log"
+
+    def name_of(self, account: str) -> str:
+        """Return what Keystone calls a user, or a project, of this lane: "demo", "demo-1" ..."""
+        return names.in_lane(account, self.lane)
+
+    def inner_address(self, version: int, number: str) -> str:
+        """Return an address, IPv4 or IPv6, in the network that belongs to demo."""
+        [subnet] = [subnet for subnet in names.inner(self.lane).subnets if subnet.version == version]
+        return f"{subnet.host.removesuffix('1')}{number}"
 
     def entry(self, cloud: str) -> dict[str, Any]:
         """Return an entry of clouds.yaml; raises KeyError."""

@@ -1,4 +1,4 @@
-"""One cloud for all test sessions here: the first to need it starts it, the last to leave ends it."""
+"""One cloud for all test processes here: the first to need it starts it, the last to leave ends it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from pytest_dibctl.system import process
-from tests.openstack.cloud import lifecycle
+from tests.openstack.cloud import lanes, lifecycle
 from tests.openstack.cloud.devcloud import DevCloud
 from tests.openstack.cloud.layout import REPOSITORY, Layout
 
@@ -24,7 +24,7 @@ START_TIMEOUT = 1800
 
 @contextlib.contextmanager
 def using(layout: Layout, *, keep: bool) -> Iterator[DevCloud]:
-    """Return a cloud for the time of the block.
+    """Return a cloud, and a lane of it that nobody else has, for the time of the block.
 
     A cloud that was started here ends with the last session that uses it, unless ``keep``; one that ran
     before stays. Raises CommandError, with what was said, when it cannot be started.
@@ -36,7 +36,8 @@ def using(layout: Layout, *, keep: bool) -> Iterator[DevCloud]:
         mine = layout.users / str(os.getpid())
         mine.write_text(str(lifecycle.Process.of(os.getpid())))
     try:
-        yield DevCloud(directory=layout.base, clouds_yaml=layout.clouds_yaml)
+        with lanes.claimed(layout) as lane:
+            yield DevCloud(directory=layout.base, clouds_yaml=lanes.clouds_yaml(layout, lane), lane=lane)
     finally:
         with lock:
             mine.unlink(missing_ok=True)
