@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from pytest_dibctl.errors import DibctlError
 from tests.openstack.belongings import Belongings, looking
@@ -31,7 +32,8 @@ def devcloud(request: pytest.FixtureRequest) -> Iterator[DevCloud]:
         with sessions.using(layout, keep=os.environ.get(KEEP) == "keep") as cloud:
             yield cloud
             if request.session.testsfailed:
-                lifecycle.keep_logs(layout)
+                with FileLock(layout.run / "logs.lock"):
+                    lifecycle.keep_logs(layout)
     except DibctlError as error:
         pytest.fail(f"no cloud to test with: {error}", pytrace=False)
 
@@ -70,7 +72,7 @@ def site(
             cloud=devcloud,
             image=micro_image,
             belongings=belongings,
-            before=frozenset(belongings.found()),
+            before=frozenset(belongings.known()),
         )
         yield made
         left = leaks.settled(lambda: made.left() | set(runs_left()))
@@ -98,10 +100,29 @@ def shelf(
 
 
 @pytest.fixture
+def small_store(devcloud: DevCloud) -> Iterator[None]:
+    """The stores that are soon full, for one test at a time: they are not divided into lanes."""
+    with FileLock(Layout.at(devcloud.directory).lanes / "small-store.lock"):
+        yield
+
+
+@pytest.fixture
 def attic(shelf: Shelf) -> Shelf:
     """A shelf whose only environment, "all", is an admin's."""
     shelf.write({"all": {"keystone": {"cloud": "admin"}}})
     return shelf
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the test that takes longest, so that no process is alone with it at the end."""
+    items.sort(key=lambda item: not item.name.startswith("test_debian"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End the cloud of workers that were killed, or had no time to do it."""
+    if session.config.option.numprocesses:
+        sessions.end_unused(Layout.at(None), keep=os.environ.get(KEEP) == "keep")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -154,11 +154,11 @@ class Shelf(Commands):
                 availability_zone=self.site.cloud.zone_fake,
             )
             try:
-                admin.compute.wait_for_server(made, wait=120)
+                admin.compute.wait_for_server(made, interval=0.3, wait=120)
                 yield made
             finally:
                 admin.compute.delete_server(made.id, ignore_missing=True)
-                admin.compute.wait_for_delete(made, wait=120)
+                admin.compute.wait_for_delete(made, interval=0.3, wait=120)
 
     def remove(self) -> None:
         """Remove every image of this test, whoever has it."""

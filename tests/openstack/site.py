@@ -51,8 +51,7 @@ class Site:
 
     def network(self, name: str = names.EXT.name) -> str:
         """Return a network's id."""
-        with contextlib.closing(self.cloud.connect("demo")) as connection:
-            return str(connection.network.find_network(name, ignore_missing=False).id)
+        return self.cloud.network_id(name)
 
     def revoke(self, token: str) -> None:
         """Make a token worth nothing, and return once the services have noticed."""

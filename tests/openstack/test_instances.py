@@ -489,7 +489,7 @@ def test_a_server_that_somebody_deletes(site: Site) -> None:
         record(site) as (_, instance, server),
     ):
         demo.compute.delete_server(server)
-        demo.compute.wait_for_delete(server, wait=60)
+        demo.compute.wait_for_delete(server, interval=0.3, wait=60)
         with pytest.raises(InstanceError, match="was deleted by somebody"):
             instance.check()
         with pytest.raises(DibctlError):

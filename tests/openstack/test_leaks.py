@@ -130,7 +130,7 @@ def test_cleanup_removes_nothing_that_is_only_named_alike(site: Site) -> None:
             assert demo.image.find_image(image.id, ignore_missing=True) is None
         finally:
             demo.compute.delete_server(foreign_server.id, ignore_missing=True)
-            demo.compute.wait_for_delete(foreign_server, interval=1, wait=60)
+            demo.compute.wait_for_delete(foreign_server, interval=0.3, wait=60)
             demo.image.delete_image(foreign_image.id, ignore_missing=True)
         assert site.dibctl("cleanup").returncode == 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,10 @@ class DevCloud:
         """Return a user's password in this cloud; raises KeyError."""
         return str(self.entry(user)["auth"]["password"])
 
+    def network_id(self, name: str) -> str:
+        """Return the id of a network that demo sees, looked up once."""
+        return _network_id(self, name)
+
     def connect(self, cloud: str = "demo", **overrides: Any) -> openstack.connection.Connection:
         """Return a new connection as an entry of clouds.yaml says; the caller closes it."""
         import openstack
@@ -77,3 +82,9 @@ class DevCloud:
     def floating_ip_reaches(self, floating: str, fixed: str) -> contextlib.AbstractContextManager[None]:
         """Play the L3 agent's part: inside the block, ``floating`` on this machine is ``fixed``."""
         return network.translated(floating, fixed)
+
+
+@functools.cache
+def _network_id(cloud: DevCloud, name: str) -> str:
+    with contextlib.closing(cloud.connect("demo")) as connection:
+        return str(connection.network.find_network(name, ignore_missing=False).id)
