@@ -28,6 +28,10 @@ KEEP = "DIBCTL_TEST_CLOUD"
 def devcloud(request: pytest.FixtureRequest) -> Iterator[DevCloud]:
     """The real OpenStack, started if none runs; whoever starts it here stops it at the end."""
     try:
+        if os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0":
+            # The first process starts the cloud; meanwhile another one makes what will be booted there.
+            packages.require()
+            micro.cached()
         layout = Layout.at(None)
         with sessions.using(layout, keep=os.environ.get(KEEP) == "keep") as cloud:
             yield cloud
