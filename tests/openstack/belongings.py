@@ -75,7 +75,7 @@ class Belongings:
 def looking(cloud: DevCloud) -> Iterator[Belongings]:
     """Return a look at the lane of ``cloud`` that can be repeated inside the block."""
     with contextlib.ExitStack() as stack:
-        admins = {name: stack.enter_context(contextlib.closing(cloud.connect(name))) for name in ADMINS}
+        admins = {name: stack.enter_context(cloud.connected(name)) for name in ADMINS}
         identity: Any = admins["admin"].identity
         people = names.users(cloud.lane)
         projects = {*(user.project for user in people), bootstrap.SERVICE_PROJECT}

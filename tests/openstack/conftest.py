@@ -15,6 +15,7 @@ from filelock import FileLock
 from pytest_dibctl.errors import DibctlError
 from tests.openstack.belongings import Belongings, looking
 from tests.openstack.cloud import DevCloud, lifecycle, sessions
+from tests.openstack.cloud.devcloud import close_all
 from tests.openstack.cloud.layout import Layout
 from tests.openstack.shelf import Shelf
 from tests.openstack.site import Site, runs_left
@@ -35,6 +36,7 @@ def devcloud(request: pytest.FixtureRequest) -> Iterator[DevCloud]:
         layout = Layout.at(None)
         with sessions.using(layout, keep=os.environ.get(KEEP) == "keep") as cloud:
             yield cloud
+            close_all()
             if request.session.testsfailed:
                 with FileLock(layout.run / "logs.lock"):
                     lifecycle.keep_logs(layout)

@@ -54,7 +54,7 @@ class Shelf(Commands):
 
     @contextlib.contextmanager
     def connected(self, cloud: str, **overrides: Any) -> Iterator[Any]:
-        with contextlib.closing(self.site.cloud.connect(cloud, **overrides)) as connection:
+        with self.site.cloud.connected(cloud, **overrides) as connection:
             yield connection
 
     def project(self, cloud: str = "demo") -> str:

@@ -55,7 +55,7 @@ class Site:
 
     def revoke(self, token: str) -> None:
         """Make a token worth nothing, and return once the services have noticed."""
-        with contextlib.closing(self.cloud.connect("admin")) as admin:
+        with self.cloud.connected("admin") as admin:
             answer = admin.identity.delete("/auth/tokens", headers={"X-Subject-Token": token})
             assert answer.status_code == requests.codes.no_content
         time.sleep(TOKEN_CACHE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import uuid
 from typing import Any
 
@@ -109,7 +108,7 @@ def test_61_a_quota_that_is_used_up(site: Site) -> None:
 
 
 def test_61_a_role_that_is_missing(site: Site) -> None:
-    with contextlib.closing(site.cloud.connect("demo")) as demo:
+    with site.cloud.connected("demo") as demo:
         image = demo.image.create_image(
             name=f"foreign-{uuid.uuid4().hex}",
             data=site.image.read_bytes(),

@@ -77,7 +77,7 @@ class Way:
 def way(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Way]:
     entry = site.cloud.entry("demo")
     plan = Plan()
-    with contextlib.ExitStack() as stack, contextlib.closing(site.cloud.connect("demo")) as demo:
+    with contextlib.ExitStack() as stack, site.cloud.connected("demo") as demo:
         proxies = []
         for service in SERVICES:
             found = str(demo.session.get_endpoint(service_type=service, region_name=site.cloud.region))

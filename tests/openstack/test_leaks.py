@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import signal
 import subprocess
@@ -106,7 +105,7 @@ def test_cleanup_removes_nothing_that_is_only_named_alike(site: Site) -> None:
     """A foreign server and image with the run's own names, but without its marks."""
     run = started(site, "test", "--dib-keep-on-kill")
     run.end(signal.SIGKILL)
-    with contextlib.closing(site.cloud.connect("demo")) as demo:
+    with site.cloud.connected("demo") as demo:
         [server] = [one for one in demo.compute.servers() if one.name.startswith("dibctl-micro-")]
         [image] = [one for one in demo.image.images() if re.fullmatch(IMAGE, one.name)]
         foreign_image = demo.image.create_image(
@@ -139,8 +138,8 @@ def test_two_projects_with_images_of_the_same_name(site: Site) -> None:
     run = started(site, "test", "--dib-keep-on-kill")
     run.end(signal.SIGKILL)
     with (
-        contextlib.closing(site.cloud.connect("demo")) as demo,
-        contextlib.closing(site.cloud.connect("other")) as other,
+        site.cloud.connected("demo") as demo,
+        site.cloud.connected("other") as other,
     ):
         [image] = [one for one in demo.image.images() if re.fullmatch(IMAGE, one.name)]
         theirs = other.image.create_image(

@@ -43,7 +43,7 @@ def login(
 
 
 def project(site: Site, cloud: str = "demo") -> str:
-    with contextlib.closing(site.cloud.connect(cloud)) as connection:
+    with site.cloud.connected(cloud) as connection:
         return str(connection.current_project_id)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,12 +81,37 @@ class DevCloud:
             **{**self.entry(cloud), **overrides},
         )
 
+    @contextlib.contextmanager
+    def connected(self, cloud: str = "demo", **overrides: Any) -> Iterator[openstack.connection.Connection]:
+        """Lend a connection as an entry of clouds.yaml says; this process keeps it until ``close_all``.
+
+        Logging in and finding the services takes longer than most of what is asked. A connection is for
+        one thread, so others than the first one get a new one each time.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            with contextlib.closing(self.connect(cloud, **overrides)) as new:
+                yield new
+            return
+        key = (self.clouds_yaml, cloud, repr(sorted(overrides.items())))
+        if key not in _kept:
+            _kept[key] = self.connect(cloud, **overrides)
+        yield _kept[key]
+
     def floating_ip_reaches(self, floating: str, fixed: str) -> contextlib.AbstractContextManager[None]:
         """Play the L3 agent's part: inside the block, ``floating`` on this machine is ``fixed``."""
         return network.translated(floating, fixed)
 
 
+def close_all() -> None:
+    """Close the connections that this process has kept."""
+    while _kept:
+        _kept.popitem()[1].close()
+
+
+_kept: dict[tuple[Path, str, str], openstack.connection.Connection] = {}
+
+
 @functools.cache
 def _network_id(cloud: DevCloud, name: str) -> str:
-    with contextlib.closing(cloud.connect("demo")) as connection:
+    with cloud.connected("demo") as connection:
         return str(connection.network.find_network(name, ignore_missing=False).id)
