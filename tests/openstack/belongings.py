@@ -7,7 +7,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from tests.openstack.cloud import DevCloud, bootstrap, names
+from tests.openstack.cloud import DevCloud, bootstrap, names, records
+from tests.openstack.cloud.layout import Layout
 
 PREFIX = "dibctl-"
 ADMINS = ("admin", "admin-two")
@@ -21,6 +22,7 @@ class Belongings:
     The connections stay open: a look is taken after every test, and logging in takes longer than looking.
     """
 
+    layout: Layout
     admins: dict[str, Any]
     projects: frozenset[str]
     users: dict[str, str]
@@ -28,10 +30,12 @@ class Belongings:
 
     def found(self) -> set[str]:
         """Return a line for everything in the lane, in any project, that this project can have made."""
-        self._last[:] = [
-            {*self._images(), *self._servers(), *self._network(), *self._volumes(), *self._keypairs()}
-        ]
+        there = records.exist(self.layout, projects=self.projects, users=self.users.values())
+        self._last[:] = [self._told() if there else set()]
         return self._last[0]
+
+    def _told(self) -> set[str]:
+        return {*self._images(), *self._servers(), *self._network(), *self._volumes(), *self._keypairs()}
 
     def known(self) -> set[str]:
         """Return what the last look found, a look if there was none: nobody else works in the lane."""
@@ -80,6 +84,7 @@ def looking(cloud: DevCloud) -> Iterator[Belongings]:
         people = names.users(cloud.lane)
         projects = {*(user.project for user in people), bootstrap.SERVICE_PROJECT}
         yield Belongings(
+            layout=Layout.at(cloud.directory),
             admins=admins,
             projects=frozenset(
                 identity.find_project(name, ignore_missing=False).id for name in sorted(projects)
