@@ -25,11 +25,14 @@ from pytest_dibctl.run.options import RunOptions
 from pytest_dibctl.run.target_run import TargetRun
 from tests.openstack.belongings import Belongings
 from tests.openstack.cloud import DevCloud, names
+from tests.support import leaks
 from tests.support.plugins import without
 
 ROOT = Path(__file__).parents[2]
 READY = 240
 """Seconds for a micro guest to let one log in; it takes 10 on an idle machine."""
+SETTLED = 10.0
+"""Seconds for the services to finish what they have said to be done."""
 TOKEN_CACHE = 3.0
 """Seconds after which the services have noticed that a token was revoked."""
 
@@ -48,6 +51,13 @@ class Site:
         """Return what is ours in the cloud and was not there when the test began."""
         assert self.belongings is not None
         return self.belongings.found() - self.before
+
+    def left_at_last(self) -> set[str]:
+        """Return what is left once the services are done, which takes them some seconds at most.
+
+        Nova takes the port of a server that it was still building away after the server.
+        """
+        return leaks.settled(self.left, seconds=SETTLED)
 
     def network(self, name: str = names.EXT.name) -> str:
         """Return a network's id."""
