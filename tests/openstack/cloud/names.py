@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 LANES = 4
-"""How many test processes can work beside each other, each with users, projects and a network of its own."""
+"""How many test processes can work beside each other, each with users, projects and a network of its own.
+
+One more than ``tox -e openstack`` starts: the test of lanes looks from one into another.
+"""
 
 REGION = "RegionOne"
 REGION_TWO = "RegionTwo"
