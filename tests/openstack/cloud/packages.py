@@ -76,7 +76,7 @@ def install(names: Sequence[str]) -> None:
     Meanwhile the services' Python packages are fetched, whose turn would be next.
     """
     with ThreadPoolExecutor(1) as pool, _no_service_starts():
-        pool.submit(environment.begin, Layout.at(None))
+        pool.submit(lambda: environment.begin(Layout.at(None)))
         packages.install(names)
 
 
