@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from pytest_dibctl.errors import DibctlError
+from tests.openstack.belongings import Belongings, looking
 from tests.openstack.cloud import DevCloud, lifecycle, sessions
+from tests.openstack.cloud.devcloud import close_all
 from tests.openstack.cloud.layout import Layout
 from tests.openstack.shelf import Shelf
-from tests.openstack.site import Site, ours, runs_left
+from tests.openstack.site import Site, runs_left
 from tests.support import leaks, micro, packages
 
 KEEP = "DIBCTL_TEST_CLOUD"
@@ -26,11 +29,17 @@ KEEP = "DIBCTL_TEST_CLOUD"
 def devcloud(request: pytest.FixtureRequest) -> Iterator[DevCloud]:
     """The real OpenStack, started if none runs; whoever starts it here stops it at the end."""
     try:
+        if os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0":
+            # The first process starts the cloud; meanwhile another one makes what will be booted there.
+            packages.require()
+            micro.cached()
         layout = Layout.at(None)
         with sessions.using(layout, keep=os.environ.get(KEEP) == "keep") as cloud:
             yield cloud
+            close_all()
             if request.session.testsfailed:
-                lifecycle.keep_logs(layout)
+                with FileLock(layout.run / "logs.lock"):
+                    lifecycle.keep_logs(layout)
     except DibctlError as error:
         pytest.fail(f"no cloud to test with: {error}", pytrace=False)
 
@@ -43,17 +52,34 @@ def micro_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(micro.cached(), tmp_path_factory.mktemp("micro") / "image")) / "micro.qcow2"
 
 
+@pytest.fixture(scope="session")
+def belongings(devcloud: DevCloud) -> Iterator[Belongings]:
+    """A look at what is ours in this process's lane."""
+    with looking(devcloud) as look:
+        yield look
+
+
 @pytest.fixture
 def site(
-    devcloud: DevCloud, micro_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    devcloud: DevCloud,
+    belongings: Belongings,
+    micro_image: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Site]:
-    """An empty repository of images; the test fails if anything of ours is in the cloud after it."""
+    """An empty repository of images; the test fails if anything of ours is in its lane after it."""
     # Unix sockets of ssh and of runs lie below it, and their paths must be short.
     with tempfile.TemporaryDirectory(prefix="dt-") as temporary:
         monkeypatch.setenv("TMPDIR", temporary)
         monkeypatch.setattr(tempfile, "tempdir", temporary)
         # One test that leaves something must not make all later ones fail.
-        made = Site(path=tmp_path, cloud=devcloud, image=micro_image, before=frozenset(ours(devcloud)))
+        made = Site(
+            path=tmp_path,
+            cloud=devcloud,
+            image=micro_image,
+            belongings=belongings,
+            before=frozenset(belongings.known()),
+        )
         yield made
         left = leaks.settled(lambda: made.left() | set(runs_left()))
         if left:
@@ -80,10 +106,29 @@ def shelf(
 
 
 @pytest.fixture
+def small_store(devcloud: DevCloud) -> Iterator[None]:
+    """The stores that are soon full, for one test at a time: they are not divided into lanes."""
+    with FileLock(Layout.at(devcloud.directory).lanes / "small-store.lock"):
+        yield
+
+
+@pytest.fixture
 def attic(shelf: Shelf) -> Shelf:
     """A shelf whose only environment, "all", is an admin's."""
     shelf.write({"all": {"keystone": {"cloud": "admin"}}})
     return shelf
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the test that takes longest, so that no process is alone with it at the end."""
+    items.sort(key=lambda item: not item.name.startswith("test_debian"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End the cloud of workers that were killed, or had no time to do it."""
+    if session.config.option.numprocesses:
+        sessions.end_unused(Layout.at(None), keep=os.environ.get(KEEP) == "keep")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

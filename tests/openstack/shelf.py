@@ -12,13 +12,12 @@ from typing import Any
 
 import yaml
 
+from tests.openstack.belongings import ADMINS
 from tests.openstack.site import Site
 from tests.support.publishing import Commands, write_qcow2
 
 MIB = 1 << 20
 REGIONS = ("demo", "demo-two")
-ADMINS = ("admin", "admin-two")
-"""The administrator's entries of clouds.yaml, one for each region."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ class Shelf(Commands):
 
     @contextlib.contextmanager
     def connected(self, cloud: str, **overrides: Any) -> Iterator[Any]:
-        with contextlib.closing(self.site.cloud.connect(cloud, **overrides)) as connection:
+        with self.site.cloud.connected(cloud, **overrides) as connection:
             yield connection
 
     def project(self, cloud: str = "demo") -> str:
@@ -155,11 +154,11 @@ class Shelf(Commands):
                 availability_zone=self.site.cloud.zone_fake,
             )
             try:
-                admin.compute.wait_for_server(made, wait=120)
+                admin.compute.wait_for_server(made, interval=0.3, wait=120)
                 yield made
             finally:
                 admin.compute.delete_server(made.id, ignore_missing=True)
-                admin.compute.wait_for_delete(made, wait=120)
+                admin.compute.wait_for_delete(made, interval=0.3, wait=120)
 
     def remove(self) -> None:
         """Remove every image of this test, whoever has it."""

@@ -23,13 +23,16 @@ from pytest_dibctl.run import ledger
 from pytest_dibctl.run.ledger import Ledger
 from pytest_dibctl.run.options import RunOptions
 from pytest_dibctl.run.target_run import TargetRun
+from tests.openstack.belongings import Belongings
 from tests.openstack.cloud import DevCloud, names
+from tests.support import leaks
 from tests.support.plugins import without
 
 ROOT = Path(__file__).parents[2]
 READY = 240
 """Seconds for a micro guest to let one log in; it takes 10 on an idle machine."""
-PREFIX = "dibctl-"
+SETTLED = 10.0
+"""Seconds for the services to finish what they have said to be done."""
 TOKEN_CACHE = 3.0
 """Seconds after which the services have noticed that a token was revoked."""
 
@@ -41,20 +44,28 @@ class Site:
     path: Path
     cloud: DevCloud
     image: Path
+    belongings: Belongings | None = None
     before: frozenset[str] = frozenset()
 
     def left(self) -> set[str]:
         """Return what is ours in the cloud and was not there when the test began."""
-        return ours(self.cloud) - self.before
+        assert self.belongings is not None
+        return self.belongings.found() - self.before
+
+    def left_at_last(self) -> set[str]:
+        """Return what is left once the services are done, which takes them some seconds at most.
+
+        Nova takes the port of a server that it was still building away after the server.
+        """
+        return leaks.settled(self.left, seconds=SETTLED)
 
     def network(self, name: str = names.EXT.name) -> str:
         """Return a network's id."""
-        with contextlib.closing(self.cloud.connect("demo")) as connection:
-            return str(connection.network.find_network(name, ignore_missing=False).id)
+        return self.cloud.network_id(name)
 
     def revoke(self, token: str) -> None:
         """Make a token worth nothing, and return once the services have noticed."""
-        with contextlib.closing(self.cloud.connect("admin")) as admin:
+        with self.cloud.connected("admin") as admin:
             answer = admin.identity.delete("/auth/tokens", headers={"X-Subject-Token": token})
             assert answer.status_code == requests.codes.no_content
         time.sleep(TOKEN_CACHE)
@@ -195,39 +206,6 @@ class Bench:
     ledger: Ledger
     artifact: Artifact
     told: list[str]
-
-
-def ours(cloud: DevCloud) -> set[str]:
-    """Return a line for everything in the cloud, in any project, that this project can have made."""
-    found: set[str] = set()
-    for region in ("admin", "admin-two"):
-        with contextlib.closing(cloud.connect(region)) as admin:
-            found |= {
-                f"{region} image {image.name} ({image.status})"
-                for hidden in (False, True)
-                for image in admin.image.images(is_hidden=hidden)
-                if str(image.name).startswith(PREFIX) or "dibctl-test" in image.tags
-            }
-    with contextlib.closing(cloud.connect("admin")) as admin:
-        found |= {
-            f"server {server.name} ({server.status})"
-            for server in admin.compute.servers(all_projects=True)
-            if server.name.startswith(PREFIX)
-        }
-        found |= {
-            f"port {port.name or port.id}"
-            for port in admin.network.ports()
-            if port.device_owner.startswith("compute:") or PREFIX in f"{port.name} {port.description}"
-        }
-        found |= {
-            f"volume {volume.name or volume.id} ({volume.status})"
-            for volume in admin.block_storage.volumes(all_projects=True)
-        }
-        found |= {f"floating IP {ip.floating_ip_address}" for ip in admin.network.ips()}
-    for user in ("demo", "demo-reader", "demo-mute", "other", "poor"):
-        with contextlib.closing(cloud.connect(user)) as connection:
-            found |= {f"keypair {key.name} of {user}" for key in connection.compute.keypairs()}
-    return found
 
 
 def runs_left() -> list[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import stat
 from typing import Any
 
 import pytest
 
 from pytest_dibctl.system import process
-from tests.openstack.cloud import DevCloud, leftovers, lifecycle, names
+from tests.openstack.cloud import DevCloud, lanes, leftovers, lifecycle, names
 from tests.openstack.cloud import layout as ports
 from tests.openstack.cloud.layout import Layout
 
@@ -36,7 +37,7 @@ def test_passwords_are_for_its_owner_s_eyes(devcloud: DevCloud) -> None:
 
 @pytest.mark.parametrize("entry", [*(user.name for user in names.USERS), names.APPLICATION_CREDENTIAL])
 def test_every_entry_of_clouds_yaml_logs_in_to_its_project(devcloud: DevCloud, entry: str) -> None:
-    project = next((user.project for user in names.USERS if user.name == entry), "demo")
+    project = devcloud.name_of(next((user.project for user in names.USERS if user.name == entry), "demo"))
     with (
         contextlib.closing(devcloud.connect("admin")) as admin,
         contextlib.closing(devcloud.connect(entry)) as connection,
@@ -66,3 +67,26 @@ def test_both_zones_have_a_host_and_volumes_a_back_end(devcloud: DevCloud) -> No
         assert {devcloud.zone_live, devcloud.zone_fake} <= zones
         services = {service.binary: service.state for service in admin.block_storage.services()}
     assert services == {"cinder-scheduler": "up", "cinder-volume": "up"}
+
+
+def test_lanes_do_not_see_each_other(devcloud: DevCloud) -> None:
+    layout = Layout.at(devcloud.directory)
+    with lanes.claimed(layout) as lane:
+        assert lane != devcloud.lane
+        other = dataclasses.replace(devcloud, lane=lane, clouds_yaml=lanes.clouds_yaml(layout, lane))
+        with (
+            contextlib.closing(devcloud.connect("demo")) as ours,
+            contextlib.closing(other.connect("demo")) as theirs,
+        ):
+            assert ours.current_project_id != theirs.current_project_id
+            [inner], [their_inner] = (
+                list(demo.network.networks(name=devcloud.network_inner)) for demo in (ours, theirs)
+            )
+            assert inner.id != their_inner.id
+            made: Any = theirs.image.create_image(
+                name="only-theirs", data=b"x", disk_format="raw", container_format="bare"
+            )
+            try:
+                assert ours.image.find_image(made.id) is None
+            finally:
+                theirs.image.delete_image(made)

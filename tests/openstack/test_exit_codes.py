@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import uuid
 from typing import Any
 
@@ -43,7 +42,8 @@ def test_11_an_unknown_environment(site: Site) -> None:
 
 
 def test_12_no_password_anywhere(site: Site) -> None:
-    keystone = {"auth_url": site.cloud.auth_url, "username": "demo", "project_name": "demo"}
+    demo = site.cloud.name_of("demo")
+    keystone = {"auth_url": site.cloud.auth_url, "username": demo, "project_name": demo}
     site.write({"here": site.environment(keystone=keystone)})
     refused = site.dibctl("test", "micro")
     assert refused.returncode == 12, refused.stdout
@@ -53,9 +53,9 @@ def test_12_no_password_anywhere(site: Site) -> None:
 def test_20_a_wrong_password(site: Site) -> None:
     keystone = {
         "auth_url": site.cloud.auth_url,
-        "username": "demo",
+        "username": site.cloud.name_of("demo"),
         "password": "not-the-password",
-        "project_name": "demo",
+        "project_name": site.cloud.name_of("demo"),
         "region_name": site.cloud.region,
     }
     site.write({"here": site.environment(keystone=keystone)})
@@ -108,7 +108,7 @@ def test_61_a_quota_that_is_used_up(site: Site) -> None:
 
 
 def test_61_a_role_that_is_missing(site: Site) -> None:
-    with contextlib.closing(site.cloud.connect("demo")) as demo:
+    with site.cloud.connected("demo") as demo:
         image = demo.image.create_image(
             name=f"foreign-{uuid.uuid4().hex}",
             data=site.image.read_bytes(),

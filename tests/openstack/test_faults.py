@@ -79,7 +79,7 @@ class Way:
 def way(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Way]:
     entry = site.cloud.entry("demo")
     plan = Plan()
-    with contextlib.ExitStack() as stack, contextlib.closing(site.cloud.connect("demo")) as demo:
+    with contextlib.ExitStack() as stack, site.cloud.connected("demo") as demo:
         proxies = []
         for service in SERVICES:
             found = str(demo.session.get_endpoint(service_type=service, region_name=site.cloud.region))
@@ -111,7 +111,7 @@ def at(number: int, fault: Fault) -> Plan:
 def test_nothing_stays_in_the_real_services(way: Way, fault: Fault) -> None:
     plan = way.plan(Plan())
     assert way.flow() is None
-    assert way.site.left() == set()
+    assert way.site.left_at_last() == set()
     calls = len(plan.seen)
     assert calls > 30  # all services are reached through the proxies
     wrong = []
@@ -120,7 +120,7 @@ def test_nothing_stays_in_the_real_services(way: Way, fault: Fault) -> None:
         error = way.flow()
         way.plan(Plan())
         way.cleanup()
-        left = way.site.left()
+        left = way.site.left_at_last()
         if left or not (error is None or (fault == "401" and "refused the credentials" in str(error))):
             wrong.append(f"{plan.done}: {error!r}, left {left}")
     assert not wrong, "\n".join([f"DIBCTL_FAULTS_SEED={SEED}", *wrong])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import subprocess
@@ -88,7 +87,7 @@ def test_upload_only_then_the_uploaded_image_then_cleanup(site: Site) -> None:
     tested = site.dibctl("test", "micro", "--use-existing-image", image_id)
     assert tested.returncode == 0, tested.stdout
     assert "uploading" not in tested.stdout
-    with contextlib.closing(site.cloud.connect("demo")) as demo:
+    with site.cloud.connected("demo") as demo:
         assert demo.image.get_image(image_id).status == "active"
     plain = site.dibctl("cleanup")
     assert f"dibctl cleanup --run {run_id}" in plain.stdout  # kept things go only by name
@@ -110,7 +109,7 @@ def test_a_kept_instance_is_tested_again_and_then_removed(site: Site) -> None:
     for identity in (server_id, name):
         again = site.dibctl("test", "micro", "--use-existing-instance", identity)
         assert again.returncode == 0, again.stdout
-    with contextlib.closing(site.cloud.connect("demo")) as demo:
+    with site.cloud.connected("demo") as demo:
         assert demo.compute.get_server(server_id).status == "ACTIVE"
     removed = site.dibctl("cleanup", "--run", run_id)
     assert removed.returncode == 0, removed.stdout

@@ -29,7 +29,7 @@ from pytest_dibctl.run import booting, keys, uploading
 from pytest_dibctl.run.operations import GuestOperations
 from pytest_dibctl.system import process
 from tests.openstack import proxy
-from tests.openstack.site import READY, Bench, Site, line_of, ours
+from tests.openstack.site import READY, Bench, Site, line_of
 from tests.support import leaks
 
 NOWHERE = "11111111-2222-3333-4444-555555555555"
@@ -87,7 +87,7 @@ def guest(site: Site, *, user: str = "demo", **nova: Any) -> Iterator[Guest]:
     environment = {**site.live(**nova), "keystone": {"cloud": user}}
     with (
         opened(site, environment) as bench,
-        contextlib.closing(site.cloud.connect("demo")) as demo,
+        site.cloud.connected("demo") as demo,
         instance_in(bench) as (instance, key),
         booting.reachable(bench.target_run, instance, key) as access,
     ):
@@ -100,7 +100,7 @@ def record(site: Site, **nova: Any) -> Iterator[tuple[Bench, OpenStackInstance, 
     with (
         opened(site, site.environment(nova=nova)) as bench,
         instance_in(bench) as (instance, _),
-        contextlib.closing(site.cloud.connect("demo")) as demo,
+        site.cloud.connected("demo") as demo,
     ):
         yield bench, instance, demo.compute.get_server(instance.id)
 
@@ -108,7 +108,7 @@ def record(site: Site, **nova: Any) -> Iterator[tuple[Bench, OpenStackInstance, 
 @pytest.fixture
 def group(site: Site) -> Iterator[Any]:
     """A security group of demo that lets everything in."""
-    with contextlib.closing(site.cloud.connect("demo")) as demo:
+    with site.cloud.connected("demo") as demo:
         made = demo.network.create_security_group(name=f"open-{uuid.uuid4().hex[:6]}")
         for ethertype in ("IPv4", "IPv6"):
             demo.network.create_security_group_rule(
@@ -124,7 +124,7 @@ def group(site: Site) -> Iterator[Any]:
 def test_two_nics_a_fixed_address_of_each_family_and_everything_else_there_is(site: Site, group: Any) -> None:
     """One guest with every setting at once, since each guest takes its time."""
     (site.path / "setup.sh").write_text("#!/bin/sh\necho 'made by user data' > /etc/made\n")
-    v4, v6 = "192.168.223.77", "fd00:223::77"
+    v4, v6 = (site.cloud.inner_address(version, "77") for version in (4, 6))
     nics = [
         {"net_id": site.network(site.cloud.network_ext), "tag": "front"},
         {"net_id": site.network(site.cloud.network_inner), "v4_fixed_ip": v4, "v6_fixed_ip": v6},
@@ -156,7 +156,7 @@ def test_two_nics_a_fixed_address_of_each_family_and_everything_else_there_is(si
 
 
 def test_a_port_that_was_there_before_is_used_and_left(site: Site) -> None:
-    with contextlib.closing(site.cloud.connect("demo")) as demo:
+    with site.cloud.connected("demo") as demo:
         port = demo.network.create_port(network_id=site.network(), name=f"mine-{uuid.uuid4().hex[:6]}")
         try:
             with record(site, nics=[{"net_id": site.network(), "port_id": port.id}]) as (
@@ -172,20 +172,22 @@ def test_a_port_that_was_there_before_is_used_and_left(site: Site) -> None:
 
 
 def test_a_fixed_address_of_one_family(site: Site) -> None:
-    nics = [{"net_id": site.network(site.cloud.network_inner), "v6_fixed_ip": "fd00:223::66"}]
+    chosen = site.cloud.inner_address(6, "66")
+    nics = [{"net_id": site.network(site.cloud.network_inner), "v6_fixed_ip": chosen}]
     with record(site, nics=nics) as (_, instance, _server):
-        assert [address.ip for address in instance.interfaces[0].addresses] == ["fd00:223::66"]
-        assert instance.main_ip == "fd00:223::66"
+        assert [address.ip for address in instance.interfaces[0].addresses] == [chosen]
+        assert instance.main_ip == chosen
 
 
 def test_an_address_that_is_taken_is_told_at_once_with_its_place(site: Site) -> None:
     network = site.network(site.cloud.network_inner)
-    with contextlib.closing(site.cloud.connect("demo")) as demo:
-        taken = demo.network.create_port(network_id=network, fixed_ips=[{"ip_address": "192.168.223.88"}])
+    address = site.cloud.inner_address(4, "88")
+    with site.cloud.connected("demo") as demo:
+        taken = demo.network.create_port(network_id=network, fixed_ips=[{"ip_address": address}])
         try:
-            nics = [{"net_id": network, "v4_fixed_ip": "192.168.223.88"}]
+            nics = [{"net_id": network, "v4_fixed_ip": address}]
             with (
-                pytest.raises(NovaBadRequestError, match=r"192\.168\.223\.88") as caught,
+                pytest.raises(NovaBadRequestError, match=re.escape(address)) as caught,
                 record(site, nics=nics),
             ):
                 pytest.fail("two have one address")
@@ -203,7 +205,7 @@ def test_an_address_in_a_network_of_somebody_else(site: Site) -> None:
 
 
 def test_hints_reach_the_scheduler(site: Site) -> None:
-    with contextlib.closing(site.cloud.connect("demo")) as demo:
+    with site.cloud.connected("demo") as demo:
         made = demo.compute.create_server_group(name=f"apart-{uuid.uuid4().hex[:6]}", policy="anti-affinity")
         try:
             with record(site, hints={"group": made.id}) as (_, instance, _server):
@@ -214,7 +216,7 @@ def test_hints_reach_the_scheduler(site: Site) -> None:
 
 def test_a_flavor_is_found_by_id_before_name(site: Site) -> None:
     """A flavor whose name is another one's id is not taken for it."""
-    with contextlib.closing(site.cloud.connect("admin")) as admin:
+    with site.cloud.connected("admin") as admin:
         nano = admin.compute.find_flavor(site.cloud.flavor_nano, ignore_missing=False)
         confusing = admin.compute.create_flavor(name=nano.id, ram=192, vcpus=1, disk=1)
         try:
@@ -258,7 +260,7 @@ def test_no_network_matches_the_main_one(site: Site) -> None:
 
 
 def test_a_server_whose_answer_was_lost_is_not_made_twice(site: Site, tmp_path: Path) -> None:
-    with contextlib.closing(site.cloud.connect("demo")) as demo:
+    with site.cloud.connected("demo") as demo:
         nova = str(demo.session.get_endpoint(service_type="compute", region_name=site.cloud.region))
         with proxy.before(nova) as between:
             between.harms.append(proxy.Harm(method="POST", path="/servers$", lose_answer=True))
@@ -285,7 +287,7 @@ def test_a_root_disk_in_cinder_goes_with_the_guest(site: Site) -> None:
             booted.instance.rebuild()
         booted.operations.reboot(hard=True)
         assert booted.sh("hostname") == booted.instance.name
-    with contextlib.closing(site.cloud.connect("demo")) as demo:
+    with site.cloud.connected("demo") as demo:
         assert demo.block_storage.find_volume(volume.id) is None
 
 
@@ -293,7 +295,7 @@ def test_a_volume_has_the_size_of_the_image_unless_one_is_said(site: Site) -> No
     with (
         opened(site, site.environment(nova={"volume": {}}), glance={"min_disk": 3}) as bench,
         instance_in(bench) as (instance, _),
-        contextlib.closing(site.cloud.connect("demo")) as demo,
+        site.cloud.connected("demo") as demo,
     ):
         [attached] = demo.compute.get_server(instance.id).attached_volumes
         assert demo.block_storage.get_volume(attached.id).size == 3
@@ -321,7 +323,7 @@ def test_a_floating_ip_is_made_used_and_removed(site: Site) -> None:
     environment = site.live(floating_network=site.cloud.network_public)
     with opened(site, environment) as bench, instance_in(bench) as (instance, key):
         endpoint = instance.endpoint(22)
-        with contextlib.closing(site.cloud.connect("demo")) as demo:
+        with site.cloud.connected("demo") as demo:
             [made] = demo.network.ips()
             assert made.floating_ip_address == endpoint.ip == instance.facts["address"]
             assert made.fixed_ip_address == instance.main_ip
@@ -424,7 +426,7 @@ def test_the_life_of_a_guest(site: Site) -> None:
         instance.revert("off")
         access.wait_ready(timeout=READY, check=instance.check, progress=booted.bench.told.append)
         assert booted.sh("cat /root/kept") == "off"
-    with contextlib.closing(site.cloud.connect("demo")) as demo:
+    with site.cloud.connected("demo") as demo:
         assert not [image for image in (image_id, off) if demo.image.find_image(image)]
 
 
@@ -465,11 +467,11 @@ def test_a_snapshot_goes_with_a_run_that_was_killed(site: Site) -> None:
     assert any(re.search(r"-mine-[0-9a-f]{8} \(active\)$", line) for line in left), left
     cleaned = site.dibctl("cleanup")
     assert cleaned.returncode == 0, cleaned.stdout
-    assert leaks.settled(lambda: ours(site.cloud) - site.before) == set()
+    assert leaks.settled(site.left) == set()
 
 
 def test_a_snapshot_that_a_user_made_of_our_server_stays(site: Site) -> None:
-    with contextlib.closing(site.cloud.connect("demo")) as demo:
+    with site.cloud.connected("demo") as demo:
         with opened(site, site.live()) as bench, instance_in(bench) as (instance, _):
             theirs = demo.compute.create_server_image(
                 instance.id, name=f"theirs-{uuid.uuid4().hex[:6]}", wait=True, timeout=60
@@ -483,11 +485,11 @@ def test_a_snapshot_that_a_user_made_of_our_server_stays(site: Site) -> None:
 
 def test_a_server_that_somebody_deletes(site: Site) -> None:
     with (
-        contextlib.closing(site.cloud.connect("demo")) as demo,
+        site.cloud.connected("demo") as demo,
         record(site) as (_, instance, server),
     ):
         demo.compute.delete_server(server)
-        demo.compute.wait_for_delete(server, wait=60)
+        demo.compute.wait_for_delete(server, interval=0.3, wait=60)
         with pytest.raises(InstanceError, match="was deleted by somebody"):
             instance.check()
         with pytest.raises(DibctlError):
@@ -510,7 +512,7 @@ def test_waiting_for_a_guest_ends_when_somebody_stops_it(site: Site) -> None:
 
 
 def _stop(site: Site, server_id: str) -> None:
-    with contextlib.closing(site.cloud.connect("demo")) as demo:
+    with site.cloud.connected("demo") as demo:
         demo.compute.stop_server(server_id)
 
 

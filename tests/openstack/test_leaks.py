@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import signal
 import subprocess
@@ -79,7 +78,7 @@ def started(site: Site, moment: str, *options: str) -> Running:
 def test_a_signal_ends_a_run_with_everything_removed(site: Site, moment: str, number: signal.Signals) -> None:
     run = started(site, moment)
     assert run.end(number) == pytest.ExitCode.INTERRUPTED, run.lines
-    assert site.left() == set()
+    assert site.left_at_last() == set()
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -99,14 +98,14 @@ def test_cleanup_removes_what_a_killed_run_left(site: Site, moment: str) -> None
     assert site.left() != set()
     removed = site.dibctl("cleanup")
     assert removed.returncode == 0, removed.stdout
-    assert site.left() == set()
+    assert site.left_at_last() == set()
 
 
 def test_cleanup_removes_nothing_that_is_only_named_alike(site: Site) -> None:
     """A foreign server and image with the run's own names, but without its marks."""
     run = started(site, "test", "--dib-keep-on-kill")
     run.end(signal.SIGKILL)
-    with contextlib.closing(site.cloud.connect("demo")) as demo:
+    with site.cloud.connected("demo") as demo:
         [server] = [one for one in demo.compute.servers() if one.name.startswith("dibctl-micro-")]
         [image] = [one for one in demo.image.images() if re.fullmatch(IMAGE, one.name)]
         foreign_image = demo.image.create_image(
@@ -130,7 +129,7 @@ def test_cleanup_removes_nothing_that_is_only_named_alike(site: Site) -> None:
             assert demo.image.find_image(image.id, ignore_missing=True) is None
         finally:
             demo.compute.delete_server(foreign_server.id, ignore_missing=True)
-            demo.compute.wait_for_delete(foreign_server, interval=1, wait=60)
+            demo.compute.wait_for_delete(foreign_server, interval=0.3, wait=60)
             demo.image.delete_image(foreign_image.id, ignore_missing=True)
         assert site.dibctl("cleanup").returncode == 0
 
@@ -139,8 +138,8 @@ def test_two_projects_with_images_of_the_same_name(site: Site) -> None:
     run = started(site, "test", "--dib-keep-on-kill")
     run.end(signal.SIGKILL)
     with (
-        contextlib.closing(site.cloud.connect("demo")) as demo,
-        contextlib.closing(site.cloud.connect("other")) as other,
+        site.cloud.connected("demo") as demo,
+        site.cloud.connected("other") as other,
     ):
         [image] = [one for one in demo.image.images() if re.fullmatch(IMAGE, one.name)]
         theirs = other.image.create_image(

@@ -22,8 +22,6 @@ from pytest_dibctl.errors import ApiError, AuthorizationError, ConfigError, Dibc
 from tests.openstack import proxy
 from tests.openstack.site import Site
 
-DEMO = {"username": "demo", "project_name": "demo"}
-
 
 def login(
     site: Site, keystone: Mapping[str, Any], environ: Mapping[str, str] | None = None, **more: Any
@@ -45,13 +43,19 @@ def login(
 
 
 def project(site: Site, cloud: str = "demo") -> str:
-    with contextlib.closing(site.cloud.connect(cloud)) as connection:
+    with site.cloud.connected(cloud) as connection:
         return str(connection.current_project_id)
+
+
+def demo(site: Site) -> dict[str, str]:
+    """Return who demo is, by name."""
+    name = site.cloud.name_of("demo")
+    return {"username": name, "project_name": name}
 
 
 def written(site: Site, **changed: Any) -> dict[str, Any]:
     """Return a keystone section with everything in it."""
-    return {"auth_url": site.cloud.auth_url, **DEMO, "password": site.cloud.password("demo"), **changed}
+    return {"auth_url": site.cloud.auth_url, **demo(site), "password": site.cloud.password("demo"), **changed}
 
 
 def test_a_cloud_of_clouds_yaml(site: Site) -> None:
@@ -61,9 +65,9 @@ def test_a_cloud_of_clouds_yaml(site: Site) -> None:
 def test_dibctls_names_of_the_keys(site: Site) -> None:
     old = {
         "OS_AUTH_URL": site.cloud.auth_url.replace("/v3", "/v2.0/"),
-        "os_user": "demo",
+        "os_user": site.cloud.name_of("demo"),
         "pass": site.cloud.password("demo"),
-        "tenant": "demo",
+        "tenant": site.cloud.name_of("demo"),
         "os_user_domain": "default",
         "tenant_domain": "default",
         "region": site.cloud.region,
@@ -91,7 +95,7 @@ def test_nothing_else_of_the_environment_wins_over_the_file(site: Site) -> None:
 
 def test_the_environment_fills_in_what_the_file_leaves_out(site: Site) -> None:
     environ = {"OS_AUTH_URL": site.cloud.auth_url, "OS_PASSWORD": site.cloud.password("demo")}
-    assert login(site, DEMO, environ) == project(site)
+    assert login(site, demo(site), environ) == project(site)
 
 
 @pytest.mark.parametrize("how", ["entry", "keys"])

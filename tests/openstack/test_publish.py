@@ -180,7 +180,7 @@ def test_an_admin_may_and_protects_it(shelf: Shelf) -> None:
 
 
 def test_members_by_name_are_accepted_by_an_admin(shelf: Shelf) -> None:
-    shelf.write({"all": {"keystone": {"cloud": "admin"}}}, members=["other"])
+    shelf.write({"all": {"keystone": {"cloud": "admin"}}}, members=[shelf.site.cloud.name_of("other")])
     (result,) = shelf.json("upload", "web", "all")
     assert result["pending"] == []
     with shelf.connected("other") as other:
@@ -248,6 +248,7 @@ def digest_in(shelf: Shelf, cloud: str = "demo") -> str:
     return str(shelf.images(cloud)[image_id].hash_value)
 
 
+@pytest.mark.usefixtures("small_store")
 @pytest.mark.parametrize("glance", [{}, {"import_method": "glance-direct"}], ids=["plain", "import"])
 def test_a_store_is_chosen(shelf: Shelf, glance: Mapping[str, Any]) -> None:
     write_qcow2(shelf.file, os.urandom(MIB))
@@ -257,6 +258,7 @@ def test_a_store_is_chosen(shelf: Shelf, glance: Mapping[str, Any]) -> None:
     assert shelf.stores(result["image"]) == {names.STORE_SMALL}
 
 
+@pytest.mark.usefixtures("small_store")
 def test_all_stores_are_reached_by_import(shelf: Shelf) -> None:
     write_qcow2(shelf.file, os.urandom(MIB))
     shelf.write(all_stores=True)
@@ -265,6 +267,7 @@ def test_all_stores_are_reached_by_import(shelf: Shelf) -> None:
     assert shelf.stores(result["image"]) == {names.STORE, names.STORE_SMALL}
 
 
+@pytest.mark.usefixtures("small_store")
 @pytest.mark.parametrize("glance", [{}, {"import_method": "glance-direct"}], ids=["plain", "import"])
 def test_a_full_store_spoils_no_other_region(shelf: Shelf, glance: Mapping[str, Any]) -> None:
     (old,) = shelf.json("upload", "web", "demo")
@@ -388,11 +391,11 @@ def test_volumes_count_where_there_is_cinder(attic: Shelf) -> None:
             pytest.skip("this cloud has no Cinder")
         volume = admin.block_storage.create_volume(size=1, image_id=image_id, name=attic.name)
         try:
-            admin.block_storage.wait_for_status(volume, "available", interval=1, wait=180)
+            admin.block_storage.wait_for_status(volume, "available", interval=0.3, wait=180)
             assert verdicts(attic)[image_id] == f"stays: used by volume {attic.name}"
         finally:
             admin.block_storage.delete_volume(volume.id, ignore_missing=True)
-            admin.block_storage.wait_for_delete(volume, interval=1, wait=180)
+            admin.block_storage.wait_for_delete(volume, interval=0.3, wait=180)
     assert verdicts(attic)[image_id].startswith("deleted")
 
 
@@ -443,7 +446,7 @@ def properties(image: Any) -> dict[str, Any]:
 
 def test_a_shared_image_keeps_its_members(shelf: Shelf) -> None:
     project = shelf.project("other")
-    shelf.write({"all": {"keystone": {"cloud": "admin"}}}, members=["other"])
+    shelf.write({"all": {"keystone": {"cloud": "admin"}}}, members=[shelf.site.cloud.name_of("other")])
     (result,) = shelf.json("upload", "web", "all")
     done = shelf.json("transfer", result["image"], "admin", "admin-two")
     with shelf.connected("admin-two") as admin:

@@ -242,6 +242,7 @@ def test_bytes_that_always_come_damaged_from_the_source_leave_nothing(
     assert shelf.state() == before
 
 
+@pytest.mark.usefixtures("small_store")
 def test_the_destinations_store_is_full(shelf: Shelf) -> None:
     image_id = shelf.put(content=CONTENT * 2, protected=True)
     before = shelf.state()

@@ -52,7 +52,7 @@ def uploaded(opened: Bench) -> contextlib.AbstractContextManager[CloudImage]:
 
 
 def glance(site: Site, cloud: str = "demo") -> str:
-    with contextlib.closing(site.cloud.connect(cloud)) as connection:
+    with site.cloud.connected(cloud) as connection:
         return str(
             connection.session.get_endpoint(
                 service_type="image", region_name=site.cloud.entry(cloud)["region_name"]
@@ -61,7 +61,7 @@ def glance(site: Site, cloud: str = "demo") -> str:
 
 
 def in_glance(site: Site, name: str, cloud: str = "demo") -> list[Any]:
-    with contextlib.closing(site.cloud.connect(cloud)) as connection:
+    with site.cloud.connected(cloud) as connection:
         return [image for image in connection.image.images() if image.name == name]
 
 
@@ -93,14 +93,14 @@ def test_what_both_files_say_arrives_and_is_private(small: Site) -> None:
 
 def test_the_bytes_in_glance_are_those_of_the_file(small: Site) -> None:
     with bench(small) as opened, uploaded(opened) as image:
-        with contextlib.closing(small.cloud.connect()) as connection:
+        with small.cloud.connected() as connection:
             content = connection.image.get(f"/images/{image.id}/file").content
         assert hashlib.sha512(content).hexdigest() == image.sha512 == opened.artifact.sha512
         assert image.details["os_hash_value"] == image.sha512
 
 
 def test_kernel_and_initrd_go_along_and_are_removed_with_the_image(site: Site) -> None:
-    with bench(site) as opened, contextlib.closing(site.cloud.connect()) as connection:
+    with bench(site) as opened, site.cloud.connected() as connection:
         with uploaded(opened) as image:
             parts = {
                 key: connection.image.get_image(image.properties[key]) for key in ("kernel_id", "ramdisk_id")
@@ -147,7 +147,7 @@ def test_the_controller_removes_it_from_the_glance_that_the_image_names(small: S
     run = small.pytest("-n1")
     assert run.returncode == 0, run.stdout
     assert "environment cloud" in run.stdout
-    assert small.left() == set()
+    assert small.left_at_last() == set()
 
 
 def test_an_image_that_is_there_already_can_be_used(small: Site) -> None:
@@ -275,7 +275,7 @@ def test_an_image_that_is_deleted_while_it_is_uploaded(small: Site) -> None:
 
 
 def deleted(site: Site, tag: str) -> None:
-    with contextlib.closing(site.cloud.connect()) as connection:
+    with site.cloud.connected() as connection:
         for image in connection.image.images(tag=tag):
             connection.image.delete_image(image.id)
 
@@ -340,7 +340,7 @@ def test_a_role_that_may_not_upload(small: Site) -> None:
 @contextlib.contextmanager
 def foreign(site: Site, name: str, tags: list[str]) -> Iterator[str]:
     """Make an image like ours in another project, shared with nobody."""
-    with contextlib.closing(site.cloud.connect("other")) as other:
+    with site.cloud.connected("other") as other:
         document = {"name": name, "tags": tags, "disk_format": "raw", "container_format": "bare"}
         image = other.image.post("/images", json=document).json()
         other.image.put(
@@ -363,12 +363,12 @@ def test_images_of_another_project_are_not_touched(small: Site) -> None:
             with pytest.raises(DibctlError), uploaded(opened):
                 pytest.fail("a qcow2 file was accepted as an iso")
             opened.cloud.remove("image", name, {})
-            with contextlib.closing(small.cloud.connect("admin")) as admin:
+            with small.cloud.connected("admin") as admin:
                 assert admin.image.get_image(theirs).name == name
 
 
 def test_an_image_of_ours_without_the_runs_tags_is_not_touched(small: Site) -> None:
-    with bench(small) as opened, contextlib.closing(small.cloud.connect()) as connection:
+    with bench(small) as opened, small.cloud.connected() as connection:
         name = f"dibctl-{opened.ledger.run_id}-micro"
         alike = connection.image.post(
             "/images", json={"name": name, "disk_format": "raw", "container_format": "bare"}

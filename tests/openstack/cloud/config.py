@@ -163,6 +163,8 @@ class Renderer:
             "database": self._database("keystone"),
             "token": {"provider": "fernet", "expiration": 86400},
             "fernet_tokens": {"key_repository": run / "keystone-fernet"},
+            # Bootstrapping makes keys for receipts as well, by default in a folder under /etc.
+            "fernet_receipts": {"key_repository": run / "keystone-receipts"},
             "credential": {"key_repository": run / "keystone-credential"},
             # As few rounds as it allows: logging in is on the way of everything.
             "identity": {"password_hash_rounds": 4},
@@ -319,12 +321,12 @@ class Renderer:
                 "extension_drivers": "port_security",
                 "path_mtu": 1500,
             },
-            "ml2_type_flat": {"flat_networks": ",".join(network.name for network in names.NETWORKS)},
+            "ml2_type_flat": {"flat_networks": ",".join(network.physical for network in names.NETWORKS)},
             # The only one that the macvtap agent takes.
             "securitygroup": {"enable_security_group": True, "firewall_driver": "noop"},
             "macvtap": {
                 "physical_interface_mappings": ",".join(
-                    f"{network.name}:{network.cloud_link}" for network in names.NETWORKS
+                    f"{network.physical}:{network.cloud_link}" for network in names.NETWORKS
                 ),
             },
             "quotas": dict.fromkeys(("quota_security_group", "quota_security_group_rule", "quota_port"), -1),

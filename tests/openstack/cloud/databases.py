@@ -5,6 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import hashlib
+import json
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +30,31 @@ DATABASES = (
     "cinder",
 )
 
-SYNC_TIMEOUT = 300
-"""Seconds for one migration tool."""
+MANAGE = Path(__file__).with_name("manage.py")
+
+MODULES: Mapping[str, str] = {
+    "keystone-manage": "keystone.cmd.manage",
+    "placement-manage": "placement.cmd.manage",
+    "glance-manage": "glance.cmd.manage",
+    "nova-manage": "nova.cmd.manage",
+    "neutron-db-manage": "neutron.db.migration.cli",
+    "cinder-manage": "cinder.cmd.manage",
+}
+"""Where each management program has its ``main``."""
+
+CONFIGURATIONS: Mapping[str, str] = {
+    "keystone": "keystone.conf",
+    "placement": "placement.conf",
+    "glance": "glance-api.conf",
+    "glance-two": "glance-api.conf",
+    "nova": "nova.conf",
+    "neutron": "neutron.conf",
+    "cinder": "cinder.conf",
+}
+"""The services' files in their folders."""
+
+SYNC_TIMEOUT = 600
+"""Seconds for one management program."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +73,7 @@ class Databases:
     def _digest(self) -> str:
         """Return what changes when the prepared databases are no longer what would be made."""
         server = process.run(["mariadbd", "--version"]).output
-        made_of = f"{environment.digest()}\n{server}\n{Path(__file__).read_text()}"
+        made_of = f"{environment.digest()}\n{server}\n{Path(__file__).read_text()}{MANAGE.read_text()}"
         return hashlib.sha256(made_of.encode()).hexdigest()[:8]
 
     def start(self) -> str:
@@ -66,8 +91,8 @@ class Databases:
         self._install()
         self._start_server()
         self._create_databases()
-        with concurrent.futures.ThreadPoolExecutor() as tracks:
-            for done in [tracks.submit(self._run, track) for track in self._tracks(password)]:
+        with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            for done in [pool.submit(self._run, program) for program in self._programs(password)]:
                 done.result()
         # Only a server that has ended in order leaves files that can be copied.
         self.supervisor.stop("mariadb", grace=30)
@@ -128,16 +153,8 @@ class Databases:
         statements = "".join(f"create database {name} character set utf8mb3;\n" for name in DATABASES)
         process.run(self._client("mariadb"), stdin=statements)
 
-    def _tracks(self, password: str) -> Sequence[Sequence[_Step]]:
-        """Return two lists of about the same length; within a list the order matters."""
-        keystone = self._manage("keystone-manage", "keystone/keystone.conf")
-        glance, glance_two = (
-            self._manage("glance-manage", f"{name}/glance-api.conf") for name in ("glance", "glance-two")
-        )
-        placement = self._manage("placement-manage", "placement/placement.conf")
-        nova = self._manage("nova-manage", "nova/nova.conf")
-        neutron = self._manage("neutron-db-manage", "neutron/neutron.conf")
-        cinder = self._manage("cinder-manage", "cinder/cinder.conf")
+    def _programs(self, password: str) -> Sequence[_Program]:
+        """Return what fills the databases, the longest first; none waits for another."""
         # What is in braces Nova fills in from its configuration: other directories and passwords do no harm.
         cell_urls = [
             "--database_connection",
@@ -151,42 +168,48 @@ class Databases:
         bootstrapping += ["--bootstrap-username", first.name, "--bootstrap-project-name", first.project]
         for interface in ("public", "internal", "admin"):
             bootstrapping += [f"--bootstrap-{interface}-url", ports.AUTH_URL]
-        # Not as an argument: everybody can read those.
-        secret = {"OS_BOOTSTRAP_PASSWORD": password}
         return (
-            (
-                _Step("Keystone's database", (*keystone, "db_sync")),
-                _Step("Keystone's first user", (*keystone, *bootstrapping), secret),
-                _Step("Placement's database", (*placement, "db", "sync")),
-                _Step("Glance's database", (*glance, "db_sync")),
-                _Step("Cinder's database", (*cinder, "db", "sync")),
-                _Step("Neutron's database", (*neutron, "upgrade", "heads")),
+            self._program(
+                "nova-manage",
+                ("nova", ["api_db", "sync"]),
+                ("nova", ["cell_v2", "map_cell0", *cell0_url]),
+                ("nova", ["cell_v2", "create_cell", "--name", "cell1", *cell_urls]),
+                ("nova", ["db", "sync"]),
             ),
-            (
-                _Step("Nova's API database", (*nova, "api_db", "sync")),
-                _Step("Nova's cell 0", (*nova, "cell_v2", "map_cell0", *cell0_url)),
-                _Step("Nova's cell 1", (*nova, "cell_v2", "create_cell", "--name", "cell1", *cell_urls)),
-                _Step("Nova's databases", (*nova, "db", "sync")),
-                _Step("the second Glance's database", (*glance_two, "db_sync")),
+            # The password not as an argument: everybody can read those.
+            dataclasses.replace(
+                self._program("keystone-manage", ("keystone", ["db_sync"]), ("keystone", bootstrapping)),
+                env={"OS_BOOTSTRAP_PASSWORD": password},
+            ),
+            self._program("neutron-db-manage", ("neutron", ["upgrade", "heads"])),
+            self._program("glance-manage", ("glance", ["db_sync"]), ("glance-two", ["db_sync"])),
+            self._program("cinder-manage", ("cinder", ["db", "sync"])),
+            self._program("placement-manage", ("placement", ["db", "sync"])),
+        )
+
+    def _program(self, program: str, *runs: tuple[str, list[str]]) -> _Program:
+        """Return a program to be run with a service's configuration and arguments, one after the other."""
+        return _Program(
+            name=program,
+            runs=tuple(
+                ("--config-file", str(self.layout.etc / service / CONFIGURATIONS[service]), *arguments)
+                for service, arguments in runs
             ),
         )
 
-    def _manage(self, program: str, config: str) -> tuple[str, ...]:
-        return str(self.venv / "bin" / program), "--config-file", str(self.layout.etc / config)
-
-    def _run(self, track: Sequence[_Step]) -> None:
-        for step in track:
-            process.run(
-                step.argv,
-                env={**self.supervisor.environment, **step.env},
-                timeout=SYNC_TIMEOUT,
-                join_stderr=True,
-            )
-            self.progress(step.what)
+    def _run(self, program: _Program) -> None:
+        process.run(
+            [str(self.venv / "bin" / "python"), str(MANAGE), MODULES[program.name], program.name],
+            stdin=json.dumps(program.runs),
+            env={**self.supervisor.environment, **program.env},
+            timeout=SYNC_TIMEOUT,
+            join_stderr=True,
+        )
+        self.progress(f"{program.name} is done")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Step:
-    what: str
-    argv: tuple[str, ...]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Program:
+    name: str
+    runs: tuple[tuple[str, ...], ...]
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)

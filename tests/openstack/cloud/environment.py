@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import re
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from filelock import FileLock
 
 from pytest_dibctl.errors import CommandError
 from pytest_dibctl.system import process
@@ -15,8 +17,14 @@ from tests.openstack.cloud.layout import Layout
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 
+COMPILED = ("libvirt-python", "uwsgi")
+"""What is built on this machine, with Debian's compiler and headers."""
+
+BEGUN = "begun"
+"""The mark of an environment that lacks only those."""
+
 INSTALL_TIMEOUT = 1200
-"""Seconds for all packages, of which two are compiled here."""
+"""Seconds for all packages."""
 
 
 def path(layout: Layout) -> Path:
@@ -30,6 +38,20 @@ def digest() -> str:
     return hashlib.sha256(made_of.encode()).hexdigest()[:8]
 
 
+def begin(layout: Layout) -> None:
+    """Install what needs no compiler, while Debian's packages are still on their way.
+
+    ``ensure`` does the rest, and everything where this failed.
+    """
+    directory = path(layout)
+    layout.base.mkdir(parents=True, exist_ok=True)
+    with FileLock(layout.lock), contextlib.suppress(CommandError):
+        if not directory.exists():
+            plain = [line for line in REQUIREMENTS.read_text().splitlines() if not line.startswith(COMPILED)]
+            _install(directory, "\n".join(plain))
+            (directory / BEGUN).touch()
+
+
 def ensure(layout: Layout, progress: Callable[[str], None]) -> Path:
     """Return the environment's directory, made now if it is not there; raises CommandError when pip fails."""
     directory = path(layout)
@@ -38,31 +60,32 @@ def ensure(layout: Layout, progress: Callable[[str], None]) -> Path:
     if complete.exists():
         return directory
     for stale in layout.base.glob("venv-*"):
-        shutil.rmtree(stale)
+        if not (stale == directory and (stale / BEGUN).exists()):
+            shutil.rmtree(stale)
     progress("installing the services' Python packages")
-    process.run([sys.executable, "-m", "venv", str(directory)])
-    _install(directory / "bin" / "python")
-    # Services that start at the same time would compile the same files, each of them.
-    process.run([str(directory / "bin" / "python"), "-m", "compileall", "-q", str(directory)], check=False)
+    try:
+        _install(directory, REQUIREMENTS.read_text())
+    except CommandError:
+        # uv does not find every machine's index; pip has more ways to be told of it.
+        process.run([sys.executable, "-m", "venv", "--clear", str(directory)])
+        pip = [str(_python(directory)), "-m", "pip", "--quiet", "install", "--no-deps"]
+        process.run([*pip, "--requirement", str(REQUIREMENTS)], timeout=INSTALL_TIMEOUT)
     complete.touch()
     return directory
 
 
-def _install(python: Path) -> None:
-    """Install everything, by uv for its speed; by pip where uv does not find this machine's index."""
-    pip = [str(python), "-m", "pip", "--quiet", "install"]
-    process.run([*pip, _pinned("uv")], timeout=INSTALL_TIMEOUT)
-    options = ["--no-deps", "--requirement", str(REQUIREMENTS)]
-    try:
-        uv = str(python.with_name("uv"))
-        process.run(
-            [uv, "pip", "install", "--quiet", "--python", str(python), *options], timeout=INSTALL_TIMEOUT
-        )
-    except CommandError:
-        process.run([*pip, *options], timeout=INSTALL_TIMEOUT)
+def _install(directory: Path, requirements: str) -> None:
+    """Install packages by uv, for its speed, into an environment that is made unless it is there.
+
+    Nothing is compiled to bytecode here: the services import a third of it, and keep what they compile.
+    """
+    uv = str(Path(sys.executable).with_name("uv"))
+    python = _python(directory)
+    if not python.exists():
+        process.run([uv, "venv", "--quiet", "--python", sys.executable, str(directory)])
+    install = [uv, "pip", "install", "--quiet", "--no-deps", "--python", str(python), "--requirement", "-"]
+    process.run(install, stdin=requirements, timeout=INSTALL_TIMEOUT)
 
 
-def _pinned(name: str) -> str:
-    found = re.search(rf"^{name}==.*$", REQUIREMENTS.read_text(), re.MULTILINE)
-    assert found is not None, f"{REQUIREMENTS} does not pin {name}"
-    return found[0]
+def _python(directory: Path) -> Path:
+    return directory / "bin" / "python"

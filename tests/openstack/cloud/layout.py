@@ -116,6 +116,11 @@ class Layout:
         return self.run / "users"
 
     @property
+    def lanes(self) -> Path:
+        """Locks and clients' configurations of the lanes."""
+        return self.run / "lanes"
+
+    @property
     def clouds_yaml(self) -> Path:
         """The clients' configuration."""
         return self.run / "clouds.yaml"

@@ -74,7 +74,10 @@ def main() -> int:
     left = found(Layout.at(Path(sys.argv[1]) if sys.argv[1:] else None))
     for line in sorted(left):
         print(line, file=sys.stderr)
-    return 1 if left else 0
+    if left:
+        return 1
+    print("nothing is left of the cloud")
+    return 0
 
 
 if __name__ == "__main__":

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+LANES = 4
+"""How many test processes can work beside each other, each with users, projects and a network of its own.
+
+One more than ``tox -e openstack`` starts: the test of lanes looks from one into another.
+"""
+
 REGION = "RegionOne"
 REGION_TWO = "RegionTwo"
 """A second Glance, with the same Keystone; nothing else."""
@@ -40,6 +46,19 @@ USERS = (
 )
 PROJECT_POOR = "poor"
 """The project that may have no server at all."""
+
+
+def in_lane(name: str, lane: int) -> str:
+    """Return what a user, a project or a physical network is called in a lane; in the first, as it is."""
+    return f"{name}-{lane}" if lane else name
+
+
+def users(lane: int) -> tuple[User, ...]:
+    """Return a lane's administrator and its users, as they are called in Keystone."""
+    return tuple(
+        User(name=in_lane(user.name, lane), project=in_lane(user.project, lane), roles=user.roles)
+        for user in (ADMIN, *USERS)
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,26 +105,28 @@ class Network:
     """A flat network on a veth pair: ``host_link`` is this machine's end, guests sit on ``cloud_link``.
 
     The administrator's, for everybody to use, or the network of ``project``. Only members of the project
-    that owns it may choose their address in it.
+    that owns it may choose their address in it. ``physical`` is Neutron's name of the veth pair.
     """
 
     name: str
+    physical: str
     subnets: tuple[Subnet, ...]
     project: str | None = None
 
     @property
     def host_link(self) -> str:
         """The interface that has this machine's addresses."""
-        return f"dc-{self.name}0"
+        return f"dc-{self.physical}-h"
 
     @property
     def cloud_link(self) -> str:
         """The interface that guests' macvtap devices are made on."""
-        return f"dc-{self.name}1"
+        return f"dc-{self.physical}-c"
 
 
 EXT = Network(
     name="ext",
+    physical="ext",
     subnets=(
         Subnet(
             name="ext4",
@@ -116,27 +137,36 @@ EXT = Network(
         ),
     ),
 )
-INNER = Network(
-    name="inner",
-    project="demo",
-    subnets=(
-        Subnet(
-            name="inner4",
-            cidr="192.168.223.0/24",
-            host="192.168.223.1",
-            pool=("192.168.223.10", "192.168.223.250"),
-            gateway=False,
+
+
+def inner(lane: int) -> Network:
+    """Return the network that belongs to a lane's demo."""
+    number = 223 + lane
+    v4, v6 = f"192.168.{number}.", f"fd00:{number}::"
+    return Network(
+        name="inner",
+        physical=in_lane("inner", lane),
+        project=in_lane("demo", lane),
+        subnets=(
+            Subnet(
+                name="inner4",
+                cidr=f"{v4}0/24",
+                host=f"{v4}1",
+                pool=(f"{v4}10", f"{v4}250"),
+                gateway=False,
+            ),
+            Subnet(
+                name="inner6",
+                cidr=f"{v6}/64",
+                host=f"{v6}1",
+                pool=(f"{v6}10", f"{v6}ffff"),
+                gateway=False,
+            ),
         ),
-        Subnet(
-            name="inner6",
-            cidr="fd00:223::/64",
-            host="fd00:223::1",
-            pool=("fd00:223::10", "fd00:223::ffff"),
-            gateway=False,
-        ),
-    ),
-)
-NETWORKS = (EXT, INNER)
+    )
+
+
+NETWORKS = (EXT, *(inner(lane) for lane in range(LANES)))
 
 PUBLIC = "public"
 """The external network that floating IPs are taken from."""

@@ -10,10 +10,13 @@ import os
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 
 from pytest_dibctl.errors import PreflightError
+from tests.openstack.cloud import environment
+from tests.openstack.cloud.layout import Layout
 from tests.support import packages
 
 LIBVIRT = "/usr/lib/x86_64-linux-gnu/libvirt"
@@ -68,8 +71,12 @@ def require() -> None:
 
 
 def install(names: Sequence[str]) -> None:
-    """Install packages, starting none of their services; raises CommandError when apt cannot."""
-    with _no_service_starts():
+    """Install packages, starting none of their services; raises CommandError when apt cannot.
+
+    Meanwhile the services' Python packages are fetched, whose turn would be next.
+    """
+    with ThreadPoolExecutor(1) as pool, _no_service_starts():
+        pool.submit(lambda: environment.begin(Layout.at(None)))
         packages.install(names)
 
 

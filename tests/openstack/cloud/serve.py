@@ -19,7 +19,17 @@ from types import FrameType
 
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.system import process
-from tests.openstack.cloud import bootstrap, config, databases, environment, libvirt, loops, names, network
+from tests.openstack.cloud import (
+    accounts,
+    bootstrap,
+    config,
+    databases,
+    environment,
+    libvirt,
+    loops,
+    names,
+    network,
+)
 from tests.openstack.cloud import layout as ports
 from tests.openstack.cloud.layout import Layout
 from tests.openstack.cloud.services import Supervisor
@@ -60,7 +70,7 @@ class Cloud:
         resources.fill()
         self.progress("flavors and networks are there")
         resources.make_zones()
-        bootstrap.write_clouds(self.layout.clouds_yaml, clouds)
+        accounts.write_clouds(self.layout.clouds_yaml, clouds)
 
     def _databases(self) -> databases.Databases:
         return databases.Databases(

@@ -1,4 +1,4 @@
-"""One cloud for all test sessions here: the first to need it starts it, the last to leave ends it."""
+"""One cloud for all test processes here: the first to need it starts it, the last to leave ends it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from pytest_dibctl.system import process
-from tests.openstack.cloud import lifecycle
+from tests.openstack.cloud import lanes, lifecycle
 from tests.openstack.cloud.devcloud import DevCloud
 from tests.openstack.cloud.layout import REPOSITORY, Layout
 
@@ -24,24 +24,33 @@ START_TIMEOUT = 1800
 
 @contextlib.contextmanager
 def using(layout: Layout, *, keep: bool) -> Iterator[DevCloud]:
-    """Return a cloud for the time of the block.
+    """Return a cloud, and a lane of it that nobody else has, for the time of the block.
 
     A cloud that was started here ends with the last session that uses it, unless ``keep``; one that ran
     before stays. Raises CommandError, with what was said, when it cannot be started.
     """
-    lock = FileLock(layout.base.with_name(f"{layout.base.name}-sessions.lock"))
-    layout.base.parent.mkdir(parents=True, exist_ok=True)
-    with lock:
+    with _lock(layout):
         _up(layout)
         mine = layout.users / str(os.getpid())
         mine.write_text(str(lifecycle.Process.of(os.getpid())))
     try:
-        yield DevCloud(directory=layout.base, clouds_yaml=layout.clouds_yaml)
+        with lanes.claimed(layout) as lane:
+            yield DevCloud(directory=layout.base, clouds_yaml=lanes.clouds_yaml(layout, lane), lane=lane)
     finally:
-        with lock:
-            mine.unlink(missing_ok=True)
-            if _ours(layout).exists() and not keep and not _others(layout):
-                lifecycle.down(layout)
+        mine.unlink(missing_ok=True)
+        end_unused(layout, keep=keep)
+
+
+def end_unused(layout: Layout, *, keep: bool) -> None:
+    """End a cloud that a test process started and that none uses any more, unless ``keep``."""
+    with _lock(layout):
+        if _ours(layout).exists() and not keep and not _users(layout):
+            lifecycle.down(layout)
+
+
+def _lock(layout: Layout) -> FileLock:
+    layout.base.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(layout.base.with_name(f"{layout.base.name}-sessions.lock"))
 
 
 def _up(layout: Layout) -> None:
@@ -58,8 +67,8 @@ def _ours(layout: Layout) -> Path:
     return layout.run / "started-by-tests"
 
 
-def _others(layout: Layout) -> list[Path]:
-    """Return the notes of sessions that still run."""
+def _users(layout: Layout) -> list[Path]:
+    """Return the notes of test processes that still run."""
     return [
         note
         for note in layout.users.iterdir()
