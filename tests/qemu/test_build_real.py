@@ -247,7 +247,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from pytest_dibctl import builder, signals
+from pytest_dibctl.build import builder
+from pytest_dibctl.system import signals
 from tests.support import building
 out, elements = map(Path, sys.argv[2:])
 image = building.entry(out, filename="tiny.qcow2", dib=building.dib(elements))

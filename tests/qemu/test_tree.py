@@ -42,7 +42,7 @@ def test_files_are_read_and_nothing_can_be_written(micro_files: Path, tmp_path: 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pytest_dibctl import artifact, tree
+from pytest_dibctl.image import artifact, tree
 with tree.opened(artifact.inspect(Path(sys.argv[1])), Path(sys.argv[2])):
     os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -316,7 +316,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from pytest_dibctl import builder, signals
+from pytest_dibctl.build import builder
+from pytest_dibctl.system import signals
 from tests.support import building
 directory, command = Path(sys.argv[2]), sys.argv[3]
 image = building.entry(directory, external_build=[{"cmdline": command}])

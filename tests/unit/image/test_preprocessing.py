@@ -239,12 +239,13 @@ class TestKernel:
 RUN = """
 import sys, time
 from pathlib import Path
-from pytest_dibctl import artifact, preprocess, signals
 from pytest_dibctl.config.models.command import Preprocessing
+from pytest_dibctl.image import artifact, preprocessing
+from pytest_dibctl.system import signals
 
 cwd, cmdline, use_existing = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "existing"
 with signals.as_keyboard_interrupt():
-    with preprocess.preprocessed(
+    with preprocessing.preprocessed(
         artifact.inspect(cwd / "image.qcow2"),
         Preprocessing(cmdline=cmdline, output_filename="out.raw", use_existing=use_existing),
         disk_format="raw", container_format="bare", where="x", cwd=cwd,

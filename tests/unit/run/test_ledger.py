@@ -89,7 +89,7 @@ def test_what_another_version_wrote_stays_in_a_record(tmp_path: Path) -> None:
 
 def test_a_killed_run_is_dead_at_once_and_its_records_stay(tmp_path: Path) -> None:
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom pytest_dibctl import ledger\n"
+        "import sys, time\nfrom pathlib import Path\nfrom pytest_dibctl.run import ledger\n"
         f"with ledger.opened('0123abcd', base=Path({str(tmp_path)!r})) as book:\n"
         "    book.record('instance', 'x')\n    print('recorded', flush=True)\n    time.sleep(100)\n"
     )

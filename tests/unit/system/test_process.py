@@ -124,7 +124,7 @@ def test_programs_beside_the_interpreter_are_found_without_an_activated_environm
 def test_a_command_with_parent_dies_with_it(tmp_path: Path) -> None:
     script = (
         "import subprocess, sys, time\n"
-        "from pytest_dibctl import process\n"
+        "from pytest_dibctl.system import process\n"
         "child = process.start(process.die_with_parent(['sleep', '100']))\n"
         "print(child.pid, flush=True)\n"
         "time.sleep(100)\n"
