@@ -256,8 +256,9 @@ def _clean_up(run: Ledger, charge: Charge) -> int:
     log.info("the run ended without removing what it made")
     from pytest_dibctl.cleanup import sweep
     from pytest_dibctl.run.removal import State
+    from pytest_dibctl.system import processes
 
-    process.end_marked(run.run_id)
+    processes.end_marked(run.run_id)
     deadline, pause = time.monotonic() + RETRY_FOR, 1.0
     while True:
         records = [record for record in run.records() if record.kept is None]

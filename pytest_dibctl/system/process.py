@@ -90,34 +90,6 @@ def mount_namespace() -> str:
     return str(Path("/proc/self/ns/mnt").readlink())
 
 
-def end_marked(run_id: str, *, grace: float = KILL_GRACE) -> tuple[int, ...]:
-    """End the processes that a dead run started and that have outlived it; return their ids."""
-    found = _marked(run_id)
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        left = _marked(run_id)
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, number)
-        deadline = time.monotonic() + grace
-        while left and _marked(run_id) and time.monotonic() < deadline:
-            time.sleep(0.05)
-    return found
-
-
-def _marked(run_id: str) -> tuple[int, ...]:
-    wanted = f"{RUN}={run_id}".encode()
-    found = []
-    for directory in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if wanted in (directory / "environ").read_bytes().split(b"\0") and _lives(directory):
-                found.append(int(directory.name))
-    return tuple(pid for pid in found if pid != os.getpid())
-
-
-def _lives(directory: Path) -> bool:
-    return (directory / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-
-
 def command_line(argv: Sequence[str]) -> str:
     """Return ``argv`` as a line that can be pasted into a shell."""
     return shlex.join(argv)

@@ -1,0 +1,99 @@
+"""The processes of this machine: which one lives, belongs to whom, was started with what.
+
+A zombie counts as dead everywhere here: process 1 of a container may never wait for the orphans it inherits,
+and a dead process would look alive for ever. A process id counts only together with the time its process
+began, so a signal never reaches another process that got the id of a dead one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import psutil
+
+from pytest_dibctl.system import process
+from pytest_dibctl.system.waiting import wait_until
+
+_DEAD = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+
+
+def parent(pid: int) -> int | None:
+    """Return the parent of a process, None if the process is dead."""
+    with contextlib.suppress(psutil.Error):
+        found = psutil.Process(pid)
+        with found.oneshot():
+            return None if found.status() in _DEAD else found.ppid()
+    return None
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of this id and it is not dead."""
+    return parent(pid) is not None
+
+
+def is_child(pid: int) -> bool:
+    """Whether a living process is a child of this one; an id that was given anew is somebody else's child."""
+    return parent(pid) == os.getpid()
+
+
+def has_argument(pid: int, argument: str) -> bool:
+    """Whether a living process has ``argument``, whole, on its command line."""
+    with contextlib.suppress(psutil.Error):
+        return argument in psutil.Process(pid).cmdline()
+    return False
+
+
+def with_argument(argument: str) -> tuple[psutil.Process, ...]:
+    """Return the living processes that have ``argument``, whole, on their command line."""
+    return _living(lambda found: argument in found.cmdline())
+
+
+def with_variable(name: str, value: str) -> tuple[psutil.Process, ...]:
+    """Return the living processes that were started with the environment variable, this one left out."""
+    found = _living(lambda found: found.environ().get(name) == value)
+    return tuple(other for other in found if other.pid != os.getpid())
+
+
+def working_in(directory: Path, *, program: str) -> tuple[psutil.Process, ...]:
+    """Return the living processes in a working directory that have ``program`` on their command line."""
+    return _living(
+        lambda found: found.cwd() == str(directory) and any(program in part for part in found.cmdline())
+    )
+
+
+def _living(matches: Callable[[psutil.Process], bool]) -> tuple[psutil.Process, ...]:
+    """Return the living processes that match; one that may not be looked into does not."""
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(psutil.Error):
+            candidate = psutil.Process(pid)
+            if matches(candidate) and candidate.status() not in _DEAD:
+                found.append(candidate)
+    return tuple(found)
+
+
+def send(number: signal.Signals, receivers: Iterable[psutil.Process]) -> None:
+    """Send a signal to processes; those that are gone, or belong to another user, are passed over."""
+    for receiver in receivers:
+        with contextlib.suppress(psutil.Error):
+            receiver.send_signal(number)
+
+
+def end_marked(run_id: str, *, grace: float = process.KILL_GRACE) -> tuple[int, ...]:
+    """End the processes that a dead run started and that have outlived it; return their ids.
+
+    They get SIGTERM and, where that does not end them within ``grace`` seconds, SIGKILL and as long again.
+    """
+    found = _marked(run_id)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        send(number, _marked(run_id))
+        wait_until(lambda: not _marked(run_id), timeout=grace, poll=0.05)
+    return tuple(one.pid for one in found)
+
+
+def _marked(run_id: str) -> tuple[psutil.Process, ...]:
+    return with_variable(process.RUN, run_id)
