@@ -19,6 +19,7 @@ from pytest_dibctl.config.models.command import Command
 from pytest_dibctl.errors import ArtifactError
 from pytest_dibctl.image import artifact
 from pytest_dibctl.image.artifact import Identity
+from pytest_dibctl.system import files
 
 VERSION = 1
 """Of the record's form; a record of another one means a build."""
@@ -212,9 +213,9 @@ def tree_digest(root: Path) -> str:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    for directory, names, files in os.walk(root):
+    for directory, names, others in os.walk(root):
         names[:] = sorted(name for name in names if name != "__pycache__")
-        for name in sorted([*names, *files]):
+        for name in sorted([*names, *others]):
             if not name.endswith(".pyc"):
                 yield Path(directory) / name
 
@@ -259,7 +260,7 @@ def save(target: Path, record: Record) -> None:
         "phases": {name: round(seconds, 1) for name, seconds in record.phases.items()},
         "finished": record.finished,
     }
-    artifact.write_atomically(artifact.record_file(target), json.dumps(data, indent=1) + "\n")
+    files.write_atomically(artifact.record_file(target), json.dumps(data, indent=1) + "\n", mode=0o644)
 
 
 def outdated(target: Path, record: Record | None, new: Mapping[str, str]) -> str | None:

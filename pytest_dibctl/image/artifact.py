@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pytest_dibctl.errors import ArtifactError, CommandError
-from pytest_dibctl.system import process
+from pytest_dibctl.system import files, process
 
 Layout = Literal["disk", "filesystem", "unknown"]
 """What the first bytes say: a boot sector, a bare filesystem (boots only with a kernel beside it) ..."""
@@ -248,7 +248,7 @@ def digest(path: Path, identity: Identity) -> str:
     with contextlib.suppress(OSError):
         cache = _cache_file(path)
         cache.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(cache, json.dumps(file_entry(identity, computed)))
+        files.write_atomically(cache, json.dumps(file_entry(identity, computed)), mode=0o644)
     return computed
 
 
@@ -290,19 +290,4 @@ def recorded_digest(record: Path, identity: Identity) -> str | None:
 
 
 def _cache_file(path: Path) -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return base / "dibctl" / "digests" / hashlib.sha256(os.fsencode(path)).hexdigest()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` so that a reader sees the old text or the new one; raises OSError."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    return files.user_cache() / "dibctl" / "digests" / hashlib.sha256(os.fsencode(path)).hexdigest()

@@ -17,20 +17,18 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from pytest_dibctl.config import interpolate
 from pytest_dibctl.config.models.command import Preprocessing
 from pytest_dibctl.errors import ArtifactError, CommandError, ConfigError, PreprocessingError, StoppedError
 from pytest_dibctl.image import artifact as images
 from pytest_dibctl.image.artifact import Artifact, Identity
-from pytest_dibctl.system import process
+from pytest_dibctl.system import locks, process
+from pytest_dibctl.system.waiting import Every
 
 log = logging.getLogger(__name__)
 
 POLL = 0.2
-SLICE = 1.0
-"""Seconds until whoever waits for another run notices that it shall not any more."""
+"""Seconds between two looks at the lock of an output file, and at ``stopped``."""
 HEARTBEAT = 30.0
 """Seconds between two lines of progress while another run has the file."""
 LAST_LINES = 20
@@ -129,29 +127,29 @@ class _Job:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock of the output file, waiting for whoever works with it now."""
-        lock = FileLock(self.output.with_name(f".{self.output.name}.lock"), poll_interval=POLL)
-        try:
-            self._acquire(lock)
-        except OSError as error:
-            raise self._unwritable(error) from None
-        try:
-            yield
-        finally:
-            lock.release()
+        """Hold the lock of the output file, waiting for the run that works with the file now.
 
-    def _acquire(self, lock: FileLock) -> None:
-        patience, told = 0.0, -HEARTBEAT
-        while not lock.is_locked:
-            if self.stopped is not None and self.stopped.is_set():
-                raise StoppedError("interrupted")
+        Raises PreprocessingError when no lock can be made there, StoppedError when ``stopped`` is set.
+        """
+        lock = self.output.with_name(f".{self.output.name}.lock")
+        heartbeat = Every(HEARTBEAT)
+
+        def tell() -> None:
+            self._refuse_when_stopped()
+            if heartbeat.is_due():
+                self.progress(f"waiting for another run, which works with {self.output.name}")
+
+        self._refuse_when_stopped()
+        with contextlib.ExitStack() as stack:
             try:
-                lock.acquire(timeout=patience)
-            except Timeout:
-                patience = SLICE
-                if time.monotonic() - told >= HEARTBEAT:
-                    told = time.monotonic()
-                    self.progress(f"waiting for another run, which works with {self.output.name}")
+                stack.enter_context(locks.exclusive(lock, mode=0o644, poll=POLL, while_waiting=tell))
+            except OSError as error:
+                raise self._unwritable(error) from None
+            yield
+
+    def _refuse_when_stopped(self) -> None:
+        if self.stopped is not None and self.stopped.is_set():
+            raise StoppedError("interrupted")
 
     def is_whole(self) -> bool:
         """Return whether the output is there, and not because somebody was killed while making it."""

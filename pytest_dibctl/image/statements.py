@@ -15,11 +15,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
-from pytest_dibctl.image.artifact import write_atomically
+from pytest_dibctl.system import files, locks
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
@@ -114,13 +112,13 @@ def read(image: Path) -> tuple[Statement, ...]:
 def add(image: Path, statement: Statement) -> Path:
     """Write a statement beside an image file, in the place of an older one on the same matter.
 
-    Returns the file; raises OSError, and filelock's Timeout.
+    Returns the file; raises OSError, also when other runs have written for ``LOCK_PATIENCE`` seconds.
     """
     target = file_of(image)
-    with FileLock(target.with_name(f".{target.name}.lock"), timeout=LOCK_PATIENCE):
+    with locks.exclusive(target.with_name(f".{target.name}.lock"), mode=0o644, timeout=LOCK_PATIENCE):
         kept = [one for one in read(image) if not one.same_matter(statement)]
         lines = [json.dumps(one.as_data()) for one in [*kept, statement][-MOST:]]
-        write_atomically(target, "\n".join(lines) + "\n")
+        files.write_atomically(target, "\n".join(lines) + "\n", mode=0o644)
     return target
 
 

@@ -15,14 +15,14 @@ import select
 import signal
 import stat
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from pytest_dibctl.errors import ArtifactError
 from pytest_dibctl.guards import image_mount
 from pytest_dibctl.image.artifact import Artifact
-from pytest_dibctl.system import process
+from pytest_dibctl.system import process, processes
+from pytest_dibctl.system.waiting import wait_while
 
 OPENING_MAY_TAKE = 120.0
 """Seconds; 0.2 are usual."""
@@ -35,7 +35,7 @@ MOST_LINKS = 40
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Item:
+class TreeItem:
     """A file, directory or anything else in the tree: its path in the image, and what lstat says."""
 
     name: str
@@ -156,7 +156,7 @@ class ImageTree:
         found = base.glob("/".join(parts)) if base.is_dir() else []
         return sorted(str(PurePosixPath("/", *fixed, path.relative_to(base))) for path in found)
 
-    def walk(self, top: str = "/") -> Iterator[Item]:
+    def walk(self, top: str = "/") -> Iterator[TreeItem]:
         """Yield everything below ``top``, directories before what is in them, links not followed."""
         base = self.path(top)
         above = str(PurePosixPath("/", top))
@@ -165,7 +165,7 @@ class ImageTree:
             folder, name = waiting.pop()
             with os.scandir(folder) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
-                    item = Item(name=f"{name}/{entry.name}", stat=entry.stat(follow_symlinks=False))
+                    item = TreeItem(name=f"{name}/{entry.name}", stat=entry.stat(follow_symlinks=False))
                     yield item
                     if stat.S_ISDIR(item.mode):
                         waiting.append((folder / entry.name, item.name))
@@ -245,23 +245,14 @@ def remove(directory: Path) -> None:
 
     Its guard dies with the run, unless it was stopped or could not be scheduled.
     """
-    deadline = time.monotonic() + CLOSING_MAY_TAKE
-    while pids := _guards(directory):
-        if time.monotonic() > deadline:
-            raise OSError(errno.EBUSY, f"process {pids[0]} does not end", str(directory))
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.05)
+    option = image_mount.directory_option(directory)
+
+    def killed() -> tuple[processes.Process, ...]:
+        guards = processes.with_argument(option)
+        processes.send(signal.SIGKILL, guards)
+        return guards
+
+    if guards := wait_while(killed, timeout=CLOSING_MAY_TAKE, poll=0.05):
+        raise OSError(errno.EBUSY, f"process {guards[0].pid} does not end", str(directory))
     with contextlib.suppress(FileNotFoundError):
         directory.rmdir()
-
-
-def _guards(directory: Path) -> list[int]:
-    wanted = image_mount.directory_option(directory).encode()
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if wanted in entry.read_bytes().split(b"\0"):
-                found.append(int(entry.parent.name))
-    return found

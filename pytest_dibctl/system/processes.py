@@ -18,13 +18,15 @@ import psutil
 from pytest_dibctl.system import process
 from pytest_dibctl.system.waiting import wait_until
 
+Process = psutil.Process
+
 _DEAD = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
 def parent(pid: int) -> int | None:
     """Return the parent of a process, None if the process is dead."""
     with contextlib.suppress(psutil.Error):
-        found = psutil.Process(pid)
+        found = Process(pid)
         with found.oneshot():
             return None if found.status() in _DEAD else found.ppid()
     return None
@@ -43,40 +45,40 @@ def is_child(pid: int) -> bool:
 def has_argument(pid: int, argument: str) -> bool:
     """Whether a living process has ``argument``, whole, on its command line."""
     with contextlib.suppress(psutil.Error):
-        return argument in psutil.Process(pid).cmdline()
+        return argument in Process(pid).cmdline()
     return False
 
 
-def with_argument(argument: str) -> tuple[psutil.Process, ...]:
+def with_argument(argument: str) -> tuple[Process, ...]:
     """Return the living processes that have ``argument``, whole, on their command line."""
     return _living(lambda found: argument in found.cmdline())
 
 
-def with_variable(name: str, value: str) -> tuple[psutil.Process, ...]:
+def with_variable(name: str, value: str) -> tuple[Process, ...]:
     """Return the living processes that were started with the environment variable, this one left out."""
     found = _living(lambda found: found.environ().get(name) == value)
     return tuple(other for other in found if other.pid != os.getpid())
 
 
-def working_in(directory: Path, *, program: str) -> tuple[psutil.Process, ...]:
+def working_in(directory: Path, *, program: str) -> tuple[Process, ...]:
     """Return the living processes in a working directory that have ``program`` on their command line."""
     return _living(
         lambda found: found.cwd() == str(directory) and any(program in part for part in found.cmdline())
     )
 
 
-def _living(matches: Callable[[psutil.Process], bool]) -> tuple[psutil.Process, ...]:
+def _living(matches: Callable[[Process], bool]) -> tuple[Process, ...]:
     """Return the living processes that match; one that may not be looked into does not."""
     found = []
     for pid in psutil.pids():
         with contextlib.suppress(psutil.Error):
-            candidate = psutil.Process(pid)
+            candidate = Process(pid)
             if matches(candidate) and candidate.status() not in _DEAD:
                 found.append(candidate)
     return tuple(found)
 
 
-def send(number: signal.Signals, receivers: Iterable[psutil.Process]) -> None:
+def send(number: signal.Signals, receivers: Iterable[Process]) -> None:
     """Send a signal to processes; those that are gone, or belong to another user, are passed over."""
     for receiver in receivers:
         with contextlib.suppress(psutil.Error):
@@ -95,5 +97,5 @@ def end_marked(run_id: str, *, grace: float = process.KILL_GRACE) -> tuple[int, 
     return tuple(one.pid for one in found)
 
 
-def _marked(run_id: str) -> tuple[psutil.Process, ...]:
+def _marked(run_id: str) -> tuple[Process, ...]:
     return with_variable(process.RUN, run_id)

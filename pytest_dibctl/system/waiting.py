@@ -32,6 +32,20 @@ def wait_until(
     return value
 
 
+def wait_while(
+    condition: Callable[[], T], *, timeout: float | None = None, poll: float | Iterator[float] = POLL
+) -> T:
+    """Call ``condition`` until it returns something false; return its last value. See ``wait_until``."""
+    last: list[T] = []
+
+    def is_over() -> bool:
+        last[:] = [condition()]
+        return not last[0]
+
+    wait_until(is_over, timeout=timeout, poll=poll)
+    return last[0]
+
+
 def growing(first: float, *, factor: float, longest: float) -> Iterator[float]:
     """Yield pauses in seconds, each ``factor`` times the one before, none above ``longest``."""
     pause = first

@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "argparse": ("cli", "guards"),
     "argcomplete": ("cli",),
     "rich": ("cli",),
+    "psutil": ("system",),
     "openstack": ("clouds.openstack", "publish"),
     "keystoneauth1": ("clouds.openstack", "publish"),
     "qemu": ("clouds.qemu",),

@@ -14,6 +14,7 @@ from pytest_dibctl.system import files
 def test_replacing_a_file_leaves_the_old_one_or_the_new_one(tmp_path: Path, *, durable: bool) -> None:
     target = tmp_path / "record"
     target.write_text("old")
+    target.chmod(0o600)
     files.write_atomically(target, "new", durable=durable)
     assert target.read_text() == "new"
     files.write_atomically(target, b"\xff", durable=durable)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pytest_dibctl.system.waiting import Every, growing, wait_until
+from pytest_dibctl.system.waiting import Every, growing, wait_until, wait_while
 
 
 class Clock:
@@ -44,6 +44,13 @@ def test_there_is_a_last_look_when_the_time_is_over(clock: Clock) -> None:
     looks: list[float] = []
     assert wait_until(lambda: looks.append(clock.now), timeout=2.5, poll=1) is None
     assert looks == [100, 101, 102, 102.5]
+
+
+def test_what_is_still_there_when_the_time_is_over_is_returned(clock: Clock) -> None:
+    found = iter([[1, 2], [2], []])
+    assert wait_while(lambda: next(found), poll=2) == []
+    assert clock.slept == [2, 2]
+    assert wait_while(lambda: [clock.now], timeout=1) == [105]
 
 
 def test_pauses_may_grow(clock: Clock) -> None:
