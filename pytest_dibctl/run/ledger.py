@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import re
@@ -28,6 +27,7 @@ from typing import Any
 
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.run.removal import Resource
+from pytest_dibctl.system import files, locks
 
 RECORD_VERSION = 1
 LOCK = "lock"
@@ -38,7 +38,7 @@ FINISHED = "finished"
 ELSEWHERE = "elsewhere-"
 """What links to directories of the run begin with that had to be made elsewhere."""
 PROBES = (0.0, 0.01, 0.05)
-"""Seconds before each look at a lock: who looks has it too, for a moment, and is taken for a living run."""
+"""Seconds before each look at a lock: another look holds it for a moment, and is no living run."""
 ROOM = 64 * 1024
 """Bytes a new run must be able to write: it will need some for the records of what it makes."""
 
@@ -112,11 +112,11 @@ class Ledger:
 
     def is_alive(self) -> bool:
         """Whether a process of this run still holds its lock."""
-        return _is_locked(self.directory / LOCK)
+        return locks.is_held(self.directory / LOCK, pauses=PROBES)
 
     def has_guardian(self) -> bool:
         """Whether a guardian watches over this run, or is removing what it left."""
-        return _is_locked(self.directory / GUARDIAN)
+        return locks.is_held(self.directory / GUARDIAN, pauses=PROBES)
 
     def finish(self) -> None:
         """Say that the run came to its end by itself: what is on record now was told to somebody."""
@@ -187,7 +187,7 @@ def opened(run_id: str, *, base: Path | None = None) -> Iterator[Ledger]:
     ledger = Ledger(directory=directory)
     _held.add(descriptor)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        locks.hold(descriptor, shared=True)
         yield ledger
     finally:
         if descriptor in _held:  # not in a forked child, which has closed its own
@@ -229,22 +229,6 @@ def _check_room(directory: Path) -> None:
             file.write(bytes(ROOM))
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        for pause in PROBES:
-            time.sleep(pause)
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return False
-    finally:
-        os.close(descriptor)
-    return True
 
 
 def all_runs(base: Path | None = None) -> tuple[Ledger, ...]:
@@ -292,18 +276,8 @@ def _write(record: Record) -> Record:
         "kept": record.kept,
         "details": record.details,
     }
-    temporary = record.path.with_suffix(".tmp")
     try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(document, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(record.path)
-        directory = os.open(record.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        files.write_atomically(record.path, json.dumps(document), mode=0o600, durable=True)
     except OSError as error:
         raise DibctlError(
             f"{record.path}: cannot record {record.kind} {record.name}: {error.strerror}; nothing was made",
