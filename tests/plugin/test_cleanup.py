@@ -283,7 +283,7 @@ def theirs(ssh_access):
     time.sleep(0.2)
 """,
     "between boot and the record": """
-from pytest_dibctl import ledger
+from pytest_dibctl.run import ledger
 
 usual = ledger.Record.update
 

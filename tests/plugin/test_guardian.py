@@ -103,7 +103,7 @@ def test_a_run_that_makes_nothing_has_no_guardian(guarded: Project, monkeypatch:
     guarded.write(
         "conftest.py",
         (guarded.path / "conftest.py").read_text()
-        + "\nfrom pytest_dibctl import guardian\nguardian.Guardian.ensure = None\n",
+        + "\nfrom pytest_dibctl.cleanup import guardian\nguardian.Guardian.ensure = None\n",
     )
     guarded.run().assert_outcomes(passed=1)
     guarded.write("test_it.py", "def test_it(cloud_image): pass")

@@ -504,7 +504,7 @@ def test_existing_instance_is_found_by_id_and_name(running: tuple[Bench, QemuIns
 OTHER_PROCESS = """
 import json, sys, time
 from pathlib import Path
-from pytest_dibctl import artifact
+from pytest_dibctl.image import artifact
 from tests.qemu.test_qemu_cloud import Bench
 
 directory, built, keepable = Path(sys.argv[1]), artifact.inspect(Path(sys.argv[2])), sys.argv[3] == "keepable"

@@ -76,7 +76,7 @@ def test_piped_tables_are_plain_whatever_the_width(capsys: pytest.CaptureFixture
 
 
 def test_in_a_terminal_a_table_is_drawn_and_names_are_no_markup() -> None:
-    code = "from pytest_dibctl import terminal; terminal.print_table(('name',), [('[red]x',)])"
+    code = "from pytest_dibctl.cli import output; output.print_table(('name',), [('[red]x',)])"
     leader, follower = pty.openpty()
     subprocess.run([sys.executable, "-c", code], stdout=follower, check=True)
     os.close(follower)
