@@ -234,7 +234,8 @@ def test_a_missing_qemu_is_named_with_its_package(
     monkeypatch.setattr("os.defpath", str(tools))
     operator.write(
         "conftest.py",
-        "import os\nfrom pytest_dibctl.system import process\nprocess.tool_path = lambda: os.environ['PATH']\n",
+        "import os\nfrom pytest_dibctl.system import process\n"
+        "process.tool_path = lambda: os.environ['PATH']\n",
     )
     finished = operator.pytest()
     assert finished.code == 1
