@@ -26,8 +26,8 @@ from pytest_dibctl.config import interpolate
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.errors import ArtifactError, BuildError, CommandError
-from pytest_dibctl.guards import build_guard
-from pytest_dibctl.guards.build_guard import Step
+from pytest_dibctl.guards import build_steps
+from pytest_dibctl.guards.build_steps import Step
 from pytest_dibctl.image import artifact
 from pytest_dibctl.image.artifact import Artifact, Identity
 from pytest_dibctl.system import process
@@ -41,7 +41,7 @@ Turn = Callable[[], contextlib.AbstractContextManager[object]]
 POLL: Final = 0.2
 """Seconds between two looks at a running build's log, or at somebody else's lock."""
 
-STOP_GRACE: Final = build_guard.GRACE + 10.0
+STOP_GRACE: Final = build_steps.GRACE + 10.0
 """Seconds that the guard has to end a build and to clean up after it."""
 
 BUILD_STEP: Final = "prepare"
@@ -300,8 +300,8 @@ def _building_directory(plan: _Plan, progress: Progress) -> Iterator[int]:
     building = plan.building
     try:
         _wait_for_guard(building, progress)
-        build_guard.remove(building)
-        for name in (build_guard.TMP, _OUT):
+        build_steps.remove(building)
+        for name in (build_steps.TMP, _OUT):
             (building / name).mkdir(parents=True)
         (building / _OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
         descriptor = os.open(building, os.O_RDONLY | os.O_DIRECTORY)
@@ -312,7 +312,7 @@ def _building_directory(plan: _Plan, progress: Progress) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-        build_guard.remove(building)
+        build_steps.remove(building)
 
 
 def _wait_for_guard(building: Path, progress: Progress) -> None:
@@ -442,7 +442,7 @@ def _fresh_log(plan: _Plan) -> Iterator[int]:
 
 def _guarded(plan: _Plan, steps: Sequence[Step], *, sink: int, lock: int, watcher: Watcher) -> int:
     """Run the steps, following their log; return the exit code, 128 + n after signal n."""
-    argv = build_guard.command(steps, building=plan.building, grace=build_guard.GRACE)
+    argv = build_steps.command(steps, building=plan.building, grace=build_steps.GRACE)
     with plan.log_file.open(errors="replace") as reading:
         reading.seek(0, os.SEEK_END)
         try:
@@ -486,7 +486,7 @@ def _follow(guard: subprocess.Popen[str], readline: Callable[[], str], watcher: 
 
 
 def _environment(plan: _Plan) -> dict[str, str]:
-    temporary = str(plan.building / build_guard.TMP)
+    temporary = str(plan.building / build_steps.TMP)
     given = dict(plan.recipe.environment) if plan.recipe is not None else {}
     # DIB_QUIET: with --logfile, disk-image-create would say nothing here.
     return {"DIB_QUIET": "0", **given, "TMP_DIR": temporary, "TMPDIR": temporary}
