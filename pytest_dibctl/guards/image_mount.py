@@ -8,15 +8,12 @@ the pipe on its stdin closes, and the kernel kills it with the tool; with it go,
 every process in its namespace, the mounts, the loop devices and the export. There is no other way of
 cleaning up that could be forgotten.
 
-It is started by ``process.isolated_python`` and imports nothing but the standard library, ``errors`` and
-``process``.
+``namespace`` starts it, and says what it may import.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import ctypes
 import dataclasses
 import json
 import os
@@ -29,14 +26,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pytest_dibctl.errors import ArtifactError, CommandError, DibctlError
+from pytest_dibctl.guards import namespace
 from pytest_dibctl.system import process
 
 DISK, ROOT, COMMANDS, ENTER = "disk", "root", "commands", "enter"
 """What is in the guard's directory: the raw disk, the tree, the tree to run commands in, and the program
 that runs one there."""
-
-CLONE_NEWNS = 0x00020000
-"""The kernel's number for a mount namespace; Python has ``os.unshare`` since 3.12."""
 
 OPTIONS = ("ro", "nodev", "nosuid")
 """How everything of the image is mounted; what is executable has to look so."""
@@ -113,11 +108,9 @@ class Part:
 
 def command(image: Path, disk_format: str, directory: Path) -> list[str]:
     """Return the argv of a guard that opens ``image`` in ``directory``, which must exist and be empty."""
-    guard = process.isolated_python(__name__)
     options = [f"--image={image}", f"--format={disk_format}", directory_option(directory)]
-    private = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--"]
-    apart = f"--apart-from={process.mount_namespace()}"
-    return process.die_with_parent([*private, *guard, *options, apart])
+    private = ["--mount", "--pid", "--fork", "--kill-child=KILL"]
+    return process.die_with_parent(namespace.command(__name__, options, namespaces=private))
 
 
 def directory_option(directory: Path) -> str:
@@ -127,14 +120,13 @@ def directory_option(directory: Path) -> str:
 
 def main() -> NoReturn:
     """Open the image, say so as one line of JSON, and hold it until stdin closes."""
-    parser = argparse.ArgumentParser()
+    parser = namespace.parser()
     parser.add_argument("--image", type=Path, required=True)
     parser.add_argument("--format", required=True)
     parser.add_argument("--directory", type=Path, required=True)
-    parser.add_argument("--apart-from", required=True)
     options = parser.parse_args()
     try:
-        if options.apart_from == process.mount_namespace():
+        if namespace.is_missing(options):
             raise ArtifactError("the guard has no mount namespace of its own; nothing was mounted")
         answer = _open(options.image, options.format, options.directory)
     except DibctlError as error:
@@ -183,9 +175,10 @@ def _leave_to_the_daemon() -> None:
     The last task of a mount namespace unmounts, on its way out, what is mounted there. If that were the
     daemon, it would wait for ever for blocks of the filesystem that only itself could still deliver.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWNS) != 0:
-        raise ArtifactError(f"no second mount namespace: {os.strerror(ctypes.get_errno())}")
+    try:
+        namespace.unshare(namespace.NEW_MOUNTS)
+    except OSError as error:
+        raise ArtifactError(f"no second mount namespace: {error.strerror}") from None
 
 
 def _export(image: Path, disk_format: str, disk: Path) -> None:

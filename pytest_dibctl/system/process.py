@@ -85,11 +85,6 @@ def isolated_python(module: str) -> list[str]:
     return [interpreter(), "-I", "-c", bootstrap, str(Path(__file__).resolve().parent.parent)]
 
 
-def mount_namespace() -> str:
-    """Return what tells this process's mount namespace from others."""
-    return str(Path("/proc/self/ns/mnt").readlink())
-
-
 def command_line(argv: Sequence[str]) -> str:
     """Return ``argv`` as a line that can be pasted into a shell."""
     return shlex.join(argv)

@@ -381,7 +381,7 @@ def test_when_run_and_guard_are_killed_the_next_build_removes_what_is_left(
     loops = out / ".tiny.qcow2.building" / build_steps.LOOPS
     wait_until(loops.exists, "the guard did not note its loop device")
     below = descendants(running.pid)
-    [guard] = [pid for pid in below if "build_steps" in arguments(pid)]
+    [guard] = [pid for pid in below if "guards.build_steps" in arguments(pid)]
     [loop] = json.loads(loops.read_text())
     device = Path("/sys/block") / loop["name"] / "loop" / "backing_file"
     assert device.read_text().strip().endswith("/image0.raw")
