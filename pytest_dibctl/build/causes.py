@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pytest_dibctl.build import dib, preflight
+from pytest_dibctl.build import dib
+from pytest_dibctl.system.packages import PACKAGES
 
 FULL = 16 * 1024 * 1024
 """Bytes; with less than this left, a directory counts as full."""
@@ -69,7 +70,7 @@ def _command(said: str, _directory: Path, _recipe: dib.Recipe | None) -> str | N
         r"([\w.-]+): (?:command not found|not found$)|No such file or directory: '([\w.-]+)'", said
     )
     name = (match.group(1) or match.group(2)) if match else None
-    package = preflight.PACKAGES.get(name) if name else None
+    package = PACKAGES.get(name) if name else None
     return f"apt-get install {package}" if package else None
 
 

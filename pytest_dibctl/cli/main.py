@@ -420,14 +420,16 @@ def run_completion(arguments: Arguments) -> int:
 
 def run_doctor(arguments: Arguments) -> int:
     """``dibctl doctor``: exits 1 while something needed is missing."""
-    from pytest_dibctl.build import preflight
+    from pytest_dibctl.run import doctor
+    from pytest_dibctl.system import packages
+    from pytest_dibctl.system.checks import missing_packages
 
-    checks = preflight.doctor()
+    checks = doctor.examine()
     if arguments.install:
-        missing = preflight.missing_packages(checks)
+        missing = missing_packages(checks)
         if missing:
-            preflight.install(missing, progress=say)
-            checks = preflight.doctor()
+            packages.install(missing, progress=say)
+            checks = doctor.examine()
     if arguments.json:
         print_json([check.as_dict() for check in checks])
     else:

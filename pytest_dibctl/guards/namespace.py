@@ -20,6 +20,9 @@ NEW_MOUNTS: Final = 0x00020000
 NEW_PIDS: Final = 0x20000000
 """The kernel's numbers for namespaces of mounts and of process ids."""
 
+TOOLS: Final = ("unshare", "setpriv")
+"""The programs that start a guard, and have the kernel end it with its starter."""
+
 _APART: Final = "--apart-from"
 
 
