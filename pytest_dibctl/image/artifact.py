@@ -61,6 +61,14 @@ class Identity:
         stat = path.stat()
         return cls(size=stat.st_size, mtime_ns=stat.st_mtime_ns, inode=stat.st_ino)
 
+    @classmethod
+    def if_any(cls, path: Path) -> Self | None:
+        """Return the identity of ``path``, None where no file can be looked at."""
+        try:
+            return cls.of(path)
+        except OSError:
+            return None
+
 
 def stem(path: Path) -> Path:
     """Return ``path`` without its last suffix if that suffix names an image format.

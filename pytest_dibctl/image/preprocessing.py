@@ -168,7 +168,7 @@ class _Job:
 
     def make(self) -> Artifact:
         """Run the command and return what it made."""
-        before = self._identity()
+        before = Identity.if_any(self.output)
         started = time.monotonic()
         self.progress(f"preprocessing: {process.command_line(self.argv)}")
         try:
@@ -176,7 +176,7 @@ class _Job:
             self._execute()
             made = self._inspected(hint="the command has to write an image to %(output_filename)s")
         except BaseException as error:
-            if self._identity() != before:
+            if Identity.if_any(self.output) != before:
                 self.remove()
             # Last: whoever interrupts even this leaves a file that is known to be unfinished.
             self._unfinished.unlink(missing_ok=True)
@@ -230,11 +230,6 @@ class _Job:
         same_kind = found.layout in {self.source.layout, "unknown"}
         booted_by = self.source if same_kind else found
         return dataclasses.replace(found, kernel=booted_by.kernel, initrd=booted_by.initrd)
-
-    def _identity(self) -> Identity | None:
-        with contextlib.suppress(OSError):
-            return Identity.of(self.output)
-        return None
 
     def _unwritable(self, error: OSError) -> PreprocessingError:
         return self._failure(f"{error.filename or self.output}: {error.strerror or error}")
