@@ -22,16 +22,16 @@ def failed(plan: Plan, code: int, watcher: Watcher, seconds: float) -> BuildErro
     failure = watcher.failure()
     hint = causes.hint(failure.text, directory=plan.target.parent, recipe=plan.recipe)
     if code in _NOT_STARTED and (missing := _not_started(plan, failure.where)):
-        said, what_next = missing
-        return BuildError(f"{said}\nlog: {plan.log_file}", hint=hint or what_next, exit_code=code)
+        message, what_next = missing
+        return BuildError(f"{message}\nlog: {plan.log_file}", hint=hint or what_next, exit_code=code)
     ended = process.describe_exit(128 - code if code > 128 else code)  # noqa: PLR2004 -- a signal's number
     where = f" in {failure.where}" if failure.where else ""
     lines = list(failure.lines)
     if causes.cut_off(failure.text, plan.target.parent):
         lines.append(f"{causes.NO_SPACE}; the log is cut off, too")
-    said = "".join(f"\n  {line}" for line in lines)
+    shown = "".join(f"\n  {line}" for line in lines)
     return BuildError(
-        f"{plan.image.at()}: the build {ended}{where} after {seconds:.0f} s{said}\nlog: {plan.log_file}",
+        f"{plan.image.at()}: the build {ended}{where} after {seconds:.0f} s{shown}\nlog: {plan.log_file}",
         hint=hint,
         exit_code=code,
     )

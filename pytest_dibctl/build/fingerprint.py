@@ -118,17 +118,17 @@ def arguments(
     """
     own = {target, artifact.record_file(target), target.with_name(f"{target.name}.build.log")}
     own |= {artifact.companion(target, suffix) for suffix in artifact.COMPANIONS}
-    found = {}
+    digests = {}
     for argument in _arguments(external):
         name = f"file:{argument}"
         path = Path(os.path.normpath(cwd.absolute() / argument))
         if old.get(name) == MADE:
-            found[name] = MADE
+            digests[name] = MADE
         # A whole script in one argument is too long for a file's name.
         with contextlib.suppress(OSError, ValueError):
-            if name not in found and path not in own and path.is_file():
-                found[name] = _file_digest(path)
-    return found
+            if name not in digests and path not in own and path.is_file():
+                digests[name] = _file_digest(path)
+    return digests
 
 
 def _arguments(external: Sequence[Command]) -> Iterator[str]:

@@ -24,9 +24,9 @@ def made_by(plan: Plan, *, before: Identity | None) -> Path:
         # An external command that does not use the name it is offered writes to the place itself.
         made = plan.target
     if not made.exists():
-        found = ", ".join(sorted(path.name for path in made.parent.iterdir())) or "nothing"
+        others = ", ".join(sorted(path.name for path in made.parent.iterdir())) or "nothing"
         raise BuildError(
-            f"{plan.image.at()}: the build ended well but made no {made.name}; it made: {found}\n"
+            f"{plan.image.at()}: the build ended well but made no {made.name}; it made: {others}\n"
             f"log: {plan.log_file}",
             hint="an external_build command has to write the file %(output_filename)s"
             if plan.image.settings.external_build
@@ -93,8 +93,9 @@ def _replace(source: Path, target: Path) -> None:
 
 
 def _companions(target: Path) -> dict[str, Identity]:
-    found = {suffix: Identity.if_any(artifact.companion(target, suffix)) for suffix in artifact.COMPANIONS}
-    return {suffix: identity for suffix, identity in found.items() if identity is not None}
+    files = {suffix: artifact.companion(target, suffix) for suffix in artifact.COMPANIONS}
+    identities = {suffix: Identity.if_any(file) for suffix, file in files.items()}
+    return {suffix: identity for suffix, identity in identities.items() if identity is not None}
 
 
 def _remove_stale_companions(plan: Plan, moved: set[str]) -> None:

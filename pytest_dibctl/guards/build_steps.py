@@ -205,7 +205,7 @@ def _wait_for(ended: int, building: Path, seen: dict[str, Loop]) -> None:
 
 
 def _say(text: str) -> None:
-    """Write a line to the build's log, which may lie on a full disk."""
+    """Write a line to the build's log; a full disk is no error."""
     with contextlib.suppress(OSError):
         os.write(1, f"{text}\n".encode(errors="replace"))
 
@@ -251,7 +251,7 @@ def _release(building: Path, proc: MachineProc) -> None:
 
 
 def _is_dead(proc: str) -> bool:
-    """Tell whether ``proc`` is that of a namespace that is gone: nobody has a self there."""
+    """Tell whether ``proc`` is that of a namespace that is gone: no process has a self there."""
     try:
         Path(proc, "self").readlink()
     except OSError:
@@ -302,10 +302,10 @@ def _still(loop: Loop) -> bool:
     """Tell whether the device still has that very file behind it; its path may be gone with its mount."""
     columns = "BACK-MAJ:MIN,BACK-INO,BACK-FILE"
     try:
-        said = process.run(
+        listed = process.run(
             ["losetup", "--list", "--json", "--output", columns, f"/dev/{loop.name}"], check=False
         )
-        [device] = json.loads(said.output)["loopdevices"]
+        [device] = json.loads(listed.output)["loopdevices"]
     except (CommandError, ValueError, KeyError):
         return False
     numbers = f"{os.major(loop.device)}:{os.minor(loop.device)}"

@@ -86,7 +86,7 @@ def companion(path: Path, suffix: str) -> Path:
 
 
 def record_file(path: Path) -> Path:
-    """Return the file that holds how the image ``path`` was built; ``builder`` writes it."""
+    """Return the file that holds how the image ``path`` was built; ``build.outputs`` writes it."""
     return path.with_name(path.name + _RECORD)
 
 
@@ -100,17 +100,17 @@ def inspect(path: Path) -> Artifact:
     """
     path = path.absolute()
     identity = _identity(path)
-    found = verify(path)
+    verified = verify(path)
     kernel, initrd = (companion(path, suffix) for suffix in COMPANIONS)
     return Artifact(
         path=path,
-        disk_format=found.disk_format,
+        disk_format=verified.disk_format,
         size=identity.size,
-        virtual_size=found.virtual_size,
+        virtual_size=verified.virtual_size,
         sha512=digest(path, identity),
         kernel=kernel if kernel.is_file() else None,
         initrd=initrd if initrd.is_file() else None,
-        layout=found.layout,
+        layout=verified.layout,
     )
 
 
@@ -126,8 +126,8 @@ class Verified:
 def verify(path: Path) -> Verified:
     """Return what ``path`` is; raises ArtifactError unless it is a whole image."""
     _identity(path)
-    found = _image_info(path)
-    disk_format, virtual_size = str(found["format"]), int(found["virtual-size"])
+    info = _image_info(path)
+    disk_format, virtual_size = str(info["format"]), int(info["virtual-size"])
     if disk_format == "raw" and path.suffix == ".qcow2":
         raise ArtifactError(
             f"{path}: not a qcow2 image, although its name says so",
@@ -165,8 +165,9 @@ def _qemu_img(*argv: str, check: bool = True) -> process.Result:
 def _image_info(path: Path) -> Mapping[str, Any]:
     result = _qemu_img("info", "--force-share", "--output=json", str(path), check=False)
     if result.returncode != 0:
-        said = result.errors.strip().removeprefix("qemu-img: ") or f"qemu-img exited with {result.returncode}"
-        raise ArtifactError(f"{path}: not a readable image: {said}", hint="build or fetch it again")
+        complaint = result.errors.strip().removeprefix("qemu-img: ")
+        reason = complaint or f"qemu-img exited with {result.returncode}"
+        raise ArtifactError(f"{path}: not a readable image: {reason}", hint="build or fetch it again")
     info: Mapping[str, Any] = json.loads(result.output)
     return info
 
@@ -178,11 +179,11 @@ def _check_whole(path: Path, disk_format: str) -> None:
     result = _qemu_img("check", "--force-share", "--output=json", "-f", disk_format, str(path), check=False)
     # 3 is leaked clusters: wasteful, and nothing is missing.
     if result.returncode not in (0, 3):
-        said = next(
+        complaint = next(
             iter(result.errors.strip().splitlines()), f"qemu-img check exited with {result.returncode}"
         )
         raise ArtifactError(
-            f"{path}: the image is truncated or damaged: {said.removeprefix('ERROR: ')}",
+            f"{path}: the image is truncated or damaged: {complaint.removeprefix('ERROR: ')}",
             hint="build or fetch it again",
         )
 

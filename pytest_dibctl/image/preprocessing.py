@@ -152,7 +152,7 @@ class _Job:
             raise StoppedError("interrupted")
 
     def is_whole(self) -> bool:
-        """Return whether the output is there, and not because somebody was killed while making it."""
+        """Return whether the output is there, and whole: no run was killed while making it."""
         if self._unfinished.exists():
             self.progress(f"{self.output.name} was left unfinished by an earlier run and is made again")
             return False
@@ -178,7 +178,7 @@ class _Job:
         except BaseException as error:
             if Identity.if_any(self.output) != before:
                 self.remove()
-            # Last: whoever interrupts even this leaves a file that is known to be unfinished.
+            # Last: an interruption of the removal leaves a file that is known to be unfinished.
             self._unfinished.unlink(missing_ok=True)
             if isinstance(error, OSError):
                 raise self._unwritable(error) from None
@@ -196,30 +196,30 @@ class _Job:
             self.progress(f"{self.output} could not be removed: {error.strerror}")
 
     def _execute(self) -> None:
-        said: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
+        last_lines: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
 
-        def hear(line: str) -> None:
+        def keep(line: str) -> None:
             log.debug("preprocessing: %s", line)
-            said.append(line)
+            last_lines.append(line)
 
         # A command that outlived us would write to a file that another run makes by then.
         argv = process.die_with_parent(self.argv)
         try:
             result = process.run(
-                argv, cwd=self.cwd, check=False, on_line=hear, credentials=True, stopped=self.stopped
+                argv, cwd=self.cwd, check=False, on_line=keep, credentials=True, stopped=self.stopped
             )
         except CommandError as error:
             raise self._failure(error.message) from None
         if result.returncode != 0:
             ended = f"{process.command_line(self.argv)} {process.describe_exit(result.returncode)}"
-            raise self._failure("\n  ".join([ended, *said]))
+            raise self._failure("\n  ".join([ended, *last_lines]))
 
     def _inspected(self, *, hint: str) -> Artifact:
         try:
-            found = images.inspect(self.output)
+            made = images.inspect(self.output)
         except ArtifactError as error:
             raise PreprocessingError(f"{self.where}: {error.message}", hint=hint) from None
-        described = GLANCE_NAMES.get(found.disk_format, found.disk_format)
+        described = GLANCE_NAMES.get(made.disk_format, made.disk_format)
         # Anything at all is raw to QEMU: an archive, an ISO image.
         if described not in {"raw", self.disk_format}:
             self.progress(
@@ -227,12 +227,12 @@ class _Job:
                 "check glance.disk_format of the environment"
             )
         # A whole disk made of a bare filesystem boots by itself.
-        same_kind = found.layout in {self.source.layout, "unknown"}
-        booted_by = self.source if same_kind else found
-        return dataclasses.replace(found, kernel=booted_by.kernel, initrd=booted_by.initrd)
+        same_kind = made.layout in {self.source.layout, "unknown"}
+        booted_by = self.source if same_kind else made
+        return dataclasses.replace(made, kernel=booted_by.kernel, initrd=booted_by.initrd)
 
     def _unwritable(self, error: OSError) -> PreprocessingError:
         return self._failure(f"{error.filename or self.output}: {error.strerror or error}")
 
-    def _failure(self, said: str) -> PreprocessingError:
-        return PreprocessingError(f"{self.where}: {said}")
+    def _failure(self, reason: str) -> PreprocessingError:
+        return PreprocessingError(f"{self.where}: {reason}")

@@ -60,7 +60,10 @@ class Statement:
 
     def same_matter(self, other: Statement) -> bool:
         """Whether a newer statement takes the place of this one."""
-        mine, theirs = ((one.sha512, one.label, one.environment, one.whole) for one in (self, other))
+        mine, theirs = (
+            (statement.sha512, statement.label, statement.environment, statement.whole)
+            for statement in (self, other)
+        )
         return mine == theirs
 
     def as_data(self) -> dict[str, Any]:
@@ -106,7 +109,7 @@ def read(image: Path) -> tuple[Statement, ...]:
         lines = file_of(image).read_text().splitlines()
     except (OSError, UnicodeDecodeError):
         return ()
-    return tuple(found for line in lines if (found := _parsed(line)) is not None)
+    return tuple(statement for line in lines if (statement := _parsed(line)) is not None)
 
 
 def add(image: Path, statement: Statement) -> Path:
@@ -116,8 +119,8 @@ def add(image: Path, statement: Statement) -> Path:
     """
     target = file_of(image)
     with locks.exclusive(target.with_name(f".{target.name}.lock"), mode=0o644, timeout=LOCK_PATIENCE):
-        kept = [one for one in read(image) if not one.same_matter(statement)]
-        lines = [json.dumps(one.as_data()) for one in [*kept, statement][-MOST:]]
+        kept = [older for older in read(image) if not older.same_matter(statement)]
+        lines = [json.dumps(written.as_data()) for written in [*kept, statement][-MOST:]]
         files.write_atomically(target, "\n".join(lines) + "\n", mode=0o644)
     return target
 
@@ -132,8 +135,10 @@ def vouching(image: Entry[Image], path: Path, sha512: str) -> Statement | None:
     for statement in read(path):
         if statement.sha512 == sha512 and statement.label == image.label and statement.whole:
             newest[statement.environment] = statement
-    passing = [one for one in newest.values() if one.vouches and listed <= set(one.entries)]
-    return max(passing, key=lambda one: one.finished, default=None)
+    passing = [
+        statement for statement in newest.values() if statement.vouches and listed <= set(statement.entries)
+    ]
+    return max(passing, key=lambda statement: statement.finished, default=None)
 
 
 def configuration_of(image: Entry[Image]) -> dict[str, str]:

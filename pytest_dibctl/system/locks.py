@@ -19,7 +19,7 @@ from pytest_dibctl.system.waiting import POLL, wait_until
 
 @contextlib.contextmanager
 def opened(path: Path, *, create: bool = True, mode: int = 0o600) -> Iterator[int]:
-    """Open the file of a lock and yield its descriptor, which nobody holds yet; closed in the end.
+    """Open the file of a lock and yield its descriptor, not locked yet; it is closed in the end.
 
     ``path`` may be a directory, which must exist. ``mode`` is for a file that is made now. Raises OSError,
     FileNotFoundError among them for a file that is not there without ``create``.

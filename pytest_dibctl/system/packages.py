@@ -73,10 +73,10 @@ def install(packages: Sequence[str], *, progress: Callable[[str], None]) -> None
 
 
 def _apt(argv: Sequence[str], progress: Callable[[str], None]) -> None:
-    said: list[str] = []
+    lines: list[str] = []
 
-    def hear(line: str) -> None:
-        said.append(line)
+    def keep(line: str) -> None:
+        lines.append(line)
         if line.startswith(("Setting up ", "Get:", "Err:", "E: ")):
             progress(line)
 
@@ -84,11 +84,11 @@ def _apt(argv: Sequence[str], progress: Callable[[str], None]) -> None:
         # An apt of unattended-upgrades may be at work on a fresh machine: wait for it instead of failing.
         environment = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
         waiting = [argv[0], "-o", "DPkg::Lock::Timeout=120", *argv[1:]]
-        result = process.run(waiting, env=environment, check=False, on_line=hear)
+        result = process.run(waiting, env=environment, check=False, on_line=keep)
     except CommandError as error:
         raise PreflightError(error.message, hint=error.hint) from None
     if result.returncode != 0:
-        errors = [line for line in said if line.startswith(("E:", "Err:"))] or said[-5:]
+        errors = [line for line in lines if line.startswith(("E:", "Err:"))] or lines[-5:]
         raise PreflightError(
             f"{' '.join(argv)} {process.describe_exit(result.returncode)}"
             + "".join(f"\n  {line}" for line in errors),

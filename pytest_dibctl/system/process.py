@@ -95,7 +95,7 @@ def die_with_parent(argv: Sequence[str]) -> list[str]:
 
     To be started by this process, not by another one.
     """
-    # A parent that died before the signal was asked for sends none: hence the look at who it is now.
+    # A parent that died before the signal was asked for sends none: hence the look at the parent now.
     # 0 is what a parent outside a new pid namespace looks like from inside.
     orphan_check = 'case "$PPID" in 0 | "$0") exec "$@" ;; *) exit 143 ;; esac'
     return ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", orphan_check, str(os.getpid()), *argv]
@@ -162,10 +162,10 @@ def run(
         seconds=time.monotonic() - started,
     )
     if check and returncode != 0:
-        said = (errors or output).strip().splitlines()[-10:]
+        last_lines = (errors or output).strip().splitlines()[-10:]
         raise CommandError(
             f"{argv[0]} {describe_exit(returncode)}: {command_line(argv)}"
-            + "".join(f"\n  {line}" for line in said),
+            + "".join(f"\n  {line}" for line in last_lines),
         )
     return result
 
@@ -201,7 +201,8 @@ def spawn(
 ) -> Iterator[subprocess.Popen[str]]:
     """Start a command in a session of its own; its whole process group is stopped on leaving.
 
-    The process belongs to the caller inside the block and to nobody after it.
+    The process belongs to the caller inside the block and is gone after it. Raises CommandError when it
+    cannot be started.
     """
     process = start(
         argv,

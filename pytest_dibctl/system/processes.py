@@ -26,9 +26,9 @@ _DEAD = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 def parent(pid: int) -> int | None:
     """Return the parent of a process, None if the process is dead."""
     with contextlib.suppress(psutil.Error):
-        found = Process(pid)
-        with found.oneshot():
-            return None if found.status() in _DEAD else found.ppid()
+        process_ = Process(pid)
+        with process_.oneshot():
+            return None if process_.status() in _DEAD else process_.ppid()
     return None
 
 
@@ -38,7 +38,7 @@ def is_alive(pid: int) -> bool:
 
 
 def is_child(pid: int) -> bool:
-    """Whether a living process is a child of this one; an id that was given anew is somebody else's child."""
+    """Whether a living process is a child of this one; an id that was given anew is another's child."""
     return parent(pid) == os.getpid()
 
 
@@ -51,31 +51,33 @@ def has_argument(pid: int, argument: str) -> bool:
 
 def with_argument(argument: str) -> tuple[Process, ...]:
     """Return the living processes that have ``argument``, whole, on their command line."""
-    return _living(lambda found: argument in found.cmdline())
+    return _living(lambda candidate: argument in candidate.cmdline())
 
 
 def with_variable(name: str, value: str) -> tuple[Process, ...]:
     """Return the living processes that were started with the environment variable, this one left out."""
-    found = _living(lambda found: found.environ().get(name) == value)
-    return tuple(other for other in found if other.pid != os.getpid())
+    started = _living(lambda candidate: candidate.environ().get(name) == value)
+    return tuple(process_ for process_ in started if process_.pid != os.getpid())
 
 
 def working_in(directory: Path, *, program: str) -> tuple[Process, ...]:
     """Return the living processes in a working directory that have ``program`` on their command line."""
     return _living(
-        lambda found: found.cwd() == str(directory) and any(program in part for part in found.cmdline())
+        lambda candidate: (
+            candidate.cwd() == str(directory) and any(program in part for part in candidate.cmdline())
+        )
     )
 
 
 def _living(matches: Callable[[Process], bool]) -> tuple[Process, ...]:
     """Return the living processes that match; one that may not be looked into does not."""
-    found = []
+    living = []
     for pid in psutil.pids():
         with contextlib.suppress(psutil.Error):
             candidate = Process(pid)
             if matches(candidate) and candidate.status() not in _DEAD:
-                found.append(candidate)
-    return tuple(found)
+                living.append(candidate)
+    return tuple(living)
 
 
 def send(number: signal.Signals, receivers: Iterable[Process]) -> None:
@@ -90,11 +92,11 @@ def end_marked(run_id: str, *, grace: float = process.KILL_GRACE) -> tuple[int, 
 
     They get SIGTERM and, where that does not end them within ``grace`` seconds, SIGKILL and as long again.
     """
-    found = _marked(run_id)
+    outlived = _marked(run_id)
     for number in (signal.SIGTERM, signal.SIGKILL):
         send(number, _marked(run_id))
         wait_until(lambda: not _marked(run_id), timeout=grace, poll=0.05)
-    return tuple(one.pid for one in found)
+    return tuple(process_.pid for process_ in outlived)
 
 
 def _marked(run_id: str) -> tuple[Process, ...]:
