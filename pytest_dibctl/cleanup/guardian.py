@@ -21,7 +21,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -29,7 +28,7 @@ from typing import IO, TYPE_CHECKING
 from pytest_dibctl.errors import DibctlError, NotInConfigError
 from pytest_dibctl.run.ledger import GUARDIAN, LOCK, Ledger
 from pytest_dibctl.system import locks, process
-from pytest_dibctl.system.waiting import wait_until
+from pytest_dibctl.system.waiting import growing, wait_until
 
 if TYPE_CHECKING:
     from pytest_dibctl.config.entry import Entry
@@ -243,19 +242,18 @@ def _clean_up(run: Ledger, charge: Charge) -> int:
     from pytest_dibctl.system import processes
 
     processes.end_marked(run.run_id)
-    deadline, pause = time.monotonic() + RETRY_FOR, 1.0
-    while True:
+
+    def is_clean() -> bool:
         records = [record for record in run.records() if record.kept is None]
-        failed = False
-        for removal in sweep.sweep_records(charge.environment, run, records, cwd=charge.cwd):
+        removals = list(sweep.sweep_records(charge.environment, run, records, cwd=charge.cwd))
+        for removal in removals:
             log.info("%s: %s", removal.resource, removal.outcome)
-            failed = failed or removal.state is not State.REMOVED
-        if not failed or time.monotonic() > deadline:
-            break
-        time.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE)
+        return all(removal.state is State.REMOVED for removal in removals)
+
+    pauses = growing(1.0, factor=2.0, longest=LONGEST_PAUSE)
+    clean = wait_until(is_clean, timeout=RETRY_FOR, poll=pauses)
     run.remove_if_empty()
-    return int(failed)
+    return int(not clean)
 
 
 if __name__ == "__main__":
