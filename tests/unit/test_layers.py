@@ -38,6 +38,8 @@ MAY_IMPORT = {
     "argcomplete": ("cli",),
     "rich": ("cli",),
     "psutil": ("system",),
+    "fcntl": ("system",),
+    "filelock": (),
     "openstack": ("clouds.openstack", "publish"),
     "keystoneauth1": ("clouds.openstack", "publish"),
     "qemu": ("clouds.qemu",),
