@@ -88,7 +88,7 @@ def command(steps: Sequence[Step], *, building: Path, grace: float = GRACE) -> l
 
 def main() -> NoReturn:
     """Run steps under guard and exit as the last that ran does; 128 + n after signal n."""
-    parser = namespace.parser()
+    parser = namespace.parser(required=False)
     parser.add_argument("--building", type=Path, required=True)
     parser.add_argument("--grace", type=float, required=True)
     parser.add_argument("steps", nargs="+", type=lambda text: Step(**json.loads(text)))

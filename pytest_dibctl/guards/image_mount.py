@@ -120,7 +120,7 @@ def directory_option(directory: Path) -> str:
 
 def main() -> NoReturn:
     """Open the image, say so as one line of JSON, and hold it until stdin closes."""
-    parser = namespace.parser()
+    parser = namespace.parser(required=True)
     parser.add_argument("--image", type=Path, required=True)
     parser.add_argument("--format", required=True)
     parser.add_argument("--directory", type=Path, required=True)

@@ -38,10 +38,13 @@ def command(module: str, arguments: Sequence[str], *, namespaces: Sequence[str] 
     return ["unshare", *namespaces, "--", *guard, f"{_APART}={_mount_namespace()}", *arguments]
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return a parser of a guard's arguments, which reads what ``command`` adds to them."""
+def parser(*, required: bool) -> argparse.ArgumentParser:
+    """Return a parser of a guard's arguments, which reads what ``command`` adds to them.
+
+    ``required`` refuses a start without namespaces of its own.
+    """
     parser_ = argparse.ArgumentParser()
-    parser_.add_argument(_APART)
+    parser_.add_argument(_APART, required=required)
     return parser_
 
 
