@@ -3,56 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
-import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pytest_dibctl.build import causes, dib, preflight
 from pytest_dibctl.errors import PreflightError
 from pytest_dibctl.guards import namespace
-from pytest_dibctl.run import doctor
-from pytest_dibctl.system import checks, packages, process
+from pytest_dibctl.system import checks
 from pytest_dibctl.system.checks import Check
 from tests.support import building
-
-
-def recipe(*names: str, **options: Any) -> dib.Recipe:
-    return dib.Recipe(
-        argv_options=(),
-        options=dib.Options(**options),
-        named=names,
-        elements=tuple(dib.Element(name=name, path=Path("/e") / name) for name in names),
-        environment={},
-        arch="amd64",
-        version="3.43.0",
-    )
-
-
-def programs(directory: Path, *names: str) -> str:
-    """A PATH with just these programs on it."""
-    for name in names:
-        file = directory / name
-        file.write_text("#!/bin/sh\n")
-        file.chmod(0o755)
-    return str(directory)
-
-
-@pytest.fixture
-def only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Leave only the named programs to be found."""
-
-    def leave(*names: str) -> None:
-        (tmp_path / "bin").mkdir()
-        path = programs(tmp_path / "bin", *names)
-        monkeypatch.setattr(process, "tool_path", lambda: path)
-
-    return leave
-
+from tests.support.building import recipe
 
 ALL = ("disk-image-create", "mkfs.ext4", "debootstrap", *namespace.TOOLS, *preflight.BUILD_TOOLS)
 
@@ -116,20 +79,6 @@ def test_tools_depend_on_the_elements(
 def test_mmdebstrap_stands_in_for_debootstrap(only: Callable[..., None]) -> None:
     only("mmdebstrap")
     assert "debootstrap" not in preflight.build_tools(recipe("debootstrap"))
-
-
-def test_every_tool_that_is_asked_for_has_a_package() -> None:
-    asked = {
-        *namespace.TOOLS,
-        *preflight.BUILD_TOOLS,
-        *preflight.PARTITION_TOOLS,
-        *preflight.EFI_TOOLS,
-        *doctor.GUEST_TOOLS,
-        *preflight.build_tools(
-            recipe("debootstrap", "block-device-efi-lvm", "source-repositories", "cache-url")
-        ),
-    }
-    assert asked <= packages.PACKAGES.keys()
 
 
 def missing(name: str) -> Check:
@@ -197,106 +146,6 @@ def test_external_commands_need_little_and_may_have_any_path(
 ) -> None:
     only("setpriv", "qemu-img")
     preflight.for_build(building.entry(tmp_path), None, tmp_path / "with blank.qcow2")
-
-
-@pytest.mark.usefixtures("tmp_path")
-def test_without_root_the_build_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    check = checks.root()
-    assert (check.ok, check.fix) == (False, "run it as root, for example with sudo")
-
-
-def test_root_of_an_unprivileged_container_is_no_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(checks, "_capable", lambda bit: bit != 21)
-    check = checks.root()
-    assert not check.ok
-    assert "sys_admin" in check.detail
-
-
-def test_a_working_kernel_is_not_complained_about() -> None:
-    assert checks.filesystem("proc").ok
-    assert not checks.filesystem("no-such-filesystem").ok
-    assert checks._capable(0) == (os.geteuid() == 0)
-
-
-def test_the_doctor_looks_at_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(doctor, "_kvm", lambda: missing("KVM"))
-    examined = {check.name: check for check in doctor.examine(tmp_path)}
-    assert {
-        "disk-image-create",
-        "debootstrap",
-        "ssh",
-        "kpartx",
-        "free space",
-        "device-mapper",
-        "KVM",
-    } <= examined.keys()
-    assert not examined["kpartx"].required
-    assert examined["debootstrap"].required
-    assert examined["ssh"].as_dict()["package"] == "openssh-client"
-
-
-def test_missing_packages_are_listed_once_and_sorted(only: Callable[..., None]) -> None:
-    only("losetup")
-    looked_for = [checks.tool(name) for name in ("sgdisk", "mount", "losetup", "lsattr", "mkfs.ext4")]
-    assert checks.missing_packages(looked_for) == ["e2fsprogs", "gdisk", "mount"]
-
-
-def apt(directory: Path, body: str) -> str:
-    script = directory / "apt-get"
-    script.write_text(f"#!/bin/sh\n{body}\n")
-    script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    return f"{directory}:/usr/bin:/bin"
-
-
-@pytest.fixture
-def as_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-
-
-@pytest.mark.usefixtures("as_root")
-def test_packages_are_installed_after_an_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    body = f'echo "$DEBIAN_FRONTEND $*" >> {tmp_path}/calls; echo "Setting up x"; echo other'
-    path = apt(tmp_path, body)
-    monkeypatch.setattr(process, "tool_path", lambda: path)
-    monkeypatch.setenv("PATH", path)
-    told: list[str] = []
-    packages.install(["gdisk", "kpartx"], progress=told.append)
-    assert (tmp_path / "calls").read_text().splitlines() == [
-        "noninteractive -o DPkg::Lock::Timeout=120 update",
-        "noninteractive -o DPkg::Lock::Timeout=120 install --yes --no-install-recommends gdisk kpartx",
-    ]
-    assert told == ["installing gdisk kpartx", "Setting up x", "Setting up x"]
-
-
-@pytest.mark.usefixtures("as_root")
-def test_a_failing_apt_is_told_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = apt(tmp_path, "echo reading; echo 'E: Unable to fetch' >&2; exit 100")
-    monkeypatch.setattr(process, "tool_path", lambda: path)
-    monkeypatch.setenv("PATH", path)
-    with pytest.raises(
-        PreflightError, match=r"apt-get update exited with 100\n  E: Unable to fetch\nhint"
-    ) as caught:
-        packages.install(["gdisk"], progress=lambda _line: None)
-    assert caught.value.hint
-
-
-def test_packages_need_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    path = apt(tmp_path, "exit 1")
-    monkeypatch.setattr(process, "tool_path", lambda: path)
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(PreflightError, match="needs root") as caught:
-        packages.install(["gdisk"], progress=lambda _line: None)
-    assert caught.value.hint == "as root: apt-get install gdisk"
-
-
-def test_packages_need_apt(only: Callable[..., None]) -> None:
-    only()
-    with pytest.raises(PreflightError, match="no apt-get here to install gdisk"):
-        packages.install(["gdisk"], progress=lambda _line: None)
 
 
 @pytest.mark.parametrize(
