@@ -12,7 +12,7 @@ from typing import Literal
 from pytest_dibctl.build import execution, failure, outputs, preflight
 from pytest_dibctl.build.execution import POLL, Progress
 from pytest_dibctl.build.log import HEARTBEAT, Watcher
-from pytest_dibctl.build.plan import Plan, checked_recipe, is_built_here, plan_for, target_file
+from pytest_dibctl.build.plan import Plan, checked_recipe, is_built_here, log_file, plan_for, target_file
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.errors import ArtifactError
@@ -20,6 +20,8 @@ from pytest_dibctl.image import artifact
 from pytest_dibctl.image.artifact import Artifact, Identity
 from pytest_dibctl.system import locks
 from pytest_dibctl.system.waiting import Every
+
+__all__ = ["BuildOutcome", "Forecast", "build", "check_recipe", "forecast", "log_file", "target_file"]
 
 Policy = Literal["auto", "always", "never"]
 Turn = Callable[[], contextlib.AbstractContextManager[object]]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_dibctl.build.plan import target_file
+from pytest_dibctl.build import builder
 from pytest_dibctl.image import statements
 from pytest_dibctl.image.statements import Statement
 from pytest_dibctl.plugin import collection
@@ -100,7 +100,7 @@ class Attestation:
         if target_report.digest is None or not run_options.has_file:
             return
         planned = [entry for entry in run.plan.entries if entry.image == label]
-        path = target_file(target.image, run_options.input, run.config.invocation_params.dir)
+        path = builder.target_file(target.image, run_options.input, run.config.invocation_params.dir)
         statement = Statement(
             file=path.name,
             sha512=target_report.digest,
