@@ -27,7 +27,7 @@ from typing import Any
 
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.run.removal import Resource
-from pytest_dibctl.system import files, locks
+from pytest_dibctl.system import files, locks, short_paths
 
 RECORD_VERSION = 1
 LOCK = "lock"
@@ -35,8 +35,6 @@ GUARDIAN = "guardian"
 """The file that a run's guardian has locked while it lives."""
 FINISHED = "finished"
 """The file that says that a run came to its end by itself, and told what it could not remove."""
-ELSEWHERE = "elsewhere-"
-"""What links to directories of the run begin with that had to be made elsewhere."""
 PROBES = (0.0, 0.01, 0.05)
 """Seconds before each look at a lock: another look holds it for a moment, and is no living run."""
 ROOM = 64 * 1024
@@ -131,8 +129,7 @@ class Ledger:
     def remove_if_empty(self) -> None:
         """Remove the run's directory unless a record, so a thing, is still there."""
         if not _files(self.directory, "*.json"):
-            for link in _files(self.directory, f"{ELSEWHERE}*"):
-                _remove_elsewhere(link)
+            short_paths.remove_all(self.directory)
             shutil.rmtree(self.directory, ignore_errors=True)
             with contextlib.suppress(OSError):
                 self.directory.parent.rmdir()
@@ -252,14 +249,6 @@ def _files(directory: Path, pattern: str) -> list[Path]:
 def load(path: Path) -> Record | None:
     """Return the record at ``path``, None if it is gone or unreadable."""
     return _read(path)
-
-
-def _remove_elsewhere(link: Path) -> None:
-    """Remove a directory of the run's in /tmp: unix sockets need short paths."""
-    with contextlib.suppress(OSError):
-        directory = link.readlink()
-        if directory.parent == Path("/tmp") and directory.name.startswith("dibctl-"):  # noqa: S108
-            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _safe(name: str) -> str:
