@@ -19,16 +19,19 @@ from pytest_dibctl.system import process
 from pytest_dibctl.system.waiting import wait_until
 
 Process = psutil.Process
+"""A process, known by its id and the time it began."""
 
 _DEAD = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+_CLOSED = (psutil.Error, OSError)
+"""What a look into a process raises that is gone, a zombie or another user's."""
 
 
 def parent(pid: int) -> int | None:
     """Return the parent of a process, None if the process is dead."""
-    with contextlib.suppress(psutil.Error):
-        process_ = Process(pid)
-        with process_.oneshot():
-            return None if process_.status() in _DEAD else process_.ppid()
+    with contextlib.suppress(*_CLOSED):
+        child = Process(pid)
+        with child.oneshot():
+            return None if child.status() in _DEAD else child.ppid()
     return None
 
 
@@ -44,7 +47,7 @@ def is_child(pid: int) -> bool:
 
 def has_argument(pid: int, argument: str) -> bool:
     """Whether a living process has ``argument``, whole, on its command line."""
-    with contextlib.suppress(psutil.Error):
+    with contextlib.suppress(*_CLOSED):
         return argument in Process(pid).cmdline()
     return False
 
@@ -55,9 +58,8 @@ def with_argument(argument: str) -> tuple[Process, ...]:
 
 
 def with_variable(name: str, value: str) -> tuple[Process, ...]:
-    """Return the living processes that were started with the environment variable, this one left out."""
-    started = _living(lambda candidate: candidate.environ().get(name) == value)
-    return tuple(process_ for process_ in started if process_.pid != os.getpid())
+    """Return the living processes that were started with an environment variable, this one left out."""
+    return _living(lambda candidate: candidate.pid != os.getpid() and candidate.environ().get(name) == value)
 
 
 def working_in(directory: Path, *, program: str) -> tuple[Process, ...]:
@@ -73,7 +75,7 @@ def _living(matches: Callable[[Process], bool]) -> tuple[Process, ...]:
     """Return the living processes that match; one that may not be looked into does not."""
     living = []
     for pid in psutil.pids():
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(*_CLOSED):
             candidate = Process(pid)
             if matches(candidate) and candidate.status() not in _DEAD:
                 living.append(candidate)
@@ -83,7 +85,7 @@ def _living(matches: Callable[[Process], bool]) -> tuple[Process, ...]:
 def send(number: signal.Signals, receivers: Iterable[Process]) -> None:
     """Send a signal to processes; those that are gone, or belong to another user, are passed over."""
     for receiver in receivers:
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(*_CLOSED):
             receiver.send_signal(number)
 
 
@@ -96,7 +98,7 @@ def end_marked(run_id: str, *, grace: float = process.KILL_GRACE) -> tuple[int, 
     for number in (signal.SIGTERM, signal.SIGKILL):
         send(number, _marked(run_id))
         wait_until(lambda: not _marked(run_id), timeout=grace, poll=0.05)
-    return tuple(process_.pid for process_ in outlived)
+    return tuple(survivor.pid for survivor in outlived)
 
 
 def _marked(run_id: str) -> tuple[Process, ...]:
