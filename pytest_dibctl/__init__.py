@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from pytest_dibctl.errors import DibctlError, ExitCode
     from pytest_dibctl.guest.ssh import SshAccess, SshKey
     from pytest_dibctl.image.artifact import Artifact
-    from pytest_dibctl.image.tree import ImageTree
-    from pytest_dibctl.image.tree import Item as TreeItem
+    from pytest_dibctl.image.tree import ImageTree, TreeItem
     from pytest_dibctl.run.target_run import TargetRun
     from pytest_dibctl.system.process import Result, tool_path
     from pytest_dibctl.system.process import run as run_command
@@ -78,7 +77,7 @@ _HOMES = {
     "SshKey": "pytest_dibctl.guest.ssh",
     "TargetRun": "pytest_dibctl.run.target_run",
     "TestEnvironment": "pytest_dibctl.config.models.test",
-    "TreeItem": "pytest_dibctl.image.tree:Item",
+    "TreeItem": "pytest_dibctl.image.tree",
     "dib_setting": "pytest_dibctl.build.dib:setting",
     "run_command": "pytest_dibctl.system.process:run",
     "tool_path": "pytest_dibctl.system.process",

@@ -7,11 +7,13 @@ import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pytest_dibctl.build import dib, preflight
+from pytest_dibctl.build import dib
+from pytest_dibctl.system.packages import PACKAGES
 
 FULL = 16 * 1024 * 1024
 """Bytes; with less than this left, a directory counts as full."""
 
+_UNSIGNED = re.compile(r"NO_PUBKEY|signed by unknown key|signatures couldn't be verified|is not signed")
 _NETWORK = re.compile(
     r"(?i)temporary failure resolving|could not resolve|failed getting release file|unable to connect"
     r"|connection (refused|timed out|reset)|network is unreachable|no route to host|couldn't download"
@@ -19,29 +21,29 @@ _NETWORK = re.compile(
 )
 
 
-def hint(said: str, *, directory: Path, recipe: dib.Recipe | None) -> str | None:
-    """Return what to do about a failed build that ``said`` this, or None when nothing is known.
+def hint(log_text: str, *, directory: Path, recipe: dib.Recipe | None) -> str | None:
+    """Return what to do about a build that failed with ``log_text``, or None when nothing is known.
 
     ``directory`` is that of the output.
     """
     for known in (_space, _network, _command, _device_mapper, _loop, _journal, _package, _signature):
-        found = known(said, directory, recipe)
-        if found:
-            return found
+        advice = known(log_text, directory, recipe)
+        if advice:
+            return advice
     return None
 
 
 NO_SPACE = "No space left on device"
 
 
-def cut_off(said: str, directory: Path) -> bool:
+def cut_off(log_text: str, directory: Path) -> bool:
     """Whether ``directory`` is full and the build could not even say so, for its log lies there as well."""
-    return NO_SPACE not in said and shutil.disk_usage(directory).free < FULL
+    return NO_SPACE not in log_text and shutil.disk_usage(directory).free < FULL
 
 
-def _space(said: str, directory: Path, recipe: dib.Recipe | None) -> str | None:
+def _space(log_text: str, directory: Path, recipe: dib.Recipe | None) -> str | None:
     left = shutil.disk_usage(directory).free
-    if NO_SPACE not in said and "Disk quota exceeded" not in said and left >= FULL:
+    if NO_SPACE not in log_text and "Disk quota exceeded" not in log_text and left >= FULL:
         return None
     if left < FULL:
         return (
@@ -53,8 +55,8 @@ def _space(said: str, directory: Path, recipe: dib.Recipe | None) -> str | None:
     )
 
 
-def _network(said: str, _directory: Path, recipe: dib.Recipe | None) -> str | None:
-    if not _NETWORK.search(said):
+def _network(log_text: str, _directory: Path, recipe: dib.Recipe | None) -> str | None:
+    if not _NETWORK.search(log_text):
         return None
     environment = recipe.environment if recipe is not None else {}
     names = (dib.MAIN_MIRROR, dib.SECURITY_MIRROR)
@@ -64,17 +66,17 @@ def _network(said: str, _directory: Path, recipe: dib.Recipe | None) -> str | No
     return f"a package mirror cannot be reached; {mirrors}; proxies come from http_proxy"
 
 
-def _command(said: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
+def _command(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
     match = re.search(
-        r"([\w.-]+): (?:command not found|not found$)|No such file or directory: '([\w.-]+)'", said
+        r"([\w.-]+): (?:command not found|not found$)|No such file or directory: '([\w.-]+)'", log_text
     )
     name = (match.group(1) or match.group(2)) if match else None
-    package = preflight.PACKAGES.get(name) if name else None
+    package = PACKAGES.get(name) if name else None
     return f"apt-get install {package}" if package else None
 
 
-def _device_mapper(said: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
-    if not re.search(r"kpartx|device-mapper|/dev/mapper", said):
+def _device_mapper(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
+    if not re.search(r"kpartx|device-mapper|/dev/mapper", log_text):
         return None
     return (
         "partitions need the kernel's device-mapper; without it, leave out the vm and block-device-* elements"
@@ -82,23 +84,23 @@ def _device_mapper(said: str, _directory: Path, _recipe: dib.Recipe | None) -> s
     )
 
 
-def _loop(said: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
-    if not re.search(r"losetup.*(cannot find|failed)|could not find any free loop device", said):
+def _loop(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
+    if not re.search(r"losetup.*(cannot find|failed)|could not find any free loop device", log_text):
         return None
     return "no loop device is free; `losetup --list` shows who has them"
 
 
-def _journal(said: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
-    if "journal size too big" not in said:
+def _journal(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
+    if "journal size too big" not in log_text:
         return None
     return (
         "the image is smaller than its journal: set DIB_JOURNAL_SIZE (MiB) or a larger DIB_IMAGE_SIZE (GiB)"
     )
 
 
-def _package(said: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
+def _package(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
     match = re.search(
-        r"Unable to locate package (\S+)|Package '?([\w.+-]+)'? has no installation candidate", said
+        r"Unable to locate package (\S+)|Package '?([\w.+-]+)'? has no installation candidate", log_text
     )
     if match is None:
         return None
@@ -107,7 +109,7 @@ def _package(said: str, _directory: Path, _recipe: dib.Recipe | None) -> str | N
     )
 
 
-def _signature(said: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
-    if not re.search(r"NO_PUBKEY|signed by unknown key|signatures couldn't be verified|is not signed", said):
+def _signature(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
+    if not _UNSIGNED.search(log_text):
         return None
     return "the mirror's signature cannot be checked: install the keyring, or name it in DIB_APT_KEYRING"

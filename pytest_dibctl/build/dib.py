@@ -187,10 +187,10 @@ def _known_options() -> tuple[str, list[str]]:
     from diskimage_builder import paths
 
     script = Path(paths.get_path("lib"), TOOL)
-    found = re.search(r"getopt -o (\S+) -l (\S+) ", script.read_text())
-    if found is None:
+    match = re.search(r"getopt -o (\S+) -l (\S+) ", script.read_text())
+    if match is None:
         raise BuildError(f"{script}: this version of {DISTRIBUTION} reads its options in an unknown way")
-    return found.group(1), found.group(2).replace(":", "=").split(",")
+    return match.group(1), match.group(2).replace(":", "=").split(",")
 
 
 def _option_hint(option: str) -> str:
@@ -213,7 +213,7 @@ def elements_path(image: Entry[Image], dib: Dib, cwd: Path) -> tuple[Path, ...]:
     A relative one is looked for below ``cwd``, then beside the file that names it. Raises BuildError for
     one that is at neither place.
     """
-    found = []
+    directories = []
     for part in (setting(dib, "ELEMENTS_PATH") or "").split(":"):
         if not part:
             continue
@@ -226,8 +226,8 @@ def elements_path(image: Entry[Image], dib: Dib, cwd: Path) -> tuple[Path, ...]:
                 hint=f"looked for {looked}",
             )
         # A directory that was given by a path with .. in it shows in the log as what it is.
-        found.append(Path(os.path.normpath(existing)))
-    return tuple(found)
+        directories.append(Path(os.path.normpath(existing)))
+    return tuple(directories)
 
 
 def own_elements() -> Path:
@@ -250,19 +250,19 @@ def expand(
     wanted = [*(["base"] if base else []), *dib.elements, *_default_block_device(dib.elements, arch)]
     where = image.at("dib.elements")
     try:
-        found = dependencies.get_elements(wanted, ":".join(str(path) for path in searched))
+        elements = dependencies.get_elements(wanted, ":".join(str(path) for path in searched))
     except dependencies.MissingElementException as error:
         [name] = re.findall(r"'(.+)'", str(error)) or [str(error)]
         raise BuildError(f"{where}: there is no element {name!r}", hint=_nearest(name, searched)) from None
     except dependencies.AlreadyProvidedException as error:
-        said = str(error) or "an element is listed that another one provides"
-        raise BuildError(f"{where}: {said}", hint="take one of the two away") from None
+        reason = str(error) or "an element is listed that another one provides"
+        raise BuildError(f"{where}: {reason}", hint="take one of the two away") from None
     except dependencies.MissingOSException:
         raise BuildError(
             f"{where}: no element provides an operating system",
             hint="add one, such as debian-minimal or ubuntu-minimal",
         ) from None
-    return tuple(Element(name=name, path=Path(path)) for name, path in sorted(found))
+    return tuple(Element(name=name, path=Path(path)) for name, path in sorted(elements))
 
 
 def _default_block_device(elements: Sequence[str], arch: str) -> list[str]:

@@ -19,6 +19,7 @@ from pytest_dibctl.config.models.command import Command
 from pytest_dibctl.errors import ArtifactError
 from pytest_dibctl.image import artifact
 from pytest_dibctl.image.artifact import Identity
+from pytest_dibctl.system import files
 
 VERSION = 1
 """Of the record's form; a record of another one means a build."""
@@ -117,17 +118,17 @@ def arguments(
     """
     own = {target, artifact.record_file(target), target.with_name(f"{target.name}.build.log")}
     own |= {artifact.companion(target, suffix) for suffix in artifact.COMPANIONS}
-    found = {}
+    digests = {}
     for argument in _arguments(external):
         name = f"file:{argument}"
         path = Path(os.path.normpath(cwd.absolute() / argument))
         if old.get(name) == MADE:
-            found[name] = MADE
+            digests[name] = MADE
         # A whole script in one argument is too long for a file's name.
         with contextlib.suppress(OSError, ValueError):
-            if name not in found and path not in own and path.is_file():
-                found[name] = _file_digest(path)
-    return found
+            if name not in digests and path not in own and path.is_file():
+                digests[name] = _file_digest(path)
+    return digests
 
 
 def _arguments(external: Sequence[Command]) -> Iterator[str]:
@@ -212,9 +213,9 @@ def tree_digest(root: Path) -> str:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    for directory, names, files in os.walk(root):
+    for directory, names, others in os.walk(root):
         names[:] = sorted(name for name in names if name != "__pycache__")
-        for name in sorted([*names, *files]):
+        for name in sorted([*names, *others]):
             if not name.endswith(".pyc"):
                 yield Path(directory) / name
 
@@ -259,7 +260,7 @@ def save(target: Path, record: Record) -> None:
         "phases": {name: round(seconds, 1) for name, seconds in record.phases.items()},
         "finished": record.finished,
     }
-    artifact.write_atomically(artifact.record_file(target), json.dumps(data, indent=1) + "\n")
+    files.write_atomically(artifact.record_file(target), json.dumps(data, indent=1) + "\n", mode=0o644)
 
 
 def outdated(target: Path, record: Record | None, new: Mapping[str, str]) -> str | None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from pytest_dibctl.guards.build_guard import STEP
+from pytest_dibctl.guards.build_steps import STEP
 
 HEARTBEAT = 10.0
 """Seconds of silence after which progress says that the build is still at it."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import logging
 import os
 import pickle
@@ -22,14 +21,14 @@ import signal
 import struct
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from pytest_dibctl.errors import DibctlError, NotInConfigError
 from pytest_dibctl.run.ledger import GUARDIAN, LOCK, Ledger
-from pytest_dibctl.system import process
+from pytest_dibctl.system import locks, process
+from pytest_dibctl.system.waiting import growing, wait_until
 
 if TYPE_CHECKING:
     from pytest_dibctl.config.entry import Entry
@@ -46,6 +45,8 @@ PATIENCE = 5.0
 """Seconds a run waits at its end for its guardian, which has nothing to do then."""
 STARTING = 10.0
 """Seconds another process of the run may take to start it."""
+POLL = 0.02
+"""Seconds between two looks at whether it was started; nothing is made meanwhile."""
 LOG = "guardian.log"
 
 
@@ -88,7 +89,7 @@ class Guardian:
         if self._ensured:
             return
         try:
-            with _exclusive(self.directory / "guardian.starting"):
+            with locks.exclusive(self.directory / "guardian.starting", poll=POLL):
                 self._ensure()
         except (OSError, ValueError) as error:
             raise DibctlError(
@@ -98,26 +99,21 @@ class Guardian:
         self._ensured = True
 
     def _ensure(self) -> None:
-        path = self.directory / GUARDIAN
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            deadline = time.monotonic() + STARTING
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    # There is one; without a charge it will end, since its starter did in the middle.
-                    if os.pread(descriptor, len(CHARGED), 0) == CHARGED:
-                        return
-                    if time.monotonic() > deadline:
-                        raise TimeoutError("another one does not end") from None
-                    time.sleep(0.02)
-                else:
-                    break
-            os.ftruncate(descriptor, 0)
-            self._child = self._start(descriptor)
-        finally:
-            os.close(descriptor)  # the lock stays with the guardian, which has inherited it
+        # The lock stays with the guardian, which inherits the descriptor.
+        with locks.opened(self.directory / GUARDIAN) as descriptor:
+            is_ours = False
+
+            def is_settled() -> bool:
+                nonlocal is_ours
+                is_ours = locks.try_hold(descriptor)
+                # A guardian without a charge will end, since its starter died in the middle.
+                return is_ours or os.pread(descriptor, len(CHARGED), 0) == CHARGED
+
+            if not wait_until(is_settled, timeout=STARTING, poll=POLL):
+                raise TimeoutError("another one does not end")
+            if is_ours:
+                os.ftruncate(descriptor, 0)
+                self._child = self._start(descriptor)
 
     def _start(self, descriptor: int) -> subprocess.Popen[bytes]:
         charge = self.make_charge()
@@ -187,16 +183,6 @@ def charge_for(
     return Charge(directory=directory, cwd=cwd, environments=entries, environ=plain, files=files)
 
 
-@contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 # -- the guardian itself ---------------------------------------------------------------------------
 
 
@@ -239,14 +225,11 @@ def _take_credentials(charge: Charge) -> None:
 
 def _await_end(run: Ledger) -> None:
     """Return when no process of the run is left."""
-    try:
-        descriptor = os.open(run.directory / LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    finally:
-        os.close(descriptor)
+    with (
+        contextlib.suppress(FileNotFoundError),
+        locks.opened(run.directory / LOCK, create=False) as descriptor,
+    ):
+        locks.hold(descriptor)
 
 
 def _clean_up(run: Ledger, charge: Charge) -> int:
@@ -256,21 +239,21 @@ def _clean_up(run: Ledger, charge: Charge) -> int:
     log.info("the run ended without removing what it made")
     from pytest_dibctl.cleanup import sweep
     from pytest_dibctl.run.removal import State
+    from pytest_dibctl.system import processes
 
-    process.end_marked(run.run_id)
-    deadline, pause = time.monotonic() + RETRY_FOR, 1.0
-    while True:
+    processes.end_marked(run.run_id)
+
+    def is_clean() -> bool:
         records = [record for record in run.records() if record.kept is None]
-        failed = False
-        for removal in sweep.sweep_records(charge.environment, run, records, cwd=charge.cwd):
+        removals = list(sweep.sweep_records(charge.environment, run, records, cwd=charge.cwd))
+        for removal in removals:
             log.info("%s: %s", removal.resource, removal.outcome)
-            failed = failed or removal.state is not State.REMOVED
-        if not failed or time.monotonic() > deadline:
-            break
-        time.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE)
+        return all(removal.state is State.REMOVED for removal in removals)
+
+    pauses = growing(1.0, factor=2.0, longest=LONGEST_PAUSE)
+    clean = wait_until(is_clean, timeout=RETRY_FOR, poll=pauses)
     run.remove_if_empty()
-    return int(failed)
+    return int(not clean)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from pytest_dibctl.run import environments
 from pytest_dibctl.run.ledger import Ledger, Record, all_runs, base_directory
 from pytest_dibctl.run.removal import Removal, Resource, State, cleanup_command
 from pytest_dibctl.run.target_run import remove_directory
-from pytest_dibctl.system import process
+from pytest_dibctl.system import processes
+from pytest_dibctl.system.waiting import wait_while
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def sweep(find: Find, choice: Choice, *, cwd: Path, dry_run: bool = False) -> tu
             continue
         if not dry_run:
             _await_guardian(run)
-            process.end_marked(run.run_id)
+            processes.end_marked(run.run_id)
         records = [record for record in run.records() if choice.takes(record)]
         removals = sweep_records(find, run, records, cwd=cwd, named=named, dry_run=dry_run)
         removals += [_unreadable(path) for path in run.unreadable()]
@@ -124,9 +125,7 @@ def _unreadable(path: Path) -> Removal:
 
 
 def _await_guardian(run: Ledger) -> None:
-    deadline = time.monotonic() + GUARDIAN_PATIENCE
-    while run.has_guardian() and time.monotonic() < deadline:
-        time.sleep(0.2)
+    wait_while(run.has_guardian, timeout=GUARDIAN_PATIENCE, poll=0.2)
 
 
 def sweep_records(

@@ -28,6 +28,8 @@ from pytest_dibctl.run.options import RunOptions
 from pytest_dibctl.run.removal import Removal, State, cleanup_command
 from pytest_dibctl.run.run_state import POLL, RunState
 from pytest_dibctl.run.targets import Target
+from pytest_dibctl.system import processes
+from pytest_dibctl.system.waiting import wait_until, wait_while
 
 log = logging.getLogger(__name__)
 
@@ -91,15 +93,14 @@ class WorkerCleanup:
     def _remove_image(self, target: Target, *, wait: bool = True) -> None:
         run_state = RunState(directory=self.ledger.directory)
         step = uploading.upload_step(target.image.label, target.environment.label)
-        while True:
+
+        def is_done() -> bool:
             with run_state.claim(step) as made:
-                if made is not None:
-                    if made:
-                        self._remove_uploaded(target, made)
-                    return
-            if not wait:
-                return
-            time.sleep(POLL)
+                if made:
+                    self._remove_uploaded(target, made)
+                return made is not None
+
+        wait_until(is_done, timeout=None if wait else 0.0, poll=POLL)
 
     def _remove_uploaded(self, target: Target, made: dict[str, object]) -> None:
         image = CloudImage(**serialization.restored(CloudImage, made["image"]))  # type: ignore[arg-type]
@@ -146,7 +147,7 @@ class WorkerCleanup:
     # -- what dead workers made ------------------------------------------------------------------
 
     def _remove_made_by(self, pid: int) -> None:
-        if _still(lambda: _parent(pid) is not None, until=time.monotonic() + DEATH):
+        if wait_while(lambda: processes.is_alive(pid), timeout=DEATH, poll=POLL):
             return
         made = [record for record in self.ledger.records() if record.pid == pid]
         if not self.options.keep_on_kill:
@@ -217,29 +218,9 @@ def _see_off(workers: Iterable[int]) -> None:
     """Wait until children of ours are gone; what takes longer than xdist would wait is killed."""
     deadline = time.monotonic() + WORKERS_END
     for pid in workers:
-        # A number may belong to somebody else since, whom we neither wait for nor kill.
-        is_ours = functools.partial(_is_child, pid)
-        if _still(is_ours, until=deadline):
+        # The id may belong to another process by now, which is neither waited for nor killed.
+        is_ours = functools.partial(processes.is_child, pid)
+        if wait_while(is_ours, timeout=deadline - time.monotonic(), poll=POLL):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            _still(is_ours, until=deadline + DEATH)
-
-
-def _still(holds: Callable[[], bool], *, until: float) -> bool:
-    """Wait until something holds no more; return whether it does to the end, by the monotonic clock."""
-    while holds() and time.monotonic() < until:
-        time.sleep(POLL)
-    return holds()
-
-
-def _is_child(pid: int) -> bool:
-    return _parent(pid) == os.getpid()
-
-
-def _parent(pid: int) -> int | None:
-    """Return the parent of a process, None if it is dead: whoever should have waited for it need not have."""
-    try:
-        state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return int(parent) if state not in "ZX" else None
+            wait_while(is_ours, timeout=deadline + DEATH - time.monotonic(), poll=POLL)

@@ -11,7 +11,7 @@ from pytest_dibctl.cli.output import print_result, say
 from pytest_dibctl.errors import ExitCode
 
 if TYPE_CHECKING:
-    from pytest_dibctl.build.preflight import Check
+    from pytest_dibctl.system.checks import Check
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -23,14 +23,16 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: Arguments) -> int:
     """Check the machine; the exit code is 1 while a required tool is missing."""
-    from pytest_dibctl.build import preflight
+    from pytest_dibctl.run import doctor
+    from pytest_dibctl.system import packages
+    from pytest_dibctl.system.checks import missing_packages
 
-    checks = preflight.doctor()
+    checks = doctor.examine()
     if arguments.install:
-        missing = preflight.missing_packages(checks)
+        missing = missing_packages(checks)
         if missing:
-            preflight.install(missing, progress=say)
-            checks = preflight.doctor()
+            packages.install(missing, progress=say)
+            checks = doctor.examine()
     print_result(arguments, [check.as_dict() for check in checks], _lines(checks))
     return ExitCode.OK if all(check.ok or not check.required for check in checks) else ExitCode.UNSPECIFIED
 

@@ -3,20 +3,17 @@
 It is the first process of a pid namespace and lives in a mount namespace of its own. In there, the image is
 exported read-only as a raw file by qemu-storage-daemon (FUSE). In a second one, which the daemon is not in,
 its root filesystem is mounted on a loop device that goes with the mount, and a second view of it, with a
-/dev, /tmp and /run of its own, is where commands run. Nobody outside sees these mounts. The guard ends when
-the pipe on its stdin closes, and the kernel kills it with the tool; with it go, by the kernel's own doing,
-every process in its namespace, the mounts, the loop devices and the export. There is no other way of
-cleaning up that could be forgotten.
+/dev, /tmp and /run of its own, is where commands run. No process outside sees these mounts. The guard ends
+when the pipe on its stdin closes, and the kernel kills it with the tool; with it go, by the kernel's own
+doing, every process in its namespace, the mounts, the loop devices and the export. No other cleaning up is
+needed.
 
-It is started by ``process.isolated_python`` and imports nothing but the standard library, ``errors`` and
-``process``.
+``namespace`` starts it, and says what it may import.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import ctypes
 import dataclasses
 import json
 import os
@@ -29,14 +26,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pytest_dibctl.errors import ArtifactError, CommandError, DibctlError
+from pytest_dibctl.guards import namespace
 from pytest_dibctl.system import process
 
 DISK, ROOT, COMMANDS, ENTER = "disk", "root", "commands", "enter"
 """What is in the guard's directory: the raw disk, the tree, the tree to run commands in, and the program
 that runs one there."""
-
-CLONE_NEWNS = 0x00020000
-"""The kernel's number for a mount namespace; Python has ``os.unshare`` since 3.12."""
 
 OPTIONS = ("ro", "nodev", "nosuid")
 """How everything of the image is mounted; what is executable has to look so."""
@@ -113,11 +108,9 @@ class Part:
 
 def command(image: Path, disk_format: str, directory: Path) -> list[str]:
     """Return the argv of a guard that opens ``image`` in ``directory``, which must exist and be empty."""
-    guard = process.isolated_python(__name__)
     options = [f"--image={image}", f"--format={disk_format}", directory_option(directory)]
-    private = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--"]
-    apart = f"--apart-from={process.mount_namespace()}"
-    return process.die_with_parent([*private, *guard, *options, apart])
+    private = ["--mount", "--pid", "--fork", "--kill-child=KILL"]
+    return process.die_with_parent(namespace.command(__name__, options, namespaces=private))
 
 
 def directory_option(directory: Path) -> str:
@@ -127,14 +120,13 @@ def directory_option(directory: Path) -> str:
 
 def main() -> NoReturn:
     """Open the image, say so as one line of JSON, and hold it until stdin closes."""
-    parser = argparse.ArgumentParser()
+    parser = namespace.parser(required=True)
     parser.add_argument("--image", type=Path, required=True)
     parser.add_argument("--format", required=True)
     parser.add_argument("--directory", type=Path, required=True)
-    parser.add_argument("--apart-from", required=True)
     options = parser.parse_args()
     try:
-        if options.apart_from == process.mount_namespace():
+        if namespace.is_missing(options):
             raise ArtifactError("the guard has no mount namespace of its own; nothing was mounted")
         answer = _open(options.image, options.format, options.directory)
     except DibctlError as error:
@@ -147,7 +139,7 @@ def main() -> NoReturn:
 
 
 def _hold() -> None:
-    # What commands leave behind becomes our child: the kernel shall bury it.
+    # Orphans of commands become children of this process: with SIG_IGN the kernel reaps them.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         while os.read(0, 4096):
@@ -155,7 +147,7 @@ def _hold() -> None:
 
 
 def _open(image: Path, disk_format: str, directory: Path) -> dict[str, Any]:
-    # This /proc is still that of the namespace outside, and tells what we are called there.
+    # This /proc is still that of the namespace outside, and tells this process's id there.
     pid = int(Path("/proc/self").readlink().name)
     _mount("proc", Path("/proc"), kind="proc", options=("nosuid", "nodev", "noexec"))
     _mount("tmpfs", directory, kind="tmpfs", options=("mode=700", "size=1m"))
@@ -183,13 +175,14 @@ def _leave_to_the_daemon() -> None:
     The last task of a mount namespace unmounts, on its way out, what is mounted there. If that were the
     daemon, it would wait for ever for blocks of the filesystem that only itself could still deliver.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWNS) != 0:
-        raise ArtifactError(f"no second mount namespace: {os.strerror(ctypes.get_errno())}")
+    try:
+        namespace.unshare(namespace.NEW_MOUNTS)
+    except OSError as error:
+        raise ArtifactError(f"no second mount namespace: {error.strerror}") from None
 
 
 def _export(image: Path, disk_format: str, disk: Path) -> None:
-    """Show ``image``, whatever its format, as the raw file ``disk`` that nobody can write."""
+    """Show ``image``, whatever its format, as the raw file ``disk``, which cannot be written."""
     disk.touch(mode=0o400)
     nodes = (
         {"driver": "file", "node-name": "file", "filename": str(image), "read-only": True},
@@ -206,8 +199,8 @@ def _export(image: Path, disk_format: str, disk: Path) -> None:
     argv = ["qemu-storage-daemon", "--daemonize", *blockdevs, f"--export={json.dumps(export)}"]
     result = process.run(argv, check=False, join_stderr=True)
     if result.returncode != 0:
-        said = result.output.strip().splitlines()[-1:] or [process.describe_exit(result.returncode)]
-        raise ArtifactError(f"{image}: cannot be read: {said[0].removeprefix('qemu-storage-daemon: ')}")
+        last_line = result.output.strip().splitlines()[-1:] or [process.describe_exit(result.returncode)]
+        raise ArtifactError(f"{image}: cannot be read: {last_line[0].removeprefix('qemu-storage-daemon: ')}")
 
 
 def _parts(image: Path, disk: Path) -> list[Part]:
@@ -238,8 +231,8 @@ def _partition(disk: Path, table: dict[str, Any], entry: dict[str, Any]) -> Part
 
 def _facts(disk: Path, start: int, size: int) -> dict[str, str]:
     argv = ["blkid", "--probe", "--output=export", f"--offset={start}", f"--size={size}", str(disk)]
-    said = process.run(argv, check=False).output
-    return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+    output = process.run(argv, check=False).output
+    return dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
 
 
 def _mount_root(image: Path, parts: Sequence[Part], disk: Path, root: Path) -> Part:
@@ -277,11 +270,11 @@ def _mount(what: str, where: Path, *, kind: str | None = None, options: Sequence
 
 
 def _is_root(directory: Path) -> bool:
-    return (directory / "etc").is_dir() and any(_there(directory / name) for name in ("usr", "bin"))
+    return (directory / "etc").is_dir() and any(_exists(directory / name) for name in ("usr", "bin"))
 
 
-def _there(path: Path) -> bool:
-    """Tell whether there is something, a link that leads nowhere included: links of an image do, here."""
+def _exists(path: Path) -> bool:
+    """Tell whether ``path`` exists; a link exists though its target may be missing on this machine."""
     return os.path.lexists(path)
 
 

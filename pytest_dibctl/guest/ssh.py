@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 from pytest_dibctl.errors import CommandError, CredentialsError, PortTimeoutError
 from pytest_dibctl.guest.port_probe import PortProbe, ProbeResult, port_answers
-from pytest_dibctl.run.ledger import ELSEWHERE
-from pytest_dibctl.system import process
+from pytest_dibctl.system import process, short_paths
 
 if TYPE_CHECKING:
     import paramiko
@@ -308,11 +306,8 @@ class SshAccess:
         """
         self.disconnect()
         if self._short_directory is not None:
-            shutil.rmtree(self._short_directory, ignore_errors=True)
+            short_paths.remove(self._short_directory, self.directory)
             self._short_directory = None
-            for link in self.directory.glob(f"{ELSEWHERE}*"):
-                if not link.exists():
-                    link.unlink(missing_ok=True)
         if keep_files:
             self._write_config(multiplexed=False)
         else:
@@ -323,9 +318,7 @@ class SshAccess:
         wanted = self.directory / f"s{digest}"
         if len(os.fsencode(wanted)) <= SOCKET_PATH_LIMIT:
             return wanted
-        self._short_directory = Path(tempfile.mkdtemp(prefix="dibctl-", dir="/tmp"))
-        # Whoever removes the run's directory after a crash finds it by this.
-        (self.directory / f"{ELSEWHERE}{digest}").symlink_to(self._short_directory)
+        self._short_directory = short_paths.make(self.directory, digest)
         return self._short_directory / "s"
 
     def _trust(self, keys: tuple[str, ...]) -> None:

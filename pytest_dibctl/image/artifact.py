@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pytest_dibctl.errors import ArtifactError, CommandError
-from pytest_dibctl.system import process
+from pytest_dibctl.system import files, process
 
 Layout = Literal["disk", "filesystem", "unknown"]
 """What the first bytes say: a boot sector, a bare filesystem (boots only with a kernel beside it) ..."""
@@ -62,6 +62,14 @@ class Identity:
         stat = path.stat()
         return cls(size=stat.st_size, mtime_ns=stat.st_mtime_ns, inode=stat.st_ino)
 
+    @classmethod
+    def if_any(cls, path: Path) -> Self | None:
+        """Return the identity of ``path``, None where no file can be looked at."""
+        try:
+            return cls.of(path)
+        except OSError:
+            return None
+
 
 def stem(path: Path) -> Path:
     """Return ``path`` without its last suffix if that suffix names an image format.
@@ -79,7 +87,7 @@ def companion(path: Path, suffix: str) -> Path:
 
 
 def record_file(path: Path) -> Path:
-    """Return the file that holds how the image ``path`` was built; ``builder`` writes it."""
+    """Return the file that holds how the image ``path`` was built; ``build.outputs`` writes it."""
     return path.with_name(path.name + _RECORD)
 
 
@@ -93,17 +101,17 @@ def inspect(path: Path) -> Artifact:
     """
     path = path.absolute()
     identity = _identity(path)
-    found = _verified(path, identity)
+    verified = _verified(path, identity)
     kernel, initrd = (companion(path, suffix) for suffix in COMPANIONS)
     return Artifact(
         path=path,
-        disk_format=found.disk_format,
+        disk_format=verified.disk_format,
         size=identity.size,
-        virtual_size=found.virtual_size,
+        virtual_size=verified.virtual_size,
         sha512=digest(path, identity),
         kernel=kernel if kernel.is_file() else None,
         initrd=initrd if initrd.is_file() else None,
-        layout=found.layout,
+        layout=verified.layout,
     )
 
 
@@ -125,8 +133,8 @@ def _verified(path: Path, identity: Identity) -> Verified:  # noqa: ARG001 -- an
 def verify(path: Path) -> Verified:
     """Return what ``path`` is; raises ArtifactError unless it is a whole image."""
     _identity(path)
-    found = _image_info(path)
-    disk_format, virtual_size = str(found["format"]), int(found["virtual-size"])
+    info = _image_info(path)
+    disk_format, virtual_size = str(info["format"]), int(info["virtual-size"])
     if disk_format == "raw" and path.suffix == ".qcow2":
         raise ArtifactError(
             f"{path}: not a qcow2 image, although its name says so",
@@ -164,8 +172,9 @@ def _qemu_img(*argv: str, check: bool = True) -> process.Result:
 def _image_info(path: Path) -> Mapping[str, Any]:
     result = _qemu_img("info", "--force-share", "--output=json", str(path), check=False)
     if result.returncode != 0:
-        said = result.errors.strip().removeprefix("qemu-img: ") or f"qemu-img exited with {result.returncode}"
-        raise ArtifactError(f"{path}: not a readable image: {said}", hint="build or fetch it again")
+        complaint = result.errors.strip().removeprefix("qemu-img: ")
+        reason = complaint or f"qemu-img exited with {result.returncode}"
+        raise ArtifactError(f"{path}: not a readable image: {reason}", hint="build or fetch it again")
     info: Mapping[str, Any] = json.loads(result.output)
     return info
 
@@ -177,11 +186,11 @@ def _check_whole(path: Path, disk_format: str) -> None:
     result = _qemu_img("check", "--force-share", "--output=json", "-f", disk_format, str(path), check=False)
     # 3 is leaked clusters: wasteful, and nothing is missing.
     if result.returncode not in (0, 3):
-        said = next(
+        complaint = next(
             iter(result.errors.strip().splitlines()), f"qemu-img check exited with {result.returncode}"
         )
         raise ArtifactError(
-            f"{path}: the image is truncated or damaged: {said.removeprefix('ERROR: ')}",
+            f"{path}: the image is truncated or damaged: {complaint.removeprefix('ERROR: ')}",
             hint="build or fetch it again",
         )
 
@@ -258,7 +267,7 @@ def digest(path: Path, identity: Identity) -> str:
     with contextlib.suppress(OSError):
         cache = _cache_file(path)
         cache.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(cache, json.dumps(file_entry(identity, computed)))
+        files.write_atomically(cache, json.dumps(file_entry(identity, computed)), mode=0o644)
     return computed
 
 
@@ -300,19 +309,4 @@ def recorded_digest(record: Path, identity: Identity) -> str | None:
 
 
 def _cache_file(path: Path) -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return base / "dibctl" / "digests" / hashlib.sha256(os.fsencode(path)).hexdigest()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` so that a reader sees the old text or the new one; raises OSError."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    return files.user_cache() / "dibctl" / "digests" / hashlib.sha256(os.fsencode(path)).hexdigest()

@@ -57,7 +57,11 @@ def read(image: Path) -> Packages | None:
         return None
     try:
         listed = json.loads(files[0].read_text())["packages"]
-        return {str(one["package"]): str(one["version"]) for one in listed if one["status"].startswith("ii")}
+        return {
+            str(package["package"]): str(package["version"])
+            for package in listed
+            if package["status"].startswith("ii")
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{files[0]}: is no manifest of packages: {error}") from None
 
@@ -73,8 +77,8 @@ def unpacked(text: str) -> Packages:
     """Return the packages of a property; raises ArtifactError for one that holds none."""
     try:
         plain = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), MOST)
-        found = json.loads(plain)
-        return {str(name): str(version) for name, version in found.items()}
+        versions = json.loads(plain)
+        return {str(name): str(version) for name, version in versions.items()}
     except (binascii.Error, zlib.error, ValueError, AttributeError):
         raise ArtifactError("the published image's list of packages is damaged") from None
 

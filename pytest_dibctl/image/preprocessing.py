@@ -17,20 +17,18 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from pytest_dibctl.config import interpolate
 from pytest_dibctl.config.models.command import Preprocessing
 from pytest_dibctl.errors import ArtifactError, CommandError, ConfigError, PreprocessingError, StoppedError
 from pytest_dibctl.image import artifact as images
 from pytest_dibctl.image.artifact import Artifact, Identity
-from pytest_dibctl.system import process
+from pytest_dibctl.system import locks, process
+from pytest_dibctl.system.waiting import Every
 
 log = logging.getLogger(__name__)
 
 POLL = 0.2
-SLICE = 1.0
-"""Seconds until whoever waits for another run notices that it shall not any more."""
+"""Seconds between two looks at the lock of an output file, and at ``stopped``."""
 HEARTBEAT = 30.0
 """Seconds between two lines of progress while another run has the file."""
 LAST_LINES = 20
@@ -129,32 +127,32 @@ class _Job:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock of the output file, waiting for whoever works with it now."""
-        lock = FileLock(self.output.with_name(f".{self.output.name}.lock"), poll_interval=POLL)
-        try:
-            self._acquire(lock)
-        except OSError as error:
-            raise self._unwritable(error) from None
-        try:
-            yield
-        finally:
-            lock.release()
+        """Hold the lock of the output file, waiting for the run that works with the file now.
 
-    def _acquire(self, lock: FileLock) -> None:
-        patience, told = 0.0, -HEARTBEAT
-        while not lock.is_locked:
-            if self.stopped is not None and self.stopped.is_set():
-                raise StoppedError("interrupted")
+        Raises PreprocessingError when no lock can be made there, StoppedError when ``stopped`` is set.
+        """
+        lock = self.output.with_name(f".{self.output.name}.lock")
+        heartbeat = Every(HEARTBEAT)
+
+        def tell() -> None:
+            self._refuse_when_stopped()
+            if heartbeat.is_due():
+                self.progress(f"waiting for another run, which works with {self.output.name}")
+
+        self._refuse_when_stopped()
+        with contextlib.ExitStack() as stack:
             try:
-                lock.acquire(timeout=patience)
-            except Timeout:
-                patience = SLICE
-                if time.monotonic() - told >= HEARTBEAT:
-                    told = time.monotonic()
-                    self.progress(f"waiting for another run, which works with {self.output.name}")
+                stack.enter_context(locks.exclusive(lock, mode=0o644, poll=POLL, while_waiting=tell))
+            except OSError as error:
+                raise self._unwritable(error) from None
+            yield
+
+    def _refuse_when_stopped(self) -> None:
+        if self.stopped is not None and self.stopped.is_set():
+            raise StoppedError("interrupted")
 
     def is_whole(self) -> bool:
-        """Return whether the output is there, and not because somebody was killed while making it."""
+        """Return whether the output is there, and whole: no run was killed while making it."""
         if self._unfinished.exists():
             self.progress(f"{self.output.name} was left unfinished by an earlier run and is made again")
             return False
@@ -170,7 +168,7 @@ class _Job:
 
     def make(self) -> Artifact:
         """Run the command and return what it made."""
-        before = self._identity()
+        before = Identity.if_any(self.output)
         started = time.monotonic()
         self.progress(f"preprocessing: {process.command_line(self.argv)}")
         try:
@@ -178,9 +176,9 @@ class _Job:
             self._execute()
             made = self._inspected(hint="the command has to write an image to %(output_filename)s")
         except BaseException as error:
-            if self._identity() != before:
+            if Identity.if_any(self.output) != before:
                 self.remove()
-            # Last: whoever interrupts even this leaves a file that is known to be unfinished.
+            # Last: an interruption of the removal leaves a file that is known to be unfinished.
             self._unfinished.unlink(missing_ok=True)
             if isinstance(error, OSError):
                 raise self._unwritable(error) from None
@@ -198,30 +196,30 @@ class _Job:
             self.progress(f"{self.output} could not be removed: {error.strerror}")
 
     def _execute(self) -> None:
-        said: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
+        last_lines: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
 
-        def hear(line: str) -> None:
+        def keep(line: str) -> None:
             log.debug("preprocessing: %s", line)
-            said.append(line)
+            last_lines.append(line)
 
         # A command that outlived us would write to a file that another run makes by then.
         argv = process.die_with_parent(self.argv)
         try:
             result = process.run(
-                argv, cwd=self.cwd, check=False, on_line=hear, credentials=True, stopped=self.stopped
+                argv, cwd=self.cwd, check=False, on_line=keep, credentials=True, stopped=self.stopped
             )
         except CommandError as error:
             raise self._failure(error.message) from None
         if result.returncode != 0:
             ended = f"{process.command_line(self.argv)} {process.describe_exit(result.returncode)}"
-            raise self._failure("\n  ".join([ended, *said]))
+            raise self._failure("\n  ".join([ended, *last_lines]))
 
     def _inspected(self, *, hint: str) -> Artifact:
         try:
-            found = images.inspect(self.output)
+            made = images.inspect(self.output)
         except ArtifactError as error:
             raise PreprocessingError(f"{self.where}: {error.message}", hint=hint) from None
-        described = GLANCE_NAMES.get(found.disk_format, found.disk_format)
+        described = GLANCE_NAMES.get(made.disk_format, made.disk_format)
         # Anything at all is raw to QEMU: an archive, an ISO image.
         if described not in {"raw", self.disk_format}:
             self.progress(
@@ -229,17 +227,12 @@ class _Job:
                 "check glance.disk_format of the environment"
             )
         # A whole disk made of a bare filesystem boots by itself.
-        same_kind = found.layout in {self.source.layout, "unknown"}
-        booted_by = self.source if same_kind else found
-        return dataclasses.replace(found, kernel=booted_by.kernel, initrd=booted_by.initrd)
-
-    def _identity(self) -> Identity | None:
-        with contextlib.suppress(OSError):
-            return Identity.of(self.output)
-        return None
+        same_kind = made.layout in {self.source.layout, "unknown"}
+        booted_by = self.source if same_kind else made
+        return dataclasses.replace(made, kernel=booted_by.kernel, initrd=booted_by.initrd)
 
     def _unwritable(self, error: OSError) -> PreprocessingError:
         return self._failure(f"{error.filename or self.output}: {error.strerror or error}")
 
-    def _failure(self, said: str) -> PreprocessingError:
-        return PreprocessingError(f"{self.where}: {said}")
+    def _failure(self, reason: str) -> PreprocessingError:
+        return PreprocessingError(f"{self.where}: {reason}")

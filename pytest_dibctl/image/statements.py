@@ -15,11 +15,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
-from pytest_dibctl.image.artifact import write_atomically
+from pytest_dibctl.system import files, locks
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
@@ -62,7 +60,10 @@ class Statement:
 
     def same_matter(self, other: Statement) -> bool:
         """Whether a newer statement takes the place of this one."""
-        mine, theirs = ((one.sha512, one.label, one.environment, one.whole) for one in (self, other))
+        mine, theirs = (
+            (statement.sha512, statement.label, statement.environment, statement.whole)
+            for statement in (self, other)
+        )
         return mine == theirs
 
     def as_data(self) -> dict[str, Any]:
@@ -108,19 +109,19 @@ def read(image: Path) -> tuple[Statement, ...]:
         lines = file_of(image).read_text().splitlines()
     except (OSError, UnicodeDecodeError):
         return ()
-    return tuple(found for line in lines if (found := _parsed(line)) is not None)
+    return tuple(statement for line in lines if (statement := _parsed(line)) is not None)
 
 
 def add(image: Path, statement: Statement) -> Path:
     """Write a statement beside an image file, in the place of an older one on the same matter.
 
-    Returns the file; raises OSError, and filelock's Timeout.
+    Returns the file; raises OSError, also when other runs have written for ``LOCK_PATIENCE`` seconds.
     """
     target = file_of(image)
-    with FileLock(target.with_name(f".{target.name}.lock"), timeout=LOCK_PATIENCE):
-        kept = [one for one in read(image) if not one.same_matter(statement)]
-        lines = [json.dumps(one.as_data()) for one in [*kept, statement][-MOST:]]
-        write_atomically(target, "\n".join(lines) + "\n")
+    with locks.exclusive(target.with_name(f".{target.name}.lock"), mode=0o644, timeout=LOCK_PATIENCE):
+        kept = [older for older in read(image) if not older.same_matter(statement)]
+        lines = [json.dumps(written.as_data()) for written in [*kept, statement][-MOST:]]
+        files.write_atomically(target, "\n".join(lines) + "\n", mode=0o644)
     return target
 
 
@@ -134,8 +135,10 @@ def vouching(image: Entry[Image], path: Path, sha512: str) -> Statement | None:
     for statement in read(path):
         if statement.sha512 == sha512 and statement.label == image.label and statement.whole:
             newest[statement.environment] = statement
-    passing = [one for one in newest.values() if one.vouches and listed <= set(one.entries)]
-    return max(passing, key=lambda one: one.finished, default=None)
+    passing = [
+        statement for statement in newest.values() if statement.vouches and listed <= set(statement.entries)
+    ]
+    return max(passing, key=lambda statement: statement.finished, default=None)
 
 
 def configuration_of(image: Entry[Image]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """An image's content as a file tree, opened read-only without a guest, and closed whatever happens.
 
-The tree is mounted where only its guard (``tree_guard``) and what is started through it can see it. This
+Only its guard (``guards.image_mount``), and what is started through the guard, see the mounted tree. This
 process reads the files through ``/proc/<guard>/root``, commands are run in the guard's namespaces.
 """
 
@@ -15,14 +15,14 @@ import select
 import signal
 import stat
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from pytest_dibctl.errors import ArtifactError
 from pytest_dibctl.guards import image_mount
 from pytest_dibctl.image.artifact import Artifact
-from pytest_dibctl.system import process
+from pytest_dibctl.system import process, processes
+from pytest_dibctl.system.waiting import wait_while
 
 OPENING_MAY_TAKE = 120.0
 """Seconds; 0.2 are usual."""
@@ -35,7 +35,7 @@ MOST_LINKS = 40
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Item:
+class TreeItem:
     """A file, directory or anything else in the tree: its path in the image, and what lstat says."""
 
     name: str
@@ -92,8 +92,9 @@ class ImageTree:
         It ends with the tree, and with this process.
         """
         self.check()
-        there = ["sh", "-c", 'cd "$0" && exec "$@"', str(cwd or Path.cwd()), *argv]
-        return process.die_with_parent(["nsenter", f"--target={self.pid}", "--mount", "--pid", "--", *there])
+        in_directory = ["sh", "-c", 'cd "$0" && exec "$@"', str(cwd or Path.cwd()), *argv]
+        enter = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--"]
+        return process.die_with_parent([*enter, *in_directory])
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """Return how to run ``argv``, a program of the image, with the image as its root directory."""
@@ -153,10 +154,10 @@ class ImageTree:
         base = self.path("/".join(fixed))
         if not parts:
             return [f"/{'/'.join(fixed)}"] if os.path.lexists(base) else []
-        found = base.glob("/".join(parts)) if base.is_dir() else []
-        return sorted(str(PurePosixPath("/", *fixed, path.relative_to(base))) for path in found)
+        paths = base.glob("/".join(parts)) if base.is_dir() else []
+        return sorted(str(PurePosixPath("/", *fixed, path.relative_to(base))) for path in paths)
 
-    def walk(self, top: str = "/") -> Iterator[Item]:
+    def walk(self, top: str = "/") -> Iterator[TreeItem]:
         """Yield everything below ``top``, directories before what is in them, links not followed."""
         base = self.path(top)
         above = str(PurePosixPath("/", top))
@@ -165,7 +166,7 @@ class ImageTree:
             folder, name = waiting.pop()
             with os.scandir(folder) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
-                    item = Item(name=f"{name}/{entry.name}", stat=entry.stat(follow_symlinks=False))
+                    item = TreeItem(name=f"{name}/{entry.name}", stat=entry.stat(follow_symlinks=False))
                     yield item
                     if stat.S_ISDIR(item.mode):
                         waiting.append((folder / entry.name, item.name))
@@ -205,7 +206,7 @@ def _guarded(artifact: Artifact, directory: Path) -> Iterator[ImageTree]:
 def _close(guard: subprocess.Popen[str]) -> None:
     """End the guard, and wait until nothing that it held is left."""
     assert guard.stdin is not None
-    # Whoever started it is waited for by the kernel until all that lived in its namespaces is gone.
+    # unshare, which started it, ends only when the kernel has ended all that lived in its namespaces.
     guard.stdin.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
         guard.wait(CLOSING_MAY_TAKE)
@@ -220,12 +221,12 @@ def _answer(guard: subprocess.Popen[str], artifact: Artifact, directory: Path) -
     assert guard.stdout is not None
     assert guard.stderr is not None
     ready, _, _ = select.select([guard.stdout], [], [], OPENING_MAY_TAKE)
-    said = guard.stdout.readline() if ready else ""
-    if not said:
+    line = guard.stdout.readline() if ready else ""
+    if not line:
         process.stop(guard, grace=0)
         why = guard.stderr.read().strip() or f"no answer within {OPENING_MAY_TAKE:g} s"
         raise ArtifactError(f"{artifact.path}: its file tree could not be opened: {why}")
-    answer = json.loads(said)
+    answer = json.loads(line)
     if "error" in answer:
         raise ArtifactError(answer["error"], hint=answer["hint"])
     return ImageTree(
@@ -241,27 +242,18 @@ def _answer(guard: subprocess.Popen[str], artifact: Artifact, directory: Path) -
 
 
 def remove(directory: Path) -> None:
-    """Remove what a dead run may have left of a tree that was opened in ``directory``; raises OSError.
+    """Remove what may be left of a dead run's tree that was opened in ``directory``; raises OSError.
 
     Its guard dies with the run, unless it was stopped or could not be scheduled.
     """
-    deadline = time.monotonic() + CLOSING_MAY_TAKE
-    while pids := _guards(directory):
-        if time.monotonic() > deadline:
-            raise OSError(errno.EBUSY, f"process {pids[0]} does not end", str(directory))
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.05)
+    option = image_mount.directory_option(directory)
+
+    def killed() -> tuple[processes.Process, ...]:
+        guards = processes.with_argument(option)
+        processes.send(signal.SIGKILL, guards)
+        return guards
+
+    if guards := wait_while(killed, timeout=CLOSING_MAY_TAKE, poll=0.05):
+        raise OSError(errno.EBUSY, f"process {guards[0].pid} does not end", str(directory))
     with contextlib.suppress(FileNotFoundError):
         directory.rmdir()
-
-
-def _guards(directory: Path) -> list[int]:
-    wanted = image_mount.directory_option(directory).encode()
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if wanted in entry.read_bytes().split(b"\0"):
-                found.append(int(entry.parent.name))
-    return found

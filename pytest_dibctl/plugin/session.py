@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 import pytest_timeout
 
-from pytest_dibctl.build import builder, preflight
+from pytest_dibctl.build import builder
 from pytest_dibctl.cleanup import guardian
 from pytest_dibctl.cleanup.workers import WorkerCleanup
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.config import merge, tests_list
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.errors import ArtifactError, DibctlError, ExitCode
+from pytest_dibctl.image import preflight
 from pytest_dibctl.plugin import collection, junit, markdown, planning
 from pytest_dibctl.plugin.attest import Attestation
 from pytest_dibctl.plugin.planning import ENTRY, target_of

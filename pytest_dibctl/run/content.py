@@ -9,9 +9,8 @@ import contextlib
 import uuid
 from collections.abc import Iterator
 
-from pytest_dibctl.build import preflight
 from pytest_dibctl.errors import DibctlError, ExitCode
-from pytest_dibctl.image import tree
+from pytest_dibctl.image import preflight, tree
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.image.tree import ImageTree
 from pytest_dibctl.run import logs

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import re
@@ -28,6 +27,7 @@ from typing import Any
 
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.run.removal import Resource
+from pytest_dibctl.system import files, locks, short_paths
 
 RECORD_VERSION = 1
 LOCK = "lock"
@@ -35,10 +35,8 @@ GUARDIAN = "guardian"
 """The file that a run's guardian has locked while it lives."""
 FINISHED = "finished"
 """The file that says that a run came to its end by itself, and told what it could not remove."""
-ELSEWHERE = "elsewhere-"
-"""What links to directories of the run begin with that had to be made elsewhere."""
 PROBES = (0.0, 0.01, 0.05)
-"""Seconds before each look at a lock: who looks has it too, for a moment, and is taken for a living run."""
+"""Seconds before each look at a lock: another look holds it for a moment, and is no living run."""
 ROOM = 64 * 1024
 """Bytes a new run must be able to write: it will need some for the records of what it makes."""
 
@@ -112,11 +110,11 @@ class Ledger:
 
     def is_alive(self) -> bool:
         """Whether a process of this run still holds its lock."""
-        return _is_locked(self.directory / LOCK)
+        return locks.is_held(self.directory / LOCK, pauses=PROBES)
 
     def has_guardian(self) -> bool:
         """Whether a guardian watches over this run, or is removing what it left."""
-        return _is_locked(self.directory / GUARDIAN)
+        return locks.is_held(self.directory / GUARDIAN, pauses=PROBES)
 
     def finish(self) -> None:
         """Say that the run came to its end by itself: what is on record now was told to somebody."""
@@ -131,8 +129,7 @@ class Ledger:
     def remove_if_empty(self) -> None:
         """Remove the run's directory unless a record, so a thing, is still there."""
         if not _files(self.directory, "*.json"):
-            for link in _files(self.directory, f"{ELSEWHERE}*"):
-                _remove_elsewhere(link)
+            short_paths.remove_all(self.directory)
             shutil.rmtree(self.directory, ignore_errors=True)
             with contextlib.suppress(OSError):
                 self.directory.parent.rmdir()
@@ -187,7 +184,7 @@ def opened(run_id: str, *, base: Path | None = None) -> Iterator[Ledger]:
     ledger = Ledger(directory=directory)
     _held.add(descriptor)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        locks.hold(descriptor, shared=True)
         yield ledger
     finally:
         if descriptor in _held:  # not in a forked child, which has closed its own
@@ -231,22 +228,6 @@ def _check_room(directory: Path) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _is_locked(path: Path) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        for pause in PROBES:
-            time.sleep(pause)
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return False
-    finally:
-        os.close(descriptor)
-    return True
-
-
 def all_runs(base: Path | None = None) -> tuple[Ledger, ...]:
     """Return every run that left a directory, the living ones too."""
     base = base or base_directory(make=False)
@@ -270,14 +251,6 @@ def load(path: Path) -> Record | None:
     return _read(path)
 
 
-def _remove_elsewhere(link: Path) -> None:
-    """Remove a directory of the run's in /tmp: unix sockets need short paths."""
-    with contextlib.suppress(OSError):
-        directory = link.readlink()
-        if directory.parent == Path("/tmp") and directory.name.startswith("dibctl-"):  # noqa: S108
-            shutil.rmtree(directory, ignore_errors=True)
-
-
 def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)
 
@@ -292,18 +265,8 @@ def _write(record: Record) -> Record:
         "kept": record.kept,
         "details": record.details,
     }
-    temporary = record.path.with_suffix(".tmp")
     try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(document, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(record.path)
-        directory = os.open(record.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        files.write_atomically(record.path, json.dumps(document), mode=0o600, durable=True)
     except OSError as error:
         raise DibctlError(
             f"{record.path}: cannot record {record.kind} {record.name}: {error.strerror}; nothing was made",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.run import environments
 from pytest_dibctl.run.ledger import Ledger
 from pytest_dibctl.run.target_run import TargetRun
+from pytest_dibctl.system import files
 
 log = logging.getLogger(__name__)
 
@@ -80,9 +80,7 @@ def _write_log(path: Path, read: Callable[[], bytes]) -> Path | None:
     try:
         text = read()
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.write_bytes(text)
-        draft.replace(path)  # another worker may write the same log at the same time
+        files.write_atomically(path, text)  # another worker may write the same log at the same time
     except Exception:  # a log that cannot be had must not keep anything from being removed
         log.warning("%s: could not be written", path, exc_info=True)
         return None

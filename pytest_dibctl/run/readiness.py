@@ -10,6 +10,7 @@ from pytest_dibctl.errors import PortTimeoutError
 from pytest_dibctl.guest.ssh import SshAccess, port_answers
 from pytest_dibctl.run.logs import console_tail
 from pytest_dibctl.run.target_run import TargetRun
+from pytest_dibctl.system.waiting import wait_until
 
 
 def wait_ready(target_run: TargetRun, instance: Instance, access: SshAccess) -> None:
@@ -42,14 +43,17 @@ def wait_for_port(instance: Instance, port: int, *, timeout: float) -> float:
     """
     endpoint = instance.endpoint(port)
     started = time.monotonic()
-    while True:
+
+    def answers() -> bool:
         if port_answers(endpoint.ip, endpoint.port):
-            return time.monotonic() - started
+            return True
         instance.check()
-        if time.monotonic() - started > timeout:
-            raise PortTimeoutError(
-                f"port {port} of {instance.name} (reached as {endpoint.ip}:{endpoint.port}) gave no answer "
-                f"within {timeout:g} s",
-                hint="check that the service listens on all addresses, and the guest's firewall",
-            )
-        time.sleep(0.25)
+        return False
+
+    if not wait_until(answers, timeout=timeout, poll=0.25):
+        raise PortTimeoutError(
+            f"port {port} of {instance.name} (reached as {endpoint.ip}:{endpoint.port}) gave no answer "
+            f"within {timeout:g} s",
+            hint="check that the service listens on all addresses, and the guest's firewall",
+        )
+    return time.monotonic() - started

@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from pytest_dibctl import errors
 from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.system import files, locks
+from pytest_dibctl.system.waiting import wait_until
 
 POLL = 0.1
-"""Seconds between two looks at a lock that somebody else holds."""
+"""Seconds between two looks at a lock that another process holds."""
 
 Waiting = Callable[[], AbstractContextManager[object]]
 """Entered while a process waits for another one."""
@@ -57,7 +55,10 @@ class RunState:
         ``origin``. A process that ends in the middle, or is interrupted, leaves the step to the next one.
         """
         path = self._path(step, "outcome")
-        with _locked(FileLock(self._path(step, "lock"), poll_interval=POLL), waiting):
+        with locks.opened(self._path(step, "lock")) as lock:
+            if not locks.try_hold(lock):
+                with waiting():
+                    locks.hold_by_looking(lock, poll=POLL)
             known = _read(path)
             mine = known is None
             if known is None:
@@ -74,12 +75,8 @@ class RunState:
     @contextlib.contextmanager
     def in_use(self, step: str) -> Iterator[None]:
         """Keep others from taking away, with ``taken``, what the step made."""
-        descriptor = self._open(step)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        with locks.shared(self._path(step, "users")):
             yield
-        finally:
-            os.close(descriptor)
 
     @contextlib.contextmanager
     def claim(self, step: str) -> Iterator[dict[str, Any] | None]:
@@ -87,33 +84,29 @@ class RunState:
 
         An empty value says that there is nothing. The step will be done anew for whoever comes later.
         """
-        descriptor = self._open(step)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with locks.exclusive_if_free(self._path(step, "users")) as lock:
+            if lock is None:
                 yield None
                 return
             path = self._path(step, "outcome")
             known = _read(path) or {}
             path.unlink(missing_ok=True)
             yield known.get("value", {})
-        finally:
-            os.close(descriptor)
 
     @contextlib.contextmanager
     def turn(self, kind: str, limit: int, *, waiting: Waiting = contextlib.nullcontext) -> Iterator[None]:
         """Be one of at most ``limit`` processes of the run that do ``kind`` at the same time."""
-        locks = [FileLock(self._path(f"{kind}-{number}", "turn")) for number in range(limit)]
-        lock = _any_of(locks)
-        if lock is None:
-            with waiting():
-                while (lock := _any_of(locks)) is None:
-                    time.sleep(POLL)
-        try:
+        with contextlib.ExitStack() as stack:
+            paths = [self._path(f"{kind}-{number}", "turn") for number in range(limit)]
+            turns = [stack.enter_context(locks.opened(path)) for path in paths]
+
+            def has_turn() -> bool:
+                return any(locks.try_hold(turn) for turn in turns)
+
+            if not has_turn():
+                with waiting():
+                    wait_until(has_turn, poll=POLL)
             yield
-        finally:
-            lock.release()
 
     def first(self, matter: str, name: str) -> str:
         """Return the ``name`` that was first given for ``matter`` in this run."""
@@ -156,34 +149,10 @@ class RunState:
         """Return what was said under ``name``, None if nothing was."""
         return (_read(self._path(name, "said")) or {}).get("value")
 
-    def _open(self, step: str) -> int:
-        return os.open(self._path(step, "users"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
     def _path(self, name: str, kind: str) -> Path:
         # Labels may hold any character and differ in those only that no file name may have.
         digest = hashlib.sha256(name.encode()).hexdigest()[:8]
         return self.directory / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:80]}-{digest}.{kind}"
-
-
-@contextlib.contextmanager
-def _locked(lock: FileLock, waiting: Waiting) -> Iterator[None]:
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        with waiting():
-            lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _any_of(locks: list[FileLock]) -> FileLock | None:
-    for lock in locks:
-        with contextlib.suppress(Timeout):
-            lock.acquire(timeout=0)
-            return lock
-    return None
 
 
 def _attempt(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -216,6 +185,4 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, known: dict[str, Any]) -> None:
-    draft = path.with_suffix(f".{os.getpid()}")
-    draft.write_text(json.dumps(known))
-    draft.replace(path)
+    files.write_atomically(path, json.dumps(known))

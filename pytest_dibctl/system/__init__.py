@@ -1,1 +1,1 @@
-"""This machine: processes and signals."""
+"""This machine: commands, processes, signals, locks, waits, files, and what must be installed on it."""

@@ -85,39 +85,6 @@ def isolated_python(module: str) -> list[str]:
     return [interpreter(), "-I", "-c", bootstrap, str(Path(__file__).resolve().parent.parent)]
 
 
-def mount_namespace() -> str:
-    """Return what tells this process's mount namespace from others."""
-    return str(Path("/proc/self/ns/mnt").readlink())
-
-
-def end_marked(run_id: str, *, grace: float = KILL_GRACE) -> tuple[int, ...]:
-    """End the processes that a dead run started and that have outlived it; return their ids."""
-    found = _marked(run_id)
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        left = _marked(run_id)
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, number)
-        deadline = time.monotonic() + grace
-        while left and _marked(run_id) and time.monotonic() < deadline:
-            time.sleep(0.05)
-    return found
-
-
-def _marked(run_id: str) -> tuple[int, ...]:
-    wanted = f"{RUN}={run_id}".encode()
-    found = []
-    for directory in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if wanted in (directory / "environ").read_bytes().split(b"\0") and _lives(directory):
-                found.append(int(directory.name))
-    return tuple(pid for pid in found if pid != os.getpid())
-
-
-def _lives(directory: Path) -> bool:
-    return (directory / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-
-
 def command_line(argv: Sequence[str]) -> str:
     """Return ``argv`` as a line that can be pasted into a shell."""
     return shlex.join(argv)
@@ -128,7 +95,7 @@ def die_with_parent(argv: Sequence[str]) -> list[str]:
 
     To be started by this process, not by another one.
     """
-    # A parent that died before the signal was asked for sends none: hence the look at who it is now.
+    # A parent that died before the signal was asked for sends none: hence the look at the parent now.
     # 0 is what a parent outside a new pid namespace looks like from inside.
     orphan_check = 'case "$PPID" in 0 | "$0") exec "$@" ;; *) exit 143 ;; esac'
     return ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", orphan_check, str(os.getpid()), *argv]
@@ -195,10 +162,10 @@ def run(
         seconds=time.monotonic() - started,
     )
     if check and returncode != 0:
-        said = (errors or output).strip().splitlines()[-10:]
+        last_lines = (errors or output).strip().splitlines()[-10:]
         raise CommandError(
             f"{argv[0]} {describe_exit(returncode)}: {command_line(argv)}"
-            + "".join(f"\n  {line}" for line in said),
+            + "".join(f"\n  {line}" for line in last_lines),
         )
     return result
 
@@ -234,7 +201,8 @@ def spawn(
 ) -> Iterator[subprocess.Popen[str]]:
     """Start a command in a session of its own; its whole process group is stopped on leaving.
 
-    The process belongs to the caller inside the block and to nobody after it.
+    The process belongs to the caller inside the block and is gone after it. Raises CommandError when it
+    cannot be started.
     """
     process = start(
         argv,

@@ -17,10 +17,10 @@ SIGNALS_TO_ABANDON = 3
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Words:
-    """What an interruption is told of work that nobody takes over.
+    """What the user reads when work is interrupted that no guardian takes over.
 
-    ``doing`` says what goes on to its end nevertheless, and ``after`` who looks at what is left if even that
-    is cut off.
+    ``doing`` says what goes on to its end nevertheless, and ``after`` what looks at the rest if even that is
+    cut off.
     """
 
     doing: str
@@ -28,7 +28,7 @@ class Words:
 
 
 class Interruption:
-    """What has been heard so far; ``received`` counts the signals since the last ``forget``."""
+    """The signals received so far; ``received`` counts them since the last ``forget``."""
 
     def __init__(self) -> None:
         self.received = 0
@@ -36,15 +36,15 @@ class Interruption:
         self.teardowns = 0
         self.pending: str | None = None
         self.outlook: Callable[[], list[str]] | None = None
-        """Returns what is still to be removed, in words; asked when somebody is impatient."""
+        """Returns what is still to be removed, in words; called for the answer to a signal."""
         self.guarded = False
-        """Whether somebody removes what is left when we are gone."""
+        """Whether a guardian removes what is left when this process is gone."""
         self.words: Words | None = None
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         """Raise KeyboardInterrupt, now or when what must not be broken is over.
 
-        A removal is broken by the third signal only, a teardown of somebody else's by the second.
+        A removal is broken by the third signal only, a teardown of other code by the second.
         """
         self.received += 1
         name = signal.Signals(number).name
@@ -91,7 +91,7 @@ class Interruption:
         return []
 
     def forget(self) -> None:
-        """Begin to count again: work goes on, so nobody is removing anything."""
+        """Begin to count again: work goes on, so nothing is being removed."""
         if self.pending is None:
             self.received = 0
 
@@ -102,34 +102,34 @@ _current: Interruption | None = None
 @contextlib.contextmanager
 def held(*, for_removal: bool = True) -> Iterator[None]:
     """Put a first signal off until the outermost such block has ended."""
-    heard = _current
-    if heard is None:
+    interruption = _current
+    if interruption is None:
         yield
         return
     kind = "removals" if for_removal else "teardowns"
-    setattr(heard, kind, getattr(heard, kind) + 1)
+    setattr(interruption, kind, getattr(interruption, kind) + 1)
     try:
         yield
     finally:
-        setattr(heard, kind, getattr(heard, kind) - 1)
-        if heard.pending is not None and not heard.removals and not heard.teardowns:
-            reason, heard.pending = heard.pending, None
+        setattr(interruption, kind, getattr(interruption, kind) - 1)
+        if interruption.pending is not None and not interruption.removals and not interruption.teardowns:
+            reason, interruption.pending = interruption.pending, None
             raise KeyboardInterrupt(reason)
 
 
 @contextlib.contextmanager
 def undertaking(words: Words, left: Callable[[], list[str]]) -> Iterator[None]:
     """Have interruptions inside told of work that has no guardian; ``left`` names what it is still at."""
-    heard = _current
-    if heard is None:
+    interruption = _current
+    if interruption is None:
         yield
         return
-    before = heard.words, heard.outlook
-    heard.words, heard.outlook = words, left
+    before = interruption.words, interruption.outlook
+    interruption.words, interruption.outlook = words, left
     try:
         yield
     finally:
-        heard.words, heard.outlook = before
+        interruption.words, interruption.outlook = before
 
 
 def guarded() -> None:
@@ -139,7 +139,7 @@ def guarded() -> None:
 
 
 def abandoned() -> bool:
-    """Whether somebody has interrupted so often that the rest was given up."""
+    """Whether so many signals came that the rest was given up."""
     return _current is not None and _current.received >= SIGNALS_TO_ABANDON
 
 
@@ -157,18 +157,18 @@ def as_keyboard_interrupt() -> Iterator[Interruption]:
     Python allows no handlers, nothing changes. A SIGHUP that is ignored (nohup) stays ignored.
     """
     global _current  # noqa: PLW0603 -- there is one set of signal handlers in a process
-    heard = Interruption()
+    interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
-        yield heard
+        yield interruption
         return
     former = {
-        number: signal.signal(number, heard)
+        number: signal.signal(number, interruption)
         for number in STOPPING
         if signal.getsignal(number) is not signal.SIG_IGN
     }
-    outer, _current = _current, heard
+    outer, _current = _current, interruption
     try:
-        yield heard
+        yield interruption
     finally:
         _current = outer
         for number, handler in former.items():

@@ -18,7 +18,7 @@ import pytest
 from pytest_dibctl.build import builder, preflight
 from pytest_dibctl.build.builder import BuildOutcome
 from pytest_dibctl.errors import BuildError, PreflightError
-from pytest_dibctl.guards import build_guard
+from pytest_dibctl.guards import build_steps
 from pytest_dibctl.image import artifact
 from pytest_dibctl.system import process
 from tests.support import building, leaks, waiting
@@ -385,10 +385,10 @@ def test_when_run_and_guard_are_killed_the_next_build_removes_what_is_left(
     slow(elements, out, "cleanup.d")
     running = run()
     started(running, out)
-    loops = out / ".tiny.qcow2.building" / build_guard.LOOPS
+    loops = out / ".tiny.qcow2.building" / build_steps.LOOPS
     wait_until(loops.exists, "the guard did not note its loop device")
     below = descendants(running.pid)
-    [guard] = [pid for pid in below if "build_guard" in arguments(pid)]
+    [guard] = [pid for pid in below if "guards.build_steps" in arguments(pid)]
     [loop] = json.loads(loops.read_text())
     device = Path("/sys/block") / loop["name"] / "loop" / "backing_file"
     assert device.read_text().strip().endswith("/image0.raw")
@@ -429,8 +429,8 @@ def test_two_runs_build_the_same_file_once(
 def test_a_guard_without_a_mount_namespace_of_its_own_starts_nothing(tmp_path: Path) -> None:
     building = tmp_path / "building"
     building.mkdir()
-    step = build_guard.Step(name="mount", argv=("touch", str(tmp_path / "started")), isolate=True)
-    argv = build_guard.command([step], building=building)
+    step = build_steps.Step(name="mount", argv=("touch", str(tmp_path / "started")), isolate=True)
+    argv = build_steps.command([step], building=building)
     assert argv[:3] == ["unshare", "--mount", "--"]
     refused = process.run(argv[3:], check=False)
     assert refused.returncode == 127

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pytest_dibctl.build.dib import Element, Options, Recipe
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
 
@@ -60,3 +61,16 @@ def hook(element: Path, phase: str, name: str, text: str) -> Path:
     script.write_text(text)
     script.chmod(0o755)
     return script
+
+
+def recipe(*names: str, **options: Any) -> Recipe:
+    """Return a recipe of elements that need not exist; ``options`` are disk-image-create's."""
+    return Recipe(
+        argv_options=(),
+        options=Options(**options),
+        named=names,
+        elements=tuple(Element(name=name, path=Path("/e") / name) for name in names),
+        environment={},
+        arch="amd64",
+        version="3.43.0",
+    )

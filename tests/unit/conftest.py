@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from pytest_dibctl.system import process
 from tests.support.fake_openstack import FakeCloud, serving
 from tests.support.publishing import Shop
 
@@ -35,3 +36,24 @@ def abroad() -> Iterator[FakeCloud]:
     """Another cloud, with nothing in it."""
     with serving(FakeCloud()) as cloud:
         yield cloud
+
+
+def programs(directory: Path, *names: str) -> str:
+    """A PATH with just these programs on it."""
+    for name in names:
+        file = directory / name
+        file.write_text("#!/bin/sh\n")
+        file.chmod(0o755)
+    return str(directory)
+
+
+@pytest.fixture
+def only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Leave only the named programs to be found."""
+
+    def leave(*names: str) -> None:
+        (tmp_path / "bin").mkdir()
+        path = programs(tmp_path / "bin", *names)
+        monkeypatch.setattr(process, "tool_path", lambda: path)
+
+    return leave

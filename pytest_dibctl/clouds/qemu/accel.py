@@ -19,11 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
-
 from pytest_dibctl.clouds.qemu.machine import PLATFORMS, Accelerator, Arch, native_arch
 from pytest_dibctl.errors import CommandError, CommandTimeoutError, PreflightError
-from pytest_dibctl.system import process
+from pytest_dibctl.system import files, locks, process
 
 log = logging.getLogger(__name__)
 
@@ -105,10 +103,11 @@ def probe_kvm(arch: Arch | None = None, *, fresh: bool = False) -> Verdict:
         return Verdict(usable=False, reason=f"this user may not use {DEVICE} (add it to the group kvm)")
     cache = _cache_file(arch)
     with contextlib.ExitStack() as stack:
-        # Workers that start together wait for the first one's verdict; an odd cache directory stops nobody.
-        with contextlib.suppress(OSError, Timeout):
+        # Workers that start together wait for the first one's verdict; without a lock, each probes itself.
+        with contextlib.suppress(OSError):
             cache.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(f"{cache}.lock", timeout=4 * PROBE_DEADLINE))
+            lock = cache.with_name(f"{cache.name}.lock")
+            stack.enter_context(locks.exclusive(lock, mode=0o644, timeout=4 * PROBE_DEADLINE))
         verdict = None if fresh else _read(cache)
         if verdict is None:
             verdict = run_payload(arch, "kvm")
@@ -161,8 +160,7 @@ def _payload_argv(arch: Arch, accelerator: Accelerator, directory: Path) -> list
 
 
 def _cache_file(arch: Arch) -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "pytest-dibctl" / f"kvm-{arch}-{_machine_state(arch)}.json"
+    return files.user_cache() / "pytest-dibctl" / f"kvm-{arch}-{_machine_state(arch)}.json"
 
 
 def _machine_state(arch: Arch) -> str:
@@ -185,7 +183,5 @@ def _read(cache: Path) -> Verdict | None:
 
 
 def _write(cache: Path, verdict: Verdict) -> None:
-    temporary = cache.with_suffix(f".{os.getpid()}")
     with contextlib.suppress(OSError):
-        temporary.write_text(json.dumps(dataclasses.asdict(verdict)))
-        temporary.replace(cache)
+        files.write_atomically(cache, json.dumps(dataclasses.asdict(verdict)))

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Protocol
 
-from pytest_dibctl.system import process
+from pytest_dibctl.system import process, processes
 
 GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL."""
@@ -102,12 +102,7 @@ class Stranger:
 
 def is_guest(pid: int, uuid: str) -> bool:
     """Return whether ``pid`` is a living QEMU that was given ``uuid``; a zombie is not living."""
-    try:
-        argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    # A zombie has no command line any more.
-    return uuid.encode() in argv
+    return processes.has_argument(pid, uuid)
 
 
 def find(uuid: str, pid: int | None) -> Stranger | None:
@@ -115,22 +110,13 @@ def find(uuid: str, pid: int | None) -> Stranger | None:
     if pid is not None:
         return Stranger(uuid, pid) if is_guest(pid, uuid) else None
     # The run died after it had started QEMU and before it could write down the process id.
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and is_guest(int(entry.name), uuid):
-            return Stranger(uuid, int(entry.name))
-    return None
+    guests = processes.with_argument(uuid)
+    return Stranger(uuid, guests[0].pid) if guests else None
 
 
 def running_in(directory: Path) -> tuple[int, ...]:
     """Return the processes whose working directory is an instance's: its QEMU, and nothing else."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        with contextlib.suppress(OSError):
-            if (entry / "cwd").readlink() == directory and b"qemu-" in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-    return tuple(found)
+    return tuple(found.pid for found in processes.working_in(directory, program="qemu-"))
 
 
 def kill(pid: int) -> None:

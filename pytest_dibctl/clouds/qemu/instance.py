@@ -18,6 +18,8 @@ from pytest_dibctl.clouds.qemu import guest, machine, qmp
 from pytest_dibctl.clouds.qemu.console import Console
 from pytest_dibctl.errors import InstanceError, NotInConfigError
 from pytest_dibctl.guest.ssh import HostKeyPolicy
+from pytest_dibctl.system import files
+from pytest_dibctl.system.waiting import Every, wait_until
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +66,8 @@ class State:
 
     def write(self, directory: Path) -> None:
         """Write the state into the instance's directory; readers see the old or the new one."""
-        temporary = directory / f"{STATE}.new"
-        temporary.write_text(
-            json.dumps({"version": STATE_VERSION, **dataclasses.asdict(self)}, indent=1) + "\n"
-        )
-        temporary.replace(directory / STATE)
+        document = {"version": STATE_VERSION, **dataclasses.asdict(self)}
+        files.write_atomically(directory / STATE, json.dumps(document, indent=1) + "\n")
 
 
 def read_state(directory: Path) -> State:
@@ -279,20 +278,19 @@ class QemuInstance:
         qmp.execute(self._control, "cont")
 
     def _await_qemu(self, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        while True:
-            ended = self._process.ended() if self._process else "was not started"
-            if ended:
-                raise InstanceError(
-                    f"{self.name}: QEMU {ended} before the guest was started{_indented(self.log())}",
-                    hint=self._log_hint(),
-                )
-            with contextlib.suppress(InstanceError):
-                if self._status() == "prelaunch":
-                    return
-            if time.monotonic() > deadline:
-                raise InstanceError(f"{self.name}: QEMU did not start the guest within {timeout:g} s")
-            time.sleep(0.05)
+        if not wait_until(self._is_before_launch, timeout=timeout, poll=0.05):
+            raise InstanceError(f"{self.name}: QEMU did not start the guest within {timeout:g} s")
+
+    def _is_before_launch(self) -> bool:
+        ended = self._process.ended() if self._process else "was not started"
+        if ended:
+            raise InstanceError(
+                f"{self.name}: QEMU {ended} before the guest was started{_indented(self.log())}",
+                hint=self._log_hint(),
+            )
+        with contextlib.suppress(InstanceError):
+            return self._status() == "prelaunch"
+        return False
 
     def _save(self, tag: str) -> None:
         said = qmp.monitor(self._control, f"savevm {tag}", timeout=SNAPSHOT_PATIENCE).strip()
@@ -348,16 +346,16 @@ class QemuInstance:
 
     def _press_power_button(self) -> bool:
         """Ask the guest to power off; return whether it did within the deadline."""
-        deadline = time.monotonic() + SOFT_OFF[self._state.accelerator]
-        press = 0.0
-        while time.monotonic() < deadline:
+        press = Every(PRESS_AGAIN)
+
+        def is_off() -> bool:
             if self._status() == "shutdown":
                 return True
-            if time.monotonic() >= press:
+            if press.is_due():
                 qmp.execute(self._control, "system_powerdown")
-                press = time.monotonic() + PRESS_AGAIN
-            time.sleep(0.25)
-        return False
+            return False
+
+        return wait_until(is_off, timeout=SOFT_OFF[self._state.accelerator], poll=0.25)
 
     def _power_on(self) -> None:
         self._console.forget()

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from pytest_dibctl.build import dib, fingerprint
 from pytest_dibctl.config.models.command import Command
 from pytest_dibctl.image import artifact
 from pytest_dibctl.image.artifact import Identity
+from pytest_dibctl.system import files
 from tests.support import building
 
 
@@ -238,14 +240,14 @@ def test_a_copied_file_whose_record_cannot_be_written_is_not_built(
 ) -> None:
     target, record = recorded
     restore(target)
-    write = artifact.write_atomically
+    write = files.write_atomically
 
-    def refuse(path: Path, text: str) -> None:
+    def refuse(path: Path, text: str, **options: Any) -> None:
         if path.parent == target.parent:
             raise PermissionError(13, "Read-only file system")
-        write(path, text)
+        write(path, text, **options)
 
-    monkeypatch.setattr(artifact, "write_atomically", refuse)
+    monkeypatch.setattr(files, "write_atomically", refuse)
     assert fingerprint.outdated(target, record, record.components) is None
     assert fingerprint.load(target) == record
 

@@ -18,7 +18,7 @@ import pytest
 from pytest_dibctl.build import builder, fingerprint
 from pytest_dibctl.build.builder import BuildOutcome
 from pytest_dibctl.errors import ArtifactError, BuildError, ConfigError, DibctlError, PreflightError
-from pytest_dibctl.guards import build_guard
+from pytest_dibctl.guards import build_steps
 from pytest_dibctl.image import artifact
 from tests.support import building
 
@@ -307,7 +307,7 @@ def test_a_file_in_the_place_of_the_output_directory_is_told(tmp_path: Path) -> 
 def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
     left = tmp_path / ".tiny.qcow2.building" / "tmp" / "dib_build.x"
     left.mkdir(parents=True)
-    (left.parent.parent / build_guard.LOOPS).write_text('[{"name": "loop0", "odd": 1}]')
+    (left.parent.parent / build_steps.LOOPS).write_text('[{"name": "loop0", "odd": 1}]')
     build(tmp_path)
     assert names(tmp_path) == LEFT
 
@@ -380,7 +380,7 @@ def test_however_a_run_is_ended_it_leaves_nothing(tmp_path: Path, number: signal
 
 
 def test_a_command_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_guard, "GRACE", 1.0)
+    monkeypatch.setattr(build_steps, "GRACE", 1.0)
     command = slow(tmp_path, "trap : TERM;").replace("exec sleep", "while :; do sleep")[:-1] + "; done'"
     stop = threading.Event()
 

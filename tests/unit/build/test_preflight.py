@@ -3,62 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
-import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pytest_dibctl.build import causes, dib, preflight
 from pytest_dibctl.errors import PreflightError
-from pytest_dibctl.system import process
+from pytest_dibctl.guards import namespace
+from pytest_dibctl.system import checks
+from pytest_dibctl.system.checks import Check
 from tests.support import building
+from tests.support.building import recipe
 
-
-def recipe(*names: str, **options: Any) -> dib.Recipe:
-    return dib.Recipe(
-        argv_options=(),
-        options=dib.Options(**options),
-        named=names,
-        elements=tuple(dib.Element(name=name, path=Path("/e") / name) for name in names),
-        environment={},
-        arch="amd64",
-        version="3.43.0",
-    )
-
-
-def programs(directory: Path, *names: str) -> str:
-    """A PATH with just these programs on it."""
-    for name in names:
-        file = directory / name
-        file.write_text("#!/bin/sh\n")
-        file.chmod(0o755)
-    return str(directory)
-
-
-@pytest.fixture
-def only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Leave only the named programs to be found."""
-
-    def leave(*names: str) -> None:
-        (tmp_path / "bin").mkdir()
-        path = programs(tmp_path / "bin", *names)
-        monkeypatch.setattr(process, "tool_path", lambda: path)
-
-    return leave
-
-
-ALL = ("disk-image-create", "mkfs.ext4", "debootstrap", *preflight.GUARD_TOOLS, *preflight.BUILD_TOOLS)
+ALL = ("disk-image-create", "mkfs.ext4", "debootstrap", *namespace.TOOLS, *preflight.BUILD_TOOLS)
 
 
 @pytest.fixture(autouse=True)
 def _root_with_loop_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_root", "_loop_devices"):
-        fine = preflight.Check(name=name, ok=True, detail="")
-        monkeypatch.setattr(preflight, name, lambda fine=fine: fine)
+    for name in ("root", "loop_devices"):
+        fine = Check(name=name, ok=True, detail="")
+        monkeypatch.setattr(checks, name, lambda fine=fine: fine)
 
 
 def test_a_machine_with_everything_may_build(tmp_path: Path, only: Callable[..., None]) -> None:
@@ -115,29 +81,15 @@ def test_mmdebstrap_stands_in_for_debootstrap(only: Callable[..., None]) -> None
     assert "debootstrap" not in preflight.build_tools(recipe("debootstrap"))
 
 
-def test_every_tool_that_is_asked_for_has_a_package() -> None:
-    asked = {
-        *preflight.GUARD_TOOLS,
-        *preflight.BUILD_TOOLS,
-        *preflight.PARTITION_TOOLS,
-        *preflight.EFI_TOOLS,
-        *preflight.GUEST_TOOLS,
-        *preflight.build_tools(
-            recipe("debootstrap", "block-device-efi-lvm", "source-repositories", "cache-url")
-        ),
-    }
-    assert asked <= preflight.PACKAGES.keys()
-
-
-def missing(name: str) -> preflight.Check:
-    return preflight.Check(name=name, ok=False, detail="none", required=False)
+def missing(name: str) -> Check:
+    return Check(name=name, ok=False, detail="none", required=False)
 
 
 def test_partitions_without_device_mapper_are_refused(
     tmp_path: Path, only: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only(*ALL, *preflight.PARTITION_TOOLS)
-    monkeypatch.setattr(preflight, "_device_mapper", lambda: missing("device-mapper"))
+    monkeypatch.setattr(checks, "device_mapper", lambda: missing("device-mapper"))
     target = tmp_path / "x.qcow2"
     preflight.for_build(building.entry(tmp_path), recipe("tiny"), target)
     with pytest.raises(PreflightError, match="device-mapper: none"):
@@ -149,8 +101,8 @@ def test_an_efi_partition_without_vfat_is_refused(
 ) -> None:
     only(*ALL, *preflight.PARTITION_TOOLS, *preflight.EFI_TOOLS)
     fine = dataclasses.replace(missing("device-mapper"), ok=True)
-    monkeypatch.setattr(preflight, "_device_mapper", lambda: fine)
-    monkeypatch.setattr(preflight, "_filesystem", missing)
+    monkeypatch.setattr(checks, "device_mapper", lambda: fine)
+    monkeypatch.setattr(checks, "filesystem", missing)
     with pytest.raises(PreflightError, match="vfat: none"):
         preflight.for_build(building.entry(tmp_path), recipe("block-device-efi"), tmp_path / "x.qcow2")
 
@@ -158,17 +110,17 @@ def test_an_efi_partition_without_vfat_is_refused(
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        (recipe("tiny", image_size=10.0), 10 * preflight.GIB),
-        (recipe("tiny", image_size=10.0, tmpfs=False), 30 * preflight.GIB),
+        (recipe("tiny", image_size=10.0), 10 * checks.GIB),
+        (recipe("tiny", image_size=10.0, tmpfs=False), 30 * checks.GIB),
         (recipe("tiny"), preflight.MINIMAL_SPACE),
-        (recipe("debian-minimal", "debootstrap"), 4 * preflight.GIB),
+        (recipe("debian-minimal", "debootstrap"), 4 * checks.GIB),
     ],
     ids=["sized", "sized on disk", "small", "distribution"],
 )
 def test_space_is_the_configured_size_or_a_guess(
     found: dib.Recipe, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preflight, "_memory", lambda: 8 * preflight.GIB)
+    monkeypatch.setattr(preflight, "_memory", lambda: 8 * checks.GIB)
     assert preflight.needed_space(found) == expected
 
 
@@ -194,106 +146,6 @@ def test_external_commands_need_little_and_may_have_any_path(
 ) -> None:
     only("setpriv", "qemu-img")
     preflight.for_build(building.entry(tmp_path), None, tmp_path / "with blank.qcow2")
-
-
-@pytest.mark.usefixtures("tmp_path")
-def test_without_root_the_build_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    check = preflight._root()
-    assert (check.ok, check.fix) == (False, "run it as root, for example with sudo")
-
-
-def test_root_of_an_unprivileged_container_is_no_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(preflight, "_capable", lambda bit: bit != 21)
-    check = preflight._root()
-    assert not check.ok
-    assert "sys_admin" in check.detail
-
-
-def test_a_working_kernel_is_not_complained_about() -> None:
-    assert preflight._filesystem("proc").ok
-    assert not preflight._filesystem("no-such-filesystem").ok
-    assert preflight._capable(0) == (os.geteuid() == 0)
-
-
-def test_the_doctor_looks_at_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(preflight, "_kvm", lambda: missing("KVM"))
-    checks = {check.name: check for check in preflight.doctor(tmp_path)}
-    assert {
-        "disk-image-create",
-        "debootstrap",
-        "ssh",
-        "kpartx",
-        "free space",
-        "device-mapper",
-        "KVM",
-    } <= checks.keys()
-    assert not checks["kpartx"].required
-    assert checks["debootstrap"].required
-    assert checks["ssh"].as_dict()["package"] == "openssh-client"
-
-
-def test_missing_packages_are_listed_once_and_sorted(only: Callable[..., None]) -> None:
-    only("losetup")
-    checks = [preflight._tool(name) for name in ("sgdisk", "mount", "losetup", "lsattr", "mkfs.ext4")]
-    assert preflight.missing_packages(checks) == ["e2fsprogs", "gdisk", "mount"]
-
-
-def apt(directory: Path, body: str) -> str:
-    script = directory / "apt-get"
-    script.write_text(f"#!/bin/sh\n{body}\n")
-    script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    return f"{directory}:/usr/bin:/bin"
-
-
-@pytest.fixture
-def as_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-
-
-@pytest.mark.usefixtures("as_root")
-def test_packages_are_installed_after_an_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    body = f'echo "$DEBIAN_FRONTEND $*" >> {tmp_path}/calls; echo "Setting up x"; echo other'
-    path = apt(tmp_path, body)
-    monkeypatch.setattr(process, "tool_path", lambda: path)
-    monkeypatch.setenv("PATH", path)
-    told: list[str] = []
-    preflight.install(["gdisk", "kpartx"], progress=told.append)
-    assert (tmp_path / "calls").read_text().splitlines() == [
-        "noninteractive -o DPkg::Lock::Timeout=120 update",
-        "noninteractive -o DPkg::Lock::Timeout=120 install --yes --no-install-recommends gdisk kpartx",
-    ]
-    assert told == ["installing gdisk kpartx", "Setting up x", "Setting up x"]
-
-
-@pytest.mark.usefixtures("as_root")
-def test_a_failing_apt_is_told_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = apt(tmp_path, "echo reading; echo 'E: Unable to fetch' >&2; exit 100")
-    monkeypatch.setattr(process, "tool_path", lambda: path)
-    monkeypatch.setenv("PATH", path)
-    with pytest.raises(
-        PreflightError, match=r"apt-get update exited with 100\n  E: Unable to fetch\nhint"
-    ) as caught:
-        preflight.install(["gdisk"], progress=lambda _line: None)
-    assert caught.value.hint
-
-
-def test_packages_need_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    path = apt(tmp_path, "exit 1")
-    monkeypatch.setattr(process, "tool_path", lambda: path)
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(PreflightError, match="needs root") as caught:
-        preflight.install(["gdisk"], progress=lambda _line: None)
-    assert caught.value.hint == "as root: apt-get install gdisk"
-
-
-def test_packages_need_apt(only: Callable[..., None]) -> None:
-    only()
-    with pytest.raises(PreflightError, match="no apt-get here to install gdisk"):
-        preflight.install(["gdisk"], progress=lambda _line: None)
 
 
 @pytest.mark.parametrize(

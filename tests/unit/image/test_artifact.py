@@ -206,14 +206,3 @@ def test_a_damaged_cache_is_ignored(raw: Path, tmp_path: Path, text: str) -> Non
     [cache] = (tmp_path / "cache" / "dibctl" / "digests").iterdir()
     cache.write_text(text)
     assert artifact.inspect(raw).sha512 == hashlib.sha512(raw.read_bytes()).hexdigest()
-
-
-def test_replacing_a_file_leaves_the_old_one_or_the_new_one(tmp_path: Path) -> None:
-    target = tmp_path / "record"
-    target.write_text("old")
-    target.chmod(0o600)
-    artifact.write_atomically(target, "new")
-    assert target.read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["record"]
-    with pytest.raises(FileNotFoundError):
-        artifact.write_atomically(tmp_path / "nowhere" / "x", "text")

@@ -126,7 +126,7 @@ def test_records_are_private(tmp_path: Path) -> None:
 
 def test_what_cannot_be_recorded_is_an_error_before_anything_is_made(tmp_path: Path) -> None:
     with ledger.opened("0123abcd", base=tmp_path) as book:
-        (book.directory / f"key.x.{os.getpid()}.tmp").mkdir()
+        (book.directory / f"key.x.{os.getpid()}.json").mkdir()
         with pytest.raises(DibctlError, match="cannot record key x: Is a directory; nothing was made"):
             book.record("key", "x")
 

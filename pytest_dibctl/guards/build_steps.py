@@ -6,15 +6,12 @@ SIGTERM, the guard asks disk-image-create to clean up, kills it after a grace pe
 left and removes its directory. When the guard itself is killed, the kernel kills the build with it and
 the namespaces take the mounts; a loop device that is left then is in ``LOOPS``, for the next build.
 
-It is started by ``process.isolated_python`` and imports nothing but the standard library, ``errors`` and
-``process``.
+``namespace`` starts it, and says what it may import.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import ctypes
 import dataclasses
 import json
 import os
@@ -29,6 +26,8 @@ from types import FrameType
 from typing import NoReturn
 
 from pytest_dibctl.errors import CommandError
+from pytest_dibctl.guards import namespace
+from pytest_dibctl.guards.namespace import MachineProc
 from pytest_dibctl.system import process
 
 GRACE = 15.0
@@ -47,7 +46,6 @@ STEP = "dibctl step: "
 """What a line of the log begins with when a step begins."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_CLONE_NEWPID = 0x20000000
 
 
 class _Stop(Exception):  # noqa: N818 -- a request, not an error
@@ -80,29 +78,26 @@ class Step:
 def command(steps: Sequence[Step], *, building: Path, grace: float = GRACE) -> list[str]:
     """Return the argv that runs ``steps`` in their order under one guard, up to the first that fails.
 
-    With a step to isolate, the mounts of all are apart from everybody else's.
+    ``grace`` is seconds. With a step to isolate, only the steps see what any of them mounts.
     """
     isolate = any(step.isolate for step in steps)
-    guard = process.isolated_python(__name__)
     options = [f"--building={building}", f"--grace={grace:g}"]
-    options += [f"--apart-from={process.mount_namespace()}"] if isolate else []
-    private = ["unshare", "--mount", "--"] if isolate else []
-    return [*private, *guard, *options, "--", *(json.dumps(dataclasses.asdict(step)) for step in steps)]
+    coded = [json.dumps(dataclasses.asdict(step)) for step in steps]
+    return namespace.command(__name__, [*options, "--", *coded], namespaces=["--mount"] if isolate else [])
 
 
 def main() -> NoReturn:
     """Run steps under guard and exit as the last that ran does; 128 + n after signal n."""
-    parser = argparse.ArgumentParser()
+    parser = namespace.parser(required=False)
     parser.add_argument("--building", type=Path, required=True)
     parser.add_argument("--grace", type=float, required=True)
-    parser.add_argument("--apart-from")
     parser.add_argument("steps", nargs="+", type=lambda text: Step(**json.loads(text)))
     options = parser.parse_args()
-    if options.apart_from == process.mount_namespace():
+    if namespace.is_missing(options):
         # A step would mount its /proc over that of the whole machine.
         _say("the guard has no mount namespace of its own; nothing was started")
         sys.exit(127)
-    guard = _Guard(options.building, apart=options.apart_from is not None, grace=options.grace)
+    guard = _Guard(options.building, apart=namespace.is_asked_for(options), grace=options.grace)
     sys.exit(guard.run(options.steps))
 
 
@@ -112,7 +107,7 @@ class _Guard:
         self.apart = apart
         self.grace = grace
         # A step mounts a /proc of its own over this one: the real one is asked through this.
-        self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+        self.proc = MachineProc()
 
     def run(self, steps: Sequence[Step]) -> int:
         """Run ``steps``; a signal or the end of the tool ends them, and removes what they made."""
@@ -147,7 +142,7 @@ class _Guard:
         if child is not None:
             _terminate(child, self.proc, grace=self.grace)
             code = self._end(child) or code
-        if not _below(self.building, self.proc):
+        if not self.proc.mount_points(self.building):
             remove(self.building)
         return code
 
@@ -163,23 +158,25 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
     raise _Stop
 
 
-def _start_isolated(argv: Sequence[str], proc: int) -> subprocess.Popen[str]:
+def _start_isolated(argv: Sequence[str], proc: MachineProc) -> subprocess.Popen[str]:
     """Start ``argv`` as the first process of a namespace of process ids, so that nothing outlives it.
 
     Mounts it shares with the guard, which can so release what a killed build left. ``unshare --fork``
     would stand between the two and, in util-linux 2.38, loses the number of a signal that killed its
-    child; Python has these two calls only from 3.12 on.
+    child.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    own = os.open("self/ns/pid", os.O_RDONLY, dir_fd=proc)
+    own = proc.open("self/ns/pid")
     try:
-        if libc.unshare(_CLONE_NEWPID) != 0:
-            raise CommandError(f"no namespace for the build: {os.strerror(ctypes.get_errno())}")
+        try:
+            namespace.unshare(namespace.NEW_PIDS)
+        except OSError as error:
+            raise CommandError(f"no namespace for the build: {error.strerror}") from None
         mounted = 'mount -t proc proc /proc && exec "$0" "$@"'
         return process.start(process.die_with_parent(["sh", "-c", mounted, *argv]), stdout=1, stderr=2)
     finally:
-        # Without this, no command could be started any more once the build has ended.
-        libc.setns(own, _CLONE_NEWPID)
+        # Without this, no command could be started any more once the build has ended; the next start says so.
+        with contextlib.suppress(OSError):
+            namespace.rejoin(own, namespace.NEW_PIDS)
         os.close(own)
 
 
@@ -208,25 +205,25 @@ def _wait_for(ended: int, building: Path, seen: dict[str, Loop]) -> None:
 
 
 def _say(text: str) -> None:
-    """Write a line to the build's log, which may lie on a full disk."""
+    """Write a line to the build's log; a full disk is no error."""
     with contextlib.suppress(OSError):
         os.write(1, f"{text}\n".encode(errors="replace"))
 
 
-def _terminate(child: subprocess.Popen[str], proc: int, *, grace: float) -> None:
+def _terminate(child: subprocess.Popen[str], proc: MachineProc, *, grace: float) -> None:
     """End a step so that it can clean up after itself.
 
     disk-image-create's shell gets SIGTERM, which runs its exit trap; what the shell had started by then
     gets it too, or the trap would wait for it in vain. The process that filters the log is spared:
     without it the trap's first ``echo`` fails, and the trap with it.
     """
-    if not _apart(child.pid, proc):
+    if not proc.is_apart(child.pid):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(grace)
         return
-    helpers = [pid for pid in _members(child.pid, proc) if "outfilter" not in _read(f"{pid}/cmdline", proc)]
+    helpers = [pid for pid in proc.companions(child.pid) if "outfilter" not in proc.read(f"{pid}/cmdline")]
     _send(signal.SIGTERM, [child.pid, *helpers])
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(min(2.0, grace))
@@ -241,48 +238,12 @@ def _send(number: signal.Signals, pids: Sequence[int]) -> None:
             os.kill(pid, number)
 
 
-def _apart(pid: int, proc: int) -> bool:
-    """Tell whether ``pid`` lives in another namespace of process ids than the guard."""
-    return _link(f"{pid}/ns/pid", proc) not in ("", _link("self/ns/pid", proc))
-
-
-def _members(leader: int, proc: int) -> list[int]:
-    """Return the other processes of ``leader``'s namespace."""
-    space = _link(f"{leader}/ns/pid", proc)
-    pids = [int(name) for name in os.listdir(proc) if name.isdigit()]
-    return [pid for pid in pids if pid != leader and _link(f"{pid}/ns/pid", proc) == space]
-
-
-def _link(path: str, directory: int) -> str:
-    try:
-        return os.readlink(path, dir_fd=directory)
-    except OSError:
-        return ""
-
-
-def _read(path: str, directory: int) -> str:
-    try:
-        with os.fdopen(os.open(path, os.O_RDONLY, dir_fd=directory)) as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
-def _below(directory: Path, proc: int) -> list[str]:
-    """Return the mount points below ``directory``, the deepest first."""
-    points = [
-        line.split()[4].encode().decode("unicode_escape")
-        for line in _read("self/mountinfo", proc).splitlines()
-    ]
-    return [point for point in reversed(points) if point.startswith(f"{directory}/")]
-
-
-def _release(building: Path, proc: int) -> None:
+def _release(building: Path, proc: MachineProc) -> None:
     with contextlib.suppress(CommandError):
         if _is_dead("/proc"):
             process.run(["umount", "--lazy", "/proc"], check=False)
     attached = list(loops(building))
-    for point in _below(building, proc):
+    for point in proc.mount_points(building):
         with contextlib.suppress(CommandError):
             process.run(["umount", "--lazy", point], check=False)
     for loop in attached:
@@ -290,7 +251,7 @@ def _release(building: Path, proc: int) -> None:
 
 
 def _is_dead(proc: str) -> bool:
-    """Tell whether ``proc`` is that of a namespace that is gone: nobody has a self there."""
+    """Tell whether ``proc`` is that of a namespace that is gone: no process has a self there."""
     try:
         Path(proc, "self").readlink()
     except OSError:
@@ -341,10 +302,10 @@ def _still(loop: Loop) -> bool:
     """Tell whether the device still has that very file behind it; its path may be gone with its mount."""
     columns = "BACK-MAJ:MIN,BACK-INO,BACK-FILE"
     try:
-        said = process.run(
+        listed = process.run(
             ["losetup", "--list", "--json", "--output", columns, f"/dev/{loop.name}"], check=False
         )
-        [device] = json.loads(said.output)["loopdevices"]
+        [device] = json.loads(listed.output)["loopdevices"]
     except (CommandError, ValueError, KeyError):
         return False
     numbers = f"{os.major(loop.device)}:{os.minor(loop.device)}"

@@ -1,0 +1,55 @@
+"""Why a build failed: what the log says of it, and what to do."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from typing import Final
+
+from pytest_dibctl.build import causes, steps
+from pytest_dibctl.build.log import Watcher
+from pytest_dibctl.build.plan import Plan
+from pytest_dibctl.errors import BuildError
+from pytest_dibctl.system import process
+
+_NOT_STARTED: Final = (126, 127)
+"""What a shell exits with when it cannot start a program."""
+
+
+def failed(plan: Plan, code: int, watcher: Watcher, seconds: float) -> BuildError:
+    """Return the error of a build that ended with ``code`` after ``seconds``; the error has that code too."""
+    failure = watcher.failure()
+    hint = causes.hint(failure.text, directory=plan.target.parent, recipe=plan.recipe)
+    if code in _NOT_STARTED and (missing := _not_started(plan, failure.where)):
+        message, what_next = missing
+        return BuildError(f"{message}\nlog: {plan.log_file}", hint=hint or what_next, exit_code=code)
+    ended = process.describe_exit(128 - code if code > 128 else code)  # noqa: PLR2004 -- a signal's number
+    where = f" in {failure.where}" if failure.where else ""
+    lines = list(failure.lines)
+    if causes.cut_off(failure.text, plan.target.parent):
+        lines.append(f"{causes.NO_SPACE}; the log is cut off, too")
+    shown = "".join(f"\n  {line}" for line in lines)
+    return BuildError(
+        f"{plan.image.at()}: the build {ended}{where} after {seconds:.0f} s{shown}\nlog: {plan.log_file}",
+        hint=hint,
+        exit_code=code,
+    )
+
+
+def _not_started(plan: Plan, where: str) -> tuple[str, str] | None:
+    """Say that the program of the step ``where`` cannot be started, and what to do; None when it can."""
+    for number, step in enumerate(steps.external_steps(plan.image, plan.recipe, plan.target)):
+        if step.name != where:
+            continue
+        program, place = step.argv[0], plan.image.at(steps.command_key(number))
+        if "/" not in program:
+            if shutil.which(program, path=plan.environment.get("PATH", process.tool_path())):
+                return None
+            return f"{place}: {program}: not found", "install it, or write where it lies"
+        file = plan.cwd / program
+        if not file.exists():
+            return f"{place}: {program}: not found", f"commands run in {plan.cwd.absolute()}"
+        if file.is_dir() or not os.access(file, os.X_OK):
+            return f"{place}: {program}: is not executable", f"chmod +x {shlex.quote(str(file))}"
+    return None

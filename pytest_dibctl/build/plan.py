@@ -1,0 +1,124 @@
+"""What a build is to do and why: the recipe, what the file would be made from, and what was built before."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from pytest_dibctl.build import dib, fingerprint, steps
+from pytest_dibctl.config.entry import Entry
+from pytest_dibctl.config.models.images import Image
+from pytest_dibctl.errors import BuildError
+from pytest_dibctl.guards import build_steps
+from pytest_dibctl.guards.build_steps import Step
+
+_OUT: Final = "out"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A build of ``image`` to ``target``, ready to run in the working directory ``cwd``.
+
+    ``recipe`` is disk-image-create's part, None where only external commands build. ``components`` are
+    digests of all that the file is made from, with the ``salt`` of the digests of secrets; ``record`` says
+    how the file that is there was built.
+    """
+
+    image: Entry[Image]
+    target: Path
+    cwd: Path
+    recipe: dib.Recipe | None
+    components: Mapping[str, str]
+    salt: str
+    record: fingerprint.Record | None
+
+    @property
+    def building(self) -> Path:
+        """The build's private directory, which is there during the build only."""
+        return self.target.with_name(f".{self.target.name}.building")
+
+    @property
+    def out(self) -> Path:
+        """Where in the private directory the build leaves the image, under its own name, and other files."""
+        return self.building / _OUT
+
+    @property
+    def log_file(self) -> Path:
+        """The log of the last build, or of this one while it runs."""
+        return log_file(self.target)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What is laid over this process's environment for the commands."""
+        temporary = str(self.building / build_steps.TMP)
+        given = dict(self.recipe.environment) if self.recipe is not None else {}
+        # DIB_QUIET: with --logfile, disk-image-create would say nothing here.
+        return {"DIB_QUIET": "0", **given, "TMP_DIR": temporary, "TMPDIR": temporary}
+
+    def steps(self) -> list[Step]:
+        """Return the commands of the build, in their order."""
+        file = self.out / self.target.name
+        first = steps.dib_steps(self.recipe, file, scratch=self.building) if self.recipe is not None else []
+        return [*first, *steps.external_steps(self.image, self.recipe, file)]
+
+    def outdated(self) -> str | None:
+        """Say why the file must be built; None when it need not be."""
+        return fingerprint.outdated(self.target, self.record, self.components)
+
+    def unwritable(self, error: OSError) -> BuildError:
+        """Return the error that says that nothing can be written where the file is to be."""
+        return BuildError(
+            f"{self.image.at('filename')}: cannot write in {self.target.parent}: {error.strerror}",
+            hint="make it writable, or build elsewhere with --output",
+        )
+
+
+def plan_for(image: Entry[Image], target: Path, cwd: Path) -> Plan:
+    """Return the plan of a build of ``image`` to ``target``.
+
+    Raises ConfigError and BuildError for what can be told before anything runs.
+    """
+    settings = image.settings
+    recipe = checked_recipe(image, target, cwd)
+    record = fingerprint.load(target)
+    salt = record.salt if record is not None else fingerprint.new_salt()
+    components = fingerprint.components(recipe, settings.external_build, salt=salt, target=target.name)
+    old = record.components if record is not None else {}
+    files = fingerprint.arguments(settings.external_build, target=target, cwd=cwd, old=old)
+    return Plan(
+        image=image,
+        target=target,
+        cwd=cwd,
+        recipe=recipe,
+        components={**components, **files},
+        salt=salt,
+        record=record,
+    )
+
+
+def checked_recipe(image: Entry[Image], target: Path, cwd: Path) -> dib.Recipe | None:
+    """Return disk-image-create's part of a build, None where there is none.
+
+    Raises ConfigError and BuildError for what is wrong with the recipe or with external_build.
+    """
+    recipe = dib.recipe(image, image.settings.dib, cwd) if image.settings.dib is not None else None
+    steps.external_steps(image, recipe, target)  # for its errors
+    return recipe
+
+
+def target_file(image: Entry[Image], output: Path | None, cwd: Path) -> Path:
+    """Return where the image's file lies or will lie, absolute and without ``..``."""
+    return Path(os.path.normpath(cwd.absolute() / (output or image.settings.filename)))
+
+
+def log_file(target: Path) -> Path:
+    """Return where the log of the last build of ``target`` lies, if there ever was one here."""
+    return target.with_name(f"{target.name}.build.log")
+
+
+def is_built_here(settings: Image) -> bool:
+    """Whether the settings say how the image is built; else its file comes from elsewhere."""
+    return settings.dib is not None or bool(settings.external_build)

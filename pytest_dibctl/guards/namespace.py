@@ -1,0 +1,134 @@
+"""Starting a guard in namespaces of its own, and looking from there at the machine outside.
+
+A guard is a module of this package with a ``main``, run by an isolated Python: it depends neither on the
+working directory nor on the environment of the run that starts it. It imports nothing but the standard
+library, ``errors``, ``system.process`` and this module, so that it starts at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from pytest_dibctl.system import process
+
+NEW_MOUNTS: Final = 0x00020000
+NEW_PIDS: Final = 0x20000000
+"""The kernel's numbers for namespaces of mounts and of process ids."""
+
+TOOLS: Final = ("unshare", "setpriv")
+"""The programs that start a guard, and have the kernel end it with its starter."""
+
+_APART: Final = "--apart-from"
+
+
+def command(module: str, arguments: Sequence[str], *, namespaces: Sequence[str] = ()) -> list[str]:
+    """Return the argv that runs the ``main`` of ``module`` with ``arguments``.
+
+    ``namespaces`` are options of unshare(1), a mount namespace among them; without any, the guard stays in
+    those of this process.
+    """
+    guard = process.isolated_python(module)
+    if not namespaces:
+        return [*guard, *arguments]
+    return ["unshare", *namespaces, "--", *guard, f"{_APART}={_mount_namespace()}", *arguments]
+
+
+def parser(*, required: bool) -> argparse.ArgumentParser:
+    """Return a parser of a guard's arguments, which reads what ``command`` adds to them.
+
+    ``required`` refuses a start without namespaces of its own.
+    """
+    parser_ = argparse.ArgumentParser()
+    parser_.add_argument(_APART, required=required)
+    return parser_
+
+
+def is_asked_for(options: argparse.Namespace) -> bool:
+    """Whether the guard was started with namespaces of its own."""
+    return options.apart_from is not None
+
+
+def is_missing(options: argparse.Namespace) -> bool:
+    """Whether the guard should have a mount namespace of its own, and is in that of its starter instead.
+
+    What it mounts would then be mounted for the whole machine.
+    """
+    return bool(options.apart_from == _mount_namespace())
+
+
+def _mount_namespace() -> str:
+    return str(Path("/proc/self/ns/mnt").readlink())
+
+
+def unshare(kind: int) -> None:
+    """Go on in a new namespace of a kind, NEW_MOUNTS or NEW_PIDS; raises OSError.
+
+    Of NEW_PIDS only the children started from now on are in it. Python has ``os.unshare`` since 3.12.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(kind) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def rejoin(namespace: int, kind: int) -> None:
+    """Go back into a namespace of a kind, by an open descriptor of it; raises OSError.
+
+    Python has ``os.setns`` since 3.12.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(namespace, kind) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+class MachineProc:
+    """The /proc that was mounted when this was made, whatever is mounted over it later.
+
+    psutil reads what is at /proc by its path, which may be another namespace's by then.
+    """
+
+    def __init__(self) -> None:
+        self._directory = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+
+    def open(self, path: str) -> int:
+        """Open a file of /proc for reading; return a descriptor that the caller closes. Raises OSError."""
+        return os.open(path, os.O_RDONLY, dir_fd=self._directory)
+
+    def read(self, path: str) -> str:
+        """Return the text of a file of /proc, empty where there is none."""
+        try:
+            with os.fdopen(self.open(path)) as file:
+                return file.read()
+        except OSError:
+            return ""
+
+    def is_apart(self, pid: int) -> bool:
+        """Whether a process lives in another namespace of process ids than this one."""
+        return self._pid_namespace(pid) not in ("", self._pid_namespace("self"))
+
+    def companions(self, leader: int) -> list[int]:
+        """Return the other processes of the pid namespace that ``leader`` lives in."""
+        namespace = self._pid_namespace(leader)
+        with os.scandir(self._directory) as entries:
+            pids = [int(entry.name) for entry in entries if entry.name.isdigit()]
+        return [pid for pid in pids if pid != leader and self._pid_namespace(pid) == namespace]
+
+    def mount_points(self, below: Path) -> list[str]:
+        """Return this process's mount points below a directory, the last mounted first."""
+        points = [
+            line.split()[4].encode().decode("unicode_escape")
+            for line in self.read("self/mountinfo").splitlines()
+        ]
+        return [point for point in reversed(points) if point.startswith(f"{below}/")]
+
+    def _pid_namespace(self, pid: int | str) -> str:
+        try:
+            return os.readlink(f"{pid}/ns/pid", dir_fd=self._directory)
+        except OSError:
+            return ""

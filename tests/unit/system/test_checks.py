@@ -1,0 +1,36 @@
+"""What this machine must have, looked at one by one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from pytest_dibctl.system import checks
+
+
+def test_without_root_the_build_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    check = checks.root()
+    assert (check.ok, check.fix) == (False, "run it as root, for example with sudo")
+
+
+def test_root_of_an_unprivileged_container_is_no_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(checks, "_capable", lambda bit: bit != 21)
+    check = checks.root()
+    assert not check.ok
+    assert "sys_admin" in check.detail
+
+
+def test_a_working_kernel_is_not_complained_about() -> None:
+    assert checks.filesystem("proc").ok
+    assert not checks.filesystem("no-such-filesystem").ok
+    assert checks._capable(0) == (os.geteuid() == 0)
+
+
+def test_missing_packages_are_listed_once_and_sorted(only: Callable[..., None]) -> None:
+    only("losetup")
+    looked_for = [checks.tool(name) for name in ("sgdisk", "mount", "losetup", "lsattr", "mkfs.ext4")]
+    assert checks.missing_packages(looked_for) == ["e2fsprogs", "gdisk", "mount"]
