@@ -30,7 +30,7 @@ def open_region(
     cloud than the file's is refused. Raises ConfigError and CredentialsError.
     """
     # Lazily: openstacksdk takes a quarter of a second.
-    from pytest_dibctl.clouds.openstack.api import open_api
+    from pytest_dibctl.clouds.openstack.login import open_api
     from pytest_dibctl.clouds.openstack.regions import OpenStackRegion
 
     keystone = environment.settings.keystone

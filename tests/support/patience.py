@@ -6,9 +6,9 @@ import pytest
 
 from pytest_dibctl.cleanup import sweep
 from pytest_dibctl.clouds import protocols
-from pytest_dibctl.clouds.openstack import api, images
+from pytest_dibctl.clouds.openstack import api, images, pauses
 
-MODULES = (api, images, sweep, protocols)
+MODULES = (api, images, pauses, sweep, protocols)
 
 
 def shorten(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:

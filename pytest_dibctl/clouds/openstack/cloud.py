@@ -16,8 +16,9 @@ from typing import Any
 
 from pytest_dibctl.clouds.glance_content import COMMAND_LINE, boot_files, disk_format, needs_kernel
 from pytest_dibctl.clouds.openstack import flavors, images, leaked, marks, networks, servers
-from pytest_dibctl.clouds.openstack.api import Api, open_api, undoing
+from pytest_dibctl.clouds.openstack.api import Api, undoing
 from pytest_dibctl.clouds.openstack.instance import Known, OpenStackInstance, with_console
+from pytest_dibctl.clouds.openstack.login import open_api
 from pytest_dibctl.clouds.protocols import (
     BootRequest,
     CloudImage,

@@ -13,15 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.clouds.openstack import marks
-from pytest_dibctl.clouds.openstack.api import (
-    CONFLICT,
-    SAFE_CALL_TIMEOUT,
-    Api,
-    pause_before_again,
-    pauses_between,
-    raise_for_status,
-    undoing,
-)
+from pytest_dibctl.clouds.openstack.api import SAFE_CALL_TIMEOUT, Api, undoing
+from pytest_dibctl.clouds.openstack.pauses import pause_before_again, pauses_between
+from pytest_dibctl.clouds.openstack.refusals import CONFLICT, raise_for_status
 from pytest_dibctl.clouds.protocols import Progress
 from pytest_dibctl.clouds.regions import Content, ImageSpec, LateError
 from pytest_dibctl.config.merge import ImportSettings

@@ -9,14 +9,8 @@ import uuid
 from collections.abc import Callable, Mapping
 
 from pytest_dibctl.clouds.openstack import images, networks, servers
-from pytest_dibctl.clouds.openstack.api import (
-    CALL_TIMEOUT,
-    CONFLICT,
-    FORBIDDEN,
-    NOT_FOUND,
-    Api,
-    raise_for_status,
-)
+from pytest_dibctl.clouds.openstack.api import CALL_TIMEOUT, Api
+from pytest_dibctl.clouds.openstack.refusals import CONFLICT, FORBIDDEN, NOT_FOUND, raise_for_status
 from pytest_dibctl.clouds.protocols import Endpoint, Flavor, Interface
 from pytest_dibctl.errors import ApiError, InstanceError
 from pytest_dibctl.guest.console import clean, diagnose, excerpt, host_keys

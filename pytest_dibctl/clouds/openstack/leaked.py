@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from pytest_dibctl.clouds.openstack import images, marks, networks, servers
-from pytest_dibctl.clouds.openstack.api import Api, raise_for_status
+from pytest_dibctl.clouds.openstack.api import Api
+from pytest_dibctl.clouds.openstack.refusals import raise_for_status
 from pytest_dibctl.clouds.protocols import LIFETIME, LeakedResource
 from pytest_dibctl.errors import InstanceError
 

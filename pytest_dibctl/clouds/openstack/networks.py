@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pytest_dibctl.clouds.openstack import marks
-from pytest_dibctl.clouds.openstack.api import NOT_FOUND, Api
+from pytest_dibctl.clouds.openstack.api import Api
+from pytest_dibctl.clouds.openstack.refusals import NOT_FOUND
 from pytest_dibctl.clouds.protocols import Address, Interface
 from pytest_dibctl.config.models.nova import Nic
 from pytest_dibctl.config.validation_errors import suggestion

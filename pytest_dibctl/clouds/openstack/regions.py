@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from pytest_dibctl.clouds.openstack import images
-from pytest_dibctl.clouds.openstack.api import CONFLICT, FORBIDDEN, Api, raise_for_status
+from pytest_dibctl.clouds.openstack.api import Api
+from pytest_dibctl.clouds.openstack.refusals import CONFLICT, FORBIDDEN, raise_for_status
 from pytest_dibctl.clouds.regions import Change, Content, ImageRecord, ImageSpec, Region
 from pytest_dibctl.errors import ApiError, DibctlError, NotInConfigError, NovaForbiddenError
 

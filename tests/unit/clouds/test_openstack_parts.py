@@ -17,7 +17,7 @@ from keystoneauth1 import exceptions as auth_exceptions
 from openstack import exceptions as sdk_exceptions
 
 from pytest_dibctl.clouds.openstack import flavors, images, networks
-from pytest_dibctl.clouds.openstack.api import translated
+from pytest_dibctl.clouds.openstack.refusals import translated
 from pytest_dibctl.clouds.protocols import Address, Flavor, Interface
 from pytest_dibctl.clouds.regions import LateError
 from pytest_dibctl.config.models.nova import Nic
