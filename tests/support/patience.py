@@ -6,9 +6,9 @@ import pytest
 
 from pytest_dibctl.cleanup import sweep
 from pytest_dibctl.clouds import protocols
-from pytest_dibctl.clouds.openstack import api, images, pauses
+from pytest_dibctl.clouds.openstack import api, image_upload, in_flight, pauses
 
-MODULES = (api, images, pauses, sweep, protocols)
+MODULES = (api, image_upload, in_flight, pauses, sweep, protocols)
 
 
 def shorten(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:

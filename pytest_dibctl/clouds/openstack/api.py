@@ -12,25 +12,21 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-import keystoneauth1.exceptions as auth_exceptions
 import openstack
-from keystoneauth1.discover import EndpointData
 
+from pytest_dibctl.clouds.openstack.discovery import check_versions
+from pytest_dibctl.clouds.openstack.in_flight import InFlight
 from pytest_dibctl.clouds.openstack.pauses import found_again, pause_before_again, pauses_between
 from pytest_dibctl.clouds.openstack.quiet import no_warnings
 from pytest_dibctl.clouds.openstack.refusals import (
     CONFLICT,
     NOT_FOUND,
     REFUSED,
-    UNREACHED,
     UNREADABLE,
-    retry_after,
-    said_by,
     translated,
     whole,
 )
 from pytest_dibctl.clouds.openstack.services import CATALOG_TYPES, PROJECTS, Service
-from pytest_dibctl.clouds.protocols import IN_FLIGHT
 from pytest_dibctl.errors import ApiError
 
 log = logging.getLogger(__name__)
@@ -43,8 +39,6 @@ SAFE_CALL_TIMEOUT = 120.0
 """Seconds for which a call that is safe to repeat is repeated while it meets transient faults."""
 FIRST_ANSWER_TIMEOUT = 20.0
 """The same before a service has answered once: a wrong URL looks like a service that is down for a moment."""
-LOOK_AGAIN = 1.0
-"""Seconds between two looks for what may still appear."""
 LOST_ANSWER = 15.0
 """Seconds in which a thing may still appear after the answer to its making was lost."""
 
@@ -58,7 +52,7 @@ class Api:
         self._session: Any = connection.session
         self._session.timeout = CALL_TIMEOUT
         self._latest = math.inf
-        self._in_flight: dict[str, float] = {}
+        self.in_flight = InFlight()
         self._has: dict[Service, bool] = {}
         self._discovered: set[Service] = set()
         self._answered: set[Service] = set()
@@ -66,64 +60,31 @@ class Api:
     @property
     def compute(self) -> Any:
         """Nova's proxy; like the others it may raise ApiError, so take it inside of a call."""
-        self._discover("compute")
+        self._check_versions("compute")
         return self.connection.compute
 
     @property
     def image(self) -> Any:
         """Glance's proxy."""
-        self._discover("image")
+        self._check_versions("image")
         return self.connection.image
 
     @property
     def network(self) -> Any:
         """Neutron's proxy."""
-        self._discover("network")
+        self._check_versions("network")
         return self.connection.network
 
     @property
     def volume(self) -> Any:
         """Cinder's proxy."""
-        self._discover("volume")
+        self._check_versions("volume")
         return self.connection.block_storage
 
-    def _discover(self, service: Service) -> None:
-        """See that a service tells its versions, once, if the configured endpoint names none.
-
-        The SDK asks the service then. If that fails it goes on with the URL that it has, below which there
-        is nothing, for as long as the connection lives. Where a URL from the catalog fails it says so.
-        """
-        if service in self._discovered:
-            return
-        config, name = self.connection.config, CATALOG_TYPES.get(service, service)
-        given = config.get_endpoint(name)
-        if given is not None and EndpointData(catalog_url=given).api_version is None:
-            found = config.get_session_client(name).get_endpoint_data()
-            if found is None or found.api_version is None:
-                raise self._versionless(service, given)
-        self._discovered.add(service)
-
-    def _versionless(self, service: Service, url: str) -> ApiError:
-        """Return what is wrong with a service that did not tell its versions, as far as it says."""
-        message = f"{PROJECTS[service]} at {url} does not tell the versions of its API"
-        after: float | None = None
-        try:
-            self._session.get(url, authenticated=False)
-        except UNREACHED as error:
-            message = f"no {PROJECTS[service]} answers at {url}: {said_by(error)}"
-        except auth_exceptions.HttpError as error:
-            # Not in the error's own class: a 404 of this document says nothing of what was looked for.
-            message, after = (
-                f"{message}: it answered {error.http_status}: {said_by(error)}",
-                retry_after(error),
-            )
-        return ApiError(
-            message,
-            hint=f"check the endpoint ({self._where}), and the network",
-            transient=True,
-            undone=True,
-            retry_after=after,
-        )
+    def _check_versions(self, service: Service) -> None:
+        if service not in self._discovered:
+            check_versions(self.connection, service, where=self._where)
+            self._discovered.add(service)
 
     @property
     def project_id(self) -> str:
@@ -238,7 +199,7 @@ class Api:
         pauses = pauses_between()
         while True:
             try:
-                with self.creating(name):
+                with self.in_flight.creating(name):
                     return self.once(service, doing, call, at=at, timeout=timeout)
             except ApiError as error:
                 if not error.transient and error.status != CONFLICT:
@@ -250,35 +211,6 @@ class Api:
                 if not error.transient:
                     raise
                 pause_before_again(error, pauses, deadline)
-
-    @contextlib.contextmanager
-    def creating(self, name: str) -> Iterator[None]:
-        """Make a thing inside; note that it may still appear when its making was cut off or not answered."""
-        before = self._in_flight.get(name, 0.0)
-        try:
-            yield
-        except ApiError as error:
-            if error.transient and not error.undone:
-                before = time.monotonic() + IN_FLIGHT
-            raise
-        except BaseException:
-            before = time.monotonic() + IN_FLIGHT
-            raise
-        finally:
-            self._in_flight[name] = before
-
-    def may_appear(self, name: str) -> bool:
-        """Whether a thing of that name may still appear besides the one that is known."""
-        return self._in_flight.get(name, 0.0) > time.monotonic()
-
-    def settled(self, name: str, remove: Callable[[], None]) -> None:
-        """Call ``remove``, and again as long as a thing of that name may still appear."""
-        while True:
-            remove()
-            left = self._in_flight.get(name, 0.0) - time.monotonic()
-            if left <= 0:
-                return
-            time.sleep(min(LOOK_AGAIN, left))
 
     def find(
         self, service: Service, what: str, call: Callable[[], T], *, timeout: float = SAFE_CALL_TIMEOUT
@@ -363,16 +295,3 @@ class Api:
                 f"cannot {doing}: {PROJECTS[service]} gave an answer that cannot be read: {error!r}",
                 transient=True,
             ) from None
-
-
-@contextlib.contextmanager
-def undoing(error: BaseException, left: str) -> Iterator[None]:
-    """Let what is done inside, because of ``error``, not hide it: a failure becomes a note on it.
-
-    ``left`` says what may still be there then.
-    """
-    try:
-        yield
-    except Exception as second:  # noqa: BLE001 -- whatever it is, the first error is what counts
-        log.warning("%s: %s", left, second)
-        error.add_note(f"{left}: {second}")

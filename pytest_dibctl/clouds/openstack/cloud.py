@@ -15,8 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.clouds.glance_content import COMMAND_LINE, boot_files, disk_format, needs_kernel
-from pytest_dibctl.clouds.openstack import flavors, images, leaked, marks, networks, servers
-from pytest_dibctl.clouds.openstack.api import Api, undoing
+from pytest_dibctl.clouds.openstack import (
+    flavors,
+    image_documents,
+    image_upload,
+    images,
+    leaked,
+    marks,
+    networks,
+    servers,
+)
+from pytest_dibctl.clouds.openstack.api import Api
+from pytest_dibctl.clouds.openstack.in_flight import undoing
 from pytest_dibctl.clouds.openstack.instance import Known, OpenStackInstance, with_console
 from pytest_dibctl.clouds.openstack.login import open_api
 from pytest_dibctl.clouds.protocols import (
@@ -146,7 +156,7 @@ class OpenStackCloud:
                     tags=tags,
                 )
                 progress(f"uploading {file.path.name}")
-                part = images.create(
+                part = image_upload.create(
                     self.api, file.path, spec, sha512=file.sha512, timeout=timeout, progress=progress
                 )
                 made.append(str(part["id"]))
@@ -163,7 +173,7 @@ class OpenStackCloud:
             progress(
                 f"uploading {artifact.path.name} ({artifact.size / (1 << 20):.0f} MiB) as {request.name}"
             )
-            image = images.create(
+            image = image_upload.create(
                 self.api,
                 artifact.path,
                 spec,
@@ -172,7 +182,7 @@ class OpenStackCloud:
                 progress=progress,
                 properties_at=request.image.at("glance.properties"),
             )
-            return _cloud_image(image, artifact, companions=tuple(made))
+            return image_documents.cloud_image(image, artifact, companions=tuple(made))
 
     def delete_image(self, image: CloudImage) -> None:
         """Remove the image, then its kernel and initrd."""
@@ -184,7 +194,7 @@ class OpenStackCloud:
 
     def existing_image(self, image_id: str) -> CloudImage:
         """Return an image of Glance; raises ImageNotFoundError."""
-        return _cloud_image(images.get(self.api, image_id), None)
+        return image_documents.cloud_image(images.get(self.api, image_id), None)
 
     def import_key(self, key: SshKey, *, name: str) -> None:
         """Give Nova the public half of ``key``."""
@@ -204,7 +214,7 @@ class OpenStackCloud:
 
     def delete_key(self, name: str, *, fingerprint: str) -> None:
         """Remove the keypair if its fingerprint is ours; keypairs bear no other mark."""
-        self.api.settled(name, lambda: self._delete_key(name, fingerprint))
+        self.api.in_flight.settled(name, lambda: self._delete_key(name, fingerprint))
 
     def _delete_key(self, name: str, fingerprint: str) -> None:
         timeout = self._deadlines.cleanup
@@ -411,29 +421,6 @@ class OpenStackCloud:
             ids = ", ".join(server.id for server in named)
             raise NotInConfigError(f"several instances are called {instance_id}", hint=f"use the id: {ids}")
         return named[0]
-
-
-def _cloud_image(
-    image: Mapping[str, Any], artifact: Artifact | None, companions: tuple[str, ...] = ()
-) -> CloudImage:
-    digest = str(image.get("os_hash_value") or "") if image.get("os_hash_algo") == "sha512" else ""
-    return CloudImage(
-        id=str(image["id"]),
-        name=str(image.get("name") or ""),
-        disk_format=str(image.get("disk_format") or ""),
-        sha512=artifact.sha512 if artifact is not None else digest,
-        properties={
-            key: value
-            for key, value in image.items()
-            if isinstance(value, str) and key not in images.RESERVED and key not in _LINKS
-        },
-        artifact=artifact,
-        companions=companions,
-        details=dict(image),
-    )
-
-
-_LINKS = frozenset({"self", "file", "schema"})
 
 
 @contextlib.contextmanager

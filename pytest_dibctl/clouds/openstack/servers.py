@@ -55,7 +55,7 @@ def create(api: Api, spec: ServerSpec, *, timeout: float, at: Callable[[str], st
         timeout=timeout,
         at=at("nova"),
     )
-    if api.may_appear(spec.name):
+    if api.in_flight.may_appear(spec.name):
         _remove_doubles(api, spec, str(made.id), timeout=timeout)
     return str(made.id)
 
@@ -197,7 +197,9 @@ def remove(api: Api, name: str, *, run_id: str, timeout: float, snapshots: tuple
     ``timeout`` is seconds for each step. A step that fails does not stop the next; the first failure is
     raised at the end, as a DibctlError. ``snapshots`` are names of images that were made of it.
     """
-    api.settled(name, lambda: _remove(api, name, run_id=run_id, timeout=timeout, snapshots=snapshots))
+    api.in_flight.settled(
+        name, lambda: _remove(api, name, run_id=run_id, timeout=timeout, snapshots=snapshots)
+    )
 
 
 def _remove(api: Api, name: str, *, run_id: str, timeout: float, snapshots: tuple[str, ...]) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from keystoneauth1 import exceptions as auth_exceptions
 from openstack import exceptions as sdk_exceptions
 
-from pytest_dibctl.clouds.openstack import flavors, images, networks
+from pytest_dibctl.clouds.openstack import flavors, image_upload, networks
 from pytest_dibctl.clouds.openstack.refusals import translated
 from pytest_dibctl.clouds.protocols import Address, Flavor, Interface
 from pytest_dibctl.clouds.regions import LateError
@@ -113,8 +113,8 @@ def test_no_answer_at_all(error: Exception, kind: type[DibctlError], said: str) 
 # -- bodies ----------------------------------------------------------------------------------------
 
 
-def body(path: Path, told: list[str] | None = None, *, seconds: float = 60) -> images.Body:
-    return images.Body(
+def body(path: Path, told: list[str] | None = None, *, seconds: float = 60) -> image_upload.Body:
+    return image_upload.Body(
         path,
         sha512="00",
         deadline=time.monotonic() + seconds,
@@ -126,7 +126,7 @@ def body(path: Path, told: list[str] | None = None, *, seconds: float = 60) -> i
 def test_a_body_that_is_sent_again_is_sent_whole(tmp_path: Path) -> None:
     """A file object would be at its end after the first refusal, and Glance content with no bytes."""
     path = tmp_path / "image"
-    path.write_bytes(os.urandom(3 * images.BLOCK + 17))
+    path.write_bytes(os.urandom(3 * image_upload.BLOCK + 17))
     made = body(path)
     assert len(made) == path.stat().st_size
     first = iter(made)
@@ -138,7 +138,7 @@ def test_a_body_that_is_sent_again_is_sent_whole(tmp_path: Path) -> None:
 
 def test_a_body_ends_at_its_deadline(tmp_path: Path) -> None:
     path = tmp_path / "image"
-    path.write_bytes(bytes(2 * images.BLOCK))
+    path.write_bytes(bytes(2 * image_upload.BLOCK))
     with pytest.raises(LateError):
         list(body(path, seconds=-1))
 
