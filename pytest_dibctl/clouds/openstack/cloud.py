@@ -20,6 +20,7 @@ from pytest_dibctl.clouds.openstack import (
     image_documents,
     image_upload,
     images,
+    keypairs,
     leaked,
     marks,
     networks,
@@ -198,39 +199,11 @@ class OpenStackCloud:
 
     def import_key(self, key: SshKey, *, name: str) -> None:
         """Give Nova the public half of ``key``."""
-        public = key.public_key
-        self.api.create(
-            "compute",
-            f"import the ssh key {name}",
-            lambda: self.api.compute.create_keypair(name=name, public_key=public, type="ssh"),
-            name=name,
-            find=lambda: self._keypair(name, key.nova_fingerprint),
-            timeout=self._deadlines.keypair,
-        )
-
-    def _keypair(self, name: str, fingerprint: str) -> Any | None:
-        found = self.api.find("compute", f"keypair {name}", lambda: self.api.compute.get_keypair(name))
-        return found if found is not None and found.fingerprint == fingerprint else None
+        keypairs.create(self.api, key, name=name, timeout=self._deadlines.keypair)
 
     def delete_key(self, name: str, *, fingerprint: str) -> None:
         """Remove the keypair if its fingerprint is ours; keypairs bear no other mark."""
-        self.api.in_flight.settled(name, lambda: self._delete_key(name, fingerprint))
-
-    def _delete_key(self, name: str, fingerprint: str) -> None:
-        timeout = self._deadlines.cleanup
-        found = self.api.find(
-            "compute", f"keypair {name}", lambda: self.api.compute.get_keypair(name), timeout=timeout
-        )
-        if found is None:
-            return
-        if found.fingerprint != fingerprint:
-            raise InstanceError(f"keypair {name} holds another key than this run's, so it is left alone")
-        self.api.safely(
-            "compute",
-            f"remove keypair {name}",
-            lambda: self.api.compute.delete_keypair(name, ignore_missing=True),
-            timeout=timeout,
-        )
+        keypairs.delete(self.api, name, fingerprint=fingerprint, timeout=self._deadlines.cleanup)
 
     def boot(self, image: CloudImage, request: BootRequest, *, progress: Progress) -> OpenStackInstance:
         """Make a server and return once it is ACTIVE.

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import datetime as dt
 import email.utils
-import functools
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from pytest_dibctl.clouds.openstack import images, marks, networks, servers
+from pytest_dibctl.clouds.openstack import images, keypairs, marks, networks, servers
 from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.clouds.openstack.refusals import raise_for_status
 from pytest_dibctl.clouds.protocols import LIFETIME, LeakedResource
@@ -42,12 +41,7 @@ def remove(api: Api, resource: LeakedResource, *, timeout: float) -> None:
         _still_ours(api, resource)
         images.delete(api, resource.id, timeout=timeout)
     elif resource.kind == "keypair":
-        api.safely(
-            "compute",
-            f"remove keypair {resource.name}",
-            lambda: api.compute.delete_keypair(resource.name, ignore_missing=True),
-            timeout=timeout,
-        )
+        keypairs.remove(api, resource.name, timeout=timeout)
     else:
         networks.remove_one(api, resource.kind, resource.id, timeout=timeout)
 
@@ -154,9 +148,7 @@ def _keypairs(
         # The comment is part of the key that was imported: nobody gets it by choosing a name.
         if run_id is None or run_id in spare or key.name in used or not _bears_its_name(key):
             continue
-        full = api.find(
-            "compute", f"keypair {key.name}", functools.partial(api.compute.get_keypair, key.name)
-        )
+        full = keypairs.find(api, key.name)
         age = _age(full.created_at, now) if full is not None else 0.0
         if age > LIFETIME:
             yield LeakedResource(kind="keypair", name=key.name, id=key.name, run_id=run_id, why=_why(age))
