@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pytest_dibctl.clouds import marks
 from pytest_dibctl.clouds.glance_content import COMMAND_LINE, boot_files, disk_format, needs_kernel
 from pytest_dibctl.clouds.openstack import (
     flavors,
@@ -22,7 +23,6 @@ from pytest_dibctl.clouds.openstack import (
     images,
     keypairs,
     leaked,
-    marks,
     networks,
     servers,
 )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pytest_dibctl.clouds.openstack import marks
+from pytest_dibctl.clouds import marks
 from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.clouds.openstack.refusals import raise_for_status
 from pytest_dibctl.errors import ApiError, DibctlError, ImageNotFoundError

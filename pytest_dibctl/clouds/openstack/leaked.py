@@ -11,7 +11,8 @@ import email.utils
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from pytest_dibctl.clouds.openstack import images, keypairs, marks, networks, servers
+from pytest_dibctl.clouds import marks
+from pytest_dibctl.clouds.openstack import images, keypairs, networks, servers
 from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.clouds.openstack.refusals import raise_for_status
 from pytest_dibctl.clouds.protocols import LIFETIME, LeakedResource

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from pytest_dibctl.clouds.openstack import marks
+from pytest_dibctl.clouds import marks
 from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.clouds.openstack.refusals import NOT_FOUND
 from pytest_dibctl.clouds.protocols import Address, Interface

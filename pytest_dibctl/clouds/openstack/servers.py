@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from pytest_dibctl.clouds.openstack import images, marks, networks
+from pytest_dibctl.clouds import marks
+from pytest_dibctl.clouds.openstack import images, networks
 from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.config.models.nova import Nova
 from pytest_dibctl.errors import DibctlError, InstanceError

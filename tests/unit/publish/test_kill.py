@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dibctl.clouds.openstack import marks
+from pytest_dibctl.clouds import marks
 from pytest_dibctl.publish import image_state
 from tests.support.fake_openstack import FakeCloud, Refusal
 from tests.support.publishing import NAME, Shop, child
