@@ -18,6 +18,9 @@ IMAGE_FORMATS = frozenset({"qcow2", "raw", "vmdk", "vdi", "vhdx"})
 COMMAND_LINE = "root=/dev/vda rw console=ttyS0"
 """How a filesystem image with a kernel of its own finds its root, unless a property says it."""
 
+BOOT_KEYS = ("kernel_id", "ramdisk_id")
+"""The properties that lead to the images which one boots by."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BootFile:
@@ -27,6 +30,11 @@ class BootFile:
     path: Path
     disk_format: str
     sha512: str
+
+    @property
+    def kind(self) -> str:
+        """What it is, in Glance's words: "kernel" or "ramdisk"."""
+        return self.key.removesuffix("_id")
 
 
 def needs_kernel(built: Artifact) -> bool:
@@ -38,7 +46,7 @@ def boot_files(built: Artifact, properties: Mapping[str, str]) -> tuple[BootFile
     """Return the files that an image needs to boot, without those that ``properties`` name others for."""
     if not needs_kernel(built):
         return ()
-    files = (("kernel_id", "aki", built.kernel), ("ramdisk_id", "ari", built.initrd))
+    files = zip(BOOT_KEYS, ("aki", "ari"), (built.kernel, built.initrd), strict=True)
     return tuple(
         BootFile(key=key, path=path, disk_format=kind, sha512=digest_of(path))
         for key, kind, path in files

@@ -13,10 +13,16 @@ from collections.abc import Iterable, Mapping
 
 from pytest_dibctl.clouds.protocols import LIFETIME
 
-TAG = "dibctl-test"
-"""On every image that is made for a test."""
+TEST = "dibctl-test"
+"""The tag of every image that is made for a test."""
 KEPT = "dibctl-kept"
-"""On an image that is kept; as metadata, ``dibctl_kept``, on a server."""
+"""The tag of a test image that is kept; as metadata, ``dibctl_kept``, on a server."""
+UNFINISHED = "dibctl-unfinished"
+"""The tag of an image whose publication has not come to its end. It is hidden as well."""
+COMPANION = "dibctl-companion"
+"""The tag of a published kernel or initrd that goes with an image; hidden, and removed with it."""
+_RUN, _HOST, _LIFETIME = "dibctl-run-", "dibctl-host-", "dibctl-lifetime-"
+"""How the tags begin that say which run made a test image, where, and for how many seconds."""
 KEPT_KEY = "dibctl_kept"
 RUN_KEY = "dibctl_run"
 LONGEST = 255
@@ -25,13 +31,13 @@ LONGEST = 255
 
 def tags(run_id: str) -> tuple[str, ...]:
     """Return the tags by which an image is known to be ``run_id``'s; every version sets them."""
-    return (TAG, f"dibctl-run-{run_id}")
+    return (TEST, f"{_RUN}{run_id}")
 
 
 def all_tags(run_id: str) -> tuple[str, ...]:
     """Return the tags of an image that ``run_id`` makes."""
-    host = f"dibctl-host-{socket.gethostname()}"[:LONGEST]
-    return (*tags(run_id), host, f"dibctl-lifetime-{LIFETIME}")
+    host = f"{_HOST}{socket.gethostname()}"[:LONGEST]
+    return (*tags(run_id), host, f"{_LIFETIME}{LIFETIME}")
 
 
 def metadata(run_id: str) -> dict[str, str]:
@@ -48,6 +54,11 @@ def description(name: str) -> str:
     return f"dibctl test instance {name}"
 
 
+def is_passing(tag: str) -> bool:
+    """Whether a tag says what becomes of one image in one cloud, so that no copy may bear it."""
+    return tag in {TEST, KEPT, UNFINISHED} or tag.startswith((_RUN, _HOST, _LIFETIME))
+
+
 # -- read by whoever finds them --------------------------------------------------------------------
 
 
@@ -60,13 +71,13 @@ def instance_of(text: str | None) -> str | None:
 def run_of_tags(found: Iterable[str]) -> str | None:
     """Return the run that an image's tags name; None unless they are ours."""
     known = set(found)
-    runs = [match[1] for tag in known if (match := re.fullmatch(r"dibctl-run-([0-9a-f]{8})", tag))]
-    return runs[0] if len(runs) == 1 and TAG in known else None
+    runs = [match[1] for tag in known if (match := re.fullmatch(rf"{_RUN}([0-9a-f]{{8}})", tag))]
+    return runs[0] if len(runs) == 1 and TEST in known else None
 
 
 def lifetime_of_tags(found: Iterable[str]) -> float:
     """Return the seconds an image was made for."""
-    return _seconds(*(match[1] for tag in found if (match := re.fullmatch(r"dibctl-lifetime-(.*)", tag))))
+    return _seconds(*(match[1] for tag in found if (match := re.fullmatch(rf"{_LIFETIME}(.*)", tag))))
 
 
 def lifetime_of(found: Mapping[str, str]) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 from pytest_dibctl.build import fingerprint
 from pytest_dibctl.build.dib import DISTRIBUTION
 from pytest_dibctl.clouds.glance_content import COMMAND_LINE, BootFile, boot_files, disk_format
+from pytest_dibctl.clouds.marks import UNFINISHED
 from pytest_dibctl.clouds.regions import ImageRecord, ImageSpec
 from pytest_dibctl.config import interpolate, merge
 from pytest_dibctl.config.entry import Entry
@@ -177,11 +178,11 @@ def is_same(image: ImageRecord, wanted: Wanted) -> bool:
     told = (image.disk_format, image.container_format, image.visibility, image.min_disk, image.min_ram)
     if told != (spec.disk_format, spec.container_format, spec.visibility, spec.min_disk, spec.min_ram):
         return False
-    if image.status != "active" or image.tags - {image_state.UNFINISHED} != set(spec.tags):
+    if image.status != "active" or image.tags - {UNFINISHED} != set(spec.tags):
         return False
     if any(image.properties.get(key) != value for key, value in spec.properties.items()):
         return False
-    if image_state.UNFINISHED not in image.tags and image.protected != spec.protected:
+    if UNFINISHED not in image.tags and image.protected != spec.protected:
         return False
     # Of a converted file the digest is known only once it is made; the properties vouch for it then.
     bytes_known = wanted.conversion is None and image.hash_algorithm == "sha512"

@@ -13,12 +13,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from pytest_dibctl.clouds.glance_content import BootFile
+from pytest_dibctl.clouds.glance_content import BOOT_KEYS, BootFile
+from pytest_dibctl.clouds.marks import COMPANION, UNFINISHED
 from pytest_dibctl.clouds.regions import Change, Content, ImageRecord, ImageSpec, Region
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.publish import image_state, unfinished
 from pytest_dibctl.publish.desired import Wanted, is_same
-from pytest_dibctl.publish.image_state import BOOT_KEYS, COMPANION, UNFINISHED
 from pytest_dibctl.publish.stream import Feed, Stream
 
 log = logging.getLogger(__name__)

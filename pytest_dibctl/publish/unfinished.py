@@ -11,9 +11,10 @@ import datetime as dt
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 
+from pytest_dibctl.clouds.glance_content import BOOT_KEYS
+from pytest_dibctl.clouds.marks import COMPANION, UNFINISHED
 from pytest_dibctl.clouds.regions import Change, ImageRecord, Region
 from pytest_dibctl.errors import DibctlError, ImageNotFoundError
-from pytest_dibctl.publish.image_state import BOOT_KEYS, COMPANION, UNFINISHED
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.clouds import marks
-from pytest_dibctl.clouds.glance_content import COMMAND_LINE, boot_files, disk_format, needs_kernel
+from pytest_dibctl.clouds.glance_content import BOOT_KEYS, COMMAND_LINE, boot_files, disk_format, needs_kernel
 from pytest_dibctl.clouds.openstack import (
     flavors,
     image_documents,
@@ -151,7 +151,7 @@ class OpenStackCloud:
                 properties.setdefault("os_command_line", COMMAND_LINE)
             for file in boot_files(artifact, glance.properties):
                 spec = ImageSpec(
-                    name=f"{request.name}-{file.key.removesuffix('_id')}",
+                    name=f"{request.name}-{file.kind}",
                     disk_format=file.disk_format,
                     container_format=file.disk_format,
                     tags=tags,
@@ -240,26 +240,19 @@ class OpenStackCloud:
 
     def remove(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
         """Remove what a dead run recorded."""
+        timeout = self._deadlines.cleanup
         if kind == "image":
-            parts = [name, f"{name}-kernel", f"{name}-ramdisk"]
-            images.remove_named(self.api, parts, marks.tags(self._run_id), timeout=self._deadlines.cleanup)
+            images.remove_named(self.api, _image_names(name), marks.tags(self._run_id), timeout=timeout)
         elif kind == "keypair":
             self.delete_key(name, fingerprint=str(details.get("fingerprint")))
         elif kind == "instance":
-            titles = [str(title) for key, title in details.items() if key.startswith("snapshot")]
-            servers.remove(
-                self.api,
-                name,
-                run_id=self._run_id,
-                timeout=self._deadlines.cleanup,
-                snapshots=tuple(titles),
-            )
+            titles = tuple(str(title) for key, title in details.items() if key.startswith("snapshot"))
+            servers.remove(self.api, name, run_id=self._run_id, timeout=timeout, snapshots=titles)
 
     def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:  # noqa: ARG002
         """Mark what is on record as kept; a keypair stays as long as a server was made with it."""
         if kind == "image":
-            parts = [name, f"{name}-kernel", f"{name}-ramdisk"]
-            for image in images.named(self.api, parts, marks.tags(self._run_id)):
+            for image in images.named(self.api, _image_names(name), marks.tags(self._run_id)):
                 images.tag(self.api, image["id"], marks.KEPT)
         elif kind == "instance":
             for server in servers.named(self.api, name):
@@ -394,6 +387,11 @@ class OpenStackCloud:
             ids = ", ".join(server.id for server in named)
             raise NotInConfigError(f"several instances are called {instance_id}", hint=f"use the id: {ids}")
         return named[0]
+
+
+def _image_names(name: str) -> list[str]:
+    """Return what a test image and its kernel and initrd are called."""
+    return [name, *(f"{name}-{key.removesuffix('_id')}" for key in BOOT_KEYS)]
 
 
 @contextlib.contextmanager

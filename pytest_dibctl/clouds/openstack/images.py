@@ -115,7 +115,7 @@ def every(api: Api) -> Iterator[dict[str, Any]]:
     """Yield all images of the project's own that are made for tests, hidden ones too."""
     owner = api.project_id
     for hidden in ("false", "true"):
-        yield from _listed(api, {"tag": marks.TAG, "owner": owner, "os_hidden": hidden})
+        yield from _listed(api, {"tag": marks.TEST, "owner": owner, "os_hidden": hidden})
 
 
 def tag(api: Api, image_id: str, name: str) -> None:

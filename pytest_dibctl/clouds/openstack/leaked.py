@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from pytest_dibctl.clouds import marks
+from pytest_dibctl.clouds.glance_content import BOOT_KEYS
 from pytest_dibctl.clouds.openstack import images, keypairs, networks, servers
 from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.clouds.openstack.refusals import raise_for_status
@@ -130,7 +131,7 @@ def _images(
 
 
 def _parts(image: dict[str, Any]) -> set[str]:
-    return {str(image[key]) for key in ("kernel_id", "ramdisk_id") if image.get(key)}
+    return {str(image[key]) for key in BOOT_KEYS if image.get(key)}
 
 
 def _is_snapshot(image: dict[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from pytest_dibctl.clouds.glance_content import BOOT_KEYS
 from pytest_dibctl.clouds.openstack import image_documents, image_upload, images
 from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.clouds.openstack.lists import PAGE, pages
@@ -232,7 +233,7 @@ class OpenStackRegion:
 
     def needed_by(self, image_id: str) -> str | None:
         """Return which image, of whomever these credentials can see, needs this one to boot."""
-        for key in ("kernel_id", "ramdisk_id"):
+        for key in BOOT_KEYS:
             for hidden in ("false", "true"):
                 query = {key: image_id, "limit": "1", "os_hidden": hidden}
                 for found in pages(self.api, "image", "/images", query, "images"):

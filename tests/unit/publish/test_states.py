@@ -19,12 +19,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_dibctl.clouds.glance_content import BootFile
+from pytest_dibctl.clouds.marks import COMPANION, UNFINISHED
 from pytest_dibctl.clouds.regions import ImageRecord, ImageSpec
 from pytest_dibctl.config.models.upload import Obsoleting
 from pytest_dibctl.errors import ApiError, DibctlError, NovaForbiddenError
 from pytest_dibctl.publish import obsolete, rotate
 from pytest_dibctl.publish.desired import SHA512, Wanted
-from pytest_dibctl.publish.image_state import COMPANION, UNFINISHED
 from pytest_dibctl.publish.replace import Work, replace
 from pytest_dibctl.publish.stream import Feed, Stream
 from pytest_dibctl.publish.unfinished import STALE
