@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_dibctl.clouds import marks
 from pytest_dibctl.clouds.openstack.api import Api
+from pytest_dibctl.clouds.openstack.lists import pages
 from pytest_dibctl.clouds.openstack.refusals import raise_for_status
 from pytest_dibctl.errors import ApiError, DibctlError, ImageNotFoundError
 
@@ -99,23 +100,47 @@ def _is_gone(api: Api, image_id: str) -> bool | None:
         return True
 
 
+def listed(
+    api: Api,
+    *,
+    owner: str,
+    name: str | None = None,
+    tag: str | None = None,
+    properties: Mapping[str, str] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yield the images of the project ``owner``, hidden ones too, as Glance describes them.
+
+    Glance filters them by name, tag and properties; name and tag are compared here too. Raises ApiError.
+    """
+    query = {**(properties or {}), "owner": owner}
+    if tag is not None:
+        query["tag"] = tag
+    if name is not None:
+        # Glance splits what stands behind "in:" at commas outside of quotes; a bare name it takes whole,
+        # unless it looks like an operator.
+        query["name"] = f'in:"{name}"' if name.startswith(("in:", "eq:", "neq:")) else name
+    for hidden in ("false", "true"):
+        for image in pages(api, "image", "/images", {**query, "os_hidden": hidden}, "images"):
+            is_named = name in {None, image.get("name")}
+            is_tagged = tag is None or tag in image.get("tags", ())
+            if image.get("owner") == owner and is_named and is_tagged:
+                yield dict(image)
+
+
 def named(api: Api, names: Sequence[str], tags: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the project's own images of these names that carry all of the tags, hidden ones too."""
+    """Return the project's own images of these names that bear all of the tags, hidden ones too."""
     owner = api.project_id
-    found: dict[str, dict[str, Any]] = {}
+    images: dict[str, dict[str, Any]] = {}
     for name in names:
-        for hidden in ("false", "true"):
-            for image in _listed(api, {"name": name, "owner": owner, "os_hidden": hidden}):
-                if image["name"] == name and set(tags) <= set(image.get("tags", ())):
-                    found[image["id"]] = image
-    return list(found.values())
+        for image in listed(api, owner=owner, name=name):
+            if set(tags) <= set(image.get("tags", ())):
+                images[image["id"]] = image
+    return list(images.values())
 
 
 def every(api: Api) -> Iterator[dict[str, Any]]:
     """Yield all images of the project's own that are made for tests, hidden ones too."""
-    owner = api.project_id
-    for hidden in ("false", "true"):
-        yield from _listed(api, {"tag": marks.TEST, "owner": owner, "os_hidden": hidden})
+    yield from listed(api, owner=api.project_id, tag=marks.TEST)
 
 
 def tag(api: Api, image_id: str, name: str) -> None:
@@ -125,22 +150,6 @@ def tag(api: Api, image_id: str, name: str) -> None:
         f"mark image {image_id}",
         lambda: raise_for_status(api.image.put(f"/images/{image_id}/tags/{name}")),
     )
-
-
-def _listed(api: Api, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    following: str | None = "/images"
-    parameters: Mapping[str, str] | None = {**query, "limit": "100"}
-    while following:
-        url, params = following, parameters
-        page = api.safely(
-            "image",
-            "list images",
-            lambda url=url, params=params: raise_for_status(api.image.get(url, params=params)).json(),  # type: ignore[misc]
-        )
-        yield from page["images"]
-        following = page.get("next")
-        following = following.removeprefix("/v2") if following else None
-        parameters = None
 
 
 def remove_named(api: Api, names: Sequence[str], tags: Sequence[str], *, timeout: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -19,20 +20,20 @@ MICROVERSION = "2.69"
 def pages(
     api: Api, service: Service, url: str, query: Mapping[str, str], key: str
 ) -> Iterator[Mapping[str, Any]]:
-    """Yield what a service lists at ``url``, page by page; ``key`` is what it calls them. Raises ApiError."""
+    """Yield what a service lists at ``url``, page by page; ``key`` is the name of the list in its answers.
+
+    ``query`` holds filters; ``PAGE`` limits a page unless it says ``limit``. Raises ApiError and its like.
+    """
     options = {"microversion": MICROVERSION} if service == "compute" else {}
-    following: str | None = f"{url}?{urlencode(query)}"
+
+    def page(address: str) -> tuple[list[Mapping[str, Any]], str | None]:
+        document = raise_for_status(getattr(api, service).get(address, **options)).json()
+        return list(document[key]), _next(document, key, url)
+
+    following: str | None = f"{url}?{urlencode({'limit': str(PAGE), **query})}"
     while following:
-        address = following
-        page = api.safely(
-            service,
-            f"list {key}",
-            lambda address=address: raise_for_status(  # type: ignore[misc]
-                getattr(api, service).get(address, **options)
-            ).json(),
-        )
-        yield from page[key]
-        following = _next(page, key, url)
+        items, following = api.safely(service, f"list {key}", functools.partial(page, following))
+        yield from items
 
 
 def _next(page: Mapping[str, Any], key: str, url: str) -> str | None:

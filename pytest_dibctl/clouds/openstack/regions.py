@@ -12,7 +12,7 @@ from urllib.parse import quote
 from pytest_dibctl.clouds.glance_content import BOOT_KEYS
 from pytest_dibctl.clouds.openstack import image_documents, image_upload, images
 from pytest_dibctl.clouds.openstack.api import Api
-from pytest_dibctl.clouds.openstack.lists import PAGE, pages
+from pytest_dibctl.clouds.openstack.lists import pages
 from pytest_dibctl.clouds.openstack.refusals import CONFLICT, raise_for_status
 from pytest_dibctl.clouds.openstack.uses import ImageUses
 from pytest_dibctl.clouds.regions import Change, Content, ImageRecord, ImageSpec, Region
@@ -65,19 +65,8 @@ class OpenStackRegion:
     ) -> Iterator[ImageRecord]:
         """Yield the images of a project, the own one unless ``owner`` is given, hidden ones too."""
         owner = owner or self.project_id
-        query = {**(properties or {}), "owner": owner, "limit": str(PAGE)}
-        if tag is not None:
-            query["tag"] = tag
-        if name is not None:
-            # Glance splits what stands behind "in:" at commas outside of quotes; a bare name it takes whole,
-            # unless it looks like an operator.
-            query["name"] = f'in:"{name}"' if name.startswith(("in:", "eq:", "neq:")) else name
-        for hidden in ("false", "true"):
-            for found in pages(self.api, "image", "/images", {**query, "os_hidden": hidden}, "images"):
-                named = name in {None, found.get("name")}
-                tagged = tag is None or tag in found.get("tags", ())
-                if found.get("owner") == owner and named and tagged:
-                    yield image_documents.record(found)
+        for image in images.listed(self.api, owner=owner, name=name, tag=tag, properties=properties):
+            yield image_documents.record(image)
 
     def image(self, image_id: str) -> ImageRecord:
         """Return an image; raises ImageNotFoundError."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from pytest_dibctl.clouds.openstack.api import Api
-from pytest_dibctl.clouds.openstack.lists import PAGE, pages
+from pytest_dibctl.clouds.openstack.lists import pages
 from pytest_dibctl.clouds.openstack.refusals import FORBIDDEN
 from pytest_dibctl.errors import ApiError, NovaForbiddenError
 
@@ -52,7 +52,7 @@ class ImageUses:
         yield from self._everybody(status="soft_deleted")
 
     def _everybody(self, **query: str) -> Iterator[Mapping[str, Any]]:
-        everything = {"limit": str(PAGE), **query, "all_tenants": "1"}
+        everything = {**query, "all_tenants": "1"}
         try:
             yield from pages(self._api, "compute", "/servers/detail", everything, "servers")
         except NovaForbiddenError as error:
@@ -61,7 +61,7 @@ class ImageUses:
             ) from None
 
     def _volumes(self) -> Iterator[Mapping[str, Any]]:
-        query = {"all_tenants": "1", "limit": str(PAGE)}
+        query = {"all_tenants": "1"}
         for volume in pages(self._api, "volume", "/volumes/detail", query, "volumes"):
             # Cinder does not refuse all_tenants to others than admins: it ignores it. Only they see the host.
             if "os-vol-host-attr:host" not in volume:
