@@ -13,13 +13,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from pytest_dibctl.clouds.file_body import FileBody, SharedFile
 from pytest_dibctl.clouds.glance_content import BOOT_KEYS, BootFile
 from pytest_dibctl.clouds.marks import COMPANION, UNFINISHED
 from pytest_dibctl.clouds.regions import Change, Content, ImageRecord, ImageSpec, Region
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.publish import image_state, unfinished
 from pytest_dibctl.publish.desired import Wanted, is_same
-from pytest_dibctl.publish.stream import Feed, Stream
 
 log = logging.getLogger(__name__)
 
@@ -164,10 +164,10 @@ def _companion(work: Work, companion: BootFile) -> ImageRecord:
         hidden=True,
         tags=(COMPANION, UNFINISHED),
     )
-    stream = Stream(companion.path, sha512=companion.sha512)
+    stream = SharedFile(companion.path, sha512=companion.sha512)
     with contextlib.closing(stream):
         deadline = time.monotonic() + work.wanted.timeout
-        return _created(work, part, Feed(stream, deadline=deadline, go_on=work.go_on))
+        return _created(work, part, FileBody(stream, deadline=deadline, go_on=work.go_on))
 
 
 def _created(work: Work, spec: ImageSpec, content: Content) -> ImageRecord:

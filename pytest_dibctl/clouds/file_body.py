@@ -26,7 +26,7 @@ WINDOW = 64
 """Blocks that are kept for those who come later."""
 
 
-class Stream:
+class SharedFile:
     """A file that several threads send at once. ``size`` is bytes, ``sha512`` what is known of it."""
 
     def __init__(self, path: Path, *, sha512: str, window: int = WINDOW) -> None:
@@ -82,7 +82,7 @@ class Stream:
             os.close(self._descriptor)
 
 
-class Feed:
+class FileBody:
     """One sender's way through a stream: a ``Content`` that can be iterated again.
 
     ``deadline`` is of the monotonic clock. ``go_on`` is called before each block, and later, and may raise;
@@ -91,7 +91,7 @@ class Feed:
 
     def __init__(
         self,
-        stream: Stream,
+        stream: SharedFile,
         *,
         deadline: float,
         go_on: Callable[[], None] = lambda: None,
