@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from pytest_dibctl.clouds.file_body import FileBody, SharedFile
+from pytest_dibctl.clouds.file_body import opened
 from pytest_dibctl.clouds.glance_content import BOOT_KEYS, BootFile
 from pytest_dibctl.clouds.marks import COMPANION, UNFINISHED
 from pytest_dibctl.clouds.regions import Change, Content, ImageRecord, ImageSpec, Region
@@ -164,10 +164,9 @@ def _companion(work: Work, companion: BootFile) -> ImageRecord:
         hidden=True,
         tags=(COMPANION, UNFINISHED),
     )
-    stream = SharedFile(companion.path, sha512=companion.sha512)
-    with contextlib.closing(stream):
-        deadline = time.monotonic() + work.wanted.timeout
-        return _created(work, part, FileBody(stream, deadline=deadline, go_on=work.go_on))
+    deadline = time.monotonic() + work.wanted.timeout
+    with opened(companion.path, sha512=companion.sha512, deadline=deadline, go_on=work.go_on) as body:
+        return _created(work, part, body)
 
 
 def _created(work: Work, spec: ImageSpec, content: Content) -> ImageRecord:

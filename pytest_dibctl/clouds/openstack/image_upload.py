@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pytest_dibctl.clouds.file_body import opened
 from pytest_dibctl.clouds.openstack import images
 from pytest_dibctl.clouds.openstack.api import SAFE_CALL_TIMEOUT, Api
 from pytest_dibctl.clouds.openstack.image_documents import document
@@ -21,14 +22,11 @@ from pytest_dibctl.clouds.openstack.refusals import CONFLICT, raise_for_status
 from pytest_dibctl.clouds.protocols import Progress
 from pytest_dibctl.clouds.regions import Content, ImageSpec, LateError
 from pytest_dibctl.config.merge import ImportSettings
-from pytest_dibctl.errors import ApiError, ArtifactError
-from pytest_dibctl.image.artifact import file_digest, refuse_changed
+from pytest_dibctl.errors import ApiError
 from pytest_dibctl.system import signals
 
 log = logging.getLogger(__name__)
 
-BLOCK = 1 << 20
-"""Bytes that are read and sent at a time."""
 SENDINGS = 3
 """How often a body is sent, however long that takes, when the connection breaks or the token ends under it.
 
@@ -36,60 +34,6 @@ A Glance that refuses it for a moment is asked as long as for any call that is s
 """
 SETTLING = 30.0
 """Seconds in which Glance notices that a connection broke, and takes the body anew."""
-TELL_EVERY = 5.0
-"""Seconds between two lines of progress."""
-
-
-class Body:
-    """A file to be sent, whose digest is known: every iteration starts at its beginning.
-
-    keystoneauth sends a request again when its token was refused; a file object would then be at its end,
-    and an image of no bytes would become active without an error.
-    """
-
-    def __init__(self, path: Path, *, sha512: str, deadline: float, progress: Progress, what: str) -> None:
-        self._path = path
-        self._sha512 = sha512
-        self._deadline = deadline
-        self._progress = progress
-        self._what = what
-        self._size = path.stat().st_size
-        self.sendings = 0
-        self.sent = 0
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __iter__(self) -> Iterator[bytes]:
-        self.sendings += 1
-        self.sent = 0
-        started = told = time.monotonic()
-        with self._path.open("rb", buffering=0) as file:
-            while block := file.read(BLOCK):
-                self.sent += len(block)
-                yield block
-                now = time.monotonic()
-                if now > self._deadline:
-                    raise LateError
-                if now - told >= TELL_EVERY:
-                    told = now
-                    self._tell(now - started)
-
-    def digest(self, algorithm: str) -> str:
-        """Return the digest that was known, or for a less usual algorithm that of the file."""
-        return file_digest(self._path, algorithm, sha512=self._sha512)
-
-    def go_on(self) -> None:
-        """Do nothing: who interrupts this upload interrupts its thread."""
-
-    def refuse_changed(self) -> None:
-        """Raise ArtifactError if the file has changed."""
-        refuse_changed(self._path, self._sha512)
-
-    def _tell(self, seconds: float) -> None:
-        done = 100 * self.sent // max(1, self._size)
-        rate = self.sent / (1 << 20) / max(seconds, 0.001)
-        self._progress(f"{self._what}: {done} % of {self._size / (1 << 20):.0f} MiB, {rate:.0f} MiB/s")
 
 
 def create(
@@ -107,11 +51,8 @@ def create(
     Raises ArtifactError for a file that cannot be read or changes meanwhile.
     """
     deadline = time.monotonic() + timeout
-    try:
-        body = Body(path, sha512=sha512, deadline=deadline, progress=progress, what=f"uploading {path.name}")
-    except OSError as error:
-        raise ArtifactError(f"{path}: {error.strerror}") from None
-    return create_from(api, body, spec, timeout=timeout, properties_at=properties_at)
+    with opened(path, sha512=sha512, deadline=deadline, progress=progress) as body:
+        return create_from(api, body, spec, timeout=timeout, properties_at=properties_at)
 
 
 def create_from(

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from pytest_dibctl.clouds.file_body import BLOCK
 from pytest_dibctl.clouds.glance_content import BOOT_KEYS
 from pytest_dibctl.clouds.openstack import image_documents, image_upload, images
 from pytest_dibctl.clouds.openstack.api import Api
@@ -88,7 +89,7 @@ class OpenStackRegion:
             lambda: raise_for_status(self.api.image.get(url, stream=True)),
         )
         with contextlib.closing(answer):
-            blocks = answer.iter_content(image_upload.BLOCK)
+            blocks = answer.iter_content(BLOCK)
             while block := self.api.once("image", doing, lambda: next(blocks, b"")):
                 yield block
 
