@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from pytest_dibctl.clouds.protocols import Progress
+from pytest_dibctl.clouds.regions import ImageSpec
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.config.models.test import TestEnvironment
@@ -36,6 +39,12 @@ class BootFile:
         """What it is, in Glance's words: "kernel" or "ramdisk"."""
         return self.key.removesuffix("_id")
 
+    def spec(self, name: str, **details: Any) -> ImageSpec:
+        """Return what Glance is told of its image, called ``name``; ``details`` are more of an ImageSpec."""
+        return ImageSpec(
+            name=name, disk_format=self.disk_format, container_format=self.disk_format, **details
+        )
+
 
 def needs_kernel(built: Artifact) -> bool:
     """Whether an image has no boot loader, and a kernel beside it."""
@@ -52,6 +61,23 @@ def boot_files(built: Artifact, properties: Mapping[str, str]) -> tuple[BootFile
         for key, kind, path in files
         if path is not None and key not in properties
     )
+
+
+def make_boot_images(
+    files: Iterable[BootFile], make: Callable[[BootFile], str], *, made: list[str], tell: Progress
+) -> dict[str, str]:
+    """Make an image of each file, and return the properties that lead to them.
+
+    ``make`` sends a file to Glance and returns its image's id. ``made`` gets each id at once: if anything
+    fails, then or later, the caller removes these images. ``tell`` gets a line for each file.
+    """
+    properties = {}
+    for file in files:
+        tell(f"uploading {file.path.name}")
+        image_id = make(file)
+        made.append(image_id)
+        properties[file.key] = image_id
+    return properties
 
 
 def disk_format(

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from pytest_dibctl.clouds.file_body import opened
-from pytest_dibctl.clouds.glance_content import BOOT_KEYS, BootFile
+from pytest_dibctl.clouds.glance_content import BOOT_KEYS, BootFile, make_boot_images
 from pytest_dibctl.clouds.marks import COMPANION, UNFINISHED
 from pytest_dibctl.clouds.regions import Change, Content, ImageRecord, ImageSpec, Region
 from pytest_dibctl.errors import DibctlError
@@ -133,15 +133,20 @@ def _hidden(work: Work, found: Found, made: _Made) -> ImageRecord:
             return image
     work.go_on()
     spec = work.wanted.spec
-    properties = dict(spec.properties)
-    for companion in work.wanted.companions:
-        part = _companion(work, companion)
-        made.parts.append(part.id)
-        properties[companion.key] = part.id
-    unfinished = dataclasses.replace(
-        spec, properties=properties, hidden=True, protected=False, tags=(*spec.tags, UNFINISHED)
+    boot_properties = make_boot_images(
+        work.wanted.companions,
+        lambda companion: _companion(work, companion).id,
+        made=made.parts,
+        tell=work.tell,
     )
-    image = _created(work, unfinished, work.content())
+    hidden_spec = dataclasses.replace(
+        spec,
+        properties={**spec.properties, **boot_properties},
+        hidden=True,
+        protected=False,
+        tags=(*spec.tags, UNFINISHED),
+    )
+    image = _created(work, hidden_spec, work.content())
     made.image = image.id
     return image
 
@@ -155,11 +160,8 @@ def _whole_parts(work: Work, image: ImageRecord) -> list[str] | None:
 
 def _companion(work: Work, companion: BootFile) -> ImageRecord:
     spec = work.wanted.spec
-    work.tell(f"uploading {companion.path.name}")
-    part = ImageSpec(
-        name=image_state.companion_name(spec.name, companion.key),
-        disk_format=companion.disk_format,
-        container_format=companion.disk_format,
+    part = companion.spec(
+        image_state.companion_name(spec.name, companion.key),
         visibility=spec.visibility,
         hidden=True,
         tags=(COMPANION, UNFINISHED),

@@ -10,22 +10,12 @@ import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.clouds import marks
-from pytest_dibctl.clouds.glance_content import BOOT_KEYS, COMMAND_LINE, boot_files, disk_format, needs_kernel
-from pytest_dibctl.clouds.openstack import (
-    flavors,
-    image_documents,
-    image_upload,
-    images,
-    keypairs,
-    leaked,
-    networks,
-    servers,
-)
+from pytest_dibctl.clouds.openstack import flavors, keypairs, leaked, networks, run_images, servers
 from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.clouds.openstack.in_flight import undoing
 from pytest_dibctl.clouds.openstack.instance import Known, OpenStackInstance, with_console
@@ -39,7 +29,6 @@ from pytest_dibctl.clouds.protocols import (
     UploadRequest,
     forget_note,
 )
-from pytest_dibctl.clouds.regions import ImageSpec
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.credentials import resolve
 from pytest_dibctl.config.entry import Entry
@@ -127,7 +116,7 @@ class OpenStackCloud:
         """Raise NovaBadRequestError if the image does not fit the flavor, ConfigError for a wrong format."""
         glance = merge.glance(request.image, self._environment)
         if self._environment.settings.preprocessing is None:  # what it makes is looked at when it is uploaded
-            self._disk_format(artifact, request)
+            run_images.format_of(artifact, request, self._environment)
         place = self._resolved()
         volume = self._nova.volume
         flavors.check_fit(
@@ -142,60 +131,22 @@ class OpenStackCloud:
 
     def upload(self, artifact: Artifact, request: UploadRequest, *, progress: Progress) -> CloudImage:
         """Make a private image of the file, with its kernel and initrd if it needs them to boot."""
-        glance = merge.glance(request.image, self._environment)
-        timeout = request.deadlines.upload
-        tags = tuple(dict.fromkeys((*glance.tags, *marks.all_tags(self._run_id))))
-        properties = dict(glance.properties)
-        with _removed_on_failure(self.api) as made:
-            if needs_kernel(artifact):
-                properties.setdefault("os_command_line", COMMAND_LINE)
-            for file in boot_files(artifact, glance.properties):
-                spec = ImageSpec(
-                    name=f"{request.name}-{file.kind}",
-                    disk_format=file.disk_format,
-                    container_format=file.disk_format,
-                    tags=tags,
-                )
-                progress(f"uploading {file.path.name}")
-                part = image_upload.create(
-                    self.api, file.path, spec, sha512=file.sha512, timeout=timeout, progress=progress
-                )
-                made.append(str(part["id"]))
-                properties[file.key] = str(part["id"])
-            spec = ImageSpec(
-                name=request.name,
-                disk_format=self._disk_format(artifact, request),
-                container_format=glance.container_format,
-                min_disk=glance.min_disk,
-                min_ram=glance.min_ram,
-                tags=tags,
-                properties=properties,
-            )
-            progress(
-                f"uploading {artifact.path.name} ({artifact.size / (1 << 20):.0f} MiB) as {request.name}"
-            )
-            image = image_upload.create(
-                self.api,
-                artifact.path,
-                spec,
-                sha512=artifact.sha512,
-                timeout=timeout,
-                progress=progress,
-                properties_at=request.image.at("glance.properties"),
-            )
-            return image_documents.cloud_image(image, artifact, companions=tuple(made))
+        return run_images.upload(
+            self.api,
+            artifact,
+            request,
+            environment=self._environment,
+            run_id=self._run_id,
+            progress=progress,
+        )
 
     def delete_image(self, image: CloudImage) -> None:
         """Remove the image, then its kernel and initrd."""
-        timeout = self._deadlines.cleanup
-        with contextlib.ExitStack() as stack:
-            for companion in image.companions:
-                stack.callback(images.delete, self.api, companion, timeout=timeout)
-            stack.callback(images.delete, self.api, image.id, timeout=timeout)
+        run_images.delete(self.api, image, timeout=self._deadlines.cleanup)
 
     def existing_image(self, image_id: str) -> CloudImage:
         """Return an image of Glance; raises ImageNotFoundError."""
-        return image_documents.cloud_image(images.get(self.api, image_id), None)
+        return run_images.existing(self.api, image_id)
 
     def import_key(self, key: SshKey, *, name: str) -> None:
         """Give Nova the public half of ``key``."""
@@ -242,7 +193,7 @@ class OpenStackCloud:
         """Remove what a dead run recorded."""
         timeout = self._deadlines.cleanup
         if kind == "image":
-            images.remove_named(self.api, _image_names(name), marks.tags(self._run_id), timeout=timeout)
+            run_images.delete_named(self.api, name, self._run_id, timeout=timeout)
         elif kind == "keypair":
             self.delete_key(name, fingerprint=str(details.get("fingerprint")))
         elif kind == "instance":
@@ -252,8 +203,7 @@ class OpenStackCloud:
     def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:  # noqa: ARG002
         """Mark what is on record as kept; a keypair stays as long as a server was made with it."""
         if kind == "image":
-            for image in images.named(self.api, _image_names(name), marks.tags(self._run_id)):
-                images.tag(self.api, image["id"], marks.KEPT)
+            run_images.keep(self.api, name, self._run_id)
         elif kind == "instance":
             for server in servers.named(self.api, name):
                 servers.annotate(self.api, server, {marks.KEPT_KEY: self._run_id})
@@ -308,13 +258,6 @@ class OpenStackCloud:
                 is_router_external=True,
             )
         return Place(flavor=flavor, groups=groups, floating_network=floating)
-
-    def _disk_format(self, artifact: Artifact, request: UploadRequest) -> str:
-        return disk_format(
-            artifact,
-            (self._environment, request.image),
-            hint="leave disk_format out, or convert the file with preprocessing",
-        )
 
     def _user_data(self) -> str | None:
         return read_user_data(self._nova, self._environment, "nova", self._cwd)
@@ -387,21 +330,3 @@ class OpenStackCloud:
             ids = ", ".join(server.id for server in named)
             raise NotInConfigError(f"several instances are called {instance_id}", hint=f"use the id: {ids}")
         return named[0]
-
-
-def _image_names(name: str) -> list[str]:
-    """Return what a test image and its kernel and initrd are called."""
-    return [name, *(f"{name}-{key.removesuffix('_id')}" for key in BOOT_KEYS)]
-
-
-@contextlib.contextmanager
-def _removed_on_failure(api: Api) -> Iterator[list[str]]:
-    """Remove the images whose ids are put into the list when what follows fails."""
-    made: list[str] = []
-    try:
-        yield made
-    except BaseException as error:
-        for image_id in reversed(made):
-            with undoing(error, f"image {image_id} could not be removed"):
-                images.delete(api, image_id)
-        raise
