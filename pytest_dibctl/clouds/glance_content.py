@@ -17,9 +17,9 @@ from pytest_dibctl.errors import ConfigError
 from pytest_dibctl.image.artifact import Artifact, digest_of
 
 IMAGE_FORMATS = frozenset({"qcow2", "raw", "vmdk", "vdi", "vhdx"})
-"""Formats that an image file shows by itself, so that a wrong word for it can be told."""
+"""Formats that an image file shows by itself, so that a wrong name for it can be detected."""
 COMMAND_LINE = "root=/dev/vda rw console=ttyS0"
-"""How a filesystem image with a kernel of its own finds its root, unless a property says it."""
+"""How a filesystem image with a kernel of its own finds its root, unless a property names a command line."""
 
 BOOT_KEYS = ("kernel_id", "ramdisk_id")
 """The properties that lead to the images which one boots by."""
@@ -89,16 +89,16 @@ def disk_format(
     """Return the format Glance is told: that of the first of ``entries`` that says one, else the file's own.
 
     Raises ConfigError where the file shows another one: Glance would refuse it, or Nova fail to boot it. In
-    its ``hint`` ``%s`` stands for the format that was said.
+    its ``hint`` ``%s`` stands for the format that was configured.
     """
     for entry in entries:
-        said = entry.settings.glance.disk_format
-        if said is None:
+        configured = entry.settings.glance.disk_format
+        if configured is None:
             continue
-        if said != built.disk_format and {said, built.disk_format} <= IMAGE_FORMATS:
+        if configured != built.disk_format and {configured, built.disk_format} <= IMAGE_FORMATS:
             raise ConfigError(
-                f"{entry.at('glance.disk_format')}: is {said}, but {built.path} is {built.disk_format}",
-                hint=hint.replace("%s", said),
+                f"{entry.at('glance.disk_format')}: is {configured}, but {built.path} is {built.disk_format}",
+                hint=hint.replace("%s", configured),
             )
-        return said
+        return configured
     return built.disk_format

@@ -1,8 +1,8 @@
-"""How a resource in a cloud shows that this project made it, for which run, and for how long.
+"""The marks of this project on resources in a cloud: made by it, for which run, and for how long.
 
-A tag, or metadata of a server, together with a name that is recorded in the run's ledger. Never an image
-property: Nova copies those to the snapshots that users make of their servers. Lifetimes are seconds since
-the cloud made the thing, so only the cloud's own clock counts, never that of any machine which ran tests.
+A mark is a tag of an image or metadata of a server, and counts only together with a name of ours. It is never
+an image property: Nova copies those to the snapshots that users make of their servers. Lifetimes are seconds
+since the cloud made the resource, so the cloud's own clock counts, not that of a machine which ran tests.
 """
 
 from __future__ import annotations
@@ -55,49 +55,49 @@ def description(name: str) -> str:
 
 
 def is_passing(tag: str) -> bool:
-    """Whether a tag says what becomes of one image in one cloud, so that no copy may bear it."""
+    """Whether a tag is about one image in one cloud only, so that a transferred copy must not bear it."""
     return tag in {TEST, KEPT, UNFINISHED} or tag.startswith((_RUN, _HOST, _LIFETIME))
 
 
-# -- read by whoever finds them --------------------------------------------------------------------
+# -- reading marks ---------------------------------------------------------------------------------
 
 
 def instance_of(text: str | None) -> str | None:
     """Return the name of the instance that a description names, None if it is none of ours."""
-    found = re.fullmatch(r"dibctl test instance (dibctl-[a-z0-9-]+-[0-9a-f]{8})", text or "")
-    return found[1] if found else None
+    match = re.fullmatch(r"dibctl test instance (dibctl-[a-z0-9-]+-[0-9a-f]{8})", text or "")
+    return match[1] if match else None
 
 
-def run_of_tags(found: Iterable[str]) -> str | None:
+def run_of_tags(tags: Iterable[str]) -> str | None:
     """Return the run that an image's tags name; None unless they are ours."""
-    known = set(found)
-    runs = [match[1] for tag in known if (match := re.fullmatch(rf"{_RUN}([0-9a-f]{{8}})", tag))]
-    return runs[0] if len(runs) == 1 and TEST in known else None
+    present = set(tags)
+    runs = [match[1] for tag in present if (match := re.fullmatch(rf"{_RUN}([0-9a-f]{{8}})", tag))]
+    return runs[0] if len(runs) == 1 and TEST in present else None
 
 
-def lifetime_of_tags(found: Iterable[str]) -> float:
+def lifetime_of_tags(tags: Iterable[str]) -> float:
     """Return the seconds an image was made for."""
-    return _seconds(*(match[1] for tag in found if (match := re.fullmatch(rf"{_LIFETIME}(.*)", tag))))
+    return _seconds(*(match[1] for tag in tags if (match := re.fullmatch(rf"{_LIFETIME}(.*)", tag))))
 
 
-def lifetime_of(found: Mapping[str, str]) -> float:
+def lifetime_of(metadata: Mapping[str, str]) -> float:
     """Return the seconds a server was made for, by its metadata."""
-    return _seconds(*([found["dibctl_lifetime"]] if "dibctl_lifetime" in found else []))
+    return _seconds(*([metadata["dibctl_lifetime"]] if "dibctl_lifetime" in metadata else []))
 
 
-def _seconds(*said: str) -> float:
-    """Return the longest of what is said; what cannot be read is as good as nothing."""
-    return float(max((int(text) for text in said if text.isdecimal()), default=LIFETIME))
+def _seconds(*texts: str) -> float:
+    """Return the longest of the lifetimes; a text that is no number is ignored."""
+    return float(max((int(text) for text in texts if text.isdecimal()), default=LIFETIME))
 
 
-def run_of_server(name: str, found: Mapping[str, str]) -> str | None:
+def run_of_server(name: str, metadata: Mapping[str, str]) -> str | None:
     """Return the run that a server's metadata names; None unless its name is ours too."""
-    run_id = str(found.get(RUN_KEY, ""))
+    run_id = str(metadata.get(RUN_KEY, ""))
     ours = re.fullmatch(r"dibctl-[a-z0-9-]+-[0-9a-f]{8}", name) and re.fullmatch(r"[0-9a-f]{8}", run_id)
     return run_id if ours else None
 
 
 def run_of_name(name: str) -> str | None:
     """Return the run that the name of an image or a keypair bears."""
-    found = re.fullmatch(r"dibctl-([0-9a-f]{8})-[a-z0-9-]+-[0-9a-f]{6}(-kernel|-ramdisk)?", name)
-    return found[1] if found else None
+    match = re.fullmatch(r"dibctl-([0-9a-f]{8})-[a-z0-9-]+-[0-9a-f]{6}(-kernel|-ramdisk)?", name)
+    return match[1] if match else None

@@ -1,4 +1,4 @@
-"""A new image in the place of the older ones of its name, in one region: all of it, or as it was before.
+"""Replace the older images of a name by a new one, in one region, or leave all as it was before.
 
 The new image is hidden until it is whole. It becomes visible before the first older one ceases to be current:
 for a moment there are two, at no time is there none. When anything fails after that, the older ones are
@@ -48,10 +48,10 @@ class Work:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Replaced:
-    """What came of it.
+    """The result of a replacement.
 
-    ``uploaded`` is False for an image that was current already; ``pending`` are projects that have yet to
-    accept it.
+    ``uploaded`` is False for an image that was current already; ``pending`` are the ids of projects that have
+    yet to accept it.
     """
 
     image: ImageRecord
@@ -62,7 +62,7 @@ class Replaced:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a region has of a name: ``same`` is current and just what is wanted."""
+    """The images of a name in a region: ``same`` is current and equal to the wanted one."""
 
     same: ImageRecord | None
     current: tuple[ImageRecord, ...]
@@ -70,12 +70,12 @@ class Found:
 
     @property
     def older(self) -> tuple[ImageRecord, ...]:
-        """The current images that make place."""
+        """The current images that are to become obsolete."""
         return tuple(image for image in self.current if self.same is None or image.id != self.same.id)
 
 
 def look(region: Region, wanted: Wanted) -> Found:
-    """Return what is there of the wanted image's name."""
+    """Return the images of the wanted image's name; raises ApiError and its like."""
     named = image_state.newest_first(region.images(name=wanted.spec.name))
     current = [image for image in named if image_state.is_current(image, wanted.rule)]
     return Found(
@@ -238,7 +238,7 @@ def _roll_back(
     if older and made.image is not None and not _any_current(work, older):
         error.add_note(f"image {made.image} is left: none of the older ones is known to be current")
         return
-    # The image before its kernel: nobody can find half of it then.
+    # The image goes before its kernel, so that no user finds an image without one.
     if made.image is not None:
         with _noting(error, f"image {made.image} may have been left"):
             unfinished.take_back(work.region, made.image)
@@ -269,7 +269,7 @@ def _noting(error: BaseException, left: str) -> Iterator[None]:
 
 
 def _tidy_up(work: Work, image: ImageRecord) -> None:
-    """Say that an image that shows is finished, and remove what earlier uploads of its name have left."""
+    """Mark a published image's companions as finished, and sweep what earlier uploads of its name left."""
     unfinished.settle(work.region, image)
     name = work.wanted.spec.name
     names = {name, *(image_state.companion_name(name, key) for key in BOOT_KEYS)}

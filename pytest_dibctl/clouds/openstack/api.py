@@ -1,6 +1,6 @@
-"""One login at one OpenStack: calling it with deadlines.
+"""One login at one OpenStack, and its calls: deadlines, repetitions and waits.
 
-Everything here belongs to one thread; a second thread or region opens an Api of its own.
+An Api belongs to one thread; a second thread or region opens an Api of its own.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ SAFE_CALL_TIMEOUT = 120.0
 FIRST_ANSWER_TIMEOUT = 20.0
 """The same before a service has answered once: a wrong URL looks like a service that is down for a moment."""
 LOST_ANSWER = 15.0
-"""Seconds in which a thing may still appear after the answer to its making was lost."""
+"""Seconds in which a resource may still appear after the answer to its creation was lost."""
 
 
 class Api:
-    """An opened login. Close it when done; what it made stays."""
+    """An opened login. The caller closes it; the resources it made stay."""
 
     def __init__(self, connection: openstack.connection.Connection, *, where: str) -> None:
         self.connection: Any = connection
@@ -95,8 +95,8 @@ class Api:
         """Whether the catalog lists the service, in this region."""
         if service not in self._has:
             name = CATALOG_TYPES.get(service, service)
-            found = self.safely("identity", "log in", lambda: self.connection.has_service(name))
-            self._has[service] = bool(found)
+            listed = self.safely("identity", "log in", lambda: self.connection.has_service(name))
+            self._has[service] = bool(listed)
         return self._has[service]
 
     def close(self) -> None:
@@ -160,9 +160,9 @@ class Api:
                 pause_before_again(error, pauses, patience if nowhere else deadline)
 
     def repeat(self, service: Service, doing: str, call: Callable[[], object]) -> None:
-        """Ask for something to be done that may be asked for twice, like a reboot.
+        """Ask for an action that may be asked for twice, like a reboot.
 
-        What is under way already, since only the answer got lost, is refused as a conflict, and well.
+        If only the first answer got lost, the service refuses the second call as a conflict; that is success.
         """
         deadline = min(time.monotonic() + SAFE_CALL_TIMEOUT, self._latest)
         pauses = pauses_between()
@@ -191,9 +191,10 @@ class Api:
         timeout: float,
         at: str | None = None,
     ) -> T:
-        """Make a thing, once, and return it; ``find`` finds it again if the answer gets lost.
+        """Create a resource, once, and return it; ``find`` finds it again if the answer gets lost.
 
-        ``name`` is what it is removed by (``settled``); ``timeout`` is seconds for an answer.
+        ``name`` is the one that ``in_flight.settled`` removes it by; ``timeout`` is seconds for an answer.
+        Raises as ``once``.
         """
         deadline = time.monotonic() + max(SAFE_CALL_TIMEOUT, 2 * timeout)
         pauses = pauses_between()
@@ -205,9 +206,9 @@ class Api:
                 if not error.transient and error.status != CONFLICT:
                     raise
                 lost = error.transient and not error.undone
-                found = found_again(find, patience=LOST_ANSWER if lost else 0.0)
-                if found is not None:
-                    return found
+                made = found_again(find, patience=LOST_ANSWER if lost else 0.0)
+                if made is not None:
+                    return made
                 if not error.transient:
                     raise
                 pause_before_again(error, pauses, deadline)
@@ -215,7 +216,7 @@ class Api:
     def find(
         self, service: Service, what: str, call: Callable[[], T], *, timeout: float = SAFE_CALL_TIMEOUT
     ) -> T | None:
-        """Return what ``call`` gets, None if the service says that there is no such thing."""
+        """Return the result of ``call``, None if the service answers that there is no such resource."""
         try:
             return self.safely(service, f"find {what}", call, timeout=timeout)
         except ApiError as error:
@@ -233,14 +234,14 @@ class Api:
         while True:
             try:
                 with self._no_later_than(deadline):
-                    found = look()
+                    result = look()
             except ApiError as error:
                 if not error.transient or time.monotonic() > deadline:
                     raise
                 log.debug("%s; looking again", error.message)
-                found = None
-            if found is not None:
-                return found
+                result = None
+            if result is not None:
+                return result
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
@@ -266,7 +267,7 @@ class Api:
 
     @contextlib.contextmanager
     def _no_later_than(self, deadline: float) -> Iterator[None]:
-        """Have calls inside be repeated only so long; one at least is made."""
+        """Let calls inside be repeated until the deadline at most; each is made once at least."""
         before, self._latest = self._latest, min(self._latest, deadline)
         try:
             yield

@@ -1,7 +1,7 @@
 """An OpenStack project as the place where test images are booted.
 
-Whatever can be found wrong without a build is found by ``preflight``: credentials, flavor, networks,
-groups. Everything made bears the run's mark (``marks``) and a name that the run's ledger has.
+``preflight`` finds every mistake that can be found without a build: wrong credentials, flavor, networks or
+groups. Each resource that is made bears the run's mark (``marks``) and a name that the run's ledger records.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class OpenStackCloud:
         return self._api
 
     def preflight(self) -> None:
-        """Log in, and raise a DibctlError for whatever the nova section names and the cloud does not have."""
+        """Log in; raise a DibctlError if the cloud lacks what the nova section names."""
         self._user_data()
         self._resolved()
         if self.api.has("network"):
@@ -130,7 +130,10 @@ class OpenStackCloud:
         )
 
     def upload(self, artifact: Artifact, request: UploadRequest, *, progress: Progress) -> CloudImage:
-        """Make a private image of the file, with its kernel and initrd if it needs them to boot."""
+        """Make a private image of the file, with its kernel and initrd if it needs them to boot.
+
+        The caller owns it. Raises ApiError and its like, ConfigError, ArtifactError.
+        """
         return run_images.upload(
             self.api,
             artifact,
@@ -190,7 +193,7 @@ class OpenStackCloud:
         return OpenStackInstance(self.api, known, note=forget_note, tell=self._progress)
 
     def remove(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
-        """Remove what a dead run recorded."""
+        """Remove an image, keypair or instance that a dead run recorded; raises DibctlError."""
         timeout = self._deadlines.cleanup
         if kind == "image":
             run_images.delete_named(self.api, name, self._run_id, timeout=timeout)
@@ -201,7 +204,7 @@ class OpenStackCloud:
             servers.remove(self.api, name, run_id=self._run_id, timeout=timeout, snapshots=titles)
 
     def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:  # noqa: ARG002
-        """Mark what is on record as kept; a keypair stays as long as a server was made with it."""
+        """Mark an image or instance as kept; a keypair stays while a server has it. Raises DibctlError."""
         if kind == "image":
             run_images.keep(self.api, name, self._run_id)
         elif kind == "instance":
@@ -209,7 +212,7 @@ class OpenStackCloud:
                 servers.annotate(self.api, server, {marks.KEPT_KEY: self._run_id})
 
     def leaked(self, *, spare: Collection[str]) -> tuple[LeakedResource, ...]:
-        """Return what is ours in the project and older than its time."""
+        """Return the project's resources that bear our marks and are older than their time."""
         return leaked.find(self.api, spare=spare)
 
     def remove_leaked(self, resource: LeakedResource) -> None:
@@ -222,7 +225,7 @@ class OpenStackCloud:
         return connection if service == "connection" else getattr(connection, service)
 
     def close(self) -> None:
-        """Close the login; what was made belongs to whoever made it."""
+        """Close the login; images, keys and instances stay their makers'."""
         if self._api is not None:
             self._api.close()
             self._api = None
@@ -299,15 +302,15 @@ class OpenStackCloud:
             raise (with_console(error, text) if text else error) from None
 
     def _known(self, server: Any, place: Place | None, image_id: str | None, *, owned: bool) -> Known:
-        found = networks.interfaces(self.api, server.id, self._nova.nics if owned else ())
+        interfaces = networks.interfaces(self.api, server.id, self._nova.nics if owned else ())
         main = networks.main_interface(
-            found, self._nova.main_nic_regexp, at=self._environment.at("nova.main_nic_regexp")
+            interfaces, self._nova.main_nic_regexp, at=self._environment.at("nova.main_nic_regexp")
         )
         return Known(
             id=str(server.id),
             name=str(server.name),
             flavor=place.flavor if place is not None else flavors.of_server(self.api, server),
-            interfaces=found,
+            interfaces=interfaces,
             main=main,
             floating_ip=None if owned else networks.floating_ip_of(self.api, server.id),
             image_id=None if self._nova.volume is not None else image_id,

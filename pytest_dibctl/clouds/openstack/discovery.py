@@ -19,11 +19,11 @@ def check_versions(connection: Any, service: Service, *, where: str) -> None:
     is nothing, for as long as the connection lives. Where a URL from the catalog fails it says so.
     """
     config, name = connection.config, CATALOG_TYPES.get(service, service)
-    given = config.get_endpoint(name)
-    if given is not None and EndpointData(catalog_url=given).api_version is None:
-        found = config.get_session_client(name).get_endpoint_data()
-        if found is None or found.api_version is None:
-            raise _versionless(connection, service, given, where)
+    url = config.get_endpoint(name)
+    if url is not None and EndpointData(catalog_url=url).api_version is None:
+        endpoint = config.get_session_client(name).get_endpoint_data()
+        if endpoint is None or endpoint.api_version is None:
+            raise _versionless(connection, service, url, where)
 
 
 def _versionless(connection: Any, service: Service, url: str, where: str) -> ApiError:

@@ -50,28 +50,28 @@ def document(spec: ImageSpec, properties_at: str) -> dict[str, Any]:
     }
 
 
-def record(found: Mapping[str, Any]) -> ImageRecord:
+def record(image: Mapping[str, Any]) -> ImageRecord:
     """Return an image, as Glance describes it, in our words."""
     return ImageRecord(
-        id=str(found["id"]),
-        name=str(found.get("name") or ""),
-        owner=str(found.get("owner") or ""),
-        status=str(found.get("status")),
-        visibility=str(found.get("visibility")),
-        hidden=bool(found.get("os_hidden")),
-        protected=bool(found.get("protected")),
-        disk_format=str(found.get("disk_format")),
-        container_format=str(found.get("container_format")),
-        size=found.get("size"),
-        min_disk=int(found.get("min_disk") or 0),
-        min_ram=int(found.get("min_ram") or 0),
-        tags=frozenset(found.get("tags") or ()),
-        properties={key: str(value) for key, value in found.items() if _is_property(key, value)},
-        hash_algorithm=found.get("os_hash_algo"),
-        hash_value=found.get("os_hash_value"),
-        checksum=found.get("checksum"),
-        created=_time(found.get("created_at")),
-        updated=_time(found.get("updated_at")),
+        id=str(image["id"]),
+        name=str(image.get("name") or ""),
+        owner=str(image.get("owner") or ""),
+        status=str(image.get("status")),
+        visibility=str(image.get("visibility")),
+        hidden=bool(image.get("os_hidden")),
+        protected=bool(image.get("protected")),
+        disk_format=str(image.get("disk_format")),
+        container_format=str(image.get("container_format")),
+        size=image.get("size"),
+        min_disk=int(image.get("min_disk") or 0),
+        min_ram=int(image.get("min_ram") or 0),
+        tags=frozenset(image.get("tags") or ()),
+        properties={key: str(value) for key, value in image.items() if _is_property(key, value)},
+        hash_algorithm=image.get("os_hash_algo"),
+        hash_value=image.get("os_hash_value"),
+        checksum=image.get("checksum"),
+        created=_time(image.get("created_at")),
+        updated=_time(image.get("updated_at")),
     )
 
 

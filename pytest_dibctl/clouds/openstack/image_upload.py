@@ -28,12 +28,12 @@ from pytest_dibctl.system import signals
 log = logging.getLogger(__name__)
 
 SENDINGS = 3
-"""How often a body is sent, however long that takes, when the connection breaks or the token ends under it.
+"""How often a body is sent when the connection breaks, or its token expires, meanwhile.
 
-A Glance that refuses it for a moment is asked as long as for any call that is safe to repeat.
+While Glance refuses it with a transient error, it is sent again for ``SAFE_CALL_TIMEOUT`` seconds.
 """
 SETTLING = 30.0
-"""Seconds in which Glance notices that a connection broke, and takes the body anew."""
+"""Seconds in which Glance notices that a connection broke, and accepts the body again."""
 
 
 def create(
@@ -46,7 +46,7 @@ def create(
     progress: Progress,
     properties_at: str = "",
 ) -> dict[str, Any]:
-    """Make an image of the file at ``path``, whose digest is known; as ``create_from`` does.
+    """Make an image of the file at ``path``, whose SHA-512 is known, as ``create_from`` does.
 
     Raises ArtifactError for a file that cannot be read or changes meanwhile.
     """
@@ -67,7 +67,7 @@ def create_from(
     a file that is not any more what it was.
     """
     deadline = time.monotonic() + timeout
-    # The id is ours: whatever becomes of the answer, there is one image at most, and we can find it.
+    # We choose the id: even if the answer is lost there is one image at most, and it can be found.
     image_id = str(uuid.uuid4())
     described = {"id": image_id, **document(spec, properties_at)}
     try:
@@ -167,7 +167,7 @@ def _send(api: Api, image_id: str, content: Content, importing: ImportSettings, 
 
 
 def _import(api: Api, image_id: str, importing: ImportSettings) -> None:
-    """Have Glance take what was staged, or fetch it itself."""
+    """Tell Glance to import the staged bytes, or to fetch them itself."""
     how = {"name": importing.method}
     if importing.uri is not None:
         how["uri"] = importing.uri
@@ -182,7 +182,7 @@ def _import(api: Api, image_id: str, importing: ImportSettings) -> None:
         document["all_stores"] = True
     elif importing.stores:
         document["stores"] = list(importing.stores)
-    # One that is under way already is refused as a conflict.
+    # Glance refuses a second import, while the first goes on, as a conflict.
     api.repeat(
         "image",
         f"import image {image_id} by {importing.method}",
@@ -207,24 +207,24 @@ def _settled(api: Api, image_id: str, *, deadline: float) -> str | None:
 
 
 def _verify(image: Mapping[str, Any], content: Content, *, arrived: bool) -> None:
-    """Raise ApiError unless Glance has exactly the bytes that it was to get.
+    """Raise ApiError unless Glance has exactly the bytes of ``content``.
 
-    Without ``arrived`` they were not sent by us, and Glance fetched what should be the same.
+    ``arrived`` says that we sent them; else Glance fetched them from elsewhere.
     """
-    for what, ours in _expected(image, content):
-        theirs = image.get(what)
+    for attribute, ours in _expected(image, content):
+        theirs = image.get(attribute)
         if ours is not None and theirs is not None and theirs != ours:
             came = "arrived damaged" if arrived else "is another one where Glance fetched it"
             if arrived:
                 content.refuse_changed()
             raise ApiError(
-                f"image {image['name']} ({image['id']}) {came}: {what} is {theirs} in Glance, and "
+                f"image {image['name']} ({image['id']}) {came}: {attribute} is {theirs} in Glance, and "
                 f"{ours} of what it was to get; it is removed again"
             )
 
 
 def _expected(image: Mapping[str, Any], content: Content) -> Iterator[tuple[str, int | str | None]]:
-    """Yield what of the bytes there is to compare; the old checksum only where there is nothing better."""
+    """Yield attributes of the image and their expected values; the MD5 checksum only where no hash is."""
     yield "size", len(content)
     algorithm = str(image.get("os_hash_algo") or "")
     if algorithm in hashlib.algorithms_available and image.get("os_hash_value"):

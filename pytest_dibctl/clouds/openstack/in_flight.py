@@ -1,4 +1,4 @@
-"""What may still appear in a cloud, since its making was cut off or not answered, and what is undone then."""
+"""Resources that may still appear in a cloud: their creation was cut off, or its answer was lost."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from pytest_dibctl.errors import ApiError
 log = logging.getLogger(__name__)
 
 LOOK_AGAIN = 1.0
-"""Seconds between two looks for what may still appear."""
+"""Seconds between two removals of a resource that may still appear."""
 
 
 class InFlight:
-    """The names of one login's things that may still appear."""
+    """The names of the resources, of one login, that may still appear."""
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
 
     @contextlib.contextmanager
     def creating(self, name: str) -> Iterator[None]:
-        """Make a thing inside; note that it may still appear when its making was cut off or not answered."""
-        before = self._until.get(name, 0.0)
+        """Create a resource inside; if that is cut off or not answered, note that it may still appear."""
+        until = self._until.get(name, 0.0)
         try:
             yield
         except ApiError as error:
             if error.transient and not error.undone:
-                before = time.monotonic() + IN_FLIGHT
+                until = time.monotonic() + IN_FLIGHT
             raise
         except BaseException:
-            before = time.monotonic() + IN_FLIGHT
+            until = time.monotonic() + IN_FLIGHT
             raise
         finally:
-            self._until[name] = before
+            self._until[name] = until
 
     def may_appear(self, name: str) -> bool:
-        """Whether a thing of that name may still appear besides the one that is known."""
+        """Whether a resource of that name may still appear besides the known one."""
         return self._until.get(name, 0.0) > time.monotonic()
 
     def settled(self, name: str, remove: Callable[[], None]) -> None:
-        """Call ``remove``, and again as long as a thing of that name may still appear."""
+        """Call ``remove``, and again as long as a resource of that name may still appear."""
         while True:
             remove()
             left = self._until.get(name, 0.0) - time.monotonic()
@@ -54,12 +54,12 @@ class InFlight:
 
 @contextlib.contextmanager
 def undoing(error: BaseException, left: str) -> Iterator[None]:
-    """Let what is done inside, because of ``error``, not hide it: a failure becomes a note on it.
+    """Undo inside what ``error`` cut off: a failure of that becomes a note on ``error`` and does not hide it.
 
-    ``left`` says what may still be there then.
+    ``left`` says, for the note, what may still be there.
     """
     try:
         yield
-    except Exception as second:  # noqa: BLE001 -- whatever it is, the first error is what counts
+    except Exception as second:  # noqa: BLE001 -- the first error counts, whatever the second is
         log.warning("%s: %s", left, second)
         error.add_note(f"{left}: {second}")

@@ -58,7 +58,7 @@ def _delete(api: Api, name: str, fingerprint: str, *, timeout: float) -> None:
 
 
 def remove(api: Api, name: str, *, timeout: float) -> None:
-    """Remove the keypair of that name, whichever key it holds; nothing happens when it is gone."""
+    """Remove the keypair of that name, without a look at its key; nothing happens when it is gone."""
     api.safely(
         "compute",
         f"remove keypair {name}",

@@ -41,15 +41,17 @@ def find_by_name(api: Api, kind: str, wanted: str, *, at: str, **filters: Any) -
     Raises NovaBadRequestError when there is none, or more than one.
     """
     every = _all(api, kind, **filters)
-    found = [one for one in every if one.id == wanted] or [one for one in every if one.name == wanted]
+    matching = [item for item in every if item.id == wanted] or [
+        item for item in every if item.name == wanted
+    ]
     noun = kind.rstrip("s").replace("_", " ")
-    if not found:
-        near = suggestion(wanted, [one.name for one in every if one.name], listed="there are")
+    if not matching:
+        near = suggestion(wanted, [item.name for item in every if item.name], listed="there are")
         raise NovaBadRequestError(f"{at}: there is no {noun} {wanted!r}", hint=near or None)
-    if len(found) > 1:
-        ids = ", ".join(sorted(one.id for one in found))
+    if len(matching) > 1:
+        ids = ", ".join(sorted(item.id for item in matching))
         raise NovaBadRequestError(f"{at}: several {noun}s are called {wanted!r}", hint=f"use the id: {ids}")
-    return str(found[0].id)
+    return str(matching[0].id)
 
 
 def _all(api: Api, kind: str, **filters: Any) -> list[Any]:
@@ -137,8 +139,8 @@ def _own_port(
 def _described(api: Api, kind: str, server: str, **filters: Any) -> list[Any]:
     """Return what was made for an instance, of a ``kind`` ("port", "ip")."""
     description = marks.description(server)
-    found = _all(api, f"{kind}s", description=description, **filters)
-    return [one for one in found if one.description == description]
+    listed = _all(api, f"{kind}s", description=description, **filters)
+    return [item for item in listed if item.description == description]
 
 
 # -- what it got -----------------------------------------------------------------------------------
@@ -279,5 +281,5 @@ def remove_one(api: Api, kind: str, identity: str, *, timeout: float, owner: str
 
 
 def _remove_described(api: Api, kind: str, server: str, *, timeout: float) -> None:
-    for found in _described(api, kind, server):
-        remove_one(api, kind, found.id, timeout=timeout, owner=f" of {server}")
+    for item in _described(api, kind, server):
+        remove_one(api, kind, item.id, timeout=timeout, owner=f" of {server}")

@@ -30,9 +30,9 @@ def found_again(find: Callable[[], T | None], *, patience: float) -> T | None:
     until = time.monotonic() + patience
     pauses = pauses_between()
     while True:
-        found = find()
-        if found is not None or time.monotonic() >= until:
-            return found
+        thing = find()
+        if thing is not None or time.monotonic() >= until:
+            return thing
         time.sleep(next(pauses))
 
 

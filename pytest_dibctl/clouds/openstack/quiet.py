@@ -1,4 +1,4 @@
-"""What openstacksdk says of itself, and shall not: secrets, and warnings that are no news to us."""
+"""Kept out of logs and output: a secret that openstacksdk would log, and warnings that help no user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import urllib3.exceptions
 
 
 class _Redacted(logging.Filter):
-    """Takes out of debug messages what the SDK knows nothing of: Nova answers with a password."""
+    """Removes the server's password, which Nova answers with, from debug messages: the SDK does not."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let every message through."""
@@ -31,7 +31,7 @@ for _name in ("keystoneauth.session", "keystoneauth.session.body"):
 
 @contextlib.contextmanager
 def no_warnings() -> Iterator[None]:
-    """Leave out what openstacksdk warns itself of; where warnings are errors it would break every call."""
+    """Ignore openstacksdk's warnings about itself: where warnings are errors they would break every call."""
     with warnings.catch_warnings():
         for category in (DeprecationWarning, PendingDeprecationWarning):
             warnings.filterwarnings("ignore", category=category, module=r"openstack\.")
@@ -48,6 +48,7 @@ class _QuietAdapter(requests.adapters.HTTPAdapter):
 
 
 def without_tls_warnings(session: requests.Session | None) -> requests.Session:
+    """Return ``session``, or a new one, without warnings about certificates that are not verified."""
     session = session or requests.Session()
     session.mount("https://", _QuietAdapter())
     return session

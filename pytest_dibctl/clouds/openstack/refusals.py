@@ -1,4 +1,4 @@
-"""What a service refused, or answered badly, in our words: HTTP answers become errors of our own."""
+"""Refusals and unreadable answers of services become errors of ours."""
 
 from __future__ import annotations
 
@@ -35,31 +35,31 @@ REFUSED = (sdk_exceptions.SDKException, auth_exceptions.ClientException, request
 UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT, TOO_LARGE, TOO_MANY = 401, 403, 404, 409, 413, 429
 _TOO_LARGE = "its store is full, or a quota does not allow so much: Glance's log says which"
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError)
-"""What comes of an answer that is not what the service's documentation says: cut off, or empty."""
+"""Errors of reading an answer that is cut off, empty, or not as documented."""
 
 
 def translated(
     error: Exception, service: Service, doing: str, *, at: str | None = None, where: str = ""
 ) -> DibctlError:
-    """Return what ``error``, met in ``doing`` something, is in our words.
+    """Return the error of ours for ``error`` of the SDK; ``doing`` completes the sentence "cannot ...".
 
-    ``at`` is the setting that caused it where one did, ``where`` the place of the keystone section.
+    ``at`` is the setting that caused it, if one did; ``where`` is the place of the keystone section.
     """
     status = getattr(error, "status_code", None) or getattr(error, "http_status", None)
     if status is None:
         return _unanswered(error, service, doing, where)
     text = f"{said_by(error)}{_request_id(error)}"
-    said = f"{PROJECTS[service]} answered {status}: {text}"
+    answer = f"{PROJECTS[service]} answered {status}: {text}"
     if status == UNAUTHORIZED:
         return AuthorizationError(
             f"{where}: cannot {doing}: Keystone refused the credentials: {text}",
             hint="check user, password, project and their domains",
         )
-    message = f"{at}: cannot {doing}: {said}" if at else f"cannot {doing}: {said}"
+    message = f"{at}: cannot {doing}: {answer}" if at else f"cannot {doing}: {answer}"
     transient = status in TRANSIENT
     if status == FORBIDDEN:
         kind = NovaForbiddenError if service in INSTANCES else ApiError
-        return kind(message, status=status, hint=_forbidden_hint(said))
+        return kind(message, status=status, hint=_forbidden_hint(answer))
     if service in INSTANCES and not transient:
         return NovaBadRequestError(message, status=status)
     if service == "image" and status == NOT_FOUND:
@@ -80,35 +80,35 @@ def raise_for_status(response: Any) -> Any:
     return response
 
 
-def whole(found: T) -> T:
-    """Return a resource of the SDK; ValueError if it holds nothing but what was asked for.
+def whole(answer: T) -> T:
+    """Return an answer; raises ValueError for a resource of the SDK that holds no more than the request.
 
-    The SDK takes an answer that it cannot read for one that says nothing.
+    The SDK returns such a resource when it cannot read the service's answer.
     """
-    if isinstance(found, Resource):
-        said = {name for name, value in found._body.attributes.items() if value is not None}  # noqa: SLF001
-        if found.id is None or said <= {"id", "name"}:
+    if isinstance(answer, Resource):
+        present = {name for name, value in answer._body.attributes.items() if value is not None}  # noqa: SLF001
+        if answer.id is None or present <= {"id", "name"}:
             raise ValueError("an answer without content")
-    return found
+    return answer
 
 
 def retry_after(error: Exception) -> float | None:
     """Return the seconds that an answer asks to wait, in seconds or as a date."""
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    said = str(headers.get("Retry-After") or "")
-    if said.isdecimal():
-        return float(said)
+    value = str(headers.get("Retry-After") or "")
+    if value.isdecimal():
+        return float(value)
     with contextlib.suppress(ValueError):
-        until = email.utils.parsedate_to_datetime(said)
+        until = email.utils.parsedate_to_datetime(value)
         now = email.utils.parsedate_to_datetime(headers["Date"]) if headers.get("Date") else None
         return max(0.0, (until - (now or dt.datetime.now(dt.UTC))).total_seconds())
     return None
 
 
-def _forbidden_hint(said: str) -> str:
-    if "uota" in said:
+def _forbidden_hint(answer: str) -> str:
+    if "uota" in answer:
         return "the project's quota is used up: remove something in it, or ask for more"
-    if "fixed_ips" in said:
+    if "fixed_ips" in answer:
         return "only members of the project that owns a network may choose their address in it"
     return "the user lacks a role in the project"
 
@@ -121,8 +121,8 @@ def said_by(error: Exception) -> str:
 
 
 def _request_id(error: Exception) -> str:
-    found = getattr(error, "request_id", None)
-    return f" (request {found})" if found else ""
+    request_id = getattr(error, "request_id", None)
+    return f" (request {request_id})" if request_id else ""
 
 
 def _unanswered(error: Exception, service: Service, doing: str, where: str) -> DibctlError:
@@ -173,11 +173,11 @@ def _never_sent(error: BaseException | None) -> bool:
     seen: set[int] = set()
     waiting: list[object] = [error]
     while waiting:
-        one = waiting.pop()
-        if not isinstance(one, BaseException) or id(one) in seen:
+        cause = waiting.pop()
+        if not isinstance(cause, BaseException) or id(cause) in seen:
             continue
-        if isinstance(one, ConnectionRefusedError | urllib3.exceptions.NewConnectionError):
+        if isinstance(cause, ConnectionRefusedError | urllib3.exceptions.NewConnectionError):
             return True
-        seen.add(id(one))
-        waiting += [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
+        seen.add(id(cause))
+        waiting += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
     return False

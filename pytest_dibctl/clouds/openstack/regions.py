@@ -159,7 +159,7 @@ class OpenStackRegion:
         return None
 
     def _projects(self, name_or_id: str) -> Iterator[Mapping[str, Any]]:
-        """Yield what projects Keystone shows, whichever way it does."""
+        """Yield the projects that Keystone shows: by that id, by that name, and the user's own."""
         with contextlib.suppress(DibctlError):
             yield self._identity("find a project", f"/projects/{quote(name_or_id, safe='')}", {})["project"]
         with contextlib.suppress(DibctlError):
@@ -176,12 +176,12 @@ class OpenStackRegion:
 
     def members(self, image_id: str) -> Mapping[str, str]:
         """Return the projects an image is shared with."""
-        found = self.api.safely(
+        answer = self.api.safely(
             "image",
             f"list the members of image {image_id}",
             lambda: raise_for_status(self.api.image.get(f"/images/{image_id}/members")).json(),
         )
-        return {str(member["member_id"]): str(member["status"]) for member in found["members"]}
+        return {str(member["member_id"]): str(member["status"]) for member in answer["members"]}
 
     def share(self, image_id: str, project_id: str) -> bool:
         """Make a project a member of an image, and accept it for it if these credentials can."""
@@ -200,10 +200,10 @@ class OpenStackRegion:
 
     def _accept_as(self, image_id: str, project_id: str) -> bool:
         """Accept an image as the member itself, where the user has a role in that project too."""
-        with contextlib.suppress(Exception):  # whatever Keystone says: then it stays pending
-            there = self.api.connection.connect_as_project(project_id)
-            with contextlib.closing(there):
-                return self._accept(there.image, image_id, project_id)
+        with contextlib.suppress(Exception):  # if Keystone refuses, it stays pending
+            as_member = self.api.connection.connect_as_project(project_id)
+            with contextlib.closing(as_member):
+                return self._accept(as_member.image, image_id, project_id)
         return False
 
     @staticmethod
@@ -211,7 +211,7 @@ class OpenStackRegion:
         answer = proxy.put(f"/images/{image_id}/members/{project_id}", json={"status": "accepted"})
         return bool(answer.ok)
 
-    # -- who uses what -------------------------------------------------------------------------
+    # -- uses of images ------------------------------------------------------------------------
 
     def uses(self, image_ids: Collection[str]) -> Mapping[str, str]:
         """Return who uses which of the images."""
@@ -222,12 +222,12 @@ class OpenStackRegion:
         return ImageUses(self.api, where=self._where).server_of(image_id)
 
     def needed_by(self, image_id: str) -> str | None:
-        """Return which image, of whomever these credentials can see, needs this one to boot."""
+        """Return which image, of all that these credentials can see, needs this one to boot."""
         for key in BOOT_KEYS:
             for hidden in ("false", "true"):
                 query = {key: image_id, "limit": "1", "os_hidden": hidden}
-                for found in pages(self.api, "image", "/images", query, "images"):
-                    return f"image {found.get('name')} ({found['id']}) needs it as its {key}"
+                for image in pages(self.api, "image", "/images", query, "images"):
+                    return f"image {image.get('name')} ({image['id']}) needs it as its {key}"
         return None
 
     def close(self) -> None:

@@ -141,15 +141,15 @@ def wait_for(
     Raises InstanceError, with Nova's fault, when it goes to ERROR, disappears, or ``timeout`` seconds
     have passed.
     """
-    seen: list[str] = []
+    states: list[str] = []
 
     def look() -> Any | None:
         server = find(api, server_id)
         if server is None:
             raise InstanceError(f"{name} ({server_id}) was deleted by somebody while it was waited for")
         state = server.status + (f", {server.task_state}" if server.task_state else "")
-        if state not in seen[-1:]:
-            seen.append(state)
+        if state not in states[-1:]:
+            states.append(state)
             tell(f"instance is {state}")
         if server.status == wanted and not server.task_state:
             return server
@@ -159,7 +159,7 @@ def wait_for(
 
     found = api.wait(look, timeout=timeout)
     if found is None:
-        state = seen[-1] if seen else "not to be seen"
+        state = states[-1] if states else "not to be seen"
         raise InstanceError(
             f"{name} ({server_id}) did not become {wanted} within {timeout:g} s; it is {state}",
             hint="raise nova.active_timeout if the cloud is that slow",
@@ -170,23 +170,23 @@ def wait_for(
 def error_of(server: Any) -> InstanceError:
     """Return the error for a server in ERROR; Nova does not always say why."""
     fault = server.fault or {}
-    said = str(fault.get("message") or "Nova gives no reason").strip()
+    reason = str(fault.get("message") or "Nova gives no reason").strip()
     code = f" (code {fault['code']})" if fault.get("code") else ""
     hint = None
-    if "No valid host" in said:
+    if "No valid host" in reason:
         hint = "no hypervisor has room for this flavor in this availability zone, or fits the hints"
-    return InstanceError(f"{server.name} ({server.id}) went to ERROR: {said}{code}", hint=hint)
+    return InstanceError(f"{server.name} ({server.id}) went to ERROR: {reason}{code}", hint=hint)
 
 
 def console_output(api: Api, server_id: str) -> str:
     """Return the console output; raises ApiError where the cloud gives none."""
-    found = api.safely(
+    answer = api.safely(
         "compute",
         f"read the console of {server_id}",
         lambda: api.compute.get_server_console_output(server_id),
         timeout=20,
     )
-    return str((found or {}).get("output") or "")
+    return str((answer or {}).get("output") or "")
 
 
 # -- removal ---------------------------------------------------------------------------------------
@@ -260,12 +260,12 @@ def _goes_along(volume: Any) -> bool:
 
 def _await_volume_gone(api: Api, volume_id: str, *, timeout: float) -> None:
     def look() -> bool | None:
-        found = api.safely(
+        volume = api.safely(
             "volume",
             f"find volume {volume_id}",
             lambda: api.volume.find_volume(volume_id, ignore_missing=True),
         )
-        return True if found is None else None
+        return True if volume is None else None
 
     if not api.wait(look, timeout=timeout):
         raise InstanceError(f"volume {volume_id} is still there {timeout:g} s after its instance was deleted")

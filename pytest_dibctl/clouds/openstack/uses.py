@@ -100,7 +100,7 @@ class _Users:
     def add_volume(self, volume: Mapping[str, Any], wanted: Collection[str]) -> None:
         image_id = (volume.get("volume_image_metadata") or {}).get("image_id")
         if image_id in wanted:
-            attached = [str(one.get("server_id")) for one in volume.get("attachments") or ()]
+            attached = [str(attachment.get("server_id")) for attachment in volume.get("attachments") or ()]
             where = f", of server {attached[0]}" if attached else ""
             self.note(str(image_id), f"volume {volume.get('name') or volume['id']}{where}")
 
