@@ -285,7 +285,7 @@ class Cloud(Protocol):
         ...
 
     def leaked(self, *, spare: Collection[str]) -> tuple[LeakedResource, ...]:
-        """Return the resources with our marks, of all runs, that are past their time by the cloud's own clock.
+        """Return the resources with our marks, of all runs, that the cloud's clock says are past their time.
 
         Left out are those that were kept, and those of the runs in ``spare``. Raises DibctlError.
         """

@@ -19,7 +19,7 @@ from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.clouds.openstack.quiet import no_warnings, without_tls_warnings
 from pytest_dibctl.config.credentials import Credentials
 from pytest_dibctl.config.models.site import Site
-from pytest_dibctl.errors import ConfigError, CredentialsError, DibctlError
+from pytest_dibctl.errors import ConfigError, CredentialsError
 
 
 def open_api(
@@ -37,17 +37,20 @@ def open_api(
     and only for a cloud of clouds.yaml. Raises ConfigError when such a cloud cannot be used, and
     CredentialsError when it is incomplete.
     """
-    # The SDK's own repeating of what Glance refuses knows of no deadline, and not what it was asked to wait.
+    # The SDK would repeat refused calls to Glance without regard to our deadlines or to Retry-After.
     arguments: dict[str, Any] = {"region_name": credentials.region_name, "image_status_code_retries": 0}
     if image_endpoint is not None:
         arguments["image_endpoint_override"] = image_endpoint
     arguments |= _tls(site)
     try:
         with no_warnings():
-            connection = _connection(credentials, arguments, os.environ if environ is None else environ)
+            connection = _connection(
+                credentials, arguments, os.environ if environ is None else environ, where
+            )
             session = connection.session
     except sdk_exceptions.ConfigException as error:
-        raise _config_error(error, credentials, where) from None
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"{where}: {reason}") from None
     except (auth_exceptions.MissingRequiredOptions, auth_exceptions.NoMatchingPlugin) as error:
         raise CredentialsError(f"{where}: not enough credentials: {error}") from None
     if site.disable_warnings:
@@ -55,10 +58,19 @@ def open_api(
     return Api(connection, where=where)
 
 
-def _connection(credentials: Credentials, arguments: dict[str, Any], environ: Mapping[str, str]) -> Any:
+def _connection(
+    credentials: Credentials, arguments: dict[str, Any], environ: Mapping[str, str], where: str
+) -> Any:
     given = {key: value for key, value in arguments.items() if value is not None}
     if credentials.method == "cloud":
-        region = _clouds_yaml(environ).get_one(cloud=credentials.cloud, **given)
+        clouds_yaml = _clouds_yaml(environ)
+        if credentials.cloud not in clouds_yaml.get_cloud_names():
+            raise ConfigError(
+                f"{where}: there is no cloud {credentials.cloud!r} in clouds.yaml",
+                hint="clouds.yaml is looked for in the working directory, ~/.config/openstack and "
+                "/etc/openstack, or set OS_CLIENT_CONFIG_FILE",
+            )
+        region = clouds_yaml.get_one(cloud=credentials.cloud, **given)
     else:
         config = openstack.config.OpenStackConfig(load_yaml_config=False, load_envvars=False)
         region = config.get_one(**_login(credentials), **given)
@@ -68,7 +80,7 @@ def _connection(credentials: Credentials, arguments: dict[str, Any], environ: Ma
 
 
 def _clouds_yaml(environ: Mapping[str, str]) -> Any:
-    """Return clouds.yaml and secure.yaml as the openstack client finds them, and nothing of OS_*."""
+    """Return clouds.yaml and secure.yaml as the openstack client finds them, without the OS_* variables."""
 
     def files(variable: str, usual: list[str]) -> list[str]:
         named = environ.get(variable)
@@ -116,14 +128,3 @@ def _tls(site: Site) -> dict[str, Any]:
     if site.ssl_insecure:
         return {"verify": False}
     return {"verify": True, "cacert": site.ssl_ca_path} if site.ssl_ca_path else {}
-
-
-def _config_error(error: Exception, credentials: Credentials, where: str) -> DibctlError:
-    said = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if credentials.cloud is not None and "was not found" in said:
-        return ConfigError(
-            f"{where}: there is no cloud {credentials.cloud!r} in clouds.yaml",
-            hint="clouds.yaml is looked for in the working directory, ~/.config/openstack and "
-            "/etc/openstack, or set OS_CLIENT_CONFIG_FILE",
-        )
-    return ConfigError(f"{where}: {said}")

@@ -24,7 +24,7 @@ from pytest_dibctl.clouds.protocols import CloudImage, Progress, UploadRequest
 from pytest_dibctl.clouds.regions import ImageSpec
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models import TestEnvironment
+from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.image.artifact import Artifact
 
 
