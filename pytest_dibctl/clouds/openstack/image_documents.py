@@ -1,4 +1,4 @@
-"""What Glance is told of an image, and what it tells: documents become records, wishes become documents."""
+"""Glance's documents of images: made of specs and changes, and read into records."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ _LINKS = frozenset({"self", "file", "schema"})
 
 
 def document(spec: ImageSpec, properties_at: str) -> dict[str, Any]:
+    """Return the document that makes an image; raises ConfigError for properties that Glance reserves.
+
+    ``properties_at`` is the setting that holds the properties.
+    """
     if taken := sorted(RESERVED.intersection(spec.properties)):
         raise ConfigError(
             f"{properties_at}: {', '.join(taken)} cannot be image properties: Glance has its own",
@@ -51,7 +55,7 @@ def document(spec: ImageSpec, properties_at: str) -> dict[str, Any]:
 
 
 def record(image: Mapping[str, Any]) -> ImageRecord:
-    """Return an image, as Glance describes it, in our words."""
+    """Return the record of an image that Glance describes as ``image``."""
     return ImageRecord(
         id=str(image["id"]),
         name=str(image.get("name") or ""),
@@ -110,6 +114,10 @@ def patch(present: Mapping[str, Any], change: Change) -> Iterator[dict[str, Any]
 def cloud_image(
     image: Mapping[str, Any], artifact: Artifact | None, companions: tuple[str, ...] = ()
 ) -> CloudImage:
+    """Return the bootable image that Glance describes as ``image``; ``artifact`` is its file, if known.
+
+    ``companions`` are the ids of its kernel and initrd, if they go with it.
+    """
     digest = str(image.get("os_hash_value") or "") if image.get("os_hash_algo") == "sha512" else ""
     return CloudImage(
         id=str(image["id"]),

@@ -36,7 +36,7 @@ SETTLING = 30.0
 """Seconds in which Glance notices that a connection broke, and accepts the body again."""
 
 
-def create(
+def create_from_file(
     api: Api,
     path: Path,
     spec: ImageSpec,
@@ -46,16 +46,16 @@ def create(
     progress: Progress,
     properties_at: str = "",
 ) -> dict[str, Any]:
-    """Make an image of the file at ``path``, whose SHA-512 is known, as ``create_from`` does.
+    """Make an image of the file at ``path``, whose SHA-512 is known, as ``create`` does.
 
     Raises ArtifactError for a file that cannot be read or changes meanwhile.
     """
     deadline = time.monotonic() + timeout
     with opened(path, sha512=sha512, deadline=deadline, progress=progress) as body:
-        return create_from(api, body, spec, timeout=timeout, properties_at=properties_at)
+        return create(api, body, spec, timeout=timeout, properties_at=properties_at)
 
 
-def create_from(
+def create(
     api: Api, content: Content, spec: ImageSpec, *, timeout: float, properties_at: str = ""
 ) -> dict[str, Any]:
     """Make an image and return it, active and verified, as Glance describes it.
@@ -64,7 +64,7 @@ def create_from(
     anything fails, an interruption included, the image is removed again. The caller owns what is returned.
 
     Raises ApiError and its like, ConfigError for properties that Glance keeps for itself, ArtifactError for
-    a file that is not any more what it was.
+    a file that changed meanwhile.
     """
     deadline = time.monotonic() + timeout
     # We choose the id: even if the answer is lost there is one image at most, and it can be found.

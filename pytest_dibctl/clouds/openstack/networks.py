@@ -63,7 +63,7 @@ def _all(api: Api, kind: str, **filters: Any) -> list[Any]:
         raise
 
 
-# -- what a server is made with --------------------------------------------------------------------
+# -- asked for by a new server ---------------------------------------------------------------------
 
 
 def requested(
@@ -75,11 +75,11 @@ def requested(
     timeout: float,
     at: Callable[[str], str],
 ) -> list[dict[str, str]] | str:
-    """Return what Nova is told of the nics, which ``at`` gives the places of.
+    """Return the ``networks`` of Nova's request for these nics; ``at`` gives the places of their settings.
 
-    A nic with an address of its own gets a port that we make. Nova can do that for one address, not for
-    one of each family; and of Neutron's refusal, which we get at once, it says only that it ran out of hosts.
-    The port is found again by its description.
+    A nic with a fixed address gets a port of ours: Nova accepts one address, not one of each family, and
+    reports Neutron's refusal as a lack of hosts, where we get it at once. The port is found again by its
+    description.
     """
     if not nics:
         return "auto"
@@ -137,13 +137,13 @@ def _own_port(
 
 
 def _described(api: Api, kind: str, server: str, **filters: Any) -> list[Any]:
-    """Return what was made for an instance, of a ``kind`` ("port", "ip")."""
+    """Return the resources of a ``kind`` ("port", "ip") that were made for an instance."""
     description = marks.description(server)
     listed = _all(api, f"{kind}s", description=description, **filters)
     return [item for item in listed if item.description == description]
 
 
-# -- what it got -----------------------------------------------------------------------------------
+# -- interfaces of a server ------------------------------------------------------------------------
 
 
 def interfaces(api: Api, server_id: str, nics: Sequence[Nic]) -> tuple[Interface, ...]:

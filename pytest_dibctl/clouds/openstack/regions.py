@@ -75,7 +75,7 @@ class OpenStackRegion:
 
     def create(self, spec: ImageSpec, content: Content, *, timeout: float, properties_at: str) -> ImageRecord:
         """Make an image, verified; when anything fails it is removed again."""
-        made = image_upload.create_from(self.api, content, spec, timeout=timeout, properties_at=properties_at)
+        made = image_upload.create(self.api, content, spec, timeout=timeout, properties_at=properties_at)
         return image_documents.record(made)
 
     def download(self, image_id: str) -> Iterator[bytes]:

@@ -62,7 +62,9 @@ def upload(
     """
     glance = merge.glance(request.image, environment)
     tags = tuple(dict.fromkeys((*glance.tags, *marks.all_tags(run_id))))
-    create = functools.partial(image_upload.create, api, timeout=request.deadlines.upload, progress=progress)
+    create = functools.partial(
+        image_upload.create_from_file, api, timeout=request.deadlines.upload, progress=progress
+    )
 
     def make(file: BootFile) -> str:
         spec = file.spec(_part_name(request.name, file.kind), tags=tags)

@@ -1,4 +1,4 @@
-"""Servers in Nova: made, waited for and removed, with everything that hangs on them."""
+"""Servers in Nova: created, waited for and removed, with the ports, floating IPs and snapshots of each."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class ServerSpec:
 def create(api: Api, spec: ServerSpec, *, timeout: float, at: Callable[[str], str]) -> str:
     """Make a server and return its id; it does not run yet. ``timeout`` is seconds for Nova's answer.
 
-    ``at`` gives the place of a setting: the nova section is to blame for most refusals.
-    An answer that got lost is made up for by the server's name, which is not used twice. The caller must
-    ``remove`` what goes by that name, however this ends.
+    ``at`` gives the place of a setting: the nova section is to blame for most refusals. If the answer gets
+    lost, the server is found again by its name, which is not used twice. The caller must ``remove`` that name
+    in any case. Raises ApiError and its like.
     """
     settings = spec.settings
     nets = networks.requested(
@@ -62,7 +62,7 @@ def create(api: Api, spec: ServerSpec, *, timeout: float, at: Callable[[str], st
 
 
 def _remove_doubles(api: Api, spec: ServerSpec, server_id: str, *, timeout: float) -> None:
-    """Remove servers of a call that was taken for lost; what is later still goes with the instance."""
+    """Remove servers of earlier calls whose answers were lost; any that appear later go with the instance."""
     for server in named(api, spec.name):
         if server.id != server_id and (server.metadata or {}).items() >= spec.metadata.items():
             call = functools.partial(api.compute.delete_server, server.id, ignore_missing=True)
@@ -193,7 +193,7 @@ def console_output(api: Api, server_id: str) -> str:
 
 
 def remove(api: Api, name: str, *, run_id: str, timeout: float, snapshots: tuple[str, ...] = ()) -> None:
-    """Remove the run's instance called ``name`` and all that was made for it; nothing if it is gone.
+    """Remove the run's instance called ``name`` and all that was made for it, as far as it is there.
 
     ``timeout`` is seconds for each step. A step that fails does not stop the next; the first failure is
     raised at the end, as a DibctlError. ``snapshots`` are names of images that were made of it.
