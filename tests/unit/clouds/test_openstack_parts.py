@@ -142,6 +142,21 @@ def test_a_body_ends_at_its_deadline(tmp_path: Path) -> None:
         list(made)
 
 
+def test_a_slow_body_tells_its_progress_and_starts_anew_with_each_sending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_body, "TELL_EVERY", 0.0)
+    path = tmp_path / "image"
+    path.write_bytes(bytes(2 * file_body.BLOCK))
+    lines: list[str] = []
+    with file_body.opened(path, sha512="00", deadline=float("inf"), progress=lines.append) as made:
+        for _ in range(2):
+            list(made)
+    percents = [line.partition(" of 2 MiB, ")[0] for line in lines]
+    assert percents == ["uploading image: 50 %", "uploading image: 100 %"] * 2
+    assert all(line.endswith(" MiB/s") for line in lines)
+
+
 # -- ports -----------------------------------------------------------------------------------------
 
 ONE, TWO = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
