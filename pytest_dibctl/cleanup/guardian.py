@@ -176,7 +176,7 @@ def charge_for(
     entries = {environment.label: environment for environment in environments}
     files: dict[str, str] = {}
     if any(entry.settings.keystone and entry.settings.keystone.cloud for entry in entries.values()):
-        from pytest_dibctl.clouds.openstack.api import login_files  # loaded by now: its cloud is open
+        from pytest_dibctl.clouds.openstack.login import login_files  # loaded by now: its cloud is open
 
         files = login_files(environ)
     plain = {name: value for name, value in environ.items() if name.startswith("OS_")}

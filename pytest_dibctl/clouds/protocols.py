@@ -19,7 +19,7 @@ from pytest_dibctl.guest.ssh import HostKeyPolicy, SshKey
 from pytest_dibctl.image.artifact import Artifact
 
 Progress = Callable[[str], None]
-"""Called with one short line whenever there is something to tell a waiting person."""
+"""Called with a short line of progress for a waiting user."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,14 +94,14 @@ class UploadRequest:
 
 
 IN_FLIGHT = 15.0
-"""Seconds in which a thing may still appear whose making was cut off before it was answered."""
+"""Seconds in which a resource may still appear whose creation was cut off before it was answered."""
 LIFETIME = 24 * 3600
-"""Seconds after which what a run made is nobody's any more, unless it was kept."""
+"""Seconds after which a run's resources count as leaked, unless they were kept."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LeakedResource:
-    """A thing in a cloud that bears a mark of ours and whose time is over; ``why`` says so in words."""
+    """A resource in a cloud that bears a mark of ours and is past its lifetime; ``why`` says so in words."""
 
     kind: str
     name: str
@@ -111,7 +111,7 @@ class LeakedResource:
 
 
 def forget_note(**_details: Any) -> None:
-    """Take a note nowhere."""
+    """Drop a note."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -237,7 +237,7 @@ class Cloud(Protocol):
         ...
 
     def upload(self, artifact: Artifact, request: UploadRequest, *, progress: Progress) -> CloudImage:
-        """Make the file known as a private test image. What it began is removed if that fails."""
+        """Make a private test image of the file, and remove its parts if that fails. Raises DibctlError."""
         ...
 
     def delete_image(self, image: CloudImage) -> None:
@@ -262,7 +262,7 @@ class Cloud(Protocol):
     def boot(self, image: CloudImage, request: BootRequest, *, progress: Progress) -> Instance:
         """Create an instance and return once it runs (not once it is ready).
 
-        Raises InstanceError; whatever was made by then is removed again.
+        Raises InstanceError; what was made by then is removed again.
         """
         ...
 
@@ -285,9 +285,9 @@ class Cloud(Protocol):
         ...
 
     def leaked(self, *, spare: Collection[str]) -> tuple[LeakedResource, ...]:
-        """Return what is ours and older than its time, by the cloud's own clock, whoever made it.
+        """Return the resources with our marks, of all runs, that the cloud's clock says are past their time.
 
-        Without what was kept, and what belongs to the runs of ``spare``. Raises DibctlError.
+        Left out are those that were kept, and those of the runs in ``spare``. Raises DibctlError.
         """
         ...
 

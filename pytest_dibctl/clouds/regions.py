@@ -1,7 +1,7 @@
 """What publishing needs of a cloud: the images of one project in one region, and who uses them.
 
 ``openstack.regions`` implements it. The policy, which image is made, renamed or deleted when, is in
-``publish``; a region does what it is told, and reads before it writes nothing.
+``publish``; a region makes no decisions.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class ImageRecord:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Change:
-    """What is to change, all of it in one call; None leaves a thing as it is.
+    """A change of an image, made in one call; None leaves an attribute as it is.
 
     ``properties`` are set, those that are None removed.
     """
@@ -89,7 +89,7 @@ class Change:
 
 
 class Content(Protocol):
-    """The bytes of an image on their way: every iteration begins at the first byte.
+    """The bytes of an image to send: every iteration begins at the first byte.
 
     A request is sent again when its token was refused, or the connection broke.
     """
@@ -107,11 +107,11 @@ class Content(Protocol):
         ...
 
     def go_on(self) -> None:
-        """Raise if the upload shall end; called while Glance works on what it has."""
+        """Raise if the upload is to end; called while Glance processes the bytes."""
         ...
 
     def refuse_changed(self) -> None:
-        """Raise ArtifactError if what is given out is not any more what the digest is of."""
+        """Raise ArtifactError if the bytes are no longer those that the digest is of."""
         ...
 
 
@@ -147,7 +147,7 @@ class Region(Protocol):
         ...
 
     def image(self, image_id: str) -> ImageRecord:
-        """Return an image, whoever owns it; raises ImageNotFoundError."""
+        """Return an image, of this project or another; raises ImageNotFoundError."""
         ...
 
     def create(self, spec: ImageSpec, content: Content, *, timeout: float, properties_at: str) -> ImageRecord:
@@ -193,10 +193,11 @@ class Region(Protocol):
         ...
 
     def uses(self, image_ids: Collection[str]) -> Mapping[str, str]:
-        """Return, for each of the images that anybody uses, a few words on who does.
+        """Return, for each of the images that is in use, a few words on its user.
 
-        Servers of all projects, and volumes of all projects where there is Cinder. Raises NovaForbiddenError
-        for whoever may not see other projects' servers, ApiError where some cannot be seen by anybody now.
+        Users are servers of all projects, and volumes of all projects where there is Cinder. Raises
+        NovaForbiddenError if these credentials may not see other projects' servers, ApiError if Nova cannot
+        describe some of them now.
         """
         ...
 

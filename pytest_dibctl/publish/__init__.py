@@ -1,8 +1,9 @@
-"""Publishing: what becomes of images in production, region by region.
+"""Publishing: images in production, region by region.
 
-``wanted`` says what an image shall be in an environment, ``lineage`` which image is current and what obsolete
-means, ``replace`` puts a new image in the place of the older ones, ``stream`` feeds one read of a file to all
-regions, ``upload`` joins them over many environments. ``obsolete`` marks chosen images, ``rotate`` deletes
-what nobody needs any more, ``transfer`` copies an image to another region, ``listing`` shows what there is,
-and ``opening`` logs in.
+``desired`` says what an image is to be in an environment, ``image_state`` which image is current and what
+obsolete means, ``replace`` puts a new image in the place of the older ones, ``unfinished`` removes what a
+publication that was cut off left, ``upload`` serves many environments at once. ``obsolete`` marks chosen
+images, ``rotate`` deletes obsolete ones that no server or volume uses, ``transfer`` copies an image to
+another region, ``listing`` shows a project's images, ``package_diff`` compares the packages of two, and
+``connect`` logs in.
 """

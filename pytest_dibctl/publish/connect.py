@@ -30,7 +30,7 @@ def open_region(
     cloud than the file's is refused. Raises ConfigError and CredentialsError.
     """
     # Lazily: openstacksdk takes a quarter of a second.
-    from pytest_dibctl.clouds.openstack.api import open_api
+    from pytest_dibctl.clouds.openstack.login import open_api
     from pytest_dibctl.clouds.openstack.regions import OpenStackRegion
 
     keystone = environment.settings.keystone
@@ -94,10 +94,10 @@ def environ_for(environment: Entry[UploadEnvironment], environ: Mapping[str, str
     Of two ends of a transfer, a variable that won over the file would send both to one cloud.
     """
     keystone = environment.settings.keystone or Keystone()
-    said = {
+    known = {
         variable
         for name, variables in VARIABLES.items()
         if getattr(keystone, name) is not None
         for variable in variables
     }
-    return {name: value for name, value in environ.items() if name not in said}
+    return {name: value for name, value in environ.items() if name not in known}

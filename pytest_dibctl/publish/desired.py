@@ -1,4 +1,4 @@
-"""What an image shall be in an environment, and whether an image that is there is just that."""
+"""What an image is to be in an environment, and whether an existing image is equal to that."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from pytest_dibctl.build import fingerprint
 from pytest_dibctl.build.dib import DISTRIBUTION
 from pytest_dibctl.clouds.glance_content import COMMAND_LINE, BootFile, boot_files, disk_format
+from pytest_dibctl.clouds.marks import UNFINISHED
 from pytest_dibctl.clouds.regions import ImageRecord, ImageSpec
 from pytest_dibctl.config import interpolate, merge
 from pytest_dibctl.config.entry import Entry
@@ -51,15 +52,15 @@ class Conversion:
     @property
     def key(self) -> str:
         """Equal for conversions that give the same file."""
-        said = self.settings.model_dump()
-        return json.dumps([said, self.disk_format, self.container_format], sort_keys=True)
+        settings = self.settings.model_dump()
+        return json.dumps([settings, self.disk_format, self.container_format], sort_keys=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wanted:
     """An image in an environment. ``timeout`` is seconds for the upload; ``members`` ids or names.
 
-    ``sha512`` is of the built file, whatever ``conversion`` makes of it; ``rule`` says what obsolete means,
+    ``sha512`` is of the built file, before any ``conversion``; ``rule`` says what obsolete means,
     ``tested`` when and where it passed its tests, None if no run vouches for it; ``packages`` are packed;
     ``build`` are properties that say how it was built.
     """
@@ -88,7 +89,7 @@ class Wanted:
 
 
 def wanted(image: Entry[Image], environment: Entry[UploadEnvironment], built: Artifact) -> Wanted:
-    """Return what ``built`` shall be in ``environment``.
+    """Return what ``built`` is to be in ``environment``.
 
     Raises ConfigError for what cannot be, UntestedError where no test run vouches for it and one must.
     """
@@ -153,11 +154,11 @@ def _build(built: Artifact) -> dict[str, str]:
 
 def _packages(built: Path) -> str | None:
     try:
-        found = manifest.read(built)
+        packages = manifest.read(built)
     except ArtifactError as error:
         log.warning("%s", error.message)
         return None
-    return manifest.packed(found) if found is not None else None
+    return manifest.packed(packages) if packages is not None else None
 
 
 def _tested(image: Entry[Image], environment: Entry[UploadEnvironment], built: Artifact) -> str | None:
@@ -174,14 +175,14 @@ def _tested(image: Entry[Image], environment: Entry[UploadEnvironment], built: A
 def is_same(image: ImageRecord, wanted: Wanted) -> bool:
     """Whether an image has the bytes and the properties that are wanted, whether or not it is hidden."""
     spec = wanted.spec
-    told = (image.disk_format, image.container_format, image.visibility, image.min_disk, image.min_ram)
-    if told != (spec.disk_format, spec.container_format, spec.visibility, spec.min_disk, spec.min_ram):
+    described = (image.disk_format, image.container_format, image.visibility, image.min_disk, image.min_ram)
+    if described != (spec.disk_format, spec.container_format, spec.visibility, spec.min_disk, spec.min_ram):
         return False
-    if image.status != "active" or image.tags - {image_state.UNFINISHED} != set(spec.tags):
+    if image.status != "active" or image.tags - {UNFINISHED} != set(spec.tags):
         return False
     if any(image.properties.get(key) != value for key, value in spec.properties.items()):
         return False
-    if image_state.UNFINISHED not in image.tags and image.protected != spec.protected:
+    if UNFINISHED not in image.tags and image.protected != spec.protected:
         return False
     # Of a converted file the digest is known only once it is made; the properties vouch for it then.
     bytes_known = wanted.conversion is None and image.hash_algorithm == "sha512"
@@ -190,7 +191,7 @@ def is_same(image: ImageRecord, wanted: Wanted) -> bool:
 
 def _digest(spec: ImageSpec, companions: tuple[BootFile, ...]) -> str:
     """Return a digest of everything that is said of an image: a property that went shows too."""
-    said = {
+    description = {
         "name": spec.name,
         "formats": [spec.disk_format, spec.container_format],
         "visibility": spec.visibility,
@@ -200,7 +201,7 @@ def _digest(spec: ImageSpec, companions: tuple[BootFile, ...]) -> str:
         "properties": dict(sorted(spec.properties.items())),
         "companions": {companion.key: companion.sha512 for companion in companions},
     }
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def _disk_format(image: Entry[Image], environment: Entry[UploadEnvironment], built: Artifact) -> str:
@@ -226,10 +227,10 @@ def _conversion(
     convert = settings.convert
     if convert is None:
         return None
-    said = settings.glance.disk_format
-    if said is not None and said != convert.disk_format:
+    named = settings.glance.disk_format
+    if named is not None and named != convert.disk_format:
         raise ConfigError(
-            f"{environment.at('glance.disk_format')}: is {said}, and convert makes {convert.disk_format}",
+            f"{environment.at('glance.disk_format')}: is {named}, and convert makes {convert.disk_format}",
             hint="leave disk_format out: convert says it",
         )
     if convert.compression is None and convert.disk_format == built.disk_format:

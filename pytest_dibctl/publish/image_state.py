@@ -5,30 +5,15 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Mapping
 
+from pytest_dibctl.clouds.marks import COMPANION, TEST, UNFINISHED
 from pytest_dibctl.clouds.regions import Change, ImageRecord
 from pytest_dibctl.config import interpolate
 from pytest_dibctl.config.models.upload import Obsoleting
 
 AT, BY = "obsoleted_at", "obsoleted_by"
 """The properties that hold when an image became obsolete, and the id of its successor."""
-UNFINISHED = "dibctl-unfinished"
-"""The tag of an image whose publication has not come to its end. It is hidden as well."""
-COMPANION = "dibctl-companion"
-"""The tag of a kernel or an initrd that goes with an image; hidden, and removed with it."""
-TEST = "dibctl-test"
-"""The tag of images that test runs make."""
-_RUNS = ("dibctl-run-", "dibctl-host-", "dibctl-lifetime-")
-"""How the other tags begin that test runs give."""
-KEPT = "dibctl-kept"
-BOOT_KEYS = ("kernel_id", "ramdisk_id")
-"""The properties that lead to the images which one boots by."""
 LONGEST_NAME = 255
 """Characters that Glance allows."""
-
-
-def is_passing(tag: str) -> bool:
-    """Whether a tag says what becomes of one image in one cloud, so that no copy may have it."""
-    return tag in {TEST, UNFINISHED, KEPT} or tag.startswith(_RUNS)
 
 
 def is_obsolete(image: ImageRecord, rule: Obsoleting) -> bool:
@@ -53,7 +38,7 @@ def obsolete_name(name: str, rule: Obsoleting, where: str) -> str:
 
 
 def companion_name(name: str, key: str) -> str:
-    """Return what the kernel or initrd of an image called ``name`` is called; ``key`` is of BOOT_KEYS."""
+    """Return the name of the kernel or initrd of an image called ``name``; ``key`` is of ``BOOT_KEYS``."""
     kind = f" ({key.removesuffix('_id')})"
     return name[: LONGEST_NAME - len(kind)] + kind
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 
+from pytest_dibctl.clouds.marks import COMPANION, TEST, UNFINISHED
 from pytest_dibctl.clouds.regions import ImageRecord, Region
 from pytest_dibctl.config.models.upload import Obsoleting
 from pytest_dibctl.errors import ApiError, ConfigError
@@ -53,15 +54,15 @@ def listing(region: Region, rule: Obsoleting) -> list[Listed]:
 
 
 def _is_shown(image: ImageRecord) -> bool:
-    if image.is_snapshot or image_state.TEST in image.tags:
+    if image.is_snapshot or TEST in image.tags:
         return False
-    return image_state.COMPANION not in image.tags or image_state.UNFINISHED in image.tags
+    return COMPANION not in image.tags or UNFINISHED in image.tags
 
 
 def _state(image: ImageRecord, rule: Obsoleting) -> str:
     if image.status != "active":
         return image.status
-    if image_state.UNFINISHED in image.tags:
+    if UNFINISHED in image.tags:
         return "unfinished"
     if image_state.is_obsolete(image, rule):
         return "obsolete"

@@ -1,4 +1,4 @@
-"""A new image in the place of the older ones of its name, in one region: all of it, or as it was before.
+"""Replace the older images of a name by a new one, in one region, or leave all as it was before.
 
 The new image is hidden until it is whole. It becomes visible before the first older one ceases to be current:
 for a moment there are two, at no time is there none. When anything fails after that, the older ones are
@@ -13,13 +13,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from pytest_dibctl.clouds.glance_content import BootFile
+from pytest_dibctl.clouds.file_body import opened
+from pytest_dibctl.clouds.glance_content import BOOT_KEYS, BootFile, make_boot_images
+from pytest_dibctl.clouds.marks import COMPANION, UNFINISHED
 from pytest_dibctl.clouds.regions import Change, Content, ImageRecord, ImageSpec, Region
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.publish import image_state, unfinished
 from pytest_dibctl.publish.desired import Wanted, is_same
-from pytest_dibctl.publish.image_state import BOOT_KEYS, COMPANION, UNFINISHED
-from pytest_dibctl.publish.stream import Feed, Stream
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +48,10 @@ class Work:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Replaced:
-    """What came of it.
+    """The result of a replacement.
 
-    ``uploaded`` is False for an image that was current already; ``pending`` are projects that have yet to
-    accept it.
+    ``uploaded`` is False for an image that was current already; ``pending`` are the ids of projects that have
+    yet to accept it.
     """
 
     image: ImageRecord
@@ -62,7 +62,7 @@ class Replaced:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a region has of a name: ``same`` is current and just what is wanted."""
+    """The images of a name in a region: ``same`` is current and equal to the wanted one."""
 
     same: ImageRecord | None
     current: tuple[ImageRecord, ...]
@@ -70,12 +70,12 @@ class Found:
 
     @property
     def older(self) -> tuple[ImageRecord, ...]:
-        """The current images that make place."""
+        """The current images that are to become obsolete."""
         return tuple(image for image in self.current if self.same is None or image.id != self.same.id)
 
 
 def look(region: Region, wanted: Wanted) -> Found:
-    """Return what is there of the wanted image's name."""
+    """Return the images of the wanted image's name; raises ApiError and its like."""
     named = image_state.newest_first(region.images(name=wanted.spec.name))
     current = [image for image in named if image_state.is_current(image, wanted.rule)]
     return Found(
@@ -133,15 +133,20 @@ def _hidden(work: Work, found: Found, made: _Made) -> ImageRecord:
             return image
     work.go_on()
     spec = work.wanted.spec
-    properties = dict(spec.properties)
-    for companion in work.wanted.companions:
-        part = _companion(work, companion)
-        made.parts.append(part.id)
-        properties[companion.key] = part.id
-    unfinished = dataclasses.replace(
-        spec, properties=properties, hidden=True, protected=False, tags=(*spec.tags, UNFINISHED)
+    boot_properties = make_boot_images(
+        work.wanted.companions,
+        lambda companion: _companion(work, companion).id,
+        made=made.parts,
+        tell=work.tell,
     )
-    image = _created(work, unfinished, work.content())
+    hidden_spec = dataclasses.replace(
+        spec,
+        properties={**spec.properties, **boot_properties},
+        hidden=True,
+        protected=False,
+        tags=(*spec.tags, UNFINISHED),
+    )
+    image = _created(work, hidden_spec, work.content())
     made.image = image.id
     return image
 
@@ -155,19 +160,15 @@ def _whole_parts(work: Work, image: ImageRecord) -> list[str] | None:
 
 def _companion(work: Work, companion: BootFile) -> ImageRecord:
     spec = work.wanted.spec
-    work.tell(f"uploading {companion.path.name}")
-    part = ImageSpec(
-        name=image_state.companion_name(spec.name, companion.key),
-        disk_format=companion.disk_format,
-        container_format=companion.disk_format,
+    part = companion.spec(
+        image_state.companion_name(spec.name, companion.key),
         visibility=spec.visibility,
         hidden=True,
         tags=(COMPANION, UNFINISHED),
     )
-    stream = Stream(companion.path, sha512=companion.sha512)
-    with contextlib.closing(stream):
-        deadline = time.monotonic() + work.wanted.timeout
-        return _created(work, part, Feed(stream, deadline=deadline, go_on=work.go_on))
+    deadline = time.monotonic() + work.wanted.timeout
+    with opened(companion.path, sha512=companion.sha512, deadline=deadline, go_on=work.go_on) as body:
+        return _created(work, part, body)
 
 
 def _created(work: Work, spec: ImageSpec, content: Content) -> ImageRecord:
@@ -237,7 +238,7 @@ def _roll_back(
     if older and made.image is not None and not _any_current(work, older):
         error.add_note(f"image {made.image} is left: none of the older ones is known to be current")
         return
-    # The image before its kernel: nobody can find half of it then.
+    # The image goes before its kernel, so that no user finds an image without one.
     if made.image is not None:
         with _noting(error, f"image {made.image} may have been left"):
             unfinished.take_back(work.region, made.image)
@@ -268,7 +269,7 @@ def _noting(error: BaseException, left: str) -> Iterator[None]:
 
 
 def _tidy_up(work: Work, image: ImageRecord) -> None:
-    """Say that an image that shows is finished, and remove what earlier uploads of its name have left."""
+    """Mark a published image's companions as finished, and sweep what earlier uploads of its name left."""
     unfinished.settle(work.region, image)
     name = work.wanted.spec.name
     names = {name, *(image_state.companion_name(name, key) for key in BOOT_KEYS)}

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 
+from pytest_dibctl.clouds.glance_content import BOOT_KEYS
+from pytest_dibctl.clouds.marks import UNFINISHED
 from pytest_dibctl.clouds.regions import ImageRecord, ImageSpec, Region
 from pytest_dibctl.config.merge import ImportSettings
 from pytest_dibctl.errors import ApiError, DibctlError, ImageNotFoundError
 from pytest_dibctl.publish import image_state, unfinished
-from pytest_dibctl.publish.image_state import BOOT_KEYS, UNFINISHED
 from pytest_dibctl.publish.passage import Passage
 from pytest_dibctl.publish.transfer_goal import Goal, goal
 from pytest_dibctl.publish.transfer_request import How, Request, Transferred

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from pytest_dibctl.clouds.marks import is_passing
 from pytest_dibctl.clouds.regions import Change, ImageRecord, ImageSpec
 from pytest_dibctl.errors import NotInConfigError
-from pytest_dibctl.publish import image_state
 from pytest_dibctl.publish.transfer_request import Request
 
 
@@ -58,7 +58,7 @@ def goal(request: Request, source: ImageRecord, parts: Mapping[str, str]) -> Goa
             hidden=source.hidden,
             min_disk=source.min_disk,
             min_ram=source.min_ram,
-            tags=tuple(sorted(tag for tag in source.tags if not image_state.is_passing(tag))),
+            tags=tuple(sorted(tag for tag in source.tags if not is_passing(tag))),
             properties={**source.properties, **parts},
         )
     if not request.membership:

@@ -1,7 +1,7 @@
-"""What goes when an image goes: its kernel and initrd; and what an end by force has left of a publication.
+"""Images of a publication that was cut off, and the kernel and initrd that go with an image.
 
-Whatever is not published yet bears the tag ``lineage.UNFINISHED``, a kernel as long as its image, so that
-one search by the tag finds all of it, whichever call was the last.
+An image bears the tag ``marks.UNFINISHED`` until it is published, and its kernel and initrd bear it as long,
+so that one search by the tag finds all that a killed process left.
 """
 
 from __future__ import annotations
@@ -11,34 +11,36 @@ import datetime as dt
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 
+from pytest_dibctl.clouds.glance_content import BOOT_KEYS
+from pytest_dibctl.clouds.marks import COMPANION, UNFINISHED
 from pytest_dibctl.clouds.regions import Change, ImageRecord, Region
 from pytest_dibctl.errors import DibctlError, ImageNotFoundError
-from pytest_dibctl.publish.image_state import BOOT_KEYS, COMPANION, UNFINISHED
 
 log = logging.getLogger(__name__)
 
 STALE = dt.timedelta(hours=1)
-"""Beyond an upload's deadline: when an unfinished image belongs to nobody any more."""
+"""Time after an upload's deadline at which its unfinished image counts as abandoned."""
 
 
 def part_ids(image: ImageRecord) -> list[str]:
-    """Return the ids of the images that one boots by, whoever made them."""
+    """Return the ids of the images that one boots by, of this project or another."""
     return [image.properties[key] for key in BOOT_KEYS if image.properties.get(key)]
 
 
 def companions(region: Region, image: ImageRecord) -> list[ImageRecord]:
     """Return the kernel and initrd that came with an image and are its owner's; raises ApiError."""
-    found = []
+    parts = []
     for part_id in part_ids(image):
         with contextlib.suppress(ImageNotFoundError):
-            found.append(region.image(part_id))
-    return [part for part in found if COMPANION in part.tags and part.owner == image.owner]
+            parts.append(region.image(part_id))
+    return [part for part in parts if COMPANION in part.tags and part.owner == image.owner]
 
 
 def settle(region: Region, image: ImageRecord) -> None:
-    """Have the companions of an image that shows be unfinished no more; what fails is tried the next time.
+    """Take the tag ``UNFINISHED`` off the companions of a published image.
 
-    Until then they are safe: what an image needs is never removed.
+    A failure is logged, and the next upload tries again. Until then they are safe: a companion that an image
+    needs is never removed.
     """
     try:
         for part in companions(region, image):
@@ -77,23 +79,23 @@ def sweep(
     timeout: float,
     tell: Callable[[str], None],
 ) -> None:
-    """Remove unfinished images of these names that nobody can still be working at, by the server's clock.
+    """Remove the unfinished images of these names that are abandoned by the server's clock.
 
-    ``timeout`` is the seconds that sending one may take; ``owner`` another project than the own one. An image
-    that another one needs stays. Raises nothing: what could not be removed is found again the next time.
+    ``timeout`` is the seconds that an upload may take; ``owner`` names another project than the own one. An
+    image that another one needs stays. Failures are logged, not raised: the next sweep finds the rest.
     """
     try:
-        found = [image for image in region.images(tag=UNFINISHED, owner=owner) if image.name in names]
-        if not found:
+        unfinished = [image for image in region.images(tag=UNFINISHED, owner=owner) if image.name in names]
+        if not unfinished:
             return
         limit = region.now() - STALE - dt.timedelta(seconds=timeout)
     except DibctlError as error:
         log.warning("what earlier runs left unfinished is not looked for: %s", error)
         return
-    stale = [image for image in found if _is_still(image, limit)]
+    stale = [image for image in unfinished if _is_still(image, limit)]
     gone: set[str] = set()
-    # Whatever names others goes first: nobody needs these then.
-    for image in sorted(stale, key=lambda one: not part_ids(one)):
+    # Images that name others go first: then no image needs the others.
+    for image in sorted(stale, key=lambda image: not part_ids(image)):
         try:
             if image.id in gone or not _is_still(region.image(image.id), limit):
                 continue
@@ -112,5 +114,5 @@ def sweep(
 
 
 def _is_still(image: ImageRecord, limit: dt.datetime) -> bool:
-    """Whether nobody has taken an unfinished image up, and published it, since it was listed."""
+    """Whether an image is unfinished and abandoned, and was not published since it was listed."""
     return UNFINISHED in image.tags and image.hidden and image.updated < limit

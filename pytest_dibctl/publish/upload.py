@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
+from pytest_dibctl.clouds.file_body import SharedFile
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.errors import DibctlError, StoppedError
@@ -19,7 +20,6 @@ from pytest_dibctl.image import artifact as files
 from pytest_dibctl.image import preprocessing
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.publish.jobs import Jobs
-from pytest_dibctl.publish.stream import Stream
 from pytest_dibctl.publish.upload_request import Request, Result
 from pytest_dibctl.publish.upload_target import Target
 from pytest_dibctl.system import signals
@@ -113,7 +113,7 @@ class _Upload:
         try:
             with (
                 self._file(needing) as file,
-                contextlib.closing(Stream(file.path, sha512=file.sha512)) as stream,
+                contextlib.closing(SharedFile(file.path, sha512=file.sha512)) as stream,
             ):
                 self._jobs.run_within([functools.partial(target.send, file, stream) for target in needing])
         except DibctlError as error:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from pytest_dibctl.clouds.file_body import FileBody, SharedFile
 from pytest_dibctl.clouds.regions import Region
 from pytest_dibctl.config import interpolate
 from pytest_dibctl.config.entry import Entry
@@ -17,7 +18,6 @@ from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.publish.desired import Conversion, Wanted, wanted
 from pytest_dibctl.publish.jobs import Jobs
 from pytest_dibctl.publish.replace import Found, Work, look, replace
-from pytest_dibctl.publish.stream import Feed, Stream
 from pytest_dibctl.publish.upload_request import Request, Result
 from pytest_dibctl.system import process
 
@@ -64,7 +64,7 @@ class Target:
                 self._region = self._request.open_region(self._environment)
                 self._found = look(self._region, self._wanted)
 
-    def send(self, file: Artifact | None, stream: Stream | None) -> None:
+    def send(self, file: Artifact | None, stream: SharedFile | None) -> None:
         """Upload ``file``, of which ``stream`` gives the bytes; None of both where none is needed."""
         with self._judged():
             self._jobs.go_on()
@@ -126,7 +126,7 @@ class Target:
 
     # -- an image of Glance ------------------------------------------------------------------------
 
-    def _replace(self, region: Region, file: Artifact | None, stream: Stream | None) -> Result:
+    def _replace(self, region: Region, file: Artifact | None, stream: SharedFile | None) -> Result:
         assert self._wanted is not None
         image = self._wanted
         if file is not None and file.kernel is None:  # a converted file boots without the built one's kernel
@@ -149,7 +149,7 @@ class Target:
             pending=replaced.pending,
         )
 
-    def _feed(self, image: Wanted, stream: Stream | None) -> Feed:
+    def _feed(self, image: Wanted, stream: SharedFile | None) -> FileBody:
         """Return the bytes to send; the upload's deadline counts from now.
 
         Raises DibctlError without a stream: the image that ``survey`` found was removed since.
@@ -159,7 +159,7 @@ class Target:
                 f"the image that {self.label} had is gone since this run looked", hint="upload again"
             )
         total = stream.size
-        return Feed(
+        return FileBody(
             stream,
             deadline=time.monotonic() + image.timeout,
             go_on=self._jobs.go_on,

@@ -11,7 +11,7 @@ import requests
 import requests.adapters
 from requests.structures import CaseInsensitiveDict
 
-from pytest_dibctl.clouds.openstack import api
+from pytest_dibctl.clouds.openstack import api, login
 from tests.support.fake_openstack.messages import Answer, Request
 
 URL = "http://cloud.invalid"
@@ -56,11 +56,11 @@ def _bytes(body: Any) -> bytes:
 
 
 def opening(backend: Callable[[Request], Answer]) -> Callable[..., api.Api]:
-    """Return what stands in for ``api.open_api`` while all calls are to go to ``backend``.
+    """Return what stands in for ``login.open_api`` while all calls are to go to ``backend``.
 
     It logs in once: the SDK takes longer to make its clients than all calls of a history.
     """
-    usual = api.open_api
+    usual = login.open_api
     connections: list[Any] = []
 
     def open_api(*arguments: Any, where: str, **options: Any) -> api.Api:

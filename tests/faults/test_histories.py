@@ -21,8 +21,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from pytest_dibctl.cleanup import sweep
-from pytest_dibctl.clouds.openstack import api, marks
+from pytest_dibctl.clouds import marks
 from pytest_dibctl.clouds.openstack import cloud as engine
+from pytest_dibctl.clouds.openstack import in_flight
 from pytest_dibctl.clouds.protocols import LIFETIME
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.guest.ssh import make_key
@@ -274,7 +275,7 @@ def living(monkeypatch: pytest.MonkeyPatch) -> list[World]:
         (sweep, "remove_directory"),
     ):
         monkeypatch.setattr(owner, name, if_alive(getattr(owner, name)))
-    for module in (sweep, api):
+    for module in (sweep, in_flight):
         monkeypatch.setattr(module, "IN_FLIGHT", 0.0)
 
     def backend(request: Request) -> Answer:

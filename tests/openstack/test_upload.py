@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dibctl.clouds.openstack import images
+from pytest_dibctl.clouds import file_body
 from pytest_dibctl.clouds.protocols import CloudImage
 from pytest_dibctl.errors import ApiError, ConfigError, DibctlError, ImageNotFoundError, NovaBadRequestError
 from pytest_dibctl.run import booting, keys, ledger, uploading
@@ -176,14 +176,14 @@ def test_a_slow_upload_tells_how_far_it_is(small: Site, monkeypatch: pytest.Monk
 def test_a_token_that_is_revoked_before_the_body_costs_no_byte(
     small: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bodies: list[images.Body] = []
+    bodies: list[file_body.FileBody] = []
 
-    class Watched(images.Body):
+    class Watched(file_body.FileBody):
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)
             bodies.append(self)
 
-    monkeypatch.setattr(images, "Body", Watched)
+    monkeypatch.setattr(file_body, "FileBody", Watched)
     statuses: list[int] = []
     with bench(small) as opened:
         register, send = opened.cloud.api.image.post, opened.cloud.api.image.put

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from pytest_dibctl.cleanup import sweep
-from pytest_dibctl.clouds import protocols
-from pytest_dibctl.clouds.openstack import api, images
+from pytest_dibctl.clouds import file_body, protocols
+from pytest_dibctl.clouds.openstack import api, image_upload, in_flight, pauses
 
-MODULES = (api, images, sweep, protocols)
+MODULES = (api, image_upload, in_flight, pauses, sweep, protocols, file_body)
 
 
 def shorten(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:

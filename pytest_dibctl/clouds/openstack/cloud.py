@@ -1,7 +1,7 @@
 """An OpenStack project as the place where test images are booted.
 
-Whatever can be found wrong without a build is found by ``preflight``: credentials, flavor, networks,
-groups. Everything made bears the run's mark (``marks``) and a name that the run's ledger has.
+``preflight`` finds every mistake that can be found without a build: wrong credentials, flavor, networks or
+groups. Each resource that is made bears the run's mark (``marks``) and a name that the run's ledger records.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_dibctl.clouds.glance_content import COMMAND_LINE, boot_files, disk_format, needs_kernel
-from pytest_dibctl.clouds.openstack import flavors, images, leaked, marks, networks, servers
-from pytest_dibctl.clouds.openstack.api import Api, open_api, undoing
+from pytest_dibctl.clouds import marks
+from pytest_dibctl.clouds.openstack import flavors, keypairs, leaked, networks, run_images, servers
+from pytest_dibctl.clouds.openstack.api import Api
+from pytest_dibctl.clouds.openstack.in_flight import undoing
 from pytest_dibctl.clouds.openstack.instance import Known, OpenStackInstance, with_console
+from pytest_dibctl.clouds.openstack.login import open_api
 from pytest_dibctl.clouds.protocols import (
     BootRequest,
     CloudImage,
@@ -27,7 +29,6 @@ from pytest_dibctl.clouds.protocols import (
     UploadRequest,
     forget_note,
 )
-from pytest_dibctl.clouds.regions import ImageSpec
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.credentials import resolve
 from pytest_dibctl.config.entry import Entry
@@ -104,7 +105,7 @@ class OpenStackCloud:
         return self._api
 
     def preflight(self) -> None:
-        """Log in, and raise a DibctlError for whatever the nova section names and the cloud does not have."""
+        """Log in; raise a DibctlError if the cloud lacks what the nova section names."""
         self._user_data()
         self._resolved()
         if self.api.has("network"):
@@ -115,7 +116,7 @@ class OpenStackCloud:
         """Raise NovaBadRequestError if the image does not fit the flavor, ConfigError for a wrong format."""
         glance = merge.glance(request.image, self._environment)
         if self._environment.settings.preprocessing is None:  # what it makes is looked at when it is uploaded
-            self._disk_format(artifact, request)
+            run_images.format_of(artifact, request, self._environment)
         place = self._resolved()
         volume = self._nova.volume
         flavors.check_fit(
@@ -129,97 +130,34 @@ class OpenStackCloud:
         )
 
     def upload(self, artifact: Artifact, request: UploadRequest, *, progress: Progress) -> CloudImage:
-        """Make a private image of the file, with its kernel and initrd if it needs them to boot."""
-        glance = merge.glance(request.image, self._environment)
-        timeout = request.deadlines.upload
-        tags = tuple(dict.fromkeys((*glance.tags, *marks.all_tags(self._run_id))))
-        properties = dict(glance.properties)
-        with _removed_on_failure(self.api) as made:
-            if needs_kernel(artifact):
-                properties.setdefault("os_command_line", COMMAND_LINE)
-            for file in boot_files(artifact, glance.properties):
-                spec = ImageSpec(
-                    name=f"{request.name}-{file.key.removesuffix('_id')}",
-                    disk_format=file.disk_format,
-                    container_format=file.disk_format,
-                    tags=tags,
-                )
-                progress(f"uploading {file.path.name}")
-                part = images.create(
-                    self.api, file.path, spec, sha512=file.sha512, timeout=timeout, progress=progress
-                )
-                made.append(str(part["id"]))
-                properties[file.key] = str(part["id"])
-            spec = ImageSpec(
-                name=request.name,
-                disk_format=self._disk_format(artifact, request),
-                container_format=glance.container_format,
-                min_disk=glance.min_disk,
-                min_ram=glance.min_ram,
-                tags=tags,
-                properties=properties,
-            )
-            progress(
-                f"uploading {artifact.path.name} ({artifact.size / (1 << 20):.0f} MiB) as {request.name}"
-            )
-            image = images.create(
-                self.api,
-                artifact.path,
-                spec,
-                sha512=artifact.sha512,
-                timeout=timeout,
-                progress=progress,
-                properties_at=request.image.at("glance.properties"),
-            )
-            return _cloud_image(image, artifact, companions=tuple(made))
+        """Make a private image of the file, with its kernel and initrd if it needs them to boot.
+
+        The caller owns it. Raises ApiError and its like, ConfigError, ArtifactError.
+        """
+        return run_images.upload(
+            self.api,
+            artifact,
+            request,
+            environment=self._environment,
+            run_id=self._run_id,
+            progress=progress,
+        )
 
     def delete_image(self, image: CloudImage) -> None:
         """Remove the image, then its kernel and initrd."""
-        timeout = self._deadlines.cleanup
-        with contextlib.ExitStack() as stack:
-            for companion in image.companions:
-                stack.callback(images.delete, self.api, companion, timeout=timeout)
-            stack.callback(images.delete, self.api, image.id, timeout=timeout)
+        run_images.delete(self.api, image, timeout=self._deadlines.cleanup)
 
     def existing_image(self, image_id: str) -> CloudImage:
         """Return an image of Glance; raises ImageNotFoundError."""
-        return _cloud_image(images.get(self.api, image_id), None)
+        return run_images.existing(self.api, image_id)
 
     def import_key(self, key: SshKey, *, name: str) -> None:
         """Give Nova the public half of ``key``."""
-        public = key.public_key
-        self.api.create(
-            "compute",
-            f"import the ssh key {name}",
-            lambda: self.api.compute.create_keypair(name=name, public_key=public, type="ssh"),
-            name=name,
-            find=lambda: self._keypair(name, key.nova_fingerprint),
-            timeout=self._deadlines.keypair,
-        )
-
-    def _keypair(self, name: str, fingerprint: str) -> Any | None:
-        found = self.api.find("compute", f"keypair {name}", lambda: self.api.compute.get_keypair(name))
-        return found if found is not None and found.fingerprint == fingerprint else None
+        keypairs.create(self.api, key, name=name, timeout=self._deadlines.keypair)
 
     def delete_key(self, name: str, *, fingerprint: str) -> None:
         """Remove the keypair if its fingerprint is ours; keypairs bear no other mark."""
-        self.api.settled(name, lambda: self._delete_key(name, fingerprint))
-
-    def _delete_key(self, name: str, fingerprint: str) -> None:
-        timeout = self._deadlines.cleanup
-        found = self.api.find(
-            "compute", f"keypair {name}", lambda: self.api.compute.get_keypair(name), timeout=timeout
-        )
-        if found is None:
-            return
-        if found.fingerprint != fingerprint:
-            raise InstanceError(f"keypair {name} holds another key than this run's, so it is left alone")
-        self.api.safely(
-            "compute",
-            f"remove keypair {name}",
-            lambda: self.api.compute.delete_keypair(name, ignore_missing=True),
-            timeout=timeout,
-        )
+        keypairs.delete(self.api, name, fingerprint=fingerprint, timeout=self._deadlines.cleanup)
 
     def boot(self, image: CloudImage, request: BootRequest, *, progress: Progress) -> OpenStackInstance:
         """Make a server and return once it is ACTIVE.
@@ -255,34 +193,26 @@ class OpenStackCloud:
         return OpenStackInstance(self.api, known, note=forget_note, tell=self._progress)
 
     def remove(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
-        """Remove what a dead run recorded."""
+        """Remove an image, keypair or instance that a dead run recorded; raises DibctlError."""
+        timeout = self._deadlines.cleanup
         if kind == "image":
-            parts = [name, f"{name}-kernel", f"{name}-ramdisk"]
-            images.remove_named(self.api, parts, marks.tags(self._run_id), timeout=self._deadlines.cleanup)
+            run_images.delete_named(self.api, name, self._run_id, timeout=timeout)
         elif kind == "keypair":
             self.delete_key(name, fingerprint=str(details.get("fingerprint")))
         elif kind == "instance":
-            titles = [str(title) for key, title in details.items() if key.startswith("snapshot")]
-            servers.remove(
-                self.api,
-                name,
-                run_id=self._run_id,
-                timeout=self._deadlines.cleanup,
-                snapshots=tuple(titles),
-            )
+            titles = tuple(str(title) for key, title in details.items() if key.startswith("snapshot"))
+            servers.remove(self.api, name, run_id=self._run_id, timeout=timeout, snapshots=titles)
 
     def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:  # noqa: ARG002
-        """Mark what is on record as kept; a keypair stays as long as a server was made with it."""
+        """Mark an image or instance as kept; a keypair stays while a server has it. Raises DibctlError."""
         if kind == "image":
-            parts = [name, f"{name}-kernel", f"{name}-ramdisk"]
-            for image in images.named(self.api, parts, marks.tags(self._run_id)):
-                images.tag(self.api, image["id"], marks.KEPT)
+            run_images.keep(self.api, name, self._run_id)
         elif kind == "instance":
             for server in servers.named(self.api, name):
                 servers.annotate(self.api, server, {marks.KEPT_KEY: self._run_id})
 
     def leaked(self, *, spare: Collection[str]) -> tuple[LeakedResource, ...]:
-        """Return what is ours in the project and older than its time."""
+        """Return the project's resources that bear our marks and are older than their time."""
         return leaked.find(self.api, spare=spare)
 
     def remove_leaked(self, resource: LeakedResource) -> None:
@@ -295,7 +225,7 @@ class OpenStackCloud:
         return connection if service == "connection" else getattr(connection, service)
 
     def close(self) -> None:
-        """Close the login; what was made belongs to whoever made it."""
+        """Close the login; images, keys and instances stay their makers'."""
         if self._api is not None:
             self._api.close()
             self._api = None
@@ -331,13 +261,6 @@ class OpenStackCloud:
                 is_router_external=True,
             )
         return Place(flavor=flavor, groups=groups, floating_network=floating)
-
-    def _disk_format(self, artifact: Artifact, request: UploadRequest) -> str:
-        return disk_format(
-            artifact,
-            (self._environment, request.image),
-            hint="leave disk_format out, or convert the file with preprocessing",
-        )
 
     def _user_data(self) -> str | None:
         return read_user_data(self._nova, self._environment, "nova", self._cwd)
@@ -379,15 +302,15 @@ class OpenStackCloud:
             raise (with_console(error, text) if text else error) from None
 
     def _known(self, server: Any, place: Place | None, image_id: str | None, *, owned: bool) -> Known:
-        found = networks.interfaces(self.api, server.id, self._nova.nics if owned else ())
+        interfaces = networks.interfaces(self.api, server.id, self._nova.nics if owned else ())
         main = networks.main_interface(
-            found, self._nova.main_nic_regexp, at=self._environment.at("nova.main_nic_regexp")
+            interfaces, self._nova.main_nic_regexp, at=self._environment.at("nova.main_nic_regexp")
         )
         return Known(
             id=str(server.id),
             name=str(server.name),
             flavor=place.flavor if place is not None else flavors.of_server(self.api, server),
-            interfaces=found,
+            interfaces=interfaces,
             main=main,
             floating_ip=None if owned else networks.floating_ip_of(self.api, server.id),
             image_id=None if self._nova.volume is not None else image_id,
@@ -410,39 +333,3 @@ class OpenStackCloud:
             ids = ", ".join(server.id for server in named)
             raise NotInConfigError(f"several instances are called {instance_id}", hint=f"use the id: {ids}")
         return named[0]
-
-
-def _cloud_image(
-    image: Mapping[str, Any], artifact: Artifact | None, companions: tuple[str, ...] = ()
-) -> CloudImage:
-    digest = str(image.get("os_hash_value") or "") if image.get("os_hash_algo") == "sha512" else ""
-    return CloudImage(
-        id=str(image["id"]),
-        name=str(image.get("name") or ""),
-        disk_format=str(image.get("disk_format") or ""),
-        sha512=artifact.sha512 if artifact is not None else digest,
-        properties={
-            key: value
-            for key, value in image.items()
-            if isinstance(value, str) and key not in images.RESERVED and key not in _LINKS
-        },
-        artifact=artifact,
-        companions=companions,
-        details=dict(image),
-    )
-
-
-_LINKS = frozenset({"self", "file", "schema"})
-
-
-@contextlib.contextmanager
-def _removed_on_failure(api: Api) -> Iterator[list[str]]:
-    """Remove the images whose ids are put into the list when what follows fails."""
-    made: list[str] = []
-    try:
-        yield made
-    except BaseException as error:
-        for image_id in reversed(made):
-            with undoing(error, f"image {image_id} could not be removed"):
-                images.delete(api, image_id)
-        raise

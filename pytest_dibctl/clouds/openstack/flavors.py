@@ -19,19 +19,19 @@ def find(api: Api, *, flavor: str | None, flavor_id: str | None, at: str) -> Fla
     ``at`` is the setting. Raises NovaBadRequestError when there is none, or several of that name.
     """
     if flavor_id is not None:
-        if (found := _by_id(api, flavor_id)) is not None:
-            return found
+        if (known := _by_id(api, flavor_id)) is not None:
+            return known
         raise NovaBadRequestError(
             f"{at}: there is no flavor with the id {flavor_id!r}", hint=_known(api, flavor_id)
         )
     assert flavor is not None
-    if (found := _by_id(api, flavor)) is not None:
-        return found
-    matching = [one for one in _all(api) if one.name == flavor]
+    if (known := _by_id(api, flavor)) is not None:
+        return known
+    matching = [sdk_flavor for sdk_flavor in _all(api) if sdk_flavor.name == flavor]
     if not matching:
         raise NovaBadRequestError(f"{at}: there is no flavor {flavor!r}", hint=_known(api, flavor))
     if len(matching) > 1:
-        ids = ", ".join(one.id for one in matching)
+        ids = ", ".join(sdk_flavor.id for sdk_flavor in matching)
         raise NovaBadRequestError(
             f"{at}: several flavors are called {flavor!r}", hint=f"use flavor_id: {ids}"
         )
@@ -43,31 +43,33 @@ def _all(api: Api) -> list[Any]:
 
 
 def _known(api: Api, wrong: str) -> str | None:
-    return suggestion(wrong, [one.name for one in _all(api)], listed="there are") or None
+    return suggestion(wrong, [sdk_flavor.name for sdk_flavor in _all(api)], listed="there are") or None
 
 
 def _by_id(api: Api, identity: str) -> Flavor | None:
-    found = api.find("compute", f"flavor {identity}", lambda: api.compute.get_flavor(identity))
-    return None if found is None else _flavor(api, found)
+    sdk_flavor = api.find("compute", f"flavor {identity}", lambda: api.compute.get_flavor(identity))
+    return None if sdk_flavor is None else _flavor(api, sdk_flavor)
 
 
-def _flavor(api: Api, found: Any) -> Flavor:
+def _flavor(api: Api, sdk_flavor: Any) -> Flavor:
     return Flavor(
-        id=str(found.id),
-        name=str(found.name),
-        ram=int(found.ram or 0),
-        vcpus=int(found.vcpus or 0),
-        disk=int(found.disk or 0),
-        meta=_extra_specs(api, found),
+        id=str(sdk_flavor.id),
+        name=str(sdk_flavor.name),
+        ram=int(sdk_flavor.ram or 0),
+        vcpus=int(sdk_flavor.vcpus or 0),
+        disk=int(sdk_flavor.disk or 0),
+        meta=_extra_specs(api, sdk_flavor),
     )
 
 
-def _extra_specs(api: Api, found: Any) -> Mapping[str, str]:
-    if found.extra_specs:
-        return {str(key): str(value) for key, value in found.extra_specs.items()}
+def _extra_specs(api: Api, sdk_flavor: Any) -> Mapping[str, str]:
+    if sdk_flavor.extra_specs:
+        return {str(key): str(value) for key, value in sdk_flavor.extra_specs.items()}
     try:
         full = api.safely(
-            "compute", f"read flavor {found.name}", lambda: api.compute.fetch_flavor_extra_specs(found)
+            "compute",
+            f"read flavor {sdk_flavor.name}",
+            lambda: api.compute.fetch_flavor_extra_specs(sdk_flavor),
         )
     except ApiError:  # many clouds show them to administrators only
         return {}
@@ -78,7 +80,7 @@ def of_server(api: Api, server: Any) -> Flavor:
     """Return the flavor a server was made with; it may have been removed since."""
     embedded = server.flavor
     name = str(embedded.original_name or embedded.name or embedded.id)
-    matching = [one for one in _all(api) if one.name == name]
+    matching = [sdk_flavor for sdk_flavor in _all(api) if sdk_flavor.name == name]
     return Flavor(
         id=str(matching[0].id) if matching else str(embedded.id or name),
         name=name,

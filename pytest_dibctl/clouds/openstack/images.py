@@ -1,301 +1,23 @@
-"""Images in Glance: made in one read of the file, verified, never left half done."""
+"""Images in Glance: found, waited for, tagged and deleted."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
-import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from pytest_dibctl.clouds.openstack import marks
-from pytest_dibctl.clouds.openstack.api import (
-    CONFLICT,
-    SAFE_CALL_TIMEOUT,
-    Api,
-    pause_before_again,
-    pauses_between,
-    raise_for_status,
-    undoing,
-)
-from pytest_dibctl.clouds.protocols import Progress
-from pytest_dibctl.clouds.regions import Content, ImageSpec, LateError
-from pytest_dibctl.config.merge import ImportSettings
-from pytest_dibctl.errors import ApiError, ArtifactError, ConfigError, DibctlError, ImageNotFoundError
-from pytest_dibctl.image.artifact import file_digest, refuse_changed
-from pytest_dibctl.system import signals
+from pytest_dibctl.clouds import marks
+from pytest_dibctl.clouds.openstack.api import Api
+from pytest_dibctl.clouds.openstack.lists import pages
+from pytest_dibctl.clouds.openstack.refusals import raise_for_status
+from pytest_dibctl.errors import ApiError, DibctlError, ImageNotFoundError
 
 log = logging.getLogger(__name__)
 
-BLOCK = 1 << 20
-"""Bytes that are read and sent at a time."""
-SENDINGS = 3
-"""How often a body is sent, however long that takes, when the connection breaks or the token ends under it.
-
-A Glance that refuses it for a moment is asked as long as for any call that is safe to repeat.
-"""
-SETTLING = 30.0
-"""Seconds in which Glance notices that a connection broke, and takes the body anew."""
-TELL_EVERY = 5.0
-"""Seconds between two lines of progress."""
 _SEE_LOG = "Glance's log says why: a full store, or a format that is not what it was told"
 GOING_ON = frozenset({"queued", "saving", "importing", "uploading"})
-RESERVED = frozenset(
-    {
-        *("id", "name", "status", "visibility", "protected", "min_disk", "min_ram", "disk_format"),
-        *("container_format", "tags", "size", "checksum", "owner", "os_hidden", "os_hash_algo"),
-        *("os_hash_value", "virtual_size", "created_at", "updated_at", "locations", "stores"),
-    }
-)
-"""What a property cannot be called: Glance has a meaning of its own for it."""
-
-
-class Body:
-    """A file to be sent, whose digest is known: every iteration starts at its beginning.
-
-    keystoneauth sends a request again when its token was refused; a file object would then be at its end,
-    and an image of no bytes would become active without an error.
-    """
-
-    def __init__(self, path: Path, *, sha512: str, deadline: float, progress: Progress, what: str) -> None:
-        self._path = path
-        self._sha512 = sha512
-        self._deadline = deadline
-        self._progress = progress
-        self._what = what
-        self._size = path.stat().st_size
-        self.sendings = 0
-        self.sent = 0
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __iter__(self) -> Iterator[bytes]:
-        self.sendings += 1
-        self.sent = 0
-        started = told = time.monotonic()
-        with self._path.open("rb", buffering=0) as file:
-            while block := file.read(BLOCK):
-                self.sent += len(block)
-                yield block
-                now = time.monotonic()
-                if now > self._deadline:
-                    raise LateError
-                if now - told >= TELL_EVERY:
-                    told = now
-                    self._tell(now - started)
-
-    def digest(self, algorithm: str) -> str:
-        """Return the digest that was known, or for a less usual algorithm that of the file."""
-        return file_digest(self._path, algorithm, sha512=self._sha512)
-
-    def go_on(self) -> None:
-        """Do nothing: who interrupts this upload interrupts its thread."""
-
-    def refuse_changed(self) -> None:
-        """Raise ArtifactError if the file has changed."""
-        refuse_changed(self._path, self._sha512)
-
-    def _tell(self, seconds: float) -> None:
-        done = 100 * self.sent // max(1, self._size)
-        rate = self.sent / (1 << 20) / max(seconds, 0.001)
-        self._progress(f"{self._what}: {done} % of {self._size / (1 << 20):.0f} MiB, {rate:.0f} MiB/s")
-
-
-def create(
-    api: Api,
-    path: Path,
-    spec: ImageSpec,
-    *,
-    sha512: str,
-    timeout: float,
-    progress: Progress,
-    properties_at: str = "",
-) -> dict[str, Any]:
-    """Make an image of the file at ``path``, whose digest is known; as ``create_from`` does.
-
-    Raises ArtifactError for a file that cannot be read or changes meanwhile.
-    """
-    deadline = time.monotonic() + timeout
-    try:
-        body = Body(path, sha512=sha512, deadline=deadline, progress=progress, what=f"uploading {path.name}")
-    except OSError as error:
-        raise ArtifactError(f"{path}: {error.strerror}") from None
-    return create_from(api, body, spec, timeout=timeout, properties_at=properties_at)
-
-
-def create_from(
-    api: Api, content: Content, spec: ImageSpec, *, timeout: float, properties_at: str = ""
-) -> dict[str, Any]:
-    """Make an image and return it, active and verified, as Glance describes it.
-
-    ``timeout`` is seconds for all of it; ``properties_at`` is the setting that holds the properties. When
-    anything fails, an interruption included, the image is removed again. The caller owns what is returned.
-
-    Raises ApiError and its like, ConfigError for properties that Glance keeps for itself, ArtifactError for
-    a file that is not any more what it was.
-    """
-    deadline = time.monotonic() + timeout
-    # The id is ours: whatever becomes of the answer, there is one image at most, and we can find it.
-    image_id = str(uuid.uuid4())
-    document = {"id": image_id, **_document(spec, properties_at)}
-    try:
-        with api.creating(image_id):
-            _register(api, document)
-        return _fill(api, image_id, content, spec, deadline=deadline, timeout=timeout)
-    except BaseException as error:
-        here = threading.current_thread() is threading.main_thread()  # no other thread is interrupted
-        hold = signals.held() if here else contextlib.nullcontext()
-        with hold, undoing(error, f"image {image_id} may have been left in Glance"):
-            api.settled(image_id, lambda: delete(api, image_id))
-        raise
-
-
-def _register(api: Api, document: Mapping[str, Any]) -> None:
-    """Make the image's record, once, even if Glance's answer gets lost."""
-    try:
-        api.safely(
-            "image",
-            f"make image {document['name']}",
-            lambda: raise_for_status(api.image.post("/images", json=document)),
-        )
-    except ApiError as error:
-        if error.status != CONFLICT or get(api, document["id"])["status"] != "queued":
-            raise
-
-
-def _document(spec: ImageSpec, properties_at: str) -> dict[str, Any]:
-    if taken := sorted(RESERVED.intersection(spec.properties)):
-        raise ConfigError(
-            f"{properties_at}: {', '.join(taken)} cannot be image properties: Glance has its own",
-            hint="name, min_disk, min_ram, tags and the formats are keys of the glance section itself",
-        )
-    return {
-        **spec.properties,
-        **({"os_hidden": True} if spec.hidden else {}),
-        **({"owner": spec.owner} if spec.owner is not None else {}),
-        "name": spec.name,
-        "disk_format": spec.disk_format,
-        "container_format": spec.container_format,
-        "visibility": spec.visibility,
-        "protected": spec.protected,
-        "min_disk": spec.min_disk,
-        "min_ram": spec.min_ram,
-        "tags": list(spec.tags),
-    }
-
-
-def _fill(
-    api: Api, image_id: str, content: Content, spec: ImageSpec, *, deadline: float, timeout: float
-) -> dict[str, Any]:
-    late = ApiError(
-        f"image {spec.name} ({image_id}) was not uploaded within {timeout:g} s",
-        hint="raise glance.upload_timeout",
-    )
-    api.renew_token(max(0.0, deadline - time.monotonic()))
-    try:
-        if not spec.importing.is_fetched:
-            _send(api, image_id, content, spec.importing, deadline=deadline)
-        if spec.importing.method is not None:
-            _import(api, image_id, spec.importing)
-    except LateError:
-        raise late from None
-    importing = spec.importing.method is not None
-    left = max(1.0, deadline - time.monotonic())
-    image = await_active(api, image_id, spec.name, timeout=left, importing=importing, go_on=content.go_on)
-    if image is None:
-        raise late
-    _verify(image, content, arrived=not spec.importing.is_fetched)
-    return image
-
-
-def _send(api: Api, image_id: str, content: Content, importing: ImportSettings, *, deadline: float) -> None:
-    """Send the body, again from its start when the connection breaks and Glance has nothing of it."""
-    doing = f"upload image {image_id}"
-    staged = importing.method is not None
-    done = "uploading" if staged else "active"
-    headers = {"Content-Type": "application/octet-stream", "Accept": ""}
-    if not staged and importing.stores:
-        headers["X-Image-Meta-Store"] = importing.stores[0]
-
-    def put() -> None:
-        # raise_exc is off in the SDK; without a body to read, the answer is its status.
-        url = f"/images/{image_id}/{'stage' if staged else 'file'}"
-        raise_for_status(api.image.put(url, data=content, headers=headers))
-
-    pauses = pauses_between()
-    patience: float | None = None
-    while True:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise LateError
-        try:
-            api.once("image", doing, put, timeout=left)
-        except ApiError as error:
-            now = time.monotonic()
-            if error.transient and now >= deadline:
-                raise LateError from error
-            refused = error.status is not None or error.undone
-            patience = (patience or now + SAFE_CALL_TIMEOUT) if refused else None
-            # Where Glance looks at the second body before it has looked at the broken first, it refuses
-            # the second: the image is being filled.
-            overtaken = error.status == CONFLICT and content.sendings > 1
-            patient = content.sendings < SENDINGS or (patience is not None and now < patience)
-            again = patient and (error.transient or overtaken)
-            status = _settled(api, image_id, deadline=deadline) if again else None
-            if status == done:  # only the answer got lost; whether all of it arrived is verified
-                return
-            if status != "queued":
-                raise
-            pause_before_again(error, pauses, deadline)
-            log.info("%s; sending it again", error.message)
-            api.forget_token()
-        else:
-            return
-
-
-def _import(api: Api, image_id: str, importing: ImportSettings) -> None:
-    """Have Glance take what was staged, or fetch it itself."""
-    how = {"name": importing.method}
-    if importing.uri is not None:
-        how["uri"] = importing.uri
-    if importing.image_id is not None:
-        how |= {
-            "glance_region": importing.region,
-            "glance_image_id": importing.image_id,
-            "glance_service_interface": "public",
-        }
-    document: dict[str, Any] = {"method": how}
-    if importing.all_stores:
-        document["all_stores"] = True
-    elif importing.stores:
-        document["stores"] = list(importing.stores)
-    # One that is under way already is refused as a conflict.
-    api.repeat(
-        "image",
-        f"import image {image_id} by {importing.method}",
-        lambda: raise_for_status(api.image.post(f"/images/{image_id}/import", json=document)),
-    )
-
-
-def _settled(api: Api, image_id: str, *, deadline: float) -> str | None:
-    """Return the image's status once Glance has noticed that nothing more comes, None if it never does.
-
-    While it is staged an image is "uploading" from the first byte on, and has a size after the last.
-    """
-
-    def look() -> str | None:
-        image = get(api, image_id)
-        status = str(image.get("status"))
-        going_on = status == "saving" or (status == "uploading" and image.get("size") is None)
-        return None if going_on else status
-
-    left = max(0.0, deadline - time.monotonic())
-    return api.wait(look, timeout=min(SETTLING, left))
 
 
 def await_active(
@@ -345,33 +67,6 @@ def _failed_task(api: Api, image_id: str) -> str | None:
     return None
 
 
-def _verify(image: Mapping[str, Any], content: Content, *, arrived: bool) -> None:
-    """Raise ApiError unless Glance has exactly the bytes that it was to get.
-
-    Without ``arrived`` they were not sent by us, and Glance fetched what should be the same.
-    """
-    for what, ours in _expected(image, content):
-        theirs = image.get(what)
-        if ours is not None and theirs is not None and theirs != ours:
-            came = "arrived damaged" if arrived else "is another one where Glance fetched it"
-            if arrived:
-                content.refuse_changed()
-            raise ApiError(
-                f"image {image['name']} ({image['id']}) {came}: {what} is {theirs} in Glance, and "
-                f"{ours} of what it was to get; it is removed again"
-            )
-
-
-def _expected(image: Mapping[str, Any], content: Content) -> Iterator[tuple[str, int | str | None]]:
-    """Yield what of the bytes there is to compare; the old checksum only where there is nothing better."""
-    yield "size", len(content)
-    algorithm = str(image.get("os_hash_algo") or "")
-    if algorithm in hashlib.algorithms_available and image.get("os_hash_value"):
-        yield "os_hash_value", content.digest(algorithm)
-    else:
-        yield "checksum", content.digest("md5")
-
-
 def get(api: Api, image_id: str) -> dict[str, Any]:
     """Return an image as Glance describes it; raises ImageNotFoundError."""
     return dict(
@@ -405,23 +100,47 @@ def _is_gone(api: Api, image_id: str) -> bool | None:
         return True
 
 
+def listed(
+    api: Api,
+    *,
+    owner: str,
+    name: str | None = None,
+    tag: str | None = None,
+    properties: Mapping[str, str] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yield the images of the project ``owner``, hidden ones too, as Glance describes them.
+
+    Glance filters them by name, tag and properties; name and tag are compared here too. Raises ApiError.
+    """
+    query = {**(properties or {}), "owner": owner}
+    if tag is not None:
+        query["tag"] = tag
+    if name is not None:
+        # Glance splits what stands behind "in:" at commas outside of quotes; a bare name it takes whole,
+        # unless it looks like an operator.
+        query["name"] = f'in:"{name}"' if name.startswith(("in:", "eq:", "neq:")) else name
+    for hidden in ("false", "true"):
+        for image in pages(api, "image", "/images", {**query, "os_hidden": hidden}, "images"):
+            is_named = name in {None, image.get("name")}
+            is_tagged = tag is None or tag in image.get("tags", ())
+            if image.get("owner") == owner and is_named and is_tagged:
+                yield dict(image)
+
+
 def named(api: Api, names: Sequence[str], tags: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the project's own images of these names that carry all of the tags, hidden ones too."""
+    """Return the project's own images of these names that bear all of the tags, hidden ones too."""
     owner = api.project_id
-    found: dict[str, dict[str, Any]] = {}
+    images: dict[str, dict[str, Any]] = {}
     for name in names:
-        for hidden in ("false", "true"):
-            for image in _listed(api, {"name": name, "owner": owner, "os_hidden": hidden}):
-                if image["name"] == name and set(tags) <= set(image.get("tags", ())):
-                    found[image["id"]] = image
-    return list(found.values())
+        for image in listed(api, owner=owner, name=name):
+            if set(tags) <= set(image.get("tags", ())):
+                images[image["id"]] = image
+    return list(images.values())
 
 
 def every(api: Api) -> Iterator[dict[str, Any]]:
     """Yield all images of the project's own that are made for tests, hidden ones too."""
-    owner = api.project_id
-    for hidden in ("false", "true"):
-        yield from _listed(api, {"tag": marks.TAG, "owner": owner, "os_hidden": hidden})
+    yield from listed(api, owner=api.project_id, tag=marks.TEST)
 
 
 def tag(api: Api, image_id: str, name: str) -> None:
@@ -431,22 +150,6 @@ def tag(api: Api, image_id: str, name: str) -> None:
         f"mark image {image_id}",
         lambda: raise_for_status(api.image.put(f"/images/{image_id}/tags/{name}")),
     )
-
-
-def _listed(api: Api, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    following: str | None = "/images"
-    parameters: Mapping[str, str] | None = {**query, "limit": "100"}
-    while following:
-        url, params = following, parameters
-        page = api.safely(
-            "image",
-            "list images",
-            lambda url=url, params=params: raise_for_status(api.image.get(url, params=params)).json(),  # type: ignore[misc]
-        )
-        yield from page["images"]
-        following = page.get("next")
-        following = following.removeprefix("/v2") if following else None
-        parameters = None
 
 
 def remove_named(api: Api, names: Sequence[str], tags: Sequence[str], *, timeout: float) -> None:

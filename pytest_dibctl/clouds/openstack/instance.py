@@ -9,14 +9,8 @@ import uuid
 from collections.abc import Callable, Mapping
 
 from pytest_dibctl.clouds.openstack import images, networks, servers
-from pytest_dibctl.clouds.openstack.api import (
-    CALL_TIMEOUT,
-    CONFLICT,
-    FORBIDDEN,
-    NOT_FOUND,
-    Api,
-    raise_for_status,
-)
+from pytest_dibctl.clouds.openstack.api import CALL_TIMEOUT, Api
+from pytest_dibctl.clouds.openstack.refusals import CONFLICT, FORBIDDEN, NOT_FOUND, raise_for_status
 from pytest_dibctl.clouds.protocols import Endpoint, Flavor, Interface
 from pytest_dibctl.errors import ApiError, InstanceError
 from pytest_dibctl.guest.console import clean, diagnose, excerpt, host_keys
@@ -29,7 +23,7 @@ STATUS_INTERVAL = 3.0
 ENDED = frozenset({"SHUTOFF", "DELETED", "SOFT_DELETED", "SUSPENDED", "PAUSED"})
 NOT_IMPLEMENTED = 501
 NO_CONSOLE = frozenset({FORBIDDEN, NOT_FOUND, NOT_IMPLEMENTED})
-"""What Nova answers where nobody may read, or nothing keeps, the console."""
+"""Nova's answers where the user may not read the console, or the hypervisor keeps none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +45,7 @@ class Known:
 
 
 class OpenStackInstance:
-    """A server. ``delete`` is the owner's."""
+    """A server in Nova. Its owner calls ``delete``."""
 
     def __init__(
         self, api: Api, known: Known, *, note: Callable[..., None], tell: Callable[[str], None]
@@ -173,7 +167,7 @@ class OpenStackInstance:
 
     def snapshot(self, name: str) -> str:
         """Make a Glance image of the instance and return its id; it goes when the instance is deleted."""
-        # The title is the only proof that an image of our server is ours and not somebody else's snapshot.
+        # Only the title proves that an image of our server is this snapshot and not one that a user made.
         title = f"{self.name}-{name}-{uuid.uuid4().hex[:8]}"
         self._note(**{f"snapshot_{name}": title})
         self._titles.append(title)
@@ -182,7 +176,7 @@ class OpenStackInstance:
             f"take a snapshot of {self.name}",
             lambda: self._take_snapshot(title),
             name=self.name,
-            find=lambda: next((str(one["id"]) for one in images.named(self._api, [title], ())), None),
+            find=lambda: next((str(image["id"]) for image in images.named(self._api, [title], ())), None),
             timeout=CALL_TIMEOUT,
         )
         self._snapshots[name] = image_id
@@ -270,13 +264,13 @@ class OpenStackInstance:
         if server.status == "ERROR":
             raise self._with_console(servers.error_of(server))
         if server.status in ENDED and not server.task_state:
-            what = "was stopped" if self._stopped else "stopped by itself"
-            raise self._with_console(InstanceError(f"{self.name} ({self.id}) is {server.status}: it {what}"))
+            how = "was stopped" if self._stopped else "stopped by itself"
+            raise self._with_console(InstanceError(f"{self.name} ({self.id}) is {server.status}: it {how}"))
 
     def _check_console(self) -> None:
-        found = diagnose(self.console_output()[-64 * 1024 :])
-        if found is not None:
-            cause, _ = found
+        diagnosis = diagnose(self.console_output()[-64 * 1024 :])
+        if diagnosis is not None:
+            cause, _ = diagnosis
             raise self._with_console(InstanceError(f"{self.name}: {cause.text}", hint=cause.hint))
 
     def _with_console(self, error: InstanceError) -> InstanceError:
@@ -285,10 +279,10 @@ class OpenStackInstance:
 
 def with_console(error: InstanceError, text: str) -> InstanceError:
     """Return ``error`` with the console's last lines."""
-    said = excerpt(text)
+    last_lines = excerpt(text)
     tail = (
-        "\nlast lines of the console:" + "".join(f"\n  {line}" for line in said.splitlines())
-        if said
+        "\nlast lines of the console:" + "".join(f"\n  {line}" for line in last_lines.splitlines())
+        if last_lines
         else "\nthe console is empty"
     )
     return InstanceError(error.message + tail, hint=error.hint)

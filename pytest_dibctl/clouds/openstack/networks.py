@@ -8,8 +8,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from pytest_dibctl.clouds.openstack import marks
-from pytest_dibctl.clouds.openstack.api import NOT_FOUND, Api
+from pytest_dibctl.clouds import marks
+from pytest_dibctl.clouds.openstack.api import Api
+from pytest_dibctl.clouds.openstack.refusals import NOT_FOUND
 from pytest_dibctl.clouds.protocols import Address, Interface
 from pytest_dibctl.config.models.nova import Nic
 from pytest_dibctl.config.validation_errors import suggestion
@@ -40,15 +41,17 @@ def find_by_name(api: Api, kind: str, wanted: str, *, at: str, **filters: Any) -
     Raises NovaBadRequestError when there is none, or more than one.
     """
     every = _all(api, kind, **filters)
-    found = [one for one in every if one.id == wanted] or [one for one in every if one.name == wanted]
+    matching = [item for item in every if item.id == wanted] or [
+        item for item in every if item.name == wanted
+    ]
     noun = kind.rstrip("s").replace("_", " ")
-    if not found:
-        near = suggestion(wanted, [one.name for one in every if one.name], listed="there are")
+    if not matching:
+        near = suggestion(wanted, [item.name for item in every if item.name], listed="there are")
         raise NovaBadRequestError(f"{at}: there is no {noun} {wanted!r}", hint=near or None)
-    if len(found) > 1:
-        ids = ", ".join(sorted(one.id for one in found))
+    if len(matching) > 1:
+        ids = ", ".join(sorted(item.id for item in matching))
         raise NovaBadRequestError(f"{at}: several {noun}s are called {wanted!r}", hint=f"use the id: {ids}")
-    return str(found[0].id)
+    return str(matching[0].id)
 
 
 def _all(api: Api, kind: str, **filters: Any) -> list[Any]:
@@ -60,7 +63,7 @@ def _all(api: Api, kind: str, **filters: Any) -> list[Any]:
         raise
 
 
-# -- what a server is made with --------------------------------------------------------------------
+# -- asked for by a new server ---------------------------------------------------------------------
 
 
 def requested(
@@ -72,11 +75,11 @@ def requested(
     timeout: float,
     at: Callable[[str], str],
 ) -> list[dict[str, str]] | str:
-    """Return what Nova is told of the nics, which ``at`` gives the places of.
+    """Return the ``networks`` of Nova's request for these nics; ``at`` gives the places of their settings.
 
-    A nic with an address of its own gets a port that we make. Nova can do that for one address, not for
-    one of each family; and of Neutron's refusal, which we get at once, it says only that it ran out of hosts.
-    The port is found again by its description.
+    A nic with a fixed address gets a port of ours: Nova accepts one address, not one of each family, and
+    reports Neutron's refusal as a lack of hosts, where we get it at once. The port is found again by its
+    description.
     """
     if not nics:
         return "auto"
@@ -134,13 +137,13 @@ def _own_port(
 
 
 def _described(api: Api, kind: str, server: str, **filters: Any) -> list[Any]:
-    """Return what was made for an instance, of a ``kind`` ("port", "ip")."""
+    """Return the resources of a ``kind`` ("port", "ip") that were made for an instance."""
     description = marks.description(server)
-    found = _all(api, f"{kind}s", description=description, **filters)
-    return [one for one in found if one.description == description]
+    listed = _all(api, f"{kind}s", description=description, **filters)
+    return [item for item in listed if item.description == description]
 
 
-# -- what it got -----------------------------------------------------------------------------------
+# -- interfaces of a server ------------------------------------------------------------------------
 
 
 def interfaces(api: Api, server_id: str, nics: Sequence[Nic]) -> tuple[Interface, ...]:
@@ -278,5 +281,5 @@ def remove_one(api: Api, kind: str, identity: str, *, timeout: float, owner: str
 
 
 def _remove_described(api: Api, kind: str, server: str, *, timeout: float) -> None:
-    for found in _described(api, kind, server):
-        remove_one(api, kind, found.id, timeout=timeout, owner=f" of {server}")
+    for item in _described(api, kind, server):
+        remove_one(api, kind, item.id, timeout=timeout, owner=f" of {server}")

@@ -7,32 +7,21 @@ import datetime as dt
 import email.utils
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
-from pytest_dibctl.clouds.openstack import images
-from pytest_dibctl.clouds.openstack.api import CONFLICT, FORBIDDEN, Api, raise_for_status
+from pytest_dibctl.clouds.file_body import BLOCK
+from pytest_dibctl.clouds.glance_content import BOOT_KEYS
+from pytest_dibctl.clouds.openstack import image_documents, image_upload, images
+from pytest_dibctl.clouds.openstack.api import Api
+from pytest_dibctl.clouds.openstack.lists import pages
+from pytest_dibctl.clouds.openstack.refusals import CONFLICT, raise_for_status
+from pytest_dibctl.clouds.openstack.uses import ImageUses
 from pytest_dibctl.clouds.regions import Change, Content, ImageRecord, ImageSpec, Region
-from pytest_dibctl.errors import ApiError, DibctlError, NotInConfigError, NovaForbiddenError
+from pytest_dibctl.errors import ApiError, DibctlError, NotInConfigError
 
-PAGE = 1000
-"""Images or servers asked for at a time; a service may give fewer."""
 DOWNLOAD = 3600.0
 """Seconds for which a token should be good when a download begins; it is asked for once only."""
-MICROVERSION = "2.69"
-"""Nova's version that names servers it cannot describe, because their cell is down, instead of none."""
 PATCH = "application/openstack-images-v2.1-json-patch"
-OWN = frozenset(
-    {
-        *images.RESERVED,
-        *("self", "file", "schema", "direct_url"),
-    }
-)
-"""What Glance shows of an image that is no property."""
-ADMIN_HINT = (
-    "whether an image is in use can be told only by whoever may list the servers of all projects: have an "
-    "admin run this, or grant the role with `openstack role add --user USER --project PROJECT admin` "
-    "(Nova's policy os_compute_api:servers:detail:get_all_tenants)"
-)
 
 
 class OpenStackRegion:
@@ -77,28 +66,17 @@ class OpenStackRegion:
     ) -> Iterator[ImageRecord]:
         """Yield the images of a project, the own one unless ``owner`` is given, hidden ones too."""
         owner = owner or self.project_id
-        query = {**(properties or {}), "owner": owner, "limit": str(PAGE)}
-        if tag is not None:
-            query["tag"] = tag
-        if name is not None:
-            # Glance splits what stands behind "in:" at commas outside of quotes; a bare name it takes whole,
-            # unless it looks like an operator.
-            query["name"] = f'in:"{name}"' if name.startswith(("in:", "eq:", "neq:")) else name
-        for hidden in ("false", "true"):
-            for found in self._pages("image", "/images", {**query, "os_hidden": hidden}, "images"):
-                named = name in {None, found.get("name")}
-                tagged = tag is None or tag in found.get("tags", ())
-                if found.get("owner") == owner and named and tagged:
-                    yield record(found)
+        for image in images.listed(self.api, owner=owner, name=name, tag=tag, properties=properties):
+            yield image_documents.record(image)
 
     def image(self, image_id: str) -> ImageRecord:
         """Return an image; raises ImageNotFoundError."""
-        return record(images.get(self.api, image_id))
+        return image_documents.record(images.get(self.api, image_id))
 
     def create(self, spec: ImageSpec, content: Content, *, timeout: float, properties_at: str) -> ImageRecord:
         """Make an image, verified; when anything fails it is removed again."""
-        made = images.create_from(self.api, content, spec, timeout=timeout, properties_at=properties_at)
-        return record(made)
+        made = image_upload.create(self.api, content, spec, timeout=timeout, properties_at=properties_at)
+        return image_documents.record(made)
 
     def download(self, image_id: str) -> Iterator[bytes]:
         """Yield an image's bytes."""
@@ -111,7 +89,7 @@ class OpenStackRegion:
             lambda: raise_for_status(self.api.image.get(url, stream=True)),
         )
         with contextlib.closing(answer):
-            blocks = answer.iter_content(images.BLOCK)
+            blocks = answer.iter_content(BLOCK)
             while block := self.api.once("image", doing, lambda: next(blocks, b"")):
                 yield block
 
@@ -145,7 +123,7 @@ class OpenStackRegion:
         def patch() -> Any:
             # Read anew each time: after an answer that got lost, what was to be added is there already.
             present = images.get(self.api, image_id)
-            steps = list(_steps(present, change))
+            steps = list(image_documents.patch(present, change))
             if not steps:
                 return present
             answer = self.api.image.patch(
@@ -153,7 +131,7 @@ class OpenStackRegion:
             )
             return raise_for_status(answer).json()
 
-        return record(self.api.safely("image", doing, patch))
+        return image_documents.record(self.api.safely("image", doing, patch))
 
     def delete(self, image_id: str) -> None:
         """Delete an image and wait until it is gone."""
@@ -181,7 +159,7 @@ class OpenStackRegion:
         return None
 
     def _projects(self, name_or_id: str) -> Iterator[Mapping[str, Any]]:
-        """Yield what projects Keystone shows, whichever way it does."""
+        """Yield the projects that Keystone shows: by that id, by that name, and the user's own."""
         with contextlib.suppress(DibctlError):
             yield self._identity("find a project", f"/projects/{quote(name_or_id, safe='')}", {})["project"]
         with contextlib.suppress(DibctlError):
@@ -198,12 +176,12 @@ class OpenStackRegion:
 
     def members(self, image_id: str) -> Mapping[str, str]:
         """Return the projects an image is shared with."""
-        found = self.api.safely(
+        answer = self.api.safely(
             "image",
             f"list the members of image {image_id}",
             lambda: raise_for_status(self.api.image.get(f"/images/{image_id}/members")).json(),
         )
-        return {str(member["member_id"]): str(member["status"]) for member in found["members"]}
+        return {str(member["member_id"]): str(member["status"]) for member in answer["members"]}
 
     def share(self, image_id: str, project_id: str) -> bool:
         """Make a project a member of an image, and accept it for it if these credentials can."""
@@ -222,10 +200,10 @@ class OpenStackRegion:
 
     def _accept_as(self, image_id: str, project_id: str) -> bool:
         """Accept an image as the member itself, where the user has a role in that project too."""
-        with contextlib.suppress(Exception):  # whatever Keystone says: then it stays pending
-            there = self.api.connection.connect_as_project(project_id)
-            with contextlib.closing(there):
-                return self._accept(there.image, image_id, project_id)
+        with contextlib.suppress(Exception):  # if Keystone refuses, it stays pending
+            as_member = self.api.connection.connect_as_project(project_id)
+            with contextlib.closing(as_member):
+                return self._accept(as_member.image, image_id, project_id)
         return False
 
     @staticmethod
@@ -233,201 +211,28 @@ class OpenStackRegion:
         answer = proxy.put(f"/images/{image_id}/members/{project_id}", json={"status": "accepted"})
         return bool(answer.ok)
 
-    # -- who uses what -------------------------------------------------------------------------
+    # -- uses of images ------------------------------------------------------------------------
 
     def uses(self, image_ids: Collection[str]) -> Mapping[str, str]:
-        """Return who uses which of the images; memory grows with these, not with what there is."""
-        wanted = set(image_ids)
-        users = _Users()
-        for server in self._servers():
-            users.add_server(server, wanted)
-        if self.api.has("volume"):
-            for volume in self._volumes():
-                users.add_volume(volume, wanted)
-        elif users.without_image:
-            for image_id in wanted:
-                users.note(image_id, f"perhaps {users.without_image}, which shows no image, and no Cinder")
-        return users.told()
+        """Return who uses which of the images."""
+        return ImageUses(self.api, where=self._where).of(image_ids)
 
     def use(self, image_id: str) -> str | None:
         """Return which server uses an image by now."""
-        for server in self._everybody(image=image_id, limit="1"):
-            if _image_of(server) in {image_id, None}:
-                return _server_words(server)
-        return None
+        return ImageUses(self.api, where=self._where).server_of(image_id)
 
     def needed_by(self, image_id: str) -> str | None:
-        """Return which image, of whomever these credentials can see, needs this one to boot."""
-        for key in ("kernel_id", "ramdisk_id"):
+        """Return which image, of all that these credentials can see, needs this one to boot."""
+        for key in BOOT_KEYS:
             for hidden in ("false", "true"):
                 query = {key: image_id, "limit": "1", "os_hidden": hidden}
-                for found in self._pages("image", "/images", query, "images"):
-                    return f"image {found.get('name')} ({found['id']}) needs it as its {key}"
+                for image in pages(self.api, "image", "/images", query, "images"):
+                    return f"image {image.get('name')} ({image['id']}) needs it as its {key}"
         return None
-
-    def _servers(self) -> Iterator[Mapping[str, Any]]:
-        """Yield the servers of all projects; those whose cell is down come without an image."""
-        yield from self._everybody()
-        # Nova leaves these out otherwise, and they can be restored.
-        yield from self._everybody(status="soft_deleted")
-
-    def _everybody(self, **query: str) -> Iterator[Mapping[str, Any]]:
-        everything = {"limit": str(PAGE), **query, "all_tenants": "1"}
-        try:
-            yield from self._pages("compute", "/servers/detail", everything, "servers")
-        except NovaForbiddenError as error:
-            raise NovaForbiddenError(
-                f"{self._where}: {error.message}", status=error.status, hint=ADMIN_HINT
-            ) from None
-
-    def _volumes(self) -> Iterator[Mapping[str, Any]]:
-        query = {"all_tenants": "1", "limit": str(PAGE)}
-        for volume in self._pages("volume", "/volumes/detail", query, "volumes"):
-            # Cinder does not refuse all_tenants to others than admins: it ignores it. Only they see the host.
-            if "os-vol-host-attr:host" not in volume:
-                raise NovaForbiddenError(
-                    f"{self._where}: cannot list the volumes of all projects",
-                    status=FORBIDDEN,
-                    hint=ADMIN_HINT,
-                )
-            yield volume
-
-    def _pages(
-        self, service: Any, url: str, query: Mapping[str, str], key: str
-    ) -> Iterator[Mapping[str, Any]]:
-        options = {"microversion": MICROVERSION} if service == "compute" else {}
-        following: str | None = f"{url}?{urlencode(query)}"
-        while following:
-            address = following
-            page = self.api.safely(
-                service,
-                f"list {key}",
-                lambda address=address: raise_for_status(  # type: ignore[misc]
-                    getattr(self.api, service).get(address, **options)
-                ).json(),
-            )
-            yield from page[key]
-            following = _next(page, key, url)
 
     def close(self) -> None:
         """Close the login."""
         self.api.close()
-
-
-class _Users:
-    """Who uses which image, told in the first user's words and a number."""
-
-    def __init__(self) -> None:
-        self._first: dict[str, str] = {}
-        self._count: dict[str, int] = {}
-        self.without_image: str | None = None
-
-    def note(self, image_id: str, who: str) -> None:
-        self._first.setdefault(image_id, who)
-        self._count[image_id] = self._count.get(image_id, 0) + 1
-
-    def add_server(self, server: Mapping[str, Any], wanted: Collection[str]) -> None:
-        if "image" not in server:
-            raise ApiError(
-                f"Nova cannot describe server {server.get('id')}: its cell is down",
-                hint="try again when all cells are up",
-            )
-        image_id = _image_of(server)
-        if image_id is None:
-            self.without_image = self.without_image or _server_words(server)
-        elif image_id in wanted:
-            self.note(image_id, _server_words(server))
-
-    def add_volume(self, volume: Mapping[str, Any], wanted: Collection[str]) -> None:
-        image_id = (volume.get("volume_image_metadata") or {}).get("image_id")
-        if image_id in wanted:
-            attached = [str(one.get("server_id")) for one in volume.get("attachments") or ()]
-            where = f", of server {attached[0]}" if attached else ""
-            self.note(str(image_id), f"volume {volume.get('name') or volume['id']}{where}")
-
-    def told(self) -> dict[str, str]:
-        return {
-            image_id: who if self._count[image_id] == 1 else f"{who} and {self._count[image_id] - 1} more"
-            for image_id, who in self._first.items()
-        }
-
-
-def _image_of(server: Mapping[str, Any]) -> str | None:
-    """Return the id of a server's image, None for one that is booted from a volume."""
-    image = server.get("image")
-    return str(image["id"]) if isinstance(image, Mapping) and image.get("id") else None
-
-
-def _server_words(server: Mapping[str, Any]) -> str:
-    return f"server {server.get('name') or server['id']} of project {server.get('tenant_id', '?')}"
-
-
-def _next(page: Mapping[str, Any], key: str, url: str) -> str | None:
-    """Return the address of the next page, relative to the service: a proxy may have been named otherwise."""
-    following = page.get("next")
-    if following is None:
-        links = page.get(f"{key}_links") or ()
-        following = next((link["href"] for link in links if link.get("rel") == "next"), None)
-    if not following:
-        return None
-    return f"{url}?{str(following).partition('?')[2]}"
-
-
-def record(found: Mapping[str, Any]) -> ImageRecord:
-    """Return an image, as Glance describes it, in our words."""
-    return ImageRecord(
-        id=str(found["id"]),
-        name=str(found.get("name") or ""),
-        owner=str(found.get("owner") or ""),
-        status=str(found.get("status")),
-        visibility=str(found.get("visibility")),
-        hidden=bool(found.get("os_hidden")),
-        protected=bool(found.get("protected")),
-        disk_format=str(found.get("disk_format")),
-        container_format=str(found.get("container_format")),
-        size=found.get("size"),
-        min_disk=int(found.get("min_disk") or 0),
-        min_ram=int(found.get("min_ram") or 0),
-        tags=frozenset(found.get("tags") or ()),
-        properties={key: str(value) for key, value in found.items() if _is_property(key, value)},
-        hash_algorithm=found.get("os_hash_algo"),
-        hash_value=found.get("os_hash_value"),
-        checksum=found.get("checksum"),
-        created=_time(found.get("created_at")),
-        updated=_time(found.get("updated_at")),
-    )
-
-
-def _is_property(key: str, value: Any) -> bool:
-    return value is not None and key not in OWN and not key.startswith("os_glance_")
-
-
-def _time(text: Any) -> dt.datetime:
-    try:
-        return dt.datetime.fromisoformat(str(text)).astimezone(dt.UTC)
-    except ValueError:
-        return dt.datetime.fromtimestamp(0, dt.UTC)
-
-
-def _steps(present: Mapping[str, Any], change: Change) -> Iterator[dict[str, Any]]:
-    """Yield the JSON patch that makes ``present`` what ``change`` says."""
-    wanted = {
-        "name": change.name,
-        "visibility": change.visibility,
-        "os_hidden": change.hidden,
-        "protected": change.protected,
-        "tags": None if change.tags is None else sorted(change.tags),
-    }
-    for key, value in wanted.items():
-        if value is not None and value != present.get(key):
-            yield {"op": "replace" if key in present else "add", "path": f"/{key}", "value": value}
-    for key, text in change.properties.items():
-        path = "/" + key.replace("~", "~0").replace("/", "~1")
-        if text is None:
-            if key in present:
-                yield {"op": "remove", "path": path}
-        elif present.get(key) != text:
-            yield {"op": "replace" if key in present else "add", "path": path, "value": text}
 
 
 def _looks_like_id(text: str) -> bool:

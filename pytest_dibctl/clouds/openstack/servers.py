@@ -1,4 +1,4 @@
-"""Servers in Nova: made, waited for and removed, with everything that hangs on them."""
+"""Servers in Nova: created, waited for and removed, with the ports, floating IPs and snapshots of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from pytest_dibctl.clouds.openstack import images, marks, networks
+from pytest_dibctl.clouds import marks
+from pytest_dibctl.clouds.openstack import images, networks
 from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.config.models.nova import Nova
 from pytest_dibctl.errors import DibctlError, InstanceError
@@ -37,9 +38,9 @@ class ServerSpec:
 def create(api: Api, spec: ServerSpec, *, timeout: float, at: Callable[[str], str]) -> str:
     """Make a server and return its id; it does not run yet. ``timeout`` is seconds for Nova's answer.
 
-    ``at`` gives the place of a setting: the nova section is to blame for most refusals.
-    An answer that got lost is made up for by the server's name, which is not used twice. The caller must
-    ``remove`` what goes by that name, however this ends.
+    ``at`` gives the place of a setting: the nova section is to blame for most refusals. If the answer gets
+    lost, the server is found again by its name, which is not used twice. The caller must ``remove`` that name
+    in any case. Raises ApiError and its like.
     """
     settings = spec.settings
     nets = networks.requested(
@@ -55,13 +56,13 @@ def create(api: Api, spec: ServerSpec, *, timeout: float, at: Callable[[str], st
         timeout=timeout,
         at=at("nova"),
     )
-    if api.may_appear(spec.name):
+    if api.in_flight.may_appear(spec.name):
         _remove_doubles(api, spec, str(made.id), timeout=timeout)
     return str(made.id)
 
 
 def _remove_doubles(api: Api, spec: ServerSpec, server_id: str, *, timeout: float) -> None:
-    """Remove servers of a call that was taken for lost; what is later still goes with the instance."""
+    """Remove servers of earlier calls whose answers were lost; any that appear later go with the instance."""
     for server in named(api, spec.name):
         if server.id != server_id and (server.metadata or {}).items() >= spec.metadata.items():
             call = functools.partial(api.compute.delete_server, server.id, ignore_missing=True)
@@ -140,15 +141,15 @@ def wait_for(
     Raises InstanceError, with Nova's fault, when it goes to ERROR, disappears, or ``timeout`` seconds
     have passed.
     """
-    seen: list[str] = []
+    states: list[str] = []
 
     def look() -> Any | None:
         server = find(api, server_id)
         if server is None:
             raise InstanceError(f"{name} ({server_id}) was deleted by somebody while it was waited for")
         state = server.status + (f", {server.task_state}" if server.task_state else "")
-        if state not in seen[-1:]:
-            seen.append(state)
+        if state not in states[-1:]:
+            states.append(state)
             tell(f"instance is {state}")
         if server.status == wanted and not server.task_state:
             return server
@@ -158,7 +159,7 @@ def wait_for(
 
     found = api.wait(look, timeout=timeout)
     if found is None:
-        state = seen[-1] if seen else "not to be seen"
+        state = states[-1] if states else "not to be seen"
         raise InstanceError(
             f"{name} ({server_id}) did not become {wanted} within {timeout:g} s; it is {state}",
             hint="raise nova.active_timeout if the cloud is that slow",
@@ -169,35 +170,37 @@ def wait_for(
 def error_of(server: Any) -> InstanceError:
     """Return the error for a server in ERROR; Nova does not always say why."""
     fault = server.fault or {}
-    said = str(fault.get("message") or "Nova gives no reason").strip()
+    reason = str(fault.get("message") or "Nova gives no reason").strip()
     code = f" (code {fault['code']})" if fault.get("code") else ""
     hint = None
-    if "No valid host" in said:
+    if "No valid host" in reason:
         hint = "no hypervisor has room for this flavor in this availability zone, or fits the hints"
-    return InstanceError(f"{server.name} ({server.id}) went to ERROR: {said}{code}", hint=hint)
+    return InstanceError(f"{server.name} ({server.id}) went to ERROR: {reason}{code}", hint=hint)
 
 
 def console_output(api: Api, server_id: str) -> str:
     """Return the console output; raises ApiError where the cloud gives none."""
-    found = api.safely(
+    answer = api.safely(
         "compute",
         f"read the console of {server_id}",
         lambda: api.compute.get_server_console_output(server_id),
         timeout=20,
     )
-    return str((found or {}).get("output") or "")
+    return str((answer or {}).get("output") or "")
 
 
 # -- removal ---------------------------------------------------------------------------------------
 
 
 def remove(api: Api, name: str, *, run_id: str, timeout: float, snapshots: tuple[str, ...] = ()) -> None:
-    """Remove the run's instance called ``name`` and all that was made for it; nothing if it is gone.
+    """Remove the run's instance called ``name`` and all that was made for it, as far as it is there.
 
     ``timeout`` is seconds for each step. A step that fails does not stop the next; the first failure is
     raised at the end, as a DibctlError. ``snapshots`` are names of images that were made of it.
     """
-    api.settled(name, lambda: _remove(api, name, run_id=run_id, timeout=timeout, snapshots=snapshots))
+    api.in_flight.settled(
+        name, lambda: _remove(api, name, run_id=run_id, timeout=timeout, snapshots=snapshots)
+    )
 
 
 def _remove(api: Api, name: str, *, run_id: str, timeout: float, snapshots: tuple[str, ...]) -> None:
@@ -257,12 +260,12 @@ def _goes_along(volume: Any) -> bool:
 
 def _await_volume_gone(api: Api, volume_id: str, *, timeout: float) -> None:
     def look() -> bool | None:
-        found = api.safely(
+        volume = api.safely(
             "volume",
             f"find volume {volume_id}",
             lambda: api.volume.find_volume(volume_id, ignore_missing=True),
         )
-        return True if found is None else None
+        return True if volume is None else None
 
     if not api.wait(look, timeout=timeout):
         raise InstanceError(f"volume {volume_id} is still there {timeout:g} s after its instance was deleted")

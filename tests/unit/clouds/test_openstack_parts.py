@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import ipaddress
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +18,9 @@ from hypothesis import strategies as st
 from keystoneauth1 import exceptions as auth_exceptions
 from openstack import exceptions as sdk_exceptions
 
-from pytest_dibctl.clouds.openstack import flavors, images, networks
-from pytest_dibctl.clouds.openstack.api import translated
+from pytest_dibctl.clouds import file_body
+from pytest_dibctl.clouds.openstack import flavors, networks
+from pytest_dibctl.clouds.openstack.refusals import translated
 from pytest_dibctl.clouds.protocols import Address, Flavor, Interface
 from pytest_dibctl.clouds.regions import LateError
 from pytest_dibctl.config.models.nova import Nic
@@ -113,34 +116,45 @@ def test_no_answer_at_all(error: Exception, kind: type[DibctlError], said: str) 
 # -- bodies ----------------------------------------------------------------------------------------
 
 
-def body(path: Path, told: list[str] | None = None, *, seconds: float = 60) -> images.Body:
-    return images.Body(
-        path,
-        sha512="00",
-        deadline=time.monotonic() + seconds,
-        progress=(told if told is not None else []).append,
-        what="uploading",
-    )
+@contextlib.contextmanager
+def body(path: Path, *, seconds: float = 60) -> Iterator[file_body.FileBody]:
+    with file_body.opened(path, sha512="00", deadline=time.monotonic() + seconds) as made:
+        yield made
 
 
 def test_a_body_that_is_sent_again_is_sent_whole(tmp_path: Path) -> None:
     """A file object would be at its end after the first refusal, and Glance content with no bytes."""
     path = tmp_path / "image"
-    path.write_bytes(os.urandom(3 * images.BLOCK + 17))
-    made = body(path)
-    assert len(made) == path.stat().st_size
-    first = iter(made)
-    next(first)  # the connection breaks here
-    again = b"".join(made)
-    assert again == path.read_bytes()
-    assert made.sendings == 2
+    path.write_bytes(os.urandom(3 * file_body.BLOCK + 17))
+    with body(path) as made:
+        assert len(made) == path.stat().st_size
+        first = iter(made)
+        next(first)  # the connection breaks here
+        again = b"".join(made)
+        assert again == path.read_bytes()
+        assert made.sendings == 2
 
 
 def test_a_body_ends_at_its_deadline(tmp_path: Path) -> None:
     path = tmp_path / "image"
-    path.write_bytes(bytes(2 * images.BLOCK))
-    with pytest.raises(LateError):
-        list(body(path, seconds=-1))
+    path.write_bytes(bytes(2 * file_body.BLOCK))
+    with body(path, seconds=-1) as made, pytest.raises(LateError):
+        list(made)
+
+
+def test_a_slow_body_tells_its_progress_and_starts_anew_with_each_sending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_body, "TELL_EVERY", 0.0)
+    path = tmp_path / "image"
+    path.write_bytes(bytes(2 * file_body.BLOCK))
+    lines: list[str] = []
+    with file_body.opened(path, sha512="00", deadline=float("inf"), progress=lines.append) as made:
+        for _ in range(2):
+            list(made)
+    percents = [line.partition(" of 2 MiB, ")[0] for line in lines]
+    assert percents == ["uploading image: 50 %", "uploading image: 100 %"] * 2
+    assert all(line.endswith(" MiB/s") for line in lines)
 
 
 # -- ports -----------------------------------------------------------------------------------------

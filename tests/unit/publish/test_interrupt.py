@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from pytest_dibctl.publish import image_state
+from pytest_dibctl.clouds import marks
 from tests.support import waiting
 from tests.support.fake_openstack import FakeCloud, Refusal
 from tests.support.publishing import NAME, PATIENCE, Child, Shop, child
@@ -145,7 +145,7 @@ def test_a_third_signal_ends_it_at_once_and_says_what_is_left(large: Shop) -> No
     assert "Traceback" not in dibctl.said
     assert "`dibctl upload` again finishes or removes what is left" in dibctl.said
     (left,) = large.images()
-    assert (left["os_hidden"], left["tags"]) == (True, [image_state.UNFINISHED])
+    assert (left["os_hidden"], left["tags"]) == (True, [marks.UNFINISHED])
     large.cloud.before = lambda *_: None
     left["updated_at"] = "2020-01-01T00:00:00Z"
     (result,) = large.json("upload", "debian", "one")
@@ -228,7 +228,7 @@ def two(shop: Shop, abroad: FakeCloud) -> Shop:
 def test_an_interrupted_transfer_leaves_nothing(
     two: Shop, abroad: FakeCloud, pattern: str, number: signal.Signals
 ) -> None:
-    kernel = two.cloud.add_image("k", os_hidden=True, disk_format="aki", tags=[image_state.COMPANION])
+    kernel = two.cloud.add_image("k", os_hidden=True, disk_format="aki", tags=[marks.COMPANION])
     image_id = two.cloud.add_image(NAME, kernel_id=kernel)
     said = "received; undoing the transfer"
     scene = Scene(abroad, (pattern, lambda dibctl: dibctl.interrupt(said, number)))
@@ -240,7 +240,7 @@ def test_an_interrupted_transfer_leaves_nothing(
 
 
 def test_a_first_signal_does_not_break_the_removal_after_a_failure(two: Shop, abroad: FakeCloud) -> None:
-    kernel = two.cloud.add_image("k", os_hidden=True, disk_format="aki", tags=[image_state.COMPANION])
+    kernel = two.cloud.add_image("k", os_hidden=True, disk_format="aki", tags=[marks.COMPANION])
     image_id = two.cloud.add_image(NAME, kernel_id=kernel)
 
     def refuse(_dibctl: Child) -> None:
@@ -277,7 +277,7 @@ def test_an_interrupted_rotation_ends_a_deletion_with_its_kernel_and_says_what_i
     shop: Shop, attic: dict[str, str]
 ) -> None:
     first, second = attic.values()
-    kernel = shop.cloud.add_image("k", owner="admin-id", os_hidden=True, tags=[image_state.COMPANION])
+    kernel = shop.cloud.add_image("k", owner="admin-id", os_hidden=True, tags=[marks.COMPANION])
     shop.cloud.region()[first]["kernel_id"] = kernel
     scene = Scene(
         shop.cloud, (f"^DELETE .*/{first}$", lambda dibctl: dibctl.interrupt("waiting for the deletion of"))

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dibctl.clouds.openstack import marks
-from pytest_dibctl.publish import image_state
+from pytest_dibctl.clouds import marks
 from tests.support.fake_openstack import FakeCloud, Refusal
 from tests.support.publishing import NAME, Shop, child
 
@@ -72,7 +71,7 @@ def age(cloud: FakeCloud) -> None:
 
 
 def unfinished(cloud: FakeCloud) -> list[dict[str, Any]]:
-    return [image for image in cloud.region().values() if image_state.UNFINISHED in image["tags"]]
+    return [image for image in cloud.region().values() if marks.UNFINISHED in image["tags"]]
 
 
 def current(cloud: FakeCloud) -> list[dict[str, Any]]:
@@ -156,7 +155,7 @@ def test_an_upload_killed_in_a_body_leaves_nothing_for_good(shop: Shop, body: in
 
 def kernel(cloud: FakeCloud, **more: Any) -> str:
     usual: dict[str, Any] = {"disk_format": "aki", "container_format": "aki", "os_hidden": True}
-    tags = [image_state.COMPANION, image_state.UNFINISHED]
+    tags = [marks.COMPANION, marks.UNFINISHED]
     return cloud.add_image(**{"name": f"{NAME} (kernel)", "tags": tags, **usual, **more})
 
 
@@ -172,10 +171,10 @@ def test_a_kernel_that_an_image_needs_is_never_removed(shop: Shop) -> None:
 
 def test_an_old_unfinished_image_takes_its_kernel_along(shop: Shop) -> None:
     """One of an earlier version, whose kernels had no tag but their own."""
-    part = kernel(shop.cloud, tags=[image_state.COMPANION])
-    shared = kernel(shop.cloud, tags=[image_state.COMPANION])
+    part = kernel(shop.cloud, tags=[marks.COMPANION])
+    shared = kernel(shop.cloud, tags=[marks.COMPANION])
     foreign = kernel(shop.cloud, tags=[])
-    left: dict[str, Any] = {"os_hidden": True, "status": "queued", "tags": [image_state.UNFINISHED]}
+    left: dict[str, Any] = {"os_hidden": True, "status": "queued", "tags": [marks.UNFINISHED]}
     first = shop.cloud.add_image(NAME, **left, kernel_id=part, ramdisk_id=foreign, updated_at=LONG_AGO)
     second = shop.cloud.add_image(NAME, **left, kernel_id=shared, updated_at=LONG_AGO)
     shop.cloud.add_image("anything", kernel_id=shared)
@@ -188,7 +187,7 @@ def test_what_is_published_while_it_is_looked_for_stays(shop: Shop) -> None:
     """Another upload takes up what is old and unfinished, after it was listed and before its turn."""
     shop.json("upload", "debian", "one")
     first, second = (
-        shop.cloud.add_image(NAME, os_hidden=True, tags=[image_state.UNFINISHED], updated_at=LONG_AGO)
+        shop.cloud.add_image(NAME, os_hidden=True, tags=[marks.UNFINISHED], updated_at=LONG_AGO)
         for _ in range(2)
     )
 
@@ -235,7 +234,7 @@ def test_an_unfinished_image_whose_kernel_is_gone_is_not_taken_up(shop: Shop) ->
 
 def test_kernels_that_are_left_are_listed(shop: Shop) -> None:
     left = kernel(shop.cloud)
-    kernel(shop.cloud, tags=[image_state.COMPANION])
+    kernel(shop.cloud, tags=[marks.COMPANION])
     (found,) = shop.json("list", "one")
     assert [(one["image"], one["state"]) for one in found["images"]] == [(left, "unfinished")]
 
@@ -246,9 +245,7 @@ def test_kernels_that_are_left_are_listed(shop: Shop) -> None:
 def source(shop: Shop) -> str:
     """Add an image with a kernel and an initrd of its own."""
     ids = {
-        key: kernel(
-            shop.cloud, owner="admin-id", tags=[image_state.COMPANION], name=name, content=name.encode()
-        )
+        key: kernel(shop.cloud, owner="admin-id", tags=[marks.COMPANION], name=name, content=name.encode())
         for key, name in (("kernel_id", "k"), ("ramdisk_id", "r"))
     }
     return shop.cloud.add_image(NAME, owner="admin-id", disk_format="raw", content=b"bytes", **ids)
@@ -257,7 +254,7 @@ def source(shop: Shop) -> str:
 def check_transfer(abroad: FakeCloud) -> None:
     (image,) = current(abroad)
     assert [abroad.contents[one["id"]] for one in (image, *parts(abroad, image))] == [b"bytes", b"k", b"r"]
-    assert [part["tags"] for part in parts(abroad, image)] == [[image_state.COMPANION]] * 2
+    assert [part["tags"] for part in parts(abroad, image)] == [[marks.COMPANION]] * 2
     assert len(abroad.region()) == 3
 
 
@@ -325,7 +322,7 @@ def test_a_transfer_that_fails_leaves_the_destination_as_it_was(
 
 
 def test_a_kernel_that_was_there_before_a_failed_transfer_stays(two: Shop, abroad: FakeCloud) -> None:
-    there = kernel(abroad, owner="admin-id", tags=[image_state.COMPANION], name="k", content=b"k")
+    there = kernel(abroad, owner="admin-id", tags=[marks.COMPANION], name="k", content=b"k")
 
     def before(method: str, _path: str, _query: Mapping[str, str]) -> None:
         if method == "PATCH":
@@ -342,9 +339,9 @@ def test_another_projects_image_is_transferred_once(two: Shop, abroad: FakeCloud
     assert two.json("transfer", image_id, "here", "there")["how"] == "unchanged"
     (image,) = abroad.region().values()
     assert image["owner"] == "other-id"
-    image.update(os_hidden=True, tags=[image_state.UNFINISHED])
+    image.update(os_hidden=True, tags=[marks.UNFINISHED])
     assert two.json("transfer", image_id, "here", "there")["how"] == "updated"
-    left: dict[str, Any] = {"os_hidden": True, "status": "queued", "tags": [image_state.UNFINISHED]}
+    left: dict[str, Any] = {"os_hidden": True, "status": "queued", "tags": [marks.UNFINISHED]}
     abroad.add_image(NAME, owner="other-id", **left, updated_at=LONG_AGO)
     two.json("transfer", image_id, "here", "there")
     assert list(abroad.region()) == [image["id"]]

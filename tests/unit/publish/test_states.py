@@ -18,15 +18,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pytest_dibctl.clouds.file_body import FileBody, SharedFile
 from pytest_dibctl.clouds.glance_content import BootFile
+from pytest_dibctl.clouds.marks import COMPANION, UNFINISHED
 from pytest_dibctl.clouds.regions import ImageRecord, ImageSpec
 from pytest_dibctl.config.models.upload import Obsoleting
 from pytest_dibctl.errors import ApiError, DibctlError, NovaForbiddenError
 from pytest_dibctl.publish import obsolete, rotate
 from pytest_dibctl.publish.desired import SHA512, Wanted
-from pytest_dibctl.publish.image_state import COMPANION, UNFINISHED
 from pytest_dibctl.publish.replace import Work, replace
-from pytest_dibctl.publish.stream import Feed, Stream
 from pytest_dibctl.publish.unfinished import STALE
 from tests.support.regions import START, Cloud, MemoryRegion, record
 
@@ -323,11 +323,11 @@ def test_an_upload_never_leaves_no_current_image(
     cloud.fails, cloud.answers = fails or cloud.fails, answers or cloud.answers
     least: list[int] = []
     cloud.changed = lambda: least.append(len(current(cloud)))
-    stream = Stream(file, sha512=hashlib.sha512(CONTENT).hexdigest())
+    stream = SharedFile(file, sha512=hashlib.sha512(CONTENT).hexdigest())
     work = Work(
         region=MemoryRegion(cloud=cloud),
         wanted=wanted(file.with_name("kernel") if with_kernel else None, members),
-        content=lambda: Feed(stream, deadline=float("inf")),
+        content=lambda: FileBody(stream, deadline=float("inf")),
     )
     error: DibctlError | None = None
     try:

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from pytest_dibctl.build import fingerprint
+from pytest_dibctl.clouds.file_body import BLOCK, FileBody, SharedFile
 from pytest_dibctl.errors import ArtifactError, ExitCode
 from pytest_dibctl.image import artifact, statements
-from pytest_dibctl.publish.stream import BLOCK, Feed, Stream
 from tests.support.fake_openstack import Refusal
 from tests.support.patience import shorten
 from tests.support.publishing import NAME, Shop
@@ -39,11 +39,11 @@ class TestStream:
         return path
 
     def test_several_senders_read_the_file_once(self, file: Path) -> None:
-        stream = Stream(file, sha512=digest(file))
+        stream = SharedFile(file, sha512=digest(file))
         got: dict[int, bytes] = {}
 
         def send(number: int) -> None:
-            got[number] = b"".join(Feed(stream, deadline=float("inf")))
+            got[number] = b"".join(FileBody(stream, deadline=float("inf")))
 
         threads = [threading.Thread(target=send, args=(number,)) for number in range(4)]
         for thread in threads:
@@ -55,17 +55,17 @@ class TestStream:
         stream.close()
 
     def test_who_falls_behind_reads_for_itself_and_holds_up_nobody(self, file: Path) -> None:
-        stream = Stream(file, sha512=digest(file), window=2)
-        slow = iter(Feed(stream, deadline=float("inf")))
+        stream = SharedFile(file, sha512=digest(file), window=2)
+        slow = iter(FileBody(stream, deadline=float("inf")))
         first = next(slow)
-        assert b"".join(Feed(stream, deadline=float("inf"))) == file.read_bytes()
+        assert b"".join(FileBody(stream, deadline=float("inf"))) == file.read_bytes()
         assert first + b"".join(slow) == file.read_bytes()
         assert stream.reads == 10 + 7
         stream.close()
 
     def test_a_digest_of_another_kind_is_of_a_file_that_did_not_change(self, file: Path) -> None:
-        stream = Stream(file, sha512=digest(file))
-        feed = Feed(stream, deadline=float("inf"))
+        stream = SharedFile(file, sha512=digest(file))
+        feed = FileBody(stream, deadline=float("inf"))
         assert feed.digest("md5") == hashlib.md5(file.read_bytes()).hexdigest()
         file.write_bytes(file.read_bytes() + b"more")
         with pytest.raises(ArtifactError, match="not what was tested"):
@@ -75,10 +75,10 @@ class TestStream:
         stream.close()
 
     def test_a_file_that_shrinks_is_an_error(self, file: Path) -> None:
-        stream = Stream(file, sha512=digest(file))
+        stream = SharedFile(file, sha512=digest(file))
         file.write_bytes(b"x")
         with pytest.raises(ArtifactError, match="became shorter"):
-            list(Feed(stream, deadline=float("inf")))
+            list(FileBody(stream, deadline=float("inf")))
         stream.close()
 
 

@@ -1,0 +1,103 @@
+"""The marks of this project on resources in a cloud: made by it, for which run, and for how long.
+
+A mark is a tag of an image or metadata of a server, and counts only together with a name of ours. It is never
+an image property: Nova copies those to the snapshots that users make of their servers. Lifetimes are seconds
+since the cloud made the resource, so the cloud's own clock counts, not that of a machine which ran tests.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterable, Mapping
+
+from pytest_dibctl.clouds.protocols import LIFETIME
+
+TEST = "dibctl-test"
+"""The tag of every image that is made for a test."""
+KEPT = "dibctl-kept"
+"""The tag of a test image that is kept; as metadata, ``dibctl_kept``, on a server."""
+UNFINISHED = "dibctl-unfinished"
+"""The tag of an image whose publication has not come to its end. It is hidden as well."""
+COMPANION = "dibctl-companion"
+"""The tag of a published kernel or initrd that goes with an image; hidden, and removed with it."""
+_RUN, _HOST, _LIFETIME = "dibctl-run-", "dibctl-host-", "dibctl-lifetime-"
+"""How the tags begin that say which run made a test image, where, and for how many seconds."""
+KEPT_KEY = "dibctl_kept"
+RUN_KEY = "dibctl_run"
+LONGEST = 255
+"""Characters of a tag or a value."""
+
+
+def tags(run_id: str) -> tuple[str, ...]:
+    """Return the tags by which an image is known to be ``run_id``'s; every version sets them."""
+    return (TEST, f"{_RUN}{run_id}")
+
+
+def all_tags(run_id: str) -> tuple[str, ...]:
+    """Return the tags of an image that ``run_id`` makes."""
+    host = f"{_HOST}{socket.gethostname()}"[:LONGEST]
+    return (*tags(run_id), host, f"{_LIFETIME}{LIFETIME}")
+
+
+def metadata(run_id: str) -> dict[str, str]:
+    """Return the metadata of a server that ``run_id`` makes."""
+    return {
+        RUN_KEY: run_id,
+        "dibctl_host": socket.gethostname()[:LONGEST],
+        "dibctl_lifetime": str(LIFETIME),
+    }
+
+
+def description(name: str) -> str:
+    """Return the description of a floating IP or port that belongs to the instance ``name``."""
+    return f"dibctl test instance {name}"
+
+
+def is_passing(tag: str) -> bool:
+    """Whether a tag is about one image in one cloud only, so that a transferred copy must not bear it."""
+    return tag in {TEST, KEPT, UNFINISHED} or tag.startswith((_RUN, _HOST, _LIFETIME))
+
+
+# -- reading marks ---------------------------------------------------------------------------------
+
+
+def instance_of(text: str | None) -> str | None:
+    """Return the name of the instance that a description names, None if it is none of ours."""
+    match = re.fullmatch(r"dibctl test instance (dibctl-[a-z0-9-]+-[0-9a-f]{8})", text or "")
+    return match[1] if match else None
+
+
+def run_of_tags(tags: Iterable[str]) -> str | None:
+    """Return the run that an image's tags name; None unless they are ours."""
+    present = set(tags)
+    runs = [match[1] for tag in present if (match := re.fullmatch(rf"{_RUN}([0-9a-f]{{8}})", tag))]
+    return runs[0] if len(runs) == 1 and TEST in present else None
+
+
+def lifetime_of_tags(tags: Iterable[str]) -> float:
+    """Return the seconds an image was made for."""
+    return _seconds(*(match[1] for tag in tags if (match := re.fullmatch(rf"{_LIFETIME}(.*)", tag))))
+
+
+def lifetime_of(metadata: Mapping[str, str]) -> float:
+    """Return the seconds a server was made for, by its metadata."""
+    return _seconds(*([metadata["dibctl_lifetime"]] if "dibctl_lifetime" in metadata else []))
+
+
+def _seconds(*texts: str) -> float:
+    """Return the longest of the lifetimes; a text that is no number is ignored."""
+    return float(max((int(text) for text in texts if text.isdecimal()), default=LIFETIME))
+
+
+def run_of_server(name: str, metadata: Mapping[str, str]) -> str | None:
+    """Return the run that a server's metadata names; None unless its name is ours too."""
+    run_id = str(metadata.get(RUN_KEY, ""))
+    ours = re.fullmatch(r"dibctl-[a-z0-9-]+-[0-9a-f]{8}", name) and re.fullmatch(r"[0-9a-f]{8}", run_id)
+    return run_id if ours else None
+
+
+def run_of_name(name: str) -> str | None:
+    """Return the run that the name of an image or a keypair bears."""
+    match = re.fullmatch(r"dibctl-([0-9a-f]{8})-[a-z0-9-]+-[0-9a-f]{6}(-kernel|-ramdisk)?", name)
+    return match[1] if match else None

@@ -1,0 +1,23 @@
+"""The services of a cloud: how catalogs and people call them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+Service = Literal["identity", "compute", "image", "network", "volume"]
+
+INSTANCES: frozenset[Service] = frozenset({"compute", "network"})
+"""The services that an instance is made by: their refusals have the exit codes of Nova's."""
+
+PROJECTS: Mapping[Service, str] = {
+    "identity": "Keystone",
+    "compute": "Nova",
+    "image": "Glance",
+    "network": "Neutron",
+    "volume": "Cinder",
+}
+"""What people call the services."""
+
+CATALOG_TYPES: Mapping[Service, str] = {"volume": "block-storage"}
+"""What catalogs call a service, where we call it otherwise."""

@@ -1,0 +1,121 @@
+"""Servers and volumes of all projects, as far as they use images."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from pytest_dibctl.clouds.openstack.api import Api
+from pytest_dibctl.clouds.openstack.lists import pages
+from pytest_dibctl.clouds.openstack.refusals import FORBIDDEN
+from pytest_dibctl.errors import ApiError, NovaForbiddenError
+
+ADMIN_HINT = (
+    "whether an image is in use can be told only by whoever may list the servers of all projects: have an "
+    "admin run this, or grant the role with `openstack role add --user USER --project PROJECT admin` "
+    "(Nova's policy os_compute_api:servers:detail:get_all_tenants)"
+)
+
+
+class ImageUses:
+    """Who uses images. ``where`` is the place of the keystone section, for messages."""
+
+    def __init__(self, api: Api, *, where: str) -> None:
+        self._api = api
+        self._where = where
+
+    def of(self, image_ids: Collection[str]) -> Mapping[str, str]:
+        """Return who uses which of the images; memory grows with these, not with what there is."""
+        wanted = set(image_ids)
+        users = _Users()
+        for server in self._servers():
+            users.add_server(server, wanted)
+        if self._api.has("volume"):
+            for volume in self._volumes():
+                users.add_volume(volume, wanted)
+        elif users.without_image:
+            for image_id in wanted:
+                users.note(image_id, f"perhaps {users.without_image}, which shows no image, and no Cinder")
+        return users.told()
+
+    def server_of(self, image_id: str) -> str | None:
+        """Return which server uses an image by now."""
+        for server in self._everybody(image=image_id, limit="1"):
+            if _image_of(server) in {image_id, None}:
+                return _server_words(server)
+        return None
+
+    def _servers(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the servers of all projects; those whose cell is down come without an image."""
+        yield from self._everybody()
+        # Nova leaves these out otherwise, and they can be restored.
+        yield from self._everybody(status="soft_deleted")
+
+    def _everybody(self, **query: str) -> Iterator[Mapping[str, Any]]:
+        everything = {**query, "all_tenants": "1"}
+        try:
+            yield from pages(self._api, "compute", "/servers/detail", everything, "servers")
+        except NovaForbiddenError as error:
+            raise NovaForbiddenError(
+                f"{self._where}: {error.message}", status=error.status, hint=ADMIN_HINT
+            ) from None
+
+    def _volumes(self) -> Iterator[Mapping[str, Any]]:
+        query = {"all_tenants": "1"}
+        for volume in pages(self._api, "volume", "/volumes/detail", query, "volumes"):
+            # Cinder does not refuse all_tenants to others than admins: it ignores it. Only they see the host.
+            if "os-vol-host-attr:host" not in volume:
+                raise NovaForbiddenError(
+                    f"{self._where}: cannot list the volumes of all projects",
+                    status=FORBIDDEN,
+                    hint=ADMIN_HINT,
+                )
+            yield volume
+
+
+class _Users:
+    """Who uses which image, told in the first user's words and a number."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, str] = {}
+        self._count: dict[str, int] = {}
+        self.without_image: str | None = None
+
+    def note(self, image_id: str, who: str) -> None:
+        self._first.setdefault(image_id, who)
+        self._count[image_id] = self._count.get(image_id, 0) + 1
+
+    def add_server(self, server: Mapping[str, Any], wanted: Collection[str]) -> None:
+        if "image" not in server:
+            raise ApiError(
+                f"Nova cannot describe server {server.get('id')}: its cell is down",
+                hint="try again when all cells are up",
+            )
+        image_id = _image_of(server)
+        if image_id is None:
+            self.without_image = self.without_image or _server_words(server)
+        elif image_id in wanted:
+            self.note(image_id, _server_words(server))
+
+    def add_volume(self, volume: Mapping[str, Any], wanted: Collection[str]) -> None:
+        image_id = (volume.get("volume_image_metadata") or {}).get("image_id")
+        if image_id in wanted:
+            attached = [str(attachment.get("server_id")) for attachment in volume.get("attachments") or ()]
+            where = f", of server {attached[0]}" if attached else ""
+            self.note(str(image_id), f"volume {volume.get('name') or volume['id']}{where}")
+
+    def told(self) -> dict[str, str]:
+        return {
+            image_id: who if self._count[image_id] == 1 else f"{who} and {self._count[image_id] - 1} more"
+            for image_id, who in self._first.items()
+        }
+
+
+def _image_of(server: Mapping[str, Any]) -> str | None:
+    """Return the id of a server's image, None for one that is booted from a volume."""
+    image = server.get("image")
+    return str(image["id"]) if isinstance(image, Mapping) and image.get("id") else None
+
+
+def _server_words(server: Mapping[str, Any]) -> str:
+    return f"server {server.get('name') or server['id']} of project {server.get('tenant_id', '?')}"
