@@ -65,7 +65,7 @@ def test_time_source_runs(host: Host, settle: Callable[..., None]) -> None:
 def test_time_service_starts_at_boot(host: Host) -> None:
     """A time service is enabled, so that it comes back with the next boot.
 
-    If this fails, somebody started it by hand: ``systemctl enable`` it in the image.
+    If this fails, it was started by hand: ``systemctl enable`` it in the image.
     """
     states = host.run(
         f"for unit in {SERVICES}; do echo $unit $(systemctl is-enabled $unit 2>/dev/null); done"

@@ -84,7 +84,7 @@ def test_its_log_has_no_tracebacks(as_root: Callable[..., Result]) -> None:
 def test_its_warnings_are_shown(instance: Instance, as_root: Callable[..., Result]) -> None:
     """The log can be read; the warnings in it are repeated in pytest's warnings summary.
 
-    If this fails, there is no log, so nobody will ever know what cloud-init did.
+    If this fails, there is no log, so what cloud-init did cannot be known.
     """
     log = as_root(f"test -s {LOG} && grep '\\[WARNING\\]:' {LOG}; test -s {LOG}")
     assert log.returncode == 0, f"{LOG} is missing or empty: {log.output}{log.errors}"

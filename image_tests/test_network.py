@@ -97,7 +97,7 @@ def test_every_interface_has_its_addresses(
             for mac, name in names.items()
             for address in addresses(host, ip).get(name, ())
         }
-        # A leased IPv6 address is a /128 in the guest, whatever the length of the subnet's prefix.
+        # A leased IPv6 address is a /128 in the guest, for any prefix length of the subnet.
         missing = [
             f"{address} on {names.get(mac, 'a missing card')} ({mac})"
             for mac, address in sorted(wanted - have)

@@ -84,7 +84,7 @@ def listed(sockets: Sockets) -> str:
 
 @pytest.fixture
 def no_strangers(host: Host, expected: Sockets, settle: Callable[..., None]) -> Callable[[str], None]:
-    """Fail when sockets of a kind stay open that nobody expects, and name their owners where possible."""
+    """Fail when unexpected sockets of a kind stay open, and name their owners where possible."""
 
     def check(kind: str) -> None:
         __tracebackhide__ = True

@@ -1,4 +1,4 @@
-"""There is something to boot: a kernel with its initial ramdisk, and whatever starts them."""
+"""There is something to boot: a kernel with its initial ramdisk, and a boot loader where one is needed."""
 
 from __future__ import annotations
 

@@ -148,9 +148,9 @@ def test_no_passwords_of_users(image_tree: ImageTree, refuse: Callable[..., None
 
 
 def test_no_authorized_keys(image_tree: ImageTree, refuse: Callable[..., None]) -> None:
-    """Nobody's ssh key opens every instance of the image.
+    """No ssh key opens every instance of the image.
 
-    If this fails, remove the file; cloud-init writes the keys of whoever boots the image. DIB's element
+    If this fails, remove the file; cloud-init writes the keys of the user who boots the image. DIB's element
     ``local-config`` copies those of the build's user.
     """
     users = [line.split(":") for line in image_tree.read("/etc/passwd").splitlines()]

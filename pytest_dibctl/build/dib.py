@@ -169,7 +169,7 @@ def parse_options(image: Entry[Image], dib: Dib) -> Options:
 def _refuse_joined(image: Entry[Image], dib: Dib, pairs: Sequence[tuple[str, str]]) -> None:
     """Raise ConfigError for an item such as ``-a amd64``, which gives the option a value with a blank in it.
 
-    As an item of its own, a value may hold whatever its option can use.
+    As an item of its own, a value may hold anything that its option accepts.
     """
     joined = [(name, value) for name, value in pairs if len(name) == len("-a") and value[:1].isspace()]
     for number, item in enumerate(dib.cli_options):

@@ -1,10 +1,9 @@
 """The process that outlives a run which was killed, and removes what it made.
 
-It is started before a run makes its first thing, by whichever of the run's processes does, in a session of
-its own. What it must know, credentials included, comes through its stdin and stays in its memory; then it
-sleeps on the lock that every process of the run holds. When the kernel has released the last of these,
-however that process ended, the guardian looks at the ledger: a run that came to its end by itself needs
-nothing more, any other is swept.
+The process that makes a run's first resource starts the guardian before that, in a session of its own. Its
+charge, credentials included, comes through its stdin and stays in its memory; then it sleeps on the lock that
+every process of the run holds. When the kernel has released the last of these, the guardian looks at the
+ledger: a run that ended by itself needs nothing more, any other is swept.
 
 Started as ``python -m pytest_dibctl.cleanup.guardian``. It imports little until it is needed: it costs a run
 some hundredths of a second, and a run that makes nothing has none.
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHARGED = b"charged\n"
-"""What is in the locked file once the guardian can do without whoever started it."""
+"""The content of the locked file once the guardian no longer needs the process that started it."""
 RETRY_FOR = 900.0
 """Seconds for which a removal that fails is tried again; then it is left to ``dibctl cleanup``."""
 LONGEST_PAUSE = 60.0
@@ -194,7 +193,7 @@ def main() -> int:
     run, descriptor = Ledger(directory=Path(sys.argv[1])), int(sys.argv[2])
     data = _read(sys.stdin.buffer)
     if data is None:
-        return 1  # whoever started us was killed in the middle, before it made anything
+        return 1  # the process that started us was killed in the middle, before it made anything
     os.pwrite(descriptor, CHARGED, 0)
     _await_end(run)
     if run.finished or not run.directory.exists():

@@ -251,7 +251,7 @@ def is_settled(record: Record) -> bool:
 def sweep_expired(
     selected: Iterable[Entry[TestEnvironment]], choice: Choice, *, cwd: Path, dry_run: bool = False
 ) -> Iterator[Swept]:
-    """Remove what bears a mark of ours and whose time is over, whoever made it; kept things stay.
+    """Remove marked resources whose time is over, of runs on any machine; kept ones stay.
 
     Runs that have a ledger here are left to it.
     """

@@ -1,4 +1,4 @@
-"""What a run's workers do not remove themselves: shared test images, and whatever a worker that died made.
+"""Removal of what workers leave to their controller: shared test images, and what a dead worker made.
 
 The controller of an xdist run removes these while the run goes on, each in a thread, so that it can still
 listen to its workers; and once more, for all that is left, when they are gone.
@@ -57,7 +57,7 @@ class WorkerCleanup:
         self._start(lambda: self._remove_image(target))
 
     def worker_died(self, pid: int) -> None:
-        """Remove what a worker made that died, at once; or mark it as kept if that is wished."""
+        """Remove what a worker made that died, at once; or mark it as kept with --dib-keep-on-kill."""
         self._start(lambda: self._remove_made_by(pid))
 
     def finish(self, told: Iterable[Removal] = (), *, workers: Iterable[int] = ()) -> list[Removal]:
@@ -180,7 +180,7 @@ class WorkerCleanup:
         return self.failed(record.details.get("image", ""), record.details.get("environment", ""))
 
     def _keep(self, record: Record, reason: str = "--dib-keep-failed-instance") -> None:
-        record = record.keep(reason)  # first: whatever goes wrong with the cloud, nobody removes it
+        record = record.keep(reason)  # first: no error of the cloud may lead to its removal
         target = self._target_of(record)
         if target is not None and record.kind != "key":
             with self._opened(target) as cloud:

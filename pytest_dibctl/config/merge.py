@@ -64,7 +64,7 @@ class ImportSettings:
 class MergedGlance:
     """What Glance is told. ``upload_timeout`` in seconds, ``min_disk`` in GiB, ``min_ram`` in MiB.
 
-    ``api_version`` is the one that the files ask for; version 2 is used whatever it is. ``members`` are ids
+    ``api_version`` is the one that the files ask for; version 2 is used in any case. ``members`` are ids
     or names of projects.
     """
 
@@ -130,7 +130,7 @@ def glance(
 ) -> MergedGlance:
     """Return what Glance is told of ``image`` in ``environment``.
 
-    In a test environment the image is private and not protected, whatever the files say: the run must be
+    In a test environment the image is private and not protected, in spite of the files: the run must be
     able to delete it, and no other project may boot it.
     """
     of_image, of_environment = image.settings.glance, environment.settings.glance

@@ -1,4 +1,4 @@
-"""The process between this tool and a build: whatever happens to the tool, the build leaves nothing.
+"""The process between this tool and a build: however the tool ends, the build leaves nothing.
 
 disk-image-create mounts filesystems, attaches loop devices and starts processes as root. The guard runs
 in a mount namespace of its own and holds a pipe to the tool. When the tool closes the pipe, dies or sends

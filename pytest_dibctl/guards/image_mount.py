@@ -182,7 +182,7 @@ def _leave_to_the_daemon() -> None:
 
 
 def _export(image: Path, disk_format: str, disk: Path) -> None:
-    """Show ``image``, whatever its format, as the raw file ``disk``, which cannot be written."""
+    """Show ``image``, of any format, as the raw file ``disk``, which cannot be written."""
     disk.touch(mode=0o400)
     nodes = (
         {"driver": "file", "node-name": "file", "filename": str(image), "read-only": True},

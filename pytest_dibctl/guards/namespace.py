@@ -88,7 +88,7 @@ def rejoin(namespace: int, kind: int) -> None:
 
 
 class MachineProc:
-    """The /proc that was mounted when this was made, whatever is mounted over it later.
+    """The /proc that was mounted when this was made, even if another one is mounted over it later.
 
     psutil reads what is at /proc by its path, which may be another namespace's by then.
     """

@@ -1,4 +1,4 @@
-"""An image's content as a file tree, opened read-only without a guest, and closed whatever happens.
+"""An image's content as a file tree, opened read-only without a guest, and closed in every case.
 
 Only its guard (``guards.image_mount``), and what is started through the guard, see the mounted tree. This
 process reads the files through ``/proc/<guard>/root``, commands are run in the guard's namespaces.
@@ -73,7 +73,7 @@ class ImageTree:
 
     @property
     def disk(self) -> Path:
-        """The whole disk as a raw file, for this process, whatever the image's format."""
+        """The whole disk as a raw file, for this process, for any image format."""
         return Path(f"/proc/{self.pid}/root{self.directory / image_mount.DISK}")
 
     @property

@@ -1,6 +1,6 @@
 """What is in an image: its files, opened for the tests that look at them, and whether they found fault.
 
-An image whose content failed its tests is not booted, by whatever process of the run.
+No process of the run boots an image whose content failed its tests.
 """
 
 from __future__ import annotations

@@ -80,8 +80,8 @@ def open_environment(
 ) -> Cloud:
     """Return the Cloud of an environment; what it makes bears ``run``'s id, or lies in its directory.
 
-    ``image_endpoint`` is where its images are, if the image or the environment says so: whoever removes an
-    image must look for it where it was uploaded.
+    ``image_endpoint`` is where its images are, if the image or the environment says so: a
+    removal must look for the image where it was uploaded.
     Raises CredentialsError when the environment lacks some.
     """
     if environment.settings.engine == "qemu":

@@ -45,7 +45,7 @@ ROOM = 64 * 1024
 class Record:
     """One thing a run made or was about to make.
 
-    ``kept`` is the reason why it was left on purpose, ``None`` if it was not. ``details`` is whatever
+    ``kept`` is the reason why it was left on purpose, ``None`` if it was not. ``details`` is what
     the cloud needs to find it again; never a secret.
     """
 
@@ -117,7 +117,7 @@ class Ledger:
         return locks.is_held(self.directory / GUARDIAN, pauses=PROBES)
 
     def finish(self) -> None:
-        """Say that the run came to its end by itself: what is on record now was told to somebody."""
+        """Say that the run came to its end by itself: a report has named what is still on record."""
         with contextlib.suppress(OSError):
             (self.directory / FINISHED).touch(mode=0o600)
 
@@ -139,7 +139,7 @@ def base_directory(*, make: bool = True) -> Path:
     """Return where runs keep their directories: ``dibctl-<uid>`` in the temporary directory.
 
     It holds unix sockets, whose paths may have 107 bytes, and root disks, which may be large: set TMPDIR
-    to move it. Without ``make`` it may not be there. Raises DibctlError if somebody else owns it.
+    to move it. Without ``make`` it may not be there. Raises DibctlError if another user owns it.
     """
     # Python takes another directory in silence when $TMPDIR is full or read-only, and finds neither again.
     base = Path(os.environ.get("TMPDIR") or tempfile.gettempdir()) / f"dibctl-{os.getuid()}"

@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True, kw_only=True, order=True)
 class Resource:
-    """A thing that a run makes; equal if ``kind`` and ``name`` are, whatever is known of it besides.
+    """A thing that a run makes; two are equal if their ``kind`` and ``name`` are.
 
     ``kind`` and ``name`` are those of its ledger record; ``id`` is the cloud's, empty while unknown.
     """

@@ -1,4 +1,4 @@
-"""What the processes of one run share: steps done once, whoever needs them first, and turns at building.
+"""What the processes of one run share: steps that are done once, and turns at building.
 
 Everything lies in the run's directory, under locks that the kernel releases however a process ends.
 """
@@ -51,7 +51,7 @@ class RunState:
     ) -> Outcome:
         """Return what ``make`` returned, plain data, for the first process that came here.
 
-        A DibctlError is an outcome too: whoever comes later gets it again, with ``step`` as its
+        A DibctlError is an outcome too: a later caller gets it again, with ``step`` as its
         ``origin``. A process that ends in the middle, or is interrupted, leaves the step to the next one.
         """
         path = self._path(step, "outcome")
@@ -80,9 +80,9 @@ class RunState:
 
     @contextlib.contextmanager
     def claim(self, step: str) -> Iterator[dict[str, Any] | None]:
-        """Take away what the step made, to remove it; the value is None while somebody still uses it.
+        """Take away what the step made, to remove it; the value is None while another process still uses it.
 
-        An empty value says that there is nothing. The step will be done anew for whoever comes later.
+        An empty value says that there is nothing. The next caller does the step anew.
         """
         with locks.exclusive_if_free(self._path(step, "users")) as lock:
             if lock is None:

@@ -13,7 +13,7 @@ def write_atomically(
     """Replace ``path`` so that a reader sees the old content or the new one; raises OSError.
 
     The new content is written to a draft beside ``path``, whose name begins with a dot, and renamed. ``mode``
-    is the file's permissions whatever the umask is; None leaves them to the umask, as open() does. With
+    is the file's permissions, in spite of the umask; None leaves them to the umask, as open() does. With
     ``durable`` the content and the name are on the disk when this returns.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

@@ -1,4 +1,4 @@
-"""The processes of this machine: which one lives, belongs to whom, was started with what.
+"""The processes of this machine: which of them live, their parents, and their first environment.
 
 A zombie counts as dead everywhere here: process 1 of a container may never wait for the orphans it inherits,
 and a dead process would look alive for ever. A process id counts only together with the time its process

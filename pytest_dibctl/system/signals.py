@@ -86,7 +86,7 @@ class Interruption:
     def _left(self) -> list[str]:
         if self.outlook is None:
             return []
-        with contextlib.suppress(Exception):  # whatever it is, it must not come out of a signal handler
+        with contextlib.suppress(Exception):  # no error may come out of a signal handler
             return self.outlook()
         return []
 
