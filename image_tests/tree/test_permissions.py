@@ -29,7 +29,7 @@ def anybody_may_change(item: TreeItem) -> bool:
 
 
 def test_nothing_is_world_writable(image_tree: ImageTree, refuse: Callable[..., None]) -> None:
-    """No file may be written by everybody, and no directory but those where users cannot remove foreign files.
+    """No file, and no directory but those with the sticky bit, may be written by everybody.
 
     If this fails, a build script copied with the permissions of the build machine, or ran with umask 0:
     ``install -m`` and ``chmod o-w`` in the element that writes the file.
