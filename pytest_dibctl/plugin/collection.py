@@ -13,8 +13,8 @@ import pytest_timeout
 from _pytest import python, runner
 
 from pytest_dibctl.config.catalog import Catalog
-from pytest_dibctl.plugin import planning
-from pytest_dibctl.plugin.planning import ENTRY
+from pytest_dibctl.plugin import modules, planning
+from pytest_dibctl.plugin.modules import ENTRY
 
 NEED_A_BOOT = frozenset({"cloud_image", "instance", "ssh_access"})
 PRISTINE_MARK = "dib_pristine"
@@ -45,21 +45,21 @@ class Collecting:
         """Make every module one whose tests run for images."""
         return self._module(parent, module_path)
 
-    def _module(self, parent: pytest.Collector, path: Path) -> planning.ImageModule:
+    def _module(self, parent: pytest.Collector, path: Path) -> modules.ImageModule:
         arguments: dict[str, Any] = {"path": path}
         if (nodeid := planning.node_id(path, self._config.rootpath)) is not None:
             arguments["nodeid"] = nodeid
         if places := self._plan.commands(path):
-            commands = planning.CommandsFile.from_parent(parent, **arguments)
+            commands = modules.CommandsFile.from_parent(parent, **arguments)
             commands.places = places
             return commands
-        kind = planning.ScriptFile if self._plan.is_script(path) else planning.ImageModule
+        kind = modules.ScriptFile if self._plan.is_script(path) else modules.ImageModule
         return kind.from_parent(parent, **arguments)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_make_collect_report(self, collector: pytest.Collector) -> pytest.CollectReport | None:
         """Collect modules with ids of our own even under --lf, which looks for files by their node id."""
-        if isinstance(collector, planning.ImageModule) and planning.node_id(
+        if isinstance(collector, modules.ImageModule) and planning.node_id(
             collector.path, self._config.rootpath
         ):
             return runner.pytest_make_collect_report(collector)
@@ -84,7 +84,7 @@ class Collecting:
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Parametrize every test of an image module by image and by what it looks at, at session scope."""
-        module = metafunc.definition.getparent(planning.ImageModule)
+        module = metafunc.definition.getparent(modules.ImageModule)
         if module is None or "image" not in metafunc.fixturenames:
             return
         params = [
@@ -136,7 +136,7 @@ class Collecting:
         if self._config.getoption("dib_upload_only"):
             return  # every test asks for the upload then, and none is run
         for item in items:
-            asked = sorted(_asks_for(item)) if planning.view_of(item) == planning.TREE else None
+            asked = sorted(_asks_for(item)) if modules.view_of(item) == planning.TREE else None
             if asked:
                 entry = item.stash[ENTRY]
                 where = f"{self._place(entry)}: " if entry else ""
@@ -149,7 +149,7 @@ class Collecting:
         return self._catalog.image(entry.image).at(entry.place)
 
     def _order(self, item: pytest.Item) -> tuple[int, int]:
-        target = planning.target_of(item)
+        target = modules.target_of(item)
         return self._plan.order(target, item.stash[ENTRY]) if target else (-1, -1)
 
 
@@ -161,13 +161,13 @@ def _asks_for(item: pytest.Item) -> set[str]:
 
 def _limit(item: pytest.Item) -> None:
     """Give the item a timer of its own for its body only: a boot is never charged to a test."""
-    if planning.target_of(item) is None:
+    if modules.target_of(item) is None:
         return
     own = _own_timeout(item)
     entry = item.stash[ENTRY]
     limits = [limit for limit in (own.timeout, entry.timeout if entry else None) if limit]
-    item.stash[planning.LIMIT] = min(limits, default=None)
-    if limits and not planning.is_script(item):
+    item.stash[modules.LIMIT] = min(limits, default=None)
+    if limits and not modules.is_script(item):
         # Method thread would end the whole run without removing anything.
         marker = pytest.mark.timeout(min(limits), method="signal", func_only=True)
         item.add_marker(marker, append=False)

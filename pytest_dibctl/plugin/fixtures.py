@@ -22,7 +22,7 @@ from pytest_dibctl.guest.guest_script import GuestScript
 from pytest_dibctl.guest.ssh import SshAccess, SshKey
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.image.tree import ImageTree
-from pytest_dibctl.plugin import collection, host, planning, session
+from pytest_dibctl.plugin import collection, host, modules, planning, session
 from pytest_dibctl.run import booting, building, content, environments, keys, readiness, uploading, variables
 from pytest_dibctl.run.operations import GuestOperations
 from pytest_dibctl.run.target_run import TargetRun
@@ -187,7 +187,7 @@ def revert(_dib_operations: GuestOperations) -> Callable[..., float]:
 @pytest.fixture(autouse=True)
 def _dib_pristine(request: pytest.FixtureRequest) -> Iterator[None]:
     """Put the instance back to its first-booted state for ``dib_pristine`` tests; note who used it."""
-    target = planning.target_of(request.node)
+    target = modules.target_of(request.node)
     if target is None:
         yield
         return
@@ -198,7 +198,7 @@ def _dib_pristine(request: pytest.FixtureRequest) -> Iterator[None]:
         request.getfixturevalue("_dib_operations").restore_pristine()
     yield
     # Asked only now: a test may get the instance in the middle of its body. `host` got it maybe long before.
-    at_instance = planning.view_of(request.node) == planning.INSTANCE
+    at_instance = modules.view_of(request.node) == planning.INSTANCE
     if at_instance and {"instance", "host"} & set(request.fixturenames):
         target_run.guest.pristine.untouched = False
 
@@ -289,13 +289,13 @@ def dib_runner(
 ) -> scripts.Runner:
     """What runs the script or command that the test stands for, made as its entry wants it."""
     item, get = request.node, request.getfixturevalue
-    entry = item.stash[planning.ENTRY]
+    entry = item.stash[modules.ENTRY]
     cwd = request.config.invocation_params.dir
-    kind = planning.kind_of(item)
+    kind = modules.kind_of(item)
     if kind == "image":
         tree = get("image_tree")
         told = variables.for_image(tree, image, environment_variables)
-        return scripts.Here(argv=planning.script_argv(item.path), variables=told, cwd=cwd, tree=tree)
+        return scripts.Here(argv=modules.script_argv(item.path), variables=told, cwd=cwd, tree=tree)
     told = get("dib_variables")
     if kind == "ssh":
         script = GuestScript(
@@ -312,7 +312,7 @@ def dib_runner(
         names = variables.for_command(image, target_run.environment, file, built, told)
         argv = interpolate.command(entry.written, names, image.at(entry.place))
         return scripts.Here(argv=argv, variables=told, cwd=cwd)
-    return scripts.Here(argv=planning.script_argv(item.path), variables=told, cwd=cwd)
+    return scripts.Here(argv=modules.script_argv(item.path), variables=told, cwd=cwd)
 
 
 @pytest.fixture(scope="session")

@@ -21,9 +21,9 @@ from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.config import merge, tests_list
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.errors import ArtifactError, DibctlError, ExitCode
-from pytest_dibctl.plugin import collection, junit, markdown, planning
+from pytest_dibctl.plugin import collection, junit, markdown, modules, planning
 from pytest_dibctl.plugin.attest import Attestation
-from pytest_dibctl.plugin.planning import ENTRY, target_of
+from pytest_dibctl.plugin.modules import ENTRY, target_of
 from pytest_dibctl.plugin.target_report import RARE, STEPS, Failure, TargetReport, phase_table, report_of
 from pytest_dibctl.plugin.xdist.controller import PREFIX, Distribution, is_controller, items_of, worker_id
 from pytest_dibctl.run import building, content, ledger, logs, operations
@@ -393,7 +393,7 @@ class ActiveRun:
         """
         marked = (item for item in session.items if item.get_closest_marker(collection.PRISTINE_MARK))
         self._wanting_pristine = _targets_of(marked)
-        looking = (item for item in session.items if planning.view_of(item) == planning.INSTANCE)
+        looking = (item for item in session.items if modules.view_of(item) == planning.INSTANCE)
         self._booting = _targets_of(looking)
         worker = worker_id(self.config)
         if worker is not None:
@@ -401,7 +401,7 @@ class ActiveRun:
             groups = [target.id if target else "" for target in targets]
             ids = [item.nodeid for item in session.items]
             tallies = [_failed_tally(item) for item in session.items]
-            kinds = [planning.kind_of(item) if target_of(item) else "" for item in session.items]
+            kinds = [modules.kind_of(item) if target_of(item) else "" for item in session.items]
             said = {"pid": os.getpid(), "groups": groups, "ids": ids, "tallies": tallies, "kinds": kinds}
             self.run_state.put(items_of(worker), said)
 
@@ -429,8 +429,8 @@ class ActiveRun:
         if entry is None or target is None:
             return
         left = self._left(item)
-        limit = item.stash.get(planning.LIMIT, None)
-        item.stash[planning.LIMIT] = None if limit is None else min(limit, left)
+        limit = item.stash.get(modules.LIMIT, None)
+        item.stash[modules.LIMIT] = None if limit is None else min(limit, left)
         if left <= 0:
             pytest.skip(f"the {entry.timeout:g} s that the tests of {entry.written} share are spent")
         if not self.config.getoption("dib_stop_on_fail"):
@@ -530,7 +530,7 @@ class ActiveRun:
             self._failures.setdefault(target, set()).add(item.nodeid)
         # A step that failed, like the build, says so itself to whoever needs it.
         step_failed = target_run.unopened or (isinstance(error, DibctlError) and error.origin is not None)
-        if planning.view_of(item) == planning.TREE and not step_failed:
+        if modules.view_of(item) == planning.TREE and not step_failed:
             report.dib_content_failed = True  # type: ignore[attr-defined]
         if entry is not None and target is not None:
             report.dib_tally = _failed_tally(item)  # type: ignore[attr-defined]
@@ -798,7 +798,7 @@ def _stamp(item: pytest.Item, target_run: TargetRun) -> None:
     seconds = {**target_run.seconds_elsewhere, **target_run.phases}
     facts = {
         "image": target_run.label,
-        "kind": planning.kind_of(item),
+        "kind": modules.kind_of(item),
         "environment": target_run.environment.label,
         **building.build_facts(target_run.run_state, target_run.label),
         "instance": target_run.guest.id,
