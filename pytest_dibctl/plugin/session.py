@@ -260,7 +260,7 @@ class ActiveRun:
     @pytest.hookimpl(tryfirst=True)
     def pytest_configure(self, config: pytest.Config) -> None:
         """Check what options allow together, then take hold of the ledger and the signals."""
-        from pytest_dibctl.plugin import fixtures, host
+        from pytest_dibctl.plugin import facts, fixtures, host
 
         config.addinivalue_line("markers", "dib_entry(image, index): the tests_list entry a test belongs to")
         for category in ("DeprecationWarning", "PendingDeprecationWarning"):
@@ -273,6 +273,7 @@ class ActiveRun:
                 "--hosts and --dib-image exclude each other: `host` is the instance under test"
             )
         config.pluginmanager.register(fixtures, "dibctl-fixtures")
+        config.pluginmanager.register(facts, "dibctl-facts")
         # testinfra brings a fixture `host` too; of two plugins the one registered last wins.
         config.pluginmanager.register(host, "dibctl-host")
         try:
@@ -786,10 +787,11 @@ def _may_touch_an_instance(fixturedef: pytest.FixtureDef[Any]) -> bool:
     Steps of our ladder only look at it, by whatever fixture they are overridden; one that asks for nothing
     can reach nothing.
     """
-    from pytest_dibctl.plugin import fixtures
+    from pytest_dibctl.plugin import facts, fixtures
 
     short = fixturedef.scope == "function"
-    ours = hasattr(fixtures, fixturedef.argname) or fixturedef.argname == "host"
+    name = fixturedef.argname
+    ours = hasattr(fixtures, name) or hasattr(facts, name) or name == "host"
     pytests = getattr(fixturedef.func, "__module__", "").startswith("_pytest.")
     return bool(fixturedef.argnames) and not short and not ours and not pytests
 
