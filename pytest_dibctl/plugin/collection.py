@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ from _pytest import python, runner
 
 from pytest_dibctl.config.catalog import Catalog
 from pytest_dibctl.plugin import modules, planning
+from pytest_dibctl.plugin.budget import failed_tally
 from pytest_dibctl.plugin.modules import ENTRY
+from pytest_dibctl.plugin.session import DibSession
+from pytest_dibctl.plugin.xdist.worker import CollectedTests, worker_id
+from pytest_dibctl.run.targets import Target
 
 NEED_A_BOOT = frozenset({"cloud_image", "instance", "ssh_access"})
 PRISTINE_MARK = "dib_pristine"
@@ -22,7 +27,53 @@ NOT_ALL_COLLECTED = ("lf", "ignore", "ignore_glob", "deselect")
 """Options with which not everything that is listed becomes a test."""
 
 
-class Collecting:
+class Collection:
+    """Hooks before and after tests are collected."""
+
+    def __init__(self, session: DibSession) -> None:
+        self._session = session
+
+    def pytest_sessionstart(self) -> None:
+        """Collect, and put in order after all others: pytest's own plugins for --lf and --ff are here now."""
+        collector = ImageCollector(
+            self._session.config, catalog=self._session.catalog, plan=self._session.plan
+        )
+        self._session.config.pluginmanager.register(collector, "dibctl-collector")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note which targets have a test of an instance, or of a first-booted one; only those pay for it.
+
+        On a worker, say which target each test is for, before xdist tells the controller of them.
+        """
+        items = session.items
+        self._session.wanting_pristine = _targets_of(
+            item for item in items if item.get_closest_marker(PRISTINE_MARK)
+        )
+        self._session.booting = _targets_of(
+            item for item in items if modules.view_of(item) == planning.INSTANCE
+        )
+        worker = worker_id(session.config)
+        if worker is not None:
+            _collected(items).put(self._session.run_state, worker)
+
+
+def _targets_of(items: Iterable[pytest.Item]) -> frozenset[Target]:
+    return frozenset(target for item in items if (target := modules.target_of(item)))
+
+
+def _collected(items: Sequence[pytest.Item]) -> CollectedTests:
+    targets = [modules.target_of(item) for item in items]
+    return CollectedTests(
+        pid=os.getpid(),
+        ids=[item.nodeid for item in items],
+        groups=[target.id if target else "" for target in targets],
+        kinds=[modules.kind_of(item) if target else "" for item, target in zip(items, targets, strict=True)],
+        tallies=[failed_tally(item) for item in items],
+    )
+
+
+class ImageCollector:
     """What pytest collects in a run with images: what ``plan`` says, which ``catalog`` places."""
 
     def __init__(self, config: pytest.Config, *, catalog: Catalog, plan: planning.Plan) -> None:

@@ -20,8 +20,19 @@ from pytest_dibctl.guest.guest_script import GuestScript
 from pytest_dibctl.guest.ssh import SshAccess, SshKey
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.image.tree import ImageTree
-from pytest_dibctl.plugin import collection, modules, planning, session
-from pytest_dibctl.run import booting, building, content, environments, keys, readiness, uploading, variables
+from pytest_dibctl.plugin import collection, modules, planning
+from pytest_dibctl.plugin.session import KEY, DibSession
+from pytest_dibctl.run import (
+    booting,
+    building,
+    content,
+    environments,
+    keys,
+    operations,
+    readiness,
+    uploading,
+    variables,
+)
 from pytest_dibctl.run.operations import GuestOperations
 from pytest_dibctl.run.target_run import TargetRun
 
@@ -31,16 +42,16 @@ from pytest_dibctl.run.target_run import TargetRun
 @pytest.fixture(scope="session")
 def image(request: pytest.FixtureRequest) -> Entry[Image]:
     """The image under test: ``image.label`` and ``image.settings``, its entry in images.yaml."""
-    run = request.config.stash[session.KEY]
-    run.current = request.param
-    return run.target_run(request.param).image
+    session = request.config.stash[KEY]
+    session.current = request.param
+    return session.target_run(request.param).image
 
 
 @pytest.fixture(scope="session")
 def dib_run(image: Entry[Image], request: pytest.FixtureRequest) -> TargetRun:  # noqa: ARG001 -- it sets current
     """What this run knows of the image so far: phase times, digest, environment, whether it failed."""
-    run = request.config.stash[session.KEY]
-    return run.target_run(run.current)
+    session = request.config.stash[KEY]
+    return session.target_run(session.current)
 
 
 @pytest.fixture(scope="session")
@@ -52,8 +63,8 @@ def dib_journey(dib_run: TargetRun) -> TargetRun:
 @pytest.fixture(scope="session")
 def artifact(dib_run: TargetRun, request: pytest.FixtureRequest) -> Artifact:
     """The image's file, built now unless it is up to date."""
-    run = request.config.stash[session.KEY]
-    if run.boots(run.current):
+    session = request.config.stash[KEY]
+    if session.current in session.booting:
         request.getfixturevalue("cloud")  # what is wrong there is told before a build of minutes
     return building.artifact(dib_run)
 
@@ -140,7 +151,18 @@ def ssh_access(
     """A way into the instance that works: key, pinned host keys, one multiplexed connection."""
     with booting.reachable(dib_run, instance, keypair) as access:
         yield access
-        request.config.stash[session.KEY].offer_shell(dib_run, access)
+        _offer_shell(request.config.stash[KEY], dib_run, access)
+
+
+def _offer_shell(session: DibSession, target_run: TargetRun, access: SshAccess) -> None:
+    """Open ``--dib-shell``'s shell if the image failed."""
+    if not (session.options.shell and target_run.failed):
+        return
+    session.progress.say(
+        f"{target_run.label} failed; a shell in its instance (`exit {operations.SHELL_KEEPS}` keeps it)"
+    )
+    with session.progress.uncaptured(stdin=True):
+        operations.open_shell(target_run, access)
 
 
 # -- operations ------------------------------------------------------------------------------------
@@ -188,7 +210,7 @@ def _dib_pristine(request: pytest.FixtureRequest) -> Iterator[None]:
     if target is None:
         yield
         return
-    target_run = request.config.stash[session.KEY].target_run(target)
+    target_run = request.config.stash[KEY].target_run(target)
     if request.node.get_closest_marker(collection.PRISTINE_MARK):
         if target_run.options.existing_instance is not None:
             pytest.skip("--dib-use-existing-instance: it is not ours, and not put back to its first state")

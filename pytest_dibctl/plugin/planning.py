@@ -93,6 +93,14 @@ class Plan:
         """The images, each once."""
         return tuple({target.image.label: target.image for target in self.targets}.values())
 
+    def target(self, image: str | None, environment: str | None) -> Target | None:
+        """Return the target of an image's and an environment's labels, None if the run has none."""
+        names = (image, environment)
+        return next(
+            (target for target in self.targets if (target.image.label, target.environment.label) == names),
+            None,
+        )
+
     def uses(self, path: Path, command: str | None = None) -> tuple[Use, ...]:
         """Return the targets that ``path`` is tested for; ids tell repeated entries and kinds apart.
 
