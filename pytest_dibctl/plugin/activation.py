@@ -87,10 +87,10 @@ def _add_ini_lines(config: pytest.Config) -> None:
 
 
 def _register_hooks(session: DibSession) -> None:
-    """Register the hooks of a session: of two hooks of one kind the later one is called first, and outside.
+    """Register the hooks of a session; of two hooks of one kind the later one is called first, and outside.
 
-    So the controller hears of a test before what counts it, ``FinalizersFirst`` is outside of all, and the
-    session's end releases the ledger's run before the resources are closed.
+    So ``FinalizersFirst`` is outside of all others at a session's end, and ``SessionEnd`` marks the run as
+    finished before ``RunResources`` releases its ledger.
     """
     config = session.config
     cleanup = worker_cleanup(session)

@@ -36,7 +36,7 @@ class _TargetOutcomes:
 class Attestation:
     """Collects outcomes and writes a run's statements at its end; of an xdist run the controller does.
 
-    On workers only the hooks take part, which tell the controller of tests that were left out.
+    On a worker it only counts, for the controller, the tests that were left out.
     """
 
     def __init__(self, session: DibSession) -> None:

@@ -24,7 +24,7 @@ from pytest_dibctl.run.targets import Target
 NEED_A_BOOT = frozenset({"cloud_image", "instance", "ssh_access"})
 PRISTINE_MARK = "dib_pristine"
 NOT_ALL_COLLECTED = ("lf", "ignore", "ignore_glob", "deselect")
-"""Options with which not everything that is listed becomes a test."""
+"""Options with which a listed entry may have no test."""
 
 
 class Collection:
@@ -226,4 +226,4 @@ def _limit(item: pytest.Item) -> None:
 
 def _own_timeout(item: pytest.Item) -> Any:
     """Return what pytest-timeout would apply to the item by itself."""
-    return pytest_timeout._get_item_settings(item)  # noqa: SLF001 -- the one place that knows marker, option and ini
+    return pytest_timeout._get_item_settings(item)  # noqa: SLF001 -- no public name knows marker, option and ini

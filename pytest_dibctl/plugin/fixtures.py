@@ -255,9 +255,9 @@ def dib_runner(
     kind = modules.kind_of(item)
     if kind == "image":
         tree = get("image_tree")
-        told = variables.for_image(tree, image, environment_variables)
-        return scripts.Here(argv=modules.script_argv(item.path), variables=told, cwd=cwd, tree=tree)
-    told = get("dib_variables")
+        test_variables = variables.for_image(tree, image, environment_variables)
+        return scripts.Here(argv=modules.script_argv(item.path), variables=test_variables, cwd=cwd, tree=tree)
+    test_variables = get("dib_variables")
     if kind == "ssh":
         script = GuestScript(
             path=item.path,
@@ -265,12 +265,12 @@ def dib_runner(
             folder=entry.folder,
             sudo=entry.sudo,
         )
-        return scripts.InGuest(script=script, access=get("ssh_access"), variables=told)
+        return scripts.InGuest(script=script, access=get("ssh_access"), variables=test_variables)
     if kind == "external":
         target_run = get("dib_run")
         built = get("artifact") if target_run.options.has_file else None
         file = built.path if built else planning.absolute(Path(image.settings.filename), cwd)
-        names = variables.for_command(image, target_run.environment, file, built, told)
+        names = variables.for_command(image, target_run.environment, file, built, test_variables)
         argv = interpolate.command(entry.written, names, image.at(entry.place))
-        return scripts.Here(argv=argv, variables=told, cwd=cwd)
-    return scripts.Here(argv=modules.script_argv(item.path), variables=told, cwd=cwd)
+        return scripts.Here(argv=argv, variables=test_variables, cwd=cwd)
+    return scripts.Here(argv=modules.script_argv(item.path), variables=test_variables, cwd=cwd)

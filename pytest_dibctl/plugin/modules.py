@@ -15,7 +15,7 @@ from pytest_dibctl.plugin.planning import TREE, Plan, PlannedEntry, Use
 from pytest_dibctl.run.targets import Target
 
 LIMIT: pytest.StashKey[float | None] = pytest.StashKey()
-"""Seconds a shell test has; its process is ended by us, not by pytest-timeout."""
+"""Seconds that an item has; of a script's we end the process, not pytest-timeout."""
 ENTRY: pytest.StashKey[PlannedEntry | None] = pytest.StashKey()
 """The entry that an item belongs to; None for a file named on the command line only."""
 LAST_LINES = 40
@@ -40,13 +40,13 @@ class ImageModule(pytest.Module):
 
 
 class ScriptFile(ImageModule):
-    """A script as a module with one test function, so that marks, ids and reports come for free."""
+    """A script as a module with one test function: pytest gives it marks, ids and reports."""
 
     def _getobj(self) -> types.ModuleType:
         return _module_of(self.path, [(function_name(self.path), self.path.name)])
 
     def istestfunction(self, obj: object, name: str) -> bool:
-        """Whatever the script is called, it is the test here."""
+        """Whether ``obj`` is the function of the script; its name need not match ``python_functions``."""
         return isinstance(obj, types.FunctionType) and name == function_name(self.path)
 
 
@@ -61,7 +61,7 @@ class CommandsFile(ImageModule):
         )
 
     def istestfunction(self, obj: object, name: str) -> bool:
-        """Every function is a test here."""
+        """Whether ``obj`` is the function of a listed command."""
         return isinstance(obj, types.FunctionType) and name in map(command_name, self.places)
 
     def uses(self, plan: Plan, name: str) -> tuple[Use, ...]:

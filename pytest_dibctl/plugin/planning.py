@@ -143,7 +143,7 @@ class Plan:
     def is_script(self, path: Path) -> bool:
         """Whether ``path`` is run as a script: because an entry says so, or it was named itself.
 
-        An executable that merely lies in a folder that is collected is nobody's test.
+        An executable that no entry names, in a folder that pytest collects, is not a test.
         """
         if any(entry.runs(path) for entry in self.entries):
             return True

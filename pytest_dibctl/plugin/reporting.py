@@ -72,7 +72,7 @@ class Reporting:
             report.sections.append((f"Last lines of the console of {target_run.label}", tail or "(empty)"))
 
     def _told_once(self, error: DibctlError, nodeid: str) -> str:
-        """Return the whole error for the first test that meets it, for the others one line and that test."""
+        """Return the whole error for the first test that meets it, else its first line and that test."""
         if error.origin is not None:
             first_test = self._session.run_state.first(error.origin, nodeid)
         else:
@@ -84,7 +84,7 @@ class Reporting:
 
 def _judged(notes: Notes, item: pytest.Item, error: BaseException | None, target_run: TargetRun) -> Notes:
     """Return the notes on a failed test: whether the image's content failed it, and what counts it."""
-    # A step that failed, like the build, is told to each test that needs it as an error of its own.
+    # A failed step, like the build, fails each test that needs it; the image's content is not the cause.
     step_failed = target_run.unopened or (isinstance(error, DibctlError) and error.origin is not None)
     return dataclasses.replace(
         notes,

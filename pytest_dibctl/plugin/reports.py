@@ -47,12 +47,12 @@ class Notes:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhaseReport:
-    """What pytest reports of one phase of an image's test; ``when`` is setup, call, teardown or ``???``.
+    """pytest's report of one phase of an image's test.
 
-    ``???`` is xdist's, for a test that ended its worker. ``outcome`` is what the phase adds to the outcomes
-    of the target, None while the test is not over. ``rerun`` says that pytest-rerunfailures runs the failed
-    test again. ``facts`` are our properties, ``text`` is the failure's, ``worker`` is xdist's id of the
-    process that ran the test.
+    ``when`` is setup, call or teardown; xdist's report of a test that ended its worker has ``???``.
+    ``outcome`` is what the phase adds to the outcomes of the target, None for a phase that adds nothing.
+    ``rerun`` says that pytest-rerunfailures runs the failed test again. ``facts`` are our properties by
+    name, ``text`` is the text of a failure, ``worker`` is xdist's id of the process that ran the test.
     """
 
     target: Target

@@ -1,4 +1,4 @@
-"""What reports of tests come to: each is read once, and passed on to what counts, remembers or attests."""
+"""Reports of tests, each read once for all that need it, and the sums and target reports made of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ReportListener:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Read the report of one phase of a test; under xdist workers and the controller all do."""
+        """Read the report of one phase of a test; under xdist worker and controller both do."""
         phase_report = reports.read(report, self._session.plan)
         if phase_report is not None:
             for receive in self._receivers:

@@ -68,8 +68,8 @@ class Running:
 def _may_touch_an_instance(fixturedef: pytest.FixtureDef[Any]) -> bool:
     """Return whether a fixture could do something to an instance that is not noted with its test.
 
-    Steps of our ladder only look at it, by whatever fixture they are overridden; one that asks for nothing
-    can reach nothing.
+    Steps of our ladder only look at it, those that a conftest overrides too; a fixture that asks for no
+    other can reach no instance.
     """
     name = fixturedef.argname
     short = fixturedef.scope == "function"

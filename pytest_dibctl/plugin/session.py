@@ -41,12 +41,12 @@ class Verdict:
             self.exit_code, self.reason = ExitCode.TESTS_FAILED, f"{nodeid} could not be collected"
 
     def test_failed(self, nodeid: str, exit_code: int) -> None:
-        """Take the exit code of a failed test; the first one of a failed step stays."""
+        """Take the exit code of a failed test, unless that of an earlier error is known."""
         if self.exit_code in {ExitCode.OK, ExitCode.TESTS_FAILED}:
             self.exit_code, self.reason = exit_code, f"{nodeid} failed"
 
     def removal_failed(self) -> None:
-        """Fail a run whose tests have passed."""
+        """Fail a run whose tests have passed and whose resources are not all removed."""
         self.exit_code, self.reason = ExitCode.UNSPECIFIED, "something could not be removed"
 
 
@@ -97,7 +97,7 @@ class DibSession:
 
     @property
     def ledger(self) -> Ledger:
-        """What the run has made and not removed."""
+        """The record of what the run has made and not removed."""
         return self.resources.ledger
 
     @property

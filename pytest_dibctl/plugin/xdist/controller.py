@@ -29,7 +29,7 @@ class Controller:
         self._last_reports: dict[tuple[str, str], PhaseReport] = {}
         """A worker's last report of a target, by the worker's and the target's id."""
         self._crashed: Node | None = None
-        """The worker that died in a test, until xdist's report of that test has been heard."""
+        """The worker that died in a test, until all hooks have had xdist's report of that test."""
         self._held_removals: list[Callable[[], None]] = []
         self._nodes: list[Node] = []
 
@@ -60,7 +60,7 @@ class Controller:
         return CollectedTests.get(self._session.run_state, node.gateway.id)
 
     def _tests_of(self, node: Node) -> CollectedTests:
-        """Return the tests of a worker that has told xdist of them, and us before."""
+        """Return the tests of a worker that has collected: it puts them there before xdist knows of them."""
         tests = self._collected(node)
         assert tests is not None
         return tests
@@ -89,7 +89,7 @@ class Controller:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, object, object]:
-        """Begin the removals that waited for a crash once everything has heard of it."""
+        """Begin the removals that waited for the report of a crash once all other hooks have had it."""
         result = yield
         if self._crashed is not None and getattr(report, "node", None) is self._crashed:
             self._begin_held_removals()
@@ -97,7 +97,7 @@ class Controller:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
-        """Put on the report of a test that crashed its worker what is known of its target."""
+        """Complete the report of a test that crashed its worker from the last report of its target."""
         assert self._scheduling is not None
         target = self._target(self._scheduling.group_of(crashitem))
         if target is None:
@@ -132,7 +132,7 @@ class Controller:
             self._cleanup.target_done(target)
 
     def pytest_testnodedown(self, node: Node, error: object) -> None:
-        """Take over a worker's target reports, or remove what one that died has made."""
+        """Take over a worker's target reports; remove what a dead worker has made."""
         for label, data in getattr(node, "workeroutput", {}).get("dibctl", {}).items():
             self._session.target_report(label).add(TargetReport.from_data(data))
         if error and error != INTERRUPTED and (tests := self._collected(node)) is not None:
