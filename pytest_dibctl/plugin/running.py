@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import types
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -73,6 +74,11 @@ def _may_touch_an_instance(fixturedef: pytest.FixtureDef[Any]) -> bool:
     """
     name = fixturedef.argname
     short = fixturedef.scope == "function"
-    ours = hasattr(fixtures, name) or hasattr(facts, name) or name == "host"
+    ours = name == "host" or any(_is_step(vars(module).get(name)) for module in (fixtures, facts))
     pytests = getattr(fixturedef.func, "__module__", "").startswith("_pytest.")
     return bool(fixturedef.argnames) and not short and not ours and not pytests
+
+
+def _is_step(value: object) -> bool:
+    """Whether a value of our fixtures' modules is a fixture, and no module or class that they import."""
+    return value is not None and not isinstance(value, (types.ModuleType, type))
