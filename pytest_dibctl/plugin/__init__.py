@@ -7,7 +7,7 @@ import os
 import pytest
 
 AT_TERMINAL = os.isatty(0)
-"""Whether somebody can type; asked now, because pytest's capturing puts another file there."""
+"""Whether a person can type; asked now, because pytest's capturing puts another file there."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -129,6 +129,6 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     if not config.getoption("dib_image", None) or config.option.help:
         return
-    from pytest_dibctl.plugin import session
+    from pytest_dibctl.plugin import activation
 
-    session.activate(config, at_terminal=AT_TERMINAL)
+    activation.activate(config, at_terminal=AT_TERMINAL)

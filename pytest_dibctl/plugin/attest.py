@@ -1,11 +1,10 @@
-"""What a run tested is written beside each image: the hooks that find out whether the run was whole."""
+"""What a run tested is written beside each image, and whether the run left out nothing that is listed."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,108 +12,97 @@ from pytest_dibctl.build import builder
 from pytest_dibctl.image import statements
 from pytest_dibctl.image.statements import Statement
 from pytest_dibctl.plugin import collection
-from pytest_dibctl.plugin.xdist.controller import worker_id
+from pytest_dibctl.plugin.reports import PhaseReport
+from pytest_dibctl.plugin.session import DibSession
 from pytest_dibctl.run.targets import Target
-
-if TYPE_CHECKING:
-    from pytest_dibctl.plugin.session import ActiveRun
 
 CHOOSING = (*collection.NOT_ALL_COLLECTED, "keyword", "markexpr", "stepwise", "collectonly")
 """Options with which a run leaves tests out."""
 
 
 @dataclasses.dataclass(kw_only=True)
-class _Heard:
-    """What the reports said of one target: node ids to outcomes, and the entries that were tried."""
+class _TargetOutcomes:
+    """Outcomes of one target's tests, by node id, and the entries of which a test was run."""
 
     outcomes: dict[str, str] = dataclasses.field(default_factory=dict)
-    entries: set[int] = dataclasses.field(default_factory=set)
+    entries: set[int | None] = dataclasses.field(default_factory=set)
 
-    def those(self, outcome: str) -> tuple[str, ...]:
-        return tuple(sorted(nodeid for nodeid, found in self.outcomes.items() if found == outcome))
+    def tests(self, outcome: str) -> tuple[str, ...]:
+        """Return the node ids of the tests with an outcome, sorted."""
+        return tuple(sorted(nodeid for nodeid, given in self.outcomes.items() if given == outcome))
 
 
 class Attestation:
-    """Listens to a run and writes its statements at the end; one in each process, the controller's writes."""
+    """Collects outcomes and writes a run's statements at its end; of an xdist run the controller does.
 
-    def __init__(self, run: ActiveRun) -> None:
-        self._run = run
-        self._heard: dict[Target, _Heard] = {}
+    On a worker it only counts, for the controller, the tests that were left out.
+    """
+
+    def __init__(self, session: DibSession) -> None:
+        self._session = session
+        self._targets: dict[Target, _TargetOutcomes] = {}
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Remember, for all processes of the run, that not everything is run."""
         if items:
-            self._run.run_state.add("deselected", len(items))
+            self._session.run_state.add("deselected", len(items))
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(
-        self, item: pytest.Item
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Put the entry that a test belongs to on its report."""
-        report = yield
-        marker = item.get_closest_marker("dib_entry")
-        if marker is not None:
-            report.dib_entry = marker.args[1]  # type: ignore[attr-defined]
-        return report
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    def add(self, report: PhaseReport) -> None:
         """Note an outcome; of a test that is run again the last one counts."""
-        target = self._run.target_named(dict(report.user_properties))
-        if target is None or worker_id(self._run.config) is not None:
-            return
-        heard = self._heard.setdefault(target, _Heard())
+        target = self._targets.setdefault(report.target, _TargetOutcomes())
         if report.when == "setup":
-            heard.outcomes.pop(report.nodeid, None)
-        if report.failed or (report.outcome == "rerun"):  # type: ignore[comparison-overlap]
-            heard.outcomes[report.nodeid] = "failed"
-            heard.entries.add(getattr(report, "dib_entry", -1))
+            target.outcomes.pop(report.nodeid, None)
+        if report.failed or report.rerun:
+            target.outcomes[report.nodeid] = "failed"
+            target.entries.add(report.notes.entry)
         elif report.skipped:
-            heard.outcomes[report.nodeid] = "skipped"
+            target.outcomes[report.nodeid] = "skipped"
         elif report.when == "call":
-            heard.outcomes[report.nodeid] = "passed"
-            heard.entries.add(getattr(report, "dib_entry", -1))
+            target.outcomes[report.nodeid] = "passed"
+            target.entries.add(report.notes.entry)
 
-    # Inside of the terminal's own, which shows the summary, and with it what goes wrong here.
+    # Inside of the terminal's own, which shows the summary, and with it the statements that failed.
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Write what was found out, once every account is drawn."""
+        """Write the statements once every target report is complete."""
         result = yield
-        if worker_id(self._run.config) is None:
+        if not self._session.is_worker:
             whole = self._is_whole(session)
-            for target, heard in self._heard.items():
-                self._write(target, heard, whole=whole)
+            for target, outcomes in self._targets.items():
+                self._write(target, outcomes, whole=whole)
         return result
 
     def _is_whole(self, session: pytest.Session) -> bool:
         """Whether the run left out nothing of what is listed."""
         ended = session.exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
         stopped = bool(session.shouldstop or session.shouldfail)
-        chosen = any(self._run.config.getoption(name, None) for name in CHOOSING)
-        partial = self._run.plan.paths_given or bool(self._run.run_state.total("deselected"))
+        chosen = any(self._session.config.getoption(name, None) for name in CHOOSING)
+        partial = self._session.plan.paths_given or bool(self._session.run_state.total("deselected"))
         return ended and not (stopped or chosen or partial)
 
-    def _write(self, target: Target, heard: _Heard, *, whole: bool) -> None:
-        run, label = self._run, target.image.label
-        target_report = run.target_report(target.id)
-        run_options = run.options
-        if target_report.digest is None or not run_options.has_file:
+    def _write(self, target: Target, outcomes: _TargetOutcomes, *, whole: bool) -> None:
+        label, options = target.image.label, self._session.options
+        digest = self._session.target_report(target.id).digest
+        if digest is None or not options.has_file:
             return
-        planned = [entry for entry in run.plan.entries if entry.image == label]
-        path = builder.target_file(target.image, run_options.input, run.config.invocation_params.dir)
+        planned = [entry for entry in self._session.plan.entries if entry.image == label]
+        path = builder.target_file(target.image, options.input, self._session.cwd)
         statement = Statement(
             file=path.name,
-            sha512=target_report.digest,
+            sha512=digest,
             label=label,
             environment=target.environment.label,
             finished=dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            whole=whole and all(entry.index in heard.entries for entry in planned),
+            whole=whole and all(entry.index in outcomes.entries for entry in planned),
             entries=tuple(statements.entry_name(entry.kind, entry.written) for entry in planned),
-            passed=heard.those("passed"),
-            skipped=heard.those("skipped"),
-            failed=heard.those("failed"),
+            passed=outcomes.tests("passed"),
+            skipped=outcomes.tests("skipped"),
+            failed=outcomes.tests("failed"),
             **statements.configuration_of(target.image),
         )
         try:
             statements.add(path, statement)
         except OSError as error:
-            run.warn(f"{label}: what was tested could not be written beside {path}: {error}")
+            self._session.warnings.append(
+                f"{label}: what was tested could not be written beside {path}: {error}"
+            )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,66 @@ import pytest_timeout
 from _pytest import python, runner
 
 from pytest_dibctl.config.catalog import Catalog
-from pytest_dibctl.plugin import planning
-from pytest_dibctl.plugin.planning import ENTRY
+from pytest_dibctl.plugin import modules, planning
+from pytest_dibctl.plugin.budget import failed_tally
+from pytest_dibctl.plugin.modules import ENTRY
+from pytest_dibctl.plugin.session import DibSession
+from pytest_dibctl.plugin.xdist.worker import CollectedTests, worker_id
+from pytest_dibctl.run.targets import Target
 
 NEED_A_BOOT = frozenset({"cloud_image", "instance", "ssh_access"})
 PRISTINE_MARK = "dib_pristine"
 NOT_ALL_COLLECTED = ("lf", "ignore", "ignore_glob", "deselect")
-"""Options with which not everything that is listed becomes a test."""
+"""Options with which a listed entry may have no test."""
 
 
-class Collecting:
+class Collection:
+    """Hooks before and after tests are collected."""
+
+    def __init__(self, session: DibSession) -> None:
+        self._session = session
+
+    def pytest_sessionstart(self) -> None:
+        """Collect, and put in order after all others: pytest's own plugins for --lf and --ff are here now."""
+        collector = ImageCollector(
+            self._session.config, catalog=self._session.catalog, plan=self._session.plan
+        )
+        self._session.config.pluginmanager.register(collector, "dibctl-collector")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note which targets have a test of an instance, or of a first-booted one; only those pay for it.
+
+        On a worker, say which target each test is for, before xdist tells the controller of them.
+        """
+        items = session.items
+        self._session.wanting_pristine = _targets_of(
+            item for item in items if item.get_closest_marker(PRISTINE_MARK)
+        )
+        self._session.booting = _targets_of(
+            item for item in items if modules.view_of(item) == planning.INSTANCE
+        )
+        worker = worker_id(session.config)
+        if worker is not None:
+            _collected(items).put(self._session.run_state, worker)
+
+
+def _targets_of(items: Iterable[pytest.Item]) -> frozenset[Target]:
+    return frozenset(target for item in items if (target := modules.target_of(item)))
+
+
+def _collected(items: Sequence[pytest.Item]) -> CollectedTests:
+    targets = [modules.target_of(item) for item in items]
+    return CollectedTests(
+        pid=os.getpid(),
+        ids=[item.nodeid for item in items],
+        groups=[target.id if target else "" for target in targets],
+        kinds=[modules.kind_of(item) if target else "" for item, target in zip(items, targets, strict=True)],
+        tallies=[failed_tally(item) for item in items],
+    )
+
+
+class ImageCollector:
     """What pytest collects in a run with images: what ``plan`` says, which ``catalog`` places."""
 
     def __init__(self, config: pytest.Config, *, catalog: Catalog, plan: planning.Plan) -> None:
@@ -45,21 +96,21 @@ class Collecting:
         """Make every module one whose tests run for images."""
         return self._module(parent, module_path)
 
-    def _module(self, parent: pytest.Collector, path: Path) -> planning.ImageModule:
+    def _module(self, parent: pytest.Collector, path: Path) -> modules.ImageModule:
         arguments: dict[str, Any] = {"path": path}
         if (nodeid := planning.node_id(path, self._config.rootpath)) is not None:
             arguments["nodeid"] = nodeid
         if places := self._plan.commands(path):
-            commands = planning.CommandsFile.from_parent(parent, **arguments)
+            commands = modules.CommandsFile.from_parent(parent, **arguments)
             commands.places = places
             return commands
-        kind = planning.ScriptFile if self._plan.is_script(path) else planning.ImageModule
+        kind = modules.ScriptFile if self._plan.is_script(path) else modules.ImageModule
         return kind.from_parent(parent, **arguments)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_make_collect_report(self, collector: pytest.Collector) -> pytest.CollectReport | None:
         """Collect modules with ids of our own even under --lf, which looks for files by their node id."""
-        if isinstance(collector, planning.ImageModule) and planning.node_id(
+        if isinstance(collector, modules.ImageModule) and planning.node_id(
             collector.path, self._config.rootpath
         ):
             return runner.pytest_make_collect_report(collector)
@@ -84,7 +135,7 @@ class Collecting:
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Parametrize every test of an image module by image and by what it looks at, at session scope."""
-        module = metafunc.definition.getparent(planning.ImageModule)
+        module = metafunc.definition.getparent(modules.ImageModule)
         if module is None or "image" not in metafunc.fixturenames:
             return
         params = [
@@ -136,7 +187,7 @@ class Collecting:
         if self._config.getoption("dib_upload_only"):
             return  # every test asks for the upload then, and none is run
         for item in items:
-            asked = sorted(_asks_for(item)) if planning.view_of(item) == planning.TREE else None
+            asked = sorted(_asks_for(item)) if modules.view_of(item) == planning.TREE else None
             if asked:
                 entry = item.stash[ENTRY]
                 where = f"{self._place(entry)}: " if entry else ""
@@ -149,7 +200,7 @@ class Collecting:
         return self._catalog.image(entry.image).at(entry.place)
 
     def _order(self, item: pytest.Item) -> tuple[int, int]:
-        target = planning.target_of(item)
+        target = modules.target_of(item)
         return self._plan.order(target, item.stash[ENTRY]) if target else (-1, -1)
 
 
@@ -161,13 +212,13 @@ def _asks_for(item: pytest.Item) -> set[str]:
 
 def _limit(item: pytest.Item) -> None:
     """Give the item a timer of its own for its body only: a boot is never charged to a test."""
-    if planning.target_of(item) is None:
+    if modules.target_of(item) is None:
         return
     own = _own_timeout(item)
     entry = item.stash[ENTRY]
     limits = [limit for limit in (own.timeout, entry.timeout if entry else None) if limit]
-    item.stash[planning.LIMIT] = min(limits, default=None)
-    if limits and not planning.is_script(item):
+    item.stash[modules.LIMIT] = min(limits, default=None)
+    if limits and not modules.is_script(item):
         # Method thread would end the whole run without removing anything.
         marker = pytest.mark.timeout(min(limits), method="signal", func_only=True)
         item.add_marker(marker, append=False)
@@ -175,4 +226,4 @@ def _limit(item: pytest.Item) -> None:
 
 def _own_timeout(item: pytest.Item) -> Any:
     """Return what pytest-timeout would apply to the item by itself."""
-    return pytest_timeout._get_item_settings(item)  # noqa: SLF001 -- the one place that knows marker, option and ini
+    return pytest_timeout._get_item_settings(item)  # noqa: SLF001 -- no public name knows marker, option and ini

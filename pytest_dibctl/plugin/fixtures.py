@@ -1,4 +1,4 @@
-"""The ladder image, artifact, cloud_image, keypair, instance, ssh_access, host, and dibctl's fixtures.
+"""The ladder image, artifact, cloud_image, keypair, instance, ssh_access; operations, and what runs scripts.
 
 Each step is a session-scoped fixture of a few lines over a context manager of ``run``, so a
 conftest can override any of them. All are parametrized through ``image``.
@@ -6,15 +6,13 @@ conftest can override any of them. All are parametrized through ``image``.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pytest_dibctl.clouds.protocols import Cloud, CloudImage, Flavor, Instance
-from pytest_dibctl.config import interpolate, merge
+from pytest_dibctl.clouds.protocols import Cloud, CloudImage, Instance
+from pytest_dibctl.config import interpolate
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.guest import scripts
@@ -22,11 +20,21 @@ from pytest_dibctl.guest.guest_script import GuestScript
 from pytest_dibctl.guest.ssh import SshAccess, SshKey
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.image.tree import ImageTree
-from pytest_dibctl.plugin import collection, host, planning, session
-from pytest_dibctl.run import booting, building, content, environments, keys, readiness, uploading, variables
+from pytest_dibctl.plugin import collection, modules, planning
+from pytest_dibctl.plugin.session import KEY, DibSession
+from pytest_dibctl.run import (
+    booting,
+    building,
+    content,
+    environments,
+    keys,
+    operations,
+    readiness,
+    uploading,
+    variables,
+)
 from pytest_dibctl.run.operations import GuestOperations
 from pytest_dibctl.run.target_run import TargetRun
-from pytest_dibctl.system import process
 
 # -- the ladder ------------------------------------------------------------------------------------
 
@@ -34,16 +42,16 @@ from pytest_dibctl.system import process
 @pytest.fixture(scope="session")
 def image(request: pytest.FixtureRequest) -> Entry[Image]:
     """The image under test: ``image.label`` and ``image.settings``, its entry in images.yaml."""
-    run = request.config.stash[session.KEY]
-    run.current = request.param
-    return run.target_run(request.param).image
+    session = request.config.stash[KEY]
+    session.current = request.param
+    return session.target_run(request.param).image
 
 
 @pytest.fixture(scope="session")
 def dib_run(image: Entry[Image], request: pytest.FixtureRequest) -> TargetRun:  # noqa: ARG001 -- it sets current
     """What this run knows of the image so far: phase times, digest, environment, whether it failed."""
-    run = request.config.stash[session.KEY]
-    return run.target_run(run.current)
+    session = request.config.stash[KEY]
+    return session.target_run(session.current)
 
 
 @pytest.fixture(scope="session")
@@ -55,8 +63,8 @@ def dib_journey(dib_run: TargetRun) -> TargetRun:
 @pytest.fixture(scope="session")
 def artifact(dib_run: TargetRun, request: pytest.FixtureRequest) -> Artifact:
     """The image's file, built now unless it is up to date."""
-    run = request.config.stash[session.KEY]
-    if run.boots(run.current):
+    session = request.config.stash[KEY]
+    if session.current in session.booting:
         request.getfixturevalue("cloud")  # what is wrong there is told before a build of minutes
     return building.artifact(dib_run)
 
@@ -143,7 +151,18 @@ def ssh_access(
     """A way into the instance that works: key, pinned host keys, one multiplexed connection."""
     with booting.reachable(dib_run, instance, keypair) as access:
         yield access
-        request.config.stash[session.KEY].offer_shell(dib_run, access)
+        _offer_shell(request.config.stash[KEY], dib_run, access)
+
+
+def _offer_shell(session: DibSession, target_run: TargetRun, access: SshAccess) -> None:
+    """Open ``--dib-shell``'s shell if the image failed."""
+    if not (session.options.shell and target_run.failed):
+        return
+    session.progress.say(
+        f"{target_run.label} failed; a shell in its instance (`exit {operations.SHELL_KEEPS}` keeps it)"
+    )
+    with session.progress.uncaptured(stdin=True):
+        operations.open_shell(target_run, access)
 
 
 # -- operations ------------------------------------------------------------------------------------
@@ -187,18 +206,18 @@ def revert(_dib_operations: GuestOperations) -> Callable[..., float]:
 @pytest.fixture(autouse=True)
 def _dib_pristine(request: pytest.FixtureRequest) -> Iterator[None]:
     """Put the instance back to its first-booted state for ``dib_pristine`` tests; note who used it."""
-    target = planning.target_of(request.node)
+    target = modules.target_of(request.node)
     if target is None:
         yield
         return
-    target_run = request.config.stash[session.KEY].target_run(target)
+    target_run = request.config.stash[KEY].target_run(target)
     if request.node.get_closest_marker(collection.PRISTINE_MARK):
         if target_run.options.existing_instance is not None:
             pytest.skip("--dib-use-existing-instance: it is not ours, and not put back to its first state")
         request.getfixturevalue("_dib_operations").restore_pristine()
     yield
     # Asked only now: a test may get the instance in the middle of its body. `host` got it maybe long before.
-    at_instance = planning.view_of(request.node) == planning.INSTANCE
+    at_instance = modules.view_of(request.node) == planning.INSTANCE
     if at_instance and {"instance", "host"} & set(request.fixturenames):
         target_run.guest.pristine.untouched = False
 
@@ -220,65 +239,7 @@ def console_output(instance: Instance) -> str:
     return instance.console_output()
 
 
-# -- dibctl's facts --------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def flavor(instance: Instance) -> Flavor:
-    """The instance's size: ``id``, ``name``, ``ram`` (MiB), ``vcpus``, ``disk`` (GiB), ``meta``."""
-    return instance.flavor
-
-
-@pytest.fixture(scope="session")
-def flavor_meta(flavor: Flavor) -> dict[str, str]:
-    """The flavor's extra specs."""
-    return dict(flavor.meta)
-
-
-@pytest.fixture(scope="session")
-def network(instance: Instance) -> list[dict[str, Any]]:
-    """The instance's interfaces, with MACs and fixed addresses, as plain data."""
-    return [variables.describe(interface) for interface in instance.interfaces]
-
-
-@pytest.fixture(scope="session")
-def ips(instance: Instance) -> list[str]:
-    """All fixed addresses of the instance."""
-    return variables.addresses(instance)
-
-
-@pytest.fixture(scope="session")
-def ips_v4(instance: Instance) -> list[str]:
-    """The fixed IPv4 addresses of the instance."""
-    return variables.addresses(instance, 4)
-
-
-@pytest.fixture(scope="session")
-def ips_v6(instance: Instance) -> list[str]:
-    """The fixed IPv6 addresses of the instance."""
-    return variables.addresses(instance, 6)
-
-
-@pytest.fixture(scope="session")
-def main_ip(instance: Instance) -> str:
-    """The address of the instance's main interface, as the guest sees it."""
-    return instance.main_ip
-
-
-@pytest.fixture(scope="session")
-def environment_variables(dib_run: TargetRun) -> dict[str, str]:
-    """``environment_variables`` of the image and its test environment, merged."""
-    return dict(merge.test_variables(dib_run.image, dib_run.environment))
-
-
-@pytest.fixture(scope="session")
-def dib_variables(
-    instance: Instance,
-    ssh_access: SshAccess,
-    environment_variables: Mapping[str, str],
-) -> dict[str, str]:
-    """The ``DIBCTL_*`` variables of shell tests."""
-    return variables.for_tests(instance, ssh_access, environment_variables)
+# -- what runs scripts and commands ----------------------------------------------------------------
 
 
 @pytest.fixture
@@ -289,14 +250,14 @@ def dib_runner(
 ) -> scripts.Runner:
     """What runs the script or command that the test stands for, made as its entry wants it."""
     item, get = request.node, request.getfixturevalue
-    entry = item.stash[planning.ENTRY]
+    entry = item.stash[modules.ENTRY]
     cwd = request.config.invocation_params.dir
-    kind = planning.kind_of(item)
+    kind = modules.kind_of(item)
     if kind == "image":
         tree = get("image_tree")
-        told = variables.for_image(tree, image, environment_variables)
-        return scripts.Here(argv=planning.script_argv(item.path), variables=told, cwd=cwd, tree=tree)
-    told = get("dib_variables")
+        test_variables = variables.for_image(tree, image, environment_variables)
+        return scripts.Here(argv=modules.script_argv(item.path), variables=test_variables, cwd=cwd, tree=tree)
+    test_variables = get("dib_variables")
     if kind == "ssh":
         script = GuestScript(
             path=item.path,
@@ -304,114 +265,12 @@ def dib_runner(
             folder=entry.folder,
             sudo=entry.sudo,
         )
-        return scripts.InGuest(script=script, access=get("ssh_access"), variables=told)
+        return scripts.InGuest(script=script, access=get("ssh_access"), variables=test_variables)
     if kind == "external":
         target_run = get("dib_run")
         built = get("artifact") if target_run.options.has_file else None
         file = built.path if built else planning.absolute(Path(image.settings.filename), cwd)
-        names = variables.for_command(image, target_run.environment, file, built, told)
+        names = variables.for_command(image, target_run.environment, file, built, test_variables)
         argv = interpolate.command(entry.written, names, image.at(entry.place))
-        return scripts.Here(argv=argv, variables=told, cwd=cwd)
-    return scripts.Here(argv=planning.script_argv(item.path), variables=told, cwd=cwd)
-
-
-@pytest.fixture(scope="session")
-def ssh(ssh_access: SshAccess) -> dict[str, Any]:
-    """How to log in, as dibctl's dict: ip, port, username, private_key_file, key_name, config, ..."""
-    return {
-        "ip": ssh_access.ip,
-        "port": ssh_access.port,
-        "username": ssh_access.username,
-        "private_key_file": str(ssh_access.key.private_key_file),
-        "key_name": ssh_access.key.name,
-        "config": str(ssh_access.config_file),
-        "command_line": process.command_line(ssh_access.command_line()),
-        "connector": f"ssh://{ssh_access.username}@{ssh_access.ip}:{ssh_access.port}",
-    }
-
-
-@pytest.fixture(scope="session")
-def port(dib_run: TargetRun, instance: Instance, ssh_access: SshAccess) -> dict[str, Any]:  # noqa: ARG001 -- it waits
-    """The port that was waited for: ip, port, timeout, and delay, the seconds waited."""
-    wanted = dib_run.image.settings.tests.wait_for_port or merge.login(dib_run.image)[1]
-    endpoint = instance.endpoint(wanted)
-    return {
-        "ip": endpoint.ip,
-        "port": endpoint.port,
-        "timeout": dib_run.deadlines.port,
-        "delay": dib_run.phases.get("ready", 0.0),
-    }
-
-
-@pytest.fixture(scope="session")
-def image_config(image: Entry[Image]) -> dict[str, Any]:
-    """The image's entry in images.yaml as plain data."""
-    return image.settings.model_dump(mode="json", exclude_none=True)
-
-
-@pytest.fixture(scope="session")
-def image_info(cloud_image: CloudImage | None) -> dict[str, Any]:
-    """The image as the cloud knows it: id, name, disk_format, sha512, properties, and what Glance adds."""
-    if cloud_image is None:
-        pytest.skip("--dib-use-existing-instance: what image the instance was made from is not known")
-    return {
-        **cloud_image.details,
-        "id": cloud_image.id,
-        "name": cloud_image.name,
-        "disk_format": cloud_image.disk_format,
-        "sha512": cloud_image.sha512,
-        "properties": dict(cloud_image.properties),
-    }
-
-
-class CamelCase:
-    """A testinfra host that also answers to the CamelCase names of testinfra's first releases."""
-
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-
-    @property
-    def SystemInfo(self) -> Any:  # noqa: N802 -- its name then
-        """What ``system_info`` is today, with the ``hostname`` that it had."""
-        info = self._backend.system_info
-        if not hasattr(info, "hostname"):
-            info.hostname = self._backend.check_output("hostname")
-        return info
-
-    def __getattr__(self, name: str) -> Any:
-        """Return ``package`` for ``Package``, and anything else under its own name."""
-        return getattr(self._backend, re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
-
-
-@pytest.fixture(scope="session")
-def ssh_backend(ssh_access: SshAccess) -> CamelCase:
-    """testinfra over ssh, as dibctl's tests call it: ``ssh_backend.SystemInfo.hostname`` works."""
-    return CamelCase(host.connect(ssh_access))
-
-
-@pytest.fixture
-def ssh_client(ssh_access: SshAccess) -> Iterator[Any]:
-    """A connected paramiko ``SSHClient``, closed after the test."""
-    with ssh_access.client() as client:
-        yield client
-
-
-def _client(name: str, service: str) -> Callable[..., Any]:
-    @pytest.fixture(scope="session", name=name)
-    def client(dib_run: TargetRun, cloud: Cloud) -> Any:
-        found = cloud.client(service)
-        if found is None:
-            label = dib_run.environment.label
-            pytest.skip(f"`{name}` needs an OpenStack environment; {label} is a local QEMU one")
-        return found
-
-    what = "connection" if service == "connection" else f"client of the {service} API"
-    client.__doc__ = (
-        f"openstacksdk's {what}, logged in to the test environment; elsewhere the test is skipped."
-    )
-    return client
-
-
-nova = _client("nova", "compute")
-glance = _client("glance", "image")
-connection = _client("connection", "connection")
+        return scripts.Here(argv=argv, variables=test_variables, cwd=cwd)
+    return scripts.Here(argv=modules.script_argv(item.path), variables=test_variables, cwd=cwd)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 
 import pytest
 from _pytest.junitxml import xml_key
+
+from pytest_dibctl.plugin import reports
 
 CRASHED = "???"
 """The phase of xdist's report of a test that ended its worker."""
 
 
 class Attachments:
-    """Hooks of a run with ``--junit-xml``; ``properties`` are those of a report that name its logs."""
+    """Hooks of a run with ``--junit-xml``."""
 
-    def __init__(self, config: pytest.Config, properties: Iterable[str]) -> None:
+    def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._properties = tuple(properties)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, object, object]:
@@ -34,8 +35,8 @@ class Attachments:
     def _attach(self, report: pytest.TestReport) -> None:
         """Name the logs in the words that GitLab and Jenkins look for."""
         xml = self._config.stash.get(xml_key, None)
-        facts = dict(report.user_properties)
-        lines = [f"[[ATTACHMENT|{facts[name]}]]" for name in self._properties if name in facts]
+        facts = reports.facts_of(report)
+        lines = [f"[[ATTACHMENT|{facts[name]}]]" for name in reports.LOGS if name in facts]
         if xml is None or not lines:
             return
         element = ET.Element("system-out")

@@ -27,7 +27,7 @@ def write(path: Path, text: str, *, append: bool) -> None:
 
 
 def markdown(target_reports: Mapping[str, TargetReport], *, title: str = "Images", note: str = "") -> str:
-    """Return a table of targets and their phases, then failures, what was kept and what is left."""
+    """Return a table of targets and their phases, then failures, then resources kept or left."""
     parts = [f"## {title}", *([f"**{_escaped(note)}**"] if note else []), _table(target_reports)]
     failures = [
         (label, failure)

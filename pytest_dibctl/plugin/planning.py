@@ -1,30 +1,20 @@
-"""From ``tests_list`` to pytest nodes: which file is for which images, and how scripts become items."""
+"""What a run tests: which file of ``tests_list`` is for which images, in which order."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import re
-import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from pytest_dibctl.config import tests_list
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import ExternalTest, Image, TestEntry
-from pytest_dibctl.guest.scripts import Runner, interpreter
 from pytest_dibctl.run.targets import Target, unlike
 
 SHIPPED = re.compile(r"image_tests/(?:tree/)?test_(\w+)\.py(.*)$", re.DOTALL)
-LIMIT: pytest.StashKey[float | None] = pytest.StashKey()
-"""Seconds a shell test has; its process is ended by us, not by pytest-timeout."""
-ENTRY: pytest.StashKey[PlannedEntry | None] = pytest.StashKey()
-"""The entry that an item belongs to; None for a file named on the command line only."""
-LAST_LINES = 40
 SCRIPT_KINDS, FILE_KINDS = ("shell", "ssh", "image"), ("pytest", "image")
 """What kinds of entries a script, and a file of pytest tests, may be listed under."""
 EXTERNAL = "external"
@@ -103,6 +93,14 @@ class Plan:
         """The images, each once."""
         return tuple({target.image.label: target.image for target in self.targets}.values())
 
+    def target(self, image: str | None, environment: str | None) -> Target | None:
+        """Return the target of an image's and an environment's labels, None if the run has none."""
+        names = (image, environment)
+        return next(
+            (target for target in self.targets if (target.image.label, target.environment.label) == names),
+            None,
+        )
+
     def uses(self, path: Path, command: str | None = None) -> tuple[Use, ...]:
         """Return the targets that ``path`` is tested for; ids tell repeated entries and kinds apart.
 
@@ -145,7 +143,7 @@ class Plan:
     def is_script(self, path: Path) -> bool:
         """Whether ``path`` is run as a script: because an entry says so, or it was named itself.
 
-        An executable that merely lies in a folder that is collected is nobody's test.
+        An executable that no entry names, in a folder that pytest collects, is not a test.
         """
         if any(entry.runs(path) for entry in self.entries):
             return True
@@ -267,131 +265,3 @@ def node_id(path: Path, rootdir: Path) -> str | None:
         folder = f"{tests_list.TREE}/" if path.parent.name == tests_list.TREE else ""
         return f"image_tests/{folder}{path.name}"
     return None if path.is_relative_to(rootdir) else str(path)
-
-
-class ImageModule(pytest.Module):
-    """A test module whose every test is run for an image, even one that asks for no fixture."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        wanted = [
-            "image",
-            "dib_view",
-            *(["dib_upload_only"] if self.config.getoption("dib_upload_only") else []),
-        ]
-        self.add_marker(pytest.mark.usefixtures(*wanted))
-
-    def uses(self, plan: Plan, name: str) -> tuple[Use, ...]:
-        """Return the targets that the test function ``name`` is for."""
-        del name
-        return plan.uses(self.path)
-
-
-class ScriptFile(ImageModule):
-    """A script as a module with one test function, so that marks, ids and reports come for free."""
-
-    def _getobj(self) -> types.ModuleType:
-        return _module_of(self.path, [(function_name(self.path), self.path.name)])
-
-    def istestfunction(self, obj: object, name: str) -> bool:
-        """Whatever the script is called, it is the test here."""
-        return isinstance(obj, types.FunctionType) and name == function_name(self.path)
-
-
-class CommandsFile(ImageModule):
-    """A file that lists external tests, as a module with one test function for each."""
-
-    places: tuple[str, ...] = ()
-
-    def _getobj(self) -> types.ModuleType:
-        return _module_of(
-            self.path, [(command_name(place), place.partition(".")[0]) for place in self.places]
-        )
-
-    def istestfunction(self, obj: object, name: str) -> bool:
-        """Every function is a test here."""
-        return isinstance(obj, types.FunctionType) and name in map(command_name, self.places)
-
-    def uses(self, plan: Plan, name: str) -> tuple[Use, ...]:
-        """Return the targets whose images list the external test ``name``."""
-        place = next(place for place in self.places if command_name(place) == name)
-        return plan.uses(self.path, command=place)
-
-
-def _module_of(path: Path, tests: Iterable[tuple[str, str]]) -> types.ModuleType:
-    module = types.ModuleType(path.stem)
-    module.__file__ = str(path)
-    for name, shown in tests:
-        setattr(module, name, script_test(path, name, shown))
-    return module
-
-
-def function_name(path: Path) -> str:
-    """Return what a script's test is called: its name without suffix; pytest gives dots another meaning."""
-    return path.stem.replace(".", "_")
-
-
-def command_name(place: str) -> str:
-    """Return what an external test is called: "external_1" is the first of its image."""
-    index = int(re.sub(r"\D", "", place))
-    return f"external_{index + 1}"
-
-
-def target_of(item: pytest.Item) -> Target | None:
-    """Return the target an item is for."""
-    found = _parameter(item, "image")
-    return found if isinstance(found, Target) else None
-
-
-def view_of(item: pytest.Item) -> str | None:
-    """Return what an item looks at; None for a test that is for no image."""
-    found = _parameter(item, "dib_view")
-    return found if isinstance(found, str) else None
-
-
-def _parameter(item: pytest.Item, name: str) -> object:
-    callspec = getattr(item, "callspec", None)
-    return callspec.params.get(name) if callspec else None
-
-
-def kind_of(item: pytest.Item) -> str:
-    """Return the kind of entry that an item belongs to, or would if it were listed."""
-    entry = item.stash.get(ENTRY, None)
-    if entry is not None:
-        return entry.kind
-    if view_of(item) == TREE:
-        return "image"
-    return "shell" if is_script(item) else "pytest"
-
-
-def is_script(item: pytest.Item) -> bool:
-    """Whether an item runs a script or a command, which is ended by us and not by pytest-timeout."""
-    return isinstance(item.parent, (ScriptFile, CommandsFile))
-
-
-def script_test(path: Path, name: str, shown: str) -> Callable[..., None]:
-    """Return a test function that runs a script, or a command listed in ``path``; ``shown`` is its name."""
-
-    def script(dib_runner: Runner, request: pytest.FixtureRequest) -> None:
-        live = request.config.getoption("capture") == "no"
-        lines: list[str] = []
-
-        def hear(line: str) -> None:
-            lines.append(line)
-            if live:
-                print(line)  # noqa: T201 -- what -s is for
-
-        outcome = dib_runner(limit=request.node.stash.get(LIMIT, None), on_line=hear)
-        if not outcome.passed:
-            pytest.fail("\n".join([f"{shown} {outcome.ended}", *lines[-LAST_LINES:]]), pytrace=False)
-
-    # Reports take file and line from the code object: they should name the script, not this module.
-    script.__code__ = script.__code__.replace(co_filename=str(path), co_firstlineno=1)
-    script.__name__ = script.__qualname__ = name
-    script.__doc__ = f"Runs {shown}."
-    return script
-
-
-def script_argv(path: Path) -> list[str]:
-    """Return how to run ``path`` on this machine."""
-    return [*interpreter(path), str(path)]

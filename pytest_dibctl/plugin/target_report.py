@@ -1,4 +1,4 @@
-"""What a run has to tell of each target when it is over: phases, outcomes, what was kept and what is left."""
+"""What summaries show of a target: seconds of its phases, outcomes, and resources kept or left."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WAIT = "wait"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A test that failed: its node id, the phase of it (setup, call, teardown), and what was said."""
+    """A test that failed: its node id, the phase that failed (setup, call, teardown), text and log files."""
 
     nodeid: str
     when: str
@@ -30,9 +30,11 @@ class Failure:
 
 @dataclasses.dataclass(kw_only=True)
 class TargetReport:
-    """What the summaries say of one target; under xdist the sum of what its workers say.
+    """What the summaries show of one target; under xdist the sum of what its workers report.
 
-    ``outcomes`` and ``failures`` are counted where reports come together: in the controller.
+    ``phases`` are seconds by step. ``reused`` is why the image was not built, None if it was. ``digest``
+    is its file's SHA-512 in hex. ``outcomes`` and ``failures`` are counted where reports come together: in
+    the controller.
     """
 
     image: str = ""
@@ -63,7 +65,7 @@ class TargetReport:
         return bool(self.failures or self.leftovers)
 
     def as_data(self) -> dict[str, Any]:
-        """Return what a worker tells its controller, plain data."""
+        """Return what a worker sends to its controller, plain data; ``from_data`` reads it."""
         data = dataclasses.asdict(self)
         del data["outcomes"], data["failures"]
         data["removals"] = [removal.as_data() for removal in self.removals]
@@ -75,7 +77,7 @@ class TargetReport:
         return cls(**{**data, "removals": [Removal.from_data(removal) for removal in data["removals"]]})
 
     def add(self, other: TargetReport) -> None:
-        """Add what another process says of the same target."""
+        """Add the report of another process on the same target."""
         for name, seconds in other.phases.items():
             self.phases[name] = self.phases.get(name, 0.0) + seconds
         self.image = self.image or other.image
@@ -102,7 +104,7 @@ class TargetReport:
 
 
 def report_of(target_run: TargetRun) -> TargetReport:
-    """Return what this process has to say of a target_run."""
+    """Return what this process reports of a target run."""
     return TargetReport(
         image=target_run.label,
         environment=target_run.environment.label,
@@ -116,7 +118,7 @@ def report_of(target_run: TargetRun) -> TargetReport:
 
 
 def columns(target_reports: Mapping[str, TargetReport]) -> tuple[str, ...]:
-    """Return the phases that a table of ``accounts`` has columns for."""
+    """Return the phases that a table of these reports has columns for."""
     waited = any(target_report.phases.get(WAIT, 0.0) >= 1 for target_report in target_reports.values())
     rare = [
         name

@@ -17,7 +17,7 @@ from pytest_dibctl.cli import main
 from pytest_dibctl.config import catalog, models, tests_list
 from pytest_dibctl.config.models.section import Section
 from pytest_dibctl.errors import ExitCode
-from pytest_dibctl.plugin import fixtures, host, target_report
+from pytest_dibctl.plugin import facts, fixtures, host, target_report
 from tests.plugin.conftest import ROOT, Project
 from tests.support import readme
 
@@ -151,7 +151,7 @@ def test_every_option_is_in_the_table(pytestconfig: pytest.Config) -> None:
 def defined_fixtures() -> dict[str, Any]:
     """Return every fixture of the plugin: its name to its definition."""
     found: dict[str, Any] = {}
-    for module in (fixtures, host):
+    for module in (fixtures, facts, host):
         for name, value in vars(module).items():
             if (
                 not name.startswith("_")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dibctl.plugin import session
+from pytest_dibctl.plugin import options
 from tests.plugin.conftest import Project
 from tests.support import sampling, waiting
 
@@ -418,9 +418,9 @@ def test_half_of_the_cores_build_unless_told(cores: int, jobs: int, monkeypatch:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(cores)))
     said = {"dibctl_build_jobs": 0}
     config: Any = SimpleNamespace(getini=said.__getitem__)
-    assert session._build_jobs(config) == jobs
+    assert options.build_jobs(config) == jobs
     said["dibctl_build_jobs"] = 5
-    assert session._build_jobs(config) == 5
+    assert options.build_jobs(config) == 5
 
 
 def test_fewer_builds_than_none_are_refused(project: Project) -> None:

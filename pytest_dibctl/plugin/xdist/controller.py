@@ -3,59 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Sequence
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_dibctl.cleanup.workers import WorkerCleanup
+from pytest_dibctl.plugin.reports import PREFIX, Notes, PhaseReport
+from pytest_dibctl.plugin.session import DibSession
 from pytest_dibctl.plugin.target_report import TargetReport
-from pytest_dibctl.plugin.xdist.scheduler import ImageScheduling
+from pytest_dibctl.plugin.xdist.scheduler import ImageScheduling, Node
+from pytest_dibctl.plugin.xdist.worker import CollectedTests
 from pytest_dibctl.run import building
 from pytest_dibctl.run.targets import Target
 
-if TYPE_CHECKING:
-    from pytest_dibctl.plugin.session import ActiveRun
-
-PREFIX = "dib_"
 INTERRUPTED = "keyboard-interrupt"
 """What xdist calls the end of a worker that was interrupted."""
 
 
-def is_controller(config: pytest.Config) -> bool:
-    """Whether this process hands tests out to workers."""
-    return bool(config.getoption("tx", None)) and config.getoption("dist", "no") != "no"
-
-
-def worker_id(config: pytest.Config) -> str | None:
-    """Return which of xdist's workers this process is, None if it is none."""
-    found = getattr(config, "workerinput", {}).get("workerid")
-    return str(found) if found else None
-
-
-def items_of(worker: str) -> str:
-    """Return under which name a worker says what it has collected."""
-    return f"items of {worker}"
-
-
-class Distribution:
+class Controller:
     """What only the controller of an xdist run does."""
 
-    def __init__(self, run: ActiveRun, worker_cleanup: WorkerCleanup) -> None:
-        self._run = run
-        self._worker_cleanup = worker_cleanup
+    def __init__(self, session: DibSession, cleanup: WorkerCleanup) -> None:
+        self._session = session
+        self._cleanup = cleanup
         self._scheduling: ImageScheduling | None = None
-        self._facts: dict[tuple[str, str], dict[str, str]] = {}
-        """What the last report of a worker said of a target, by the worker's and the target's id."""
-        self._phases: dict[tuple[str, str], dict[str, float]] = {}
-        """The seconds that the worker itself had spent on the target by then."""
-        self._crashing: Any = None
-        """The worker that just died in a test whose report, the one that says so, is still to come."""
-        self._after_crash: list[Callable[[], None]] = []
-        self._nodes: list[Any] = []
+        self._last_reports: dict[tuple[str, str], PhaseReport] = {}
+        """A worker's last report of a target, by the worker's and the target's id."""
+        self._crashed: Node | None = None
+        """The worker that died in a test, until all hooks have had xdist's report of that test."""
+        self._held_removals: list[Callable[[], None]] = []
+        self._nodes: list[Node] = []
 
-    def pytest_configure_node(self, node: Any) -> None:
+    # -- workers begin ---------------------------------------------------------------------------
+
+    def pytest_configure_node(self, node: Node) -> None:
         """Tell a worker which run it belongs to."""
-        node.workerinput["dibctl_run"] = self._worker_cleanup.ledger.run_id
+        node.workerinput["dibctl_run"] = self._session.ledger.run_id
         self._nodes.append(node)
 
     @pytest.hookimpl(tryfirst=True)
@@ -66,136 +48,128 @@ class Distribution:
         self._scheduling = ImageScheduling(
             config=config,
             numnodes=len(parse_tx_spec_config(config)),
-            groups_of=self._groups_of,
+            groups_of=lambda node: self._tests_of(node).groups,
             first_of=self._first_of,
             instances=config.getoption("dib_instances"),
-            on_done=self._done,
+            on_done=self._group_done,
             on_difference=self._refuse_difference,
         )
         return self._scheduling
 
-    def _groups_of(self, node: Any) -> Sequence[Hashable]:
-        said = self._said(node)
-        assert said is not None  # written before the worker tells xdist what it has collected
-        groups: list[str] = said["groups"]
-        return groups
+    def _collected(self, node: Node) -> CollectedTests | None:
+        return CollectedTests.get(self._session.run_state, node.gateway.id)
 
-    def _first_of(self, node: Any) -> Sequence[bool]:
+    def _tests_of(self, node: Node) -> CollectedTests:
+        """Return the tests of a worker that has collected: it puts them there before xdist knows of them."""
+        tests = self._collected(node)
+        assert tests is not None
+        return tests
+
+    def _first_of(self, node: Node) -> Sequence[bool]:
         """Tell which tests come before any boot: none may begin while these could still forbid it."""
-        said = self._said(node)
-        assert said is not None
-        return [kind == "image" for kind in said["kinds"]]
+        return [kind == "image" for kind in self._tests_of(node).kinds]
 
-    def _said(self, node: Any) -> dict[str, Any] | None:
-        said: dict[str, Any] | None = self._run.run_state.get(items_of(node.gateway.id))
-        return said
-
-    def _done(self, group: Hashable) -> None:
-        target = self._target(group)
-        if target is not None:
-            self._once_told(lambda: self._remove_image(target))
-
-    def _remove_image(self, target: Target) -> None:
-        # Meanwhile somebody may have asked for the test again that a worker died of.
-        assert self._scheduling is not None
-        if self._scheduling.is_done(target.id):
-            self._worker_cleanup.target_done(target)
-
-    def _once_told(self, removal: Callable[[], None]) -> None:
-        """Begin a removal, but not before a crash is told: what to keep depends on who failed."""
-        if self._crashing is None:
-            removal()
-        else:
-            self._after_crash.append(removal)
-
-    def _crash_is_told(self) -> None:
-        self._crashing = None
-        removals, self._after_crash = self._after_crash, []
-        for removal in removals:
-            removal()
-
-    def _target(self, group: Hashable) -> Target | None:
-        return next((target for target in self._run.plan.targets if target.id == group), None)
-
-    def _refuse_difference(self, one: Any, other: Any) -> None:
+    def _refuse_difference(self, node: Node, other: Node) -> None:
         from xdist.report import report_collection_diff
 
-        said = [self._collected(node) for node in (one, other)]
-        text = report_collection_diff(*said, one.gateway.id, other.gateway.id)
+        collected = [self._collected(each) for each in (node, other)]
+        ids = [list(tests.ids) if tests else [] for tests in collected]
+        text = report_collection_diff(*ids, node.gateway.id, other.gateway.id)
         report = pytest.CollectReport(
             nodeid=other.gateway.id, outcome="failed", longrepr=text or "the order differs", result=[]
         )
-        self._run.config.hook.pytest_collectreport(report=report)
+        self._session.config.hook.pytest_collectreport(report=report)
 
-    def _collected(self, node: Any) -> list[str]:
-        return list((self._said(node) or {}).get("ids", ()))
+    # -- workers report --------------------------------------------------------------------------
 
-    def pytest_testnodedown(self, node: Any, error: object) -> None:
-        """Take over what a worker has to say, or remove what one that died can not."""
-        for label, data in getattr(node, "workeroutput", {}).get("dibctl", {}).items():
-            self._run.target_report(label).add(TargetReport.from_data(data))
-        if error and error != INTERRUPTED and (said := self._said(node)) is not None:
-            self._account_for_dead(node.gateway.id)
-            if self._scheduling is not None and self._scheduling.is_busy(node):
-                self._crashing = node
-            self._once_told(lambda: self._worker_cleanup.worker_died(said["pid"]))
-
-    def _account_for_dead(self, worker: str) -> None:
-        """Enter what is known of the time that a worker spent which cannot tell any more."""
-        for (whose, label), phases in self._phases.items():
-            if whose == worker:
-                self._run.target_report(label).add(TargetReport(phases=phases))
+    def remember(self, report: PhaseReport) -> None:
+        """Remember the facts of the report, for the test that its worker may die of."""
+        if report.worker:
+            self._last_reports[report.worker, report.target.id] = report
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, object, object]:
-        """Remember the facts of the report, for the test that its worker may die of."""
-        self._remember(report)
+        """Begin the removals that waited for the report of a crash once all other hooks have had it."""
         result = yield
-        if self._crashing is not None and getattr(report, "node", None) is self._crashing:
-            self._crash_is_told()
+        if self._crashed is not None and getattr(report, "node", None) is self._crashed:
+            self._begin_held_removals()
         return result
-
-    def _remember(self, report: pytest.TestReport) -> None:
-        facts = {name: str(value) for name, value in report.user_properties if name.startswith(PREFIX)}
-        target = self._run.target_named(facts)
-        if target is not None and (worker := getattr(report, "worker_id", None)):
-            self._facts[worker, target.id] = facts
-            self._phases[worker, target.id] = getattr(report, "dib_phases", {})
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
-        """Put on the report of a test that crashed its worker what is known of its target."""
+        """Complete the report of a test that crashed its worker from the last report of its target."""
         assert self._scheduling is not None
         target = self._target(self._scheduling.group_of(crashitem))
         if target is None:
             return
-        worker = report.node.gateway.id
-        report.user_properties = [
-            (PREFIX + "image", target.image.label),
-            (PREFIX + "environment", target.environment.label),
-        ]
-        known = self._facts.get((worker, target.id), {})
-        said = self._said(report.node)
-        assert said is not None  # it has been given a test
-        place = said["ids"].index(crashitem)
-        report.dib_tally = said["tallies"][place]  # type: ignore[attr-defined]
-        report.dib_content_failed = said["kinds"][place] == "image"  # type: ignore[attr-defined]
-        report.user_properties.append((PREFIX + "kind", said["kinds"][place]))
-        named = dict(report.user_properties)
-        built = building.build_facts(self._run.run_state, target.image.label)
-        known = {**{PREFIX + name: value for name, value in built.items()}, **known}
-        report.user_properties += [(name, value) for name, value in known.items() if name not in named]
+        tests = self._tests_of(report.node)
+        place = tests.ids.index(crashitem)
+        last_report = self._last_reports.get((report.node.gateway.id, target.id))
+        built = building.build_facts(self._session.run_state, target.image.label)
+        facts = {
+            f"{PREFIX}image": target.image.label,
+            f"{PREFIX}environment": target.environment.label,
+            f"{PREFIX}kind": tests.kinds[place],
+        }
+        known = {
+            **{PREFIX + name: value for name, value in built.items()},
+            **(last_report.facts if last_report else {}),
+        }
+        report.user_properties = list({**facts, **known, **facts}.items())
+        Notes(content_failed=tests.kinds[place] == "image", failed_tally=tests.tallies[place]).write(report)
+
+    # -- groups and workers end ------------------------------------------------------------------
+
+    def _group_done(self, group: Hashable) -> None:
+        target = self._target(group)
+        if target is not None:
+            self._after_crash_report(lambda: self._remove_image(target))
+
+    def _remove_image(self, target: Target) -> None:
+        # Since then pytest-rerunfailures may have asked again for the test that a worker died of.
+        assert self._scheduling is not None
+        if self._scheduling.is_done(target.id):
+            self._cleanup.target_done(target)
+
+    def pytest_testnodedown(self, node: Node, error: object) -> None:
+        """Take over a worker's target reports; remove what a dead worker has made."""
+        for label, data in getattr(node, "workeroutput", {}).get("dibctl", {}).items():
+            self._session.target_report(label).add(TargetReport.from_data(data))
+        if error and error != INTERRUPTED and (tests := self._collected(node)) is not None:
+            self._add_phases_of(node.gateway.id)
+            if self._scheduling is not None and self._scheduling.is_busy(node):
+                self._crashed = node
+            self._after_crash_report(lambda: self._cleanup.worker_died(tests.pid))
+
+    def _add_phases_of(self, dead_worker: str) -> None:
+        """Add the seconds that a dead worker has last reported, since no target report of it will come."""
+        for (worker, label), report in self._last_reports.items():
+            if worker == dead_worker:
+                self._session.target_report(label).add(TargetReport(phases=dict(report.notes.phases)))
+
+    def _after_crash_report(self, removal: Callable[[], None]) -> None:
+        """Begin a removal, but not before a crash is reported: what to keep depends on what failed."""
+        if self._crashed is None:
+            removal()
+        else:
+            self._held_removals.append(removal)
+
+    def _begin_held_removals(self) -> None:
+        self._crashed = None
+        removals, self._held_removals = self._held_removals, []
+        for removal in removals:
+            removal()
+
+    def _target(self, group: Hashable) -> Target | None:
+        return next((target for target in self._session.plan.targets if target.id == group), None)
 
     def finish(self) -> None:
         """Remove all that is left, once the workers are gone."""
-        self._crash_is_told()
-        by_label = {
-            (target.image.label, target.environment.label): target.id for target in self._run.plan.targets
-        }
-        workers = [said["pid"] for node in self._nodes if (said := self._said(node)) is not None]
-        for removal in self._worker_cleanup.finish(workers=workers):
-            label = by_label.get((removal.image, removal.environment))
-            self._run.target_report(label or removal.image or "run").add_removal(removal)
-        still_there = {record.resource for record in self._worker_cleanup.ledger.records()}
-        for target_report in self._run.target_reports.values():
+        self._begin_held_removals()
+        collected = [self._collected(node) for node in self._nodes]
+        pids = [tests.pid for tests in collected if tests is not None]
+        for removal in self._cleanup.finish(workers=pids):
+            self._session.add_removal(removal)
+        still_there = {record.resource for record in self._session.ledger.records()}
+        for target_report in self._session.target_reports.values():
             target_report.forget_removed(still_there)

@@ -20,10 +20,11 @@ LOOKAHEAD = 2
 class ImageScheduling:
     """Gives each worker one group at a time, two tests ahead, so that a run can stop soon.
 
-    ``numnodes`` workers are waited for; ``groups_of`` returns the group of each of a worker's tests, in
-    order. At most ``instances`` workers share a group, only where none is left without one, and once those
-    of its tests are over that ``first_of`` says come before all others. ``on_done`` is called with each group
-    that no worker has tests of any more, which happens again if a test of it is called for again.
+    It begins when ``numnodes`` workers have collected. ``groups_of`` returns the group of each of a worker's
+    tests, in order, and ``first_of`` which of them come before all others of their group. At most
+    ``instances`` workers share a group: only once its first tests are over, and only where no group is
+    without a worker. ``on_done`` is called with a group when no worker has a test of it left, and again
+    after a test of it was run once more. ``on_difference`` is called with two workers whose tests differ.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class ImageScheduling:
         """The tests that come before others of their group and are not over."""
         self._attached: dict[Node, Hashable] = {}
 
-    # -- what xdist asks -------------------------------------------------------------------------
+    # -- xdist's questions -----------------------------------------------------------------------
 
     @property
     def nodes(self) -> list[Node]:
@@ -69,7 +70,7 @@ class ImageScheduling:
 
     @property
     def tests_finished(self) -> bool:
-        """Whether nothing is left but tests that only wait to know that there is no next one."""
+        """Whether each worker has at most one test left, which it runs once it knows that none follows."""
         return (
             self.collection_is_completed
             and not any(self._queues.values())
@@ -81,14 +82,14 @@ class ImageScheduling:
         """Whether any test is still to be run."""
         return any(self._queues.values()) or any(self._pending.values())
 
-    # -- what xdist tells ------------------------------------------------------------------------
+    # -- xdist's events --------------------------------------------------------------------------
 
     def add_node(self, node: Node) -> None:
         """Know a new worker; it gets tests once it has collected them."""
         self._pending[node] = []
 
     def add_node_collection(self, node: Node, collection: Sequence[str]) -> None:
-        """Take note of what a worker has collected; one that comes late must have the same."""
+        """Note what a worker has collected; a worker that comes late must have collected the same."""
         if self.collection is not None and list(collection) != self.collection:
             self._on_difference(next(iter(self._collections)), node)
             node.shutdown()  # of no use, and never to be waited for
@@ -102,7 +103,7 @@ class ImageScheduling:
         self._feed_all()
 
     def mark_test_complete(self, node: Node, item_index: int, duration: float = 0) -> None:
-        """Give the worker that has run a test another one."""
+        """Give another test to the worker that has run this one."""
         del duration
         self._pending[node].remove(item_index)
         self._first.discard(item_index)
@@ -110,7 +111,7 @@ class ImageScheduling:
         self._count_down(item_index)
 
     def mark_test_pending(self, item: str) -> None:
-        """Have a test run once more, which somebody wants of one that crashed its worker."""
+        """Have a test run once more: pytest-rerunfailures repeats a test that crashed its worker."""
         assert self.collection is not None
         index = self.collection.index(item)
         group = self._group[index]
@@ -120,11 +121,11 @@ class ImageScheduling:
         self._feed_all()
 
     def is_busy(self, node: Node) -> bool:
-        """Whether a worker has tests to run; if it dies, it died of the first."""
+        """Whether a worker has tests to run; if it dies, the first of them has crashed it."""
         return bool(self._pending.get(node))
 
     def remove_node(self, node: Node) -> str | None:
-        """Forget a worker; return the test that it died of, if it died. Its other tests go elsewhere."""
+        """Forget a worker; return the test that crashed it, if one did. Other workers get its other tests."""
         pending = self._pending.pop(node)
         self._attached.pop(node, None)
         if not pending:
@@ -142,7 +143,7 @@ class ImageScheduling:
         """Never called: it answers a request that this scheduler does not make."""
         raise NotImplementedError
 
-    # -- what others ask -------------------------------------------------------------------------
+    # -- our questions ---------------------------------------------------------------------------
 
     def is_done(self, group: Hashable) -> bool:
         """Whether no worker has, or will get, a test of a group, as far as is known now."""
@@ -154,7 +155,7 @@ class ImageScheduling:
             return None
         return self._group[self.collection.index(nodeid)]
 
-    # -- how -------------------------------------------------------------------------------------
+    # -- steps -----------------------------------------------------------------------------------
 
     def _begin(self) -> bool:
         first, *others = self._collections
@@ -221,7 +222,7 @@ class ImageScheduling:
         return collections.Counter(self._attached[other] for other in self._attached if other is not node)
 
     def _exclusive(self) -> set[Hashable]:
-        """Return the groups that are one worker's as yet."""
+        """Return the groups that no second worker may join yet."""
         return {self._group[index] for index in self._first}
 
     def _count_down(self, index: int) -> None:

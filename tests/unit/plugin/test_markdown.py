@@ -14,7 +14,7 @@ from pytest_dibctl.run.removal import Removal, Resource, State
 
 
 def target_report(**more: object) -> TargetReport:
-    """An account of an image that passed."""
+    """The report of an image that passed."""
     return TargetReport(
         **{
             "image": "debian",
@@ -64,8 +64,14 @@ def test_long_texts_and_many_failures_are_cut() -> None:
 
 
 def test_what_is_still_there_is_told() -> None:
-    kept = {"what": "instance x", "reason": "exit 42", "reach": None, "remove": "dibctl cleanup --run 1"}
-    text = markdown.markdown({"debian": target_report(kept=[kept], leftovers=["image y: no answer"])})
+    kept = Removal(
+        resource=Resource(kind="instance", name="x"),
+        state=State.KEPT,
+        reason="exit 42",
+        command="dibctl cleanup --run 1",
+    )
+    left = Removal(resource=Resource(kind="image", name="y"), state=State.LEFT, reason="no answer")
+    text = markdown.markdown({"debian": target_report(removals=[kept, left])})
     assert "kept instance x (exit 42); `dibctl cleanup --run 1` removes it" in text
     assert "**not removed**: image y: no answer" in text
 

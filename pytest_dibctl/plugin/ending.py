@@ -1,0 +1,122 @@
+"""The end of a session: its reports are completed, the rest is removed, summary and result are written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pytest_dibctl.cleanup.workers import WorkerCleanup
+from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.plugin import markdown
+from pytest_dibctl.plugin.session import DibSession
+from pytest_dibctl.plugin.target_report import report_of
+from pytest_dibctl.plugin.xdist.controller import Controller
+from pytest_dibctl.system import signals
+
+
+class SessionEnd:
+    """What follows the last finalizer; ``controller`` is there in an xdist controller only.
+
+    ``begun`` says that the end has come, so that nothing calls it a second time.
+    """
+
+    def __init__(self, session: DibSession, cleanup: WorkerCleanup, controller: Controller | None) -> None:
+        self._session = session
+        self._cleanup = cleanup
+        self._controller = controller
+        self._rest_removed = False
+        self.begun = False
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Complete the target reports; by now every finalizer has run."""
+        self.begun = True
+        for target, target_run in self._session.target_runs.items():
+            self._session.target_report(target.id).add(report_of(target_run))
+        if self._session.is_worker:
+            session.config.workeroutput["dibctl"] = {  # type: ignore[attr-defined]  # xdist's own
+                label: target_report.as_data()
+                for label, target_report in self._session.target_reports.items()
+            }
+            return
+        self._remove_the_rest()
+        if self._session.leftovers() and exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            self._session.verdict.removal_failed()
+        self._sort_reports()
+        self._write_summary(session)
+        if result_file := session.config.getoption("dib_result_file"):
+            verdict = self._session.verdict
+            write_result(Path(result_file), verdict.exit_code, verdict.reason)
+
+    def _remove_the_rest(self) -> None:
+        """Remove what is left if the run ended before its fixtures could."""
+        if self._controller is not None:
+            self._controller.finish()
+        elif self._session.ledger.records():
+            for removal in self._cleanup.finish(self._session.leftovers()):
+                self._session.add_removal(removal)
+        self._rest_removed = True
+
+    def _sort_reports(self) -> None:
+        """Bring the target reports, which arrive as workers end, into the order of the command line."""
+        target_reports = self._session.target_reports
+        order = [target.id for target in self._session.plan.targets if target.id in target_reports]
+        others = [label for label in target_reports if label not in order]
+        self._session.target_reports = {label: target_reports[label] for label in (*order, *others)}
+
+    def _write_summary(self, session: pytest.Session) -> None:
+        """Write --dib-summary's file; GitHub's is shared by all steps of a job."""
+        file = session.config.getoption("dib_summary")
+        if not file:
+            return
+        path = self._session.cwd / file
+        github = os.environ.get("GITHUB_STEP_SUMMARY")
+        try:
+            text = markdown.markdown(self._session.target_reports, note=self._note(session))
+            markdown.write(path, text, append=github in {file, str(path)})
+        except DibctlError as error:
+            self._session.warnings.append(str(error))
+            if session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _note(self, session: pytest.Session) -> str:
+        """Return what the summary's table cannot show."""
+        reason, target_reports = self._session.verdict.reason, self._session.target_reports
+        if reason and not any(target_report.failed for target_report in target_reports.values()):
+            return reason
+        interrupted = session.exitstatus == pytest.ExitCode.INTERRUPTED
+        return "The run was interrupted, or stopped early." if interrupted else ""
+
+    def pytest_unconfigure(self) -> None:
+        """Mark the run as finished, unless its guardian has something to remove.
+
+        That is what was given up, and what is left though no summary names it.
+        """
+        if not self._rest_removed or signals.abandoned():
+            return
+        named = {removal.resource for removal in self._session.leftovers()}
+        if all(record.resource in named for record in self._session.resources.not_removed()):
+            self._session.ledger.finish()
+
+
+def worker_cleanup(session: DibSession) -> WorkerCleanup:
+    """Return what removes the things that a session's processes leave."""
+    return WorkerCleanup(
+        ledger=session.ledger,
+        catalog=session.catalog,
+        cwd=session.cwd,
+        options=session.options,
+        targets=session.plan.targets,
+        failed=session.has_failed,
+    )
+
+
+def write_result(path: Path, exit_code: int, reason: str) -> None:
+    """Write --dib-result-file, if it can be written."""
+    with contextlib.suppress(OSError):
+        path.write_text(json.dumps({"exit_code": int(exit_code), "reason": reason}))

@@ -1,0 +1,138 @@
+"""The ``--dib-*`` options as values of ours, and what they refuse together."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_dibctl.config import merge, tests_list
+from pytest_dibctl.errors import ArtifactError, DibctlError
+from pytest_dibctl.image import preflight
+from pytest_dibctl.plugin.planning import EXTERNAL, Plan, PlannedEntry
+from pytest_dibctl.plugin.xdist.worker import is_controller, worker_id
+from pytest_dibctl.run.options import RunOptions
+
+
+def path_of(text: str | None) -> Path | None:
+    """Return the path that an option gives, None if it gives none."""
+    return Path(text) if text else None
+
+
+def run_options(config: pytest.Config) -> RunOptions:
+    """Return what the command line asks for; raises pytest.UsageError."""
+    options: Any = config.option
+    return RunOptions(
+        build=options.dib_build,
+        input=path_of(options.dib_input),
+        environments=tuple(options.dib_env or ()),
+        keep_failed_image=options.dib_keep_failed_image,
+        keep_failed_instance=options.dib_keep_failed_instance,
+        shell=options.dib_shell,
+        existing_image=options.dib_use_existing_image,
+        existing_instance=options.dib_use_existing_instance,
+        upload_only=options.dib_upload_only,
+        private_key_file=path_of(options.dib_private_key_file),
+        build_jobs=build_jobs(config),
+        logs=_logs_directory(config),
+        keep_on_kill=options.dib_keep_on_kill,
+    )
+
+
+def build_jobs(config: pytest.Config) -> int:
+    """Return how many builds may go on at once: what the ini option says, else half of the cores.
+
+    Raises pytest.UsageError for a negative number.
+    """
+    given: int = config.getini("dibctl_build_jobs")
+    if given < 0:
+        raise pytest.UsageError(f"dibctl_build_jobs is {given}; it must be 0 (half of the cores) or more")
+    return given or max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+def _logs_directory(config: pytest.Config) -> Path | None:
+    """Return where logs are copied to: what --dib-logs says, else a folder beside the JUnit file."""
+    given: str | None = config.option.dib_logs
+    cwd = Path(config.invocation_params.dir)
+    junit_xml: str | None = config.getoption("xmlpath", None)
+    if given:
+        return cwd / given
+    if not junit_xml:
+        return None
+    file = os.path.expandvars(os.path.expanduser(junit_xml))  # noqa: PTH111 -- as pytest does it
+    return (cwd / file).with_suffix(".logs")
+
+
+# -- refusals --------------------------------------------------------------------------------------
+
+
+def refuse_contradictions(config: pytest.Config, plan: Plan) -> None:
+    """Raise DibctlError for options that name two things to test, or one thing for several targets."""
+    options: Any = config.option
+    images = [image.label for image in plan.images]
+    environments = [target.environment.label for target in plan.targets]
+    sources = ("dib_input", "dib_use_existing_image", "dib_use_existing_instance")
+    given = [_flag(option) for option in sources if getattr(options, option)]
+    if options.dib_upload_only:
+        given = [*(flag for flag in given if flag != _flag("dib_input")), "--dib-upload-only"]
+    if len(given) > 1:
+        raise DibctlError(f"{' and '.join(given)} exclude each other")
+    for option in sources:
+        if getattr(options, option) and len(images) > 1:
+            raise DibctlError(
+                f"{_flag(option)} is for one image; --dib-image selects {len(images)}: {', '.join(images)}",
+            )
+        if getattr(options, option) and len(environments) > 1 and option != "dib_input":
+            raise DibctlError(
+                f"{_flag(option)} is in one environment; --dib-env selects {len(environments)}: "
+                + ", ".join(environments)
+            )
+
+
+def _flag(option: str) -> str:
+    return "--" + option.replace("_", "-")
+
+
+def refuse_what_cannot_work(plan: Plan, options: RunOptions) -> None:
+    """Raise at once the DibctlError that a test would otherwise raise after a build and a boot."""
+    for image in plan.images:
+        entries = [entry for entry in plan.entries if entry.image == image.label]
+        reads_file = options.has_file and not (options.upload_only or plan.paths_given)
+        if reads_file and any(entry.kind == "image" for entry in entries):
+            preflight.for_trees(image)
+        if any(_logs_in(entry) for entry in entries):
+            merge.login(image)
+    if options.input is not None and not options.input.exists():
+        raise ArtifactError(f"--dib-input: {options.input}: no such file")
+
+
+def _logs_in(entry: PlannedEntry) -> bool:
+    """Whether an entry cannot do without a login; of a pytest entry's files that is not known."""
+    generic = entry.kind == "pytest" and entry.written.startswith(tests_list.GENERIC)
+    return generic or entry.kind in ("shell", "ssh", EXTERNAL)
+
+
+def refuse_pytest_settings(config: pytest.Config, *, at_terminal: bool) -> None:
+    """Raise pytest.UsageError for settings of pytest and its plugins with which images cannot be tested.
+
+    These are workers that could not share images, several instances where one process is to use them, a
+    shell without a terminal, a run without pytest-timeout, and testinfra's hosts.
+    """
+    for spec in config.getoption("tx", None) or ():
+        if not spec.rpartition("*")[2].startswith("popen"):
+            raise pytest.UsageError(f"--tx={spec}: images can be tested by workers on this machine only")
+    instances = config.option.dib_instances
+    if instances < 1:
+        raise pytest.UsageError(f"--dib-instances={instances}: it must be 1 or more")
+    if instances > 1 and not is_controller(config) and worker_id(config) is None:
+        raise pytest.UsageError(f"--dib-instances={instances} needs as many workers: add -n {instances}")
+    if config.option.dib_shell and (config.getoption("numprocesses", None) or not at_terminal):
+        raise pytest.UsageError("--dib-shell needs a terminal, and no -n")
+    if not config.pluginmanager.hasplugin("timeout"):
+        raise pytest.UsageError("--dib-image needs pytest-timeout; leave out -p no:timeout")
+    if config.getoption("hosts", None):
+        raise pytest.UsageError(
+            "--hosts and --dib-image exclude each other: `host` is the instance under test"
+        )

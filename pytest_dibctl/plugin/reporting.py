@@ -1,0 +1,121 @@
+"""What the process that ran a test puts on its report: the image's facts, and why the test failed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.plugin.budget import EntryBudgets, failed_tally
+from pytest_dibctl.plugin.modules import ENTRY, kind_of, target_of, view_of
+from pytest_dibctl.plugin.planning import TREE
+from pytest_dibctl.plugin.reports import PREFIX, Notes
+from pytest_dibctl.plugin.session import DibSession
+from pytest_dibctl.plugin.target_report import RARE, STEPS
+from pytest_dibctl.run import building, logs
+from pytest_dibctl.run.target_run import TargetRun
+
+
+class Reporting:
+    """Completes the report of each image's test when it is made."""
+
+    def __init__(self, session: DibSession, budgets: EntryBudgets) -> None:
+        self._session = session
+        self._budgets = budgets
+        self._first_tests: dict[int, tuple[DibctlError, str]] = {}
+        """By an error's id: the error, which lives on so that no other gets its id, and its first test."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self,
+        item: pytest.Item,
+        call: pytest.CallInfo[None],
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Put the image's facts on the report, and errors of ours in the words they were written in."""
+        target = target_of(item)
+        if target is None:
+            return (yield)
+        target_run = self._session.target_run(target)
+        _put_facts(item, target_run)
+        report = yield
+        entry = item.stash.get(ENTRY, None)
+        notes = Notes(phases=dict(target_run.phases), entry=entry.index if entry else None)
+        if report.failed:
+            error = call.excinfo.value if call.excinfo else None
+            notes = _judged(notes, item, error, target_run)
+            self._explain(item, report, error, target_run)
+            self._session.test_failed(target, item.nodeid)
+        notes.write(report)
+        return report
+
+    def _explain(
+        self,
+        item: pytest.Item,
+        report: pytest.TestReport,
+        error: BaseException | None,
+        target_run: TargetRun,
+    ) -> None:
+        """Add to a failed report what the traceback does not tell."""
+        entry = item.stash.get(ENTRY, None)
+        if entry is not None and report.when == "call" and self._budgets.seconds_left(item) <= 0:
+            text = f"the tests of {entry.written} share {entry.timeout:g} s, which are spent now"
+            report.sections.append(("dibctl", text))
+        if isinstance(error, DibctlError):
+            if report.when != "call":
+                report.longrepr = self._told_once(error, item.nodeid)
+        elif target_run.guest.instance is not None and not target_run.failed:
+            tail = logs.console_tail(target_run.guest.instance)
+            report.sections.append((f"Last lines of the console of {target_run.label}", tail or "(empty)"))
+
+    def _told_once(self, error: DibctlError, nodeid: str) -> str:
+        """Return the whole error for the first test that meets it, else its first line and that test."""
+        if error.origin is not None:
+            first_test = self._session.run_state.first(error.origin, nodeid)
+        else:
+            _, first_test = self._first_tests.setdefault(id(error), (error, nodeid))
+        if first_test == nodeid:
+            return str(error)
+        return f"{error.message.splitlines()[0]}\n(the same error as in {first_test})"
+
+
+def _judged(notes: Notes, item: pytest.Item, error: BaseException | None, target_run: TargetRun) -> Notes:
+    """Return the notes on a failed test: whether the image's content failed it, and what counts it."""
+    # A failed step, like the build, fails each test that needs it; the image's content is not the cause.
+    step_failed = target_run.unopened or (isinstance(error, DibctlError) and error.origin is not None)
+    return dataclasses.replace(
+        notes,
+        content_failed=view_of(item) == TREE and not step_failed,
+        failed_tally=failed_tally(item),
+        exit_code=int(error.exit_code) if isinstance(error, DibctlError) else None,
+    )
+
+
+def _put_facts(item: pytest.Item, target_run: TargetRun) -> None:
+    """Put what is known of the image on the item, as properties that pytest copies to the report."""
+    seconds = {**target_run.seconds_elsewhere, **target_run.phases}
+    facts = {
+        "image": target_run.label,
+        "kind": kind_of(item),
+        "environment": target_run.environment.label,
+        **building.build_facts(target_run.run_state, target_run.label),
+        "instance": target_run.guest.id,
+        **target_run.guest.facts,
+        **{f"seconds_{name}": f"{seconds[name]:.1f}" for name in (*STEPS, *RARE) if name in seconds},
+        "build_log": _shown(target_run.built.log, target_run.cwd),
+        "console_log": _shown(target_run.guest.console_log, target_run.cwd),
+    }
+    ours = {PREFIX + name: value for name, value in facts.items() if value}
+    others = [(name, value) for name, value in item.user_properties if name not in ours]
+    item.user_properties = [*others, *ours.items()]
+
+
+def _shown(path: Path | None, cwd: Path) -> str | None:
+    """Return a path as reports name it: below the working directory, which CI jobs take attachments from."""
+    if path is None:
+        return None
+    path = Path(os.path.normpath(cwd / path))
+    return str(path.relative_to(cwd) if path.is_relative_to(cwd) else path)

@@ -1,0 +1,116 @@
+"""pytest's reports of image tests: what this plugin writes on them, and the one place that reads them.
+
+A test's own process writes; xdist carries the report to its controller as JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import pytest
+
+from pytest_dibctl.plugin.planning import Plan
+from pytest_dibctl.run.targets import Target
+
+PREFIX = "dib_"
+"""How the names of our properties begin."""
+LOGS = (f"{PREFIX}console_log", f"{PREFIX}build_log")
+"""The properties that name a log file, in the order in which reports list them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Notes:
+    """What the process that ran a test adds to its report, beside the properties; plain data.
+
+    ``phases`` are the seconds that the process has spent on the target up to now. ``entry`` is the turn of
+    the test's entry among those of its image, None for a file named on the command line only.
+    ``content_failed`` says that the image's files failed the test. ``failed_tally`` names the sum that
+    counts the failures of the entry, and ``exit_code`` is that of the DibctlError that failed the test.
+    """
+
+    phases: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    entry: int | None = None
+    content_failed: bool = False
+    failed_tally: str | None = None
+    exit_code: int | None = None
+
+    def write(self, report: pytest.TestReport) -> None:
+        """Put the notes on a report, in place of those that it has."""
+        report.dib_notes = dataclasses.asdict(self)  # type: ignore[attr-defined]
+
+    @classmethod
+    def read(cls, report: pytest.TestReport) -> Notes:
+        """Return the notes of a report, empty ones if it has none."""
+        return cls(**getattr(report, "dib_notes", {}))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhaseReport:
+    """pytest's report of one phase of an image's test.
+
+    ``when`` is setup, call or teardown; xdist's report of a test that ended its worker has ``???``.
+    ``outcome`` is what the phase adds to the outcomes of the target, None for a phase that adds nothing.
+    ``rerun`` says that pytest-rerunfailures runs the failed test again. ``facts`` are our properties by
+    name, ``text`` is the text of a failure, ``worker`` is xdist's id of the process that ran the test.
+    """
+
+    target: Target
+    nodeid: str
+    when: str
+    outcome: str | None
+    failed: bool
+    skipped: bool
+    rerun: bool
+    text: str
+    facts: Mapping[str, str]
+    notes: Notes
+    worker: str | None
+
+    @property
+    def logs(self) -> tuple[str, ...]:
+        """The log files that the report names."""
+        return tuple(self.facts[name] for name in LOGS if name in self.facts)
+
+
+def read(report: pytest.TestReport, plan: Plan) -> PhaseReport | None:
+    """Return what a report says of a target of ``plan``, None for a test of no image."""
+    facts = facts_of(report)
+    target = plan.target(facts.get(f"{PREFIX}image"), facts.get(f"{PREFIX}environment"))
+    if target is None:
+        return None
+    return PhaseReport(
+        target=target,
+        nodeid=report.nodeid,
+        when=report.when or "",
+        outcome=_outcome(report),
+        failed=report.failed,
+        skipped=report.skipped,
+        rerun=_is_rerun(report),
+        text=report.longreprtext if report.failed else "",
+        facts=facts,
+        notes=Notes.read(report),
+        worker=getattr(report, "worker_id", None),
+    )
+
+
+def facts_of(report: pytest.TestReport) -> dict[str, str]:
+    """Return our properties of a report."""
+    return {name: str(value) for name, value in report.user_properties if name.startswith(PREFIX)}
+
+
+def _is_rerun(report: pytest.TestReport) -> bool:
+    return report.outcome == "rerun"  # type: ignore[comparison-overlap]  # pytest-rerunfailures' own
+
+
+def _outcome(report: pytest.TestReport) -> str | None:
+    """Return what a phase adds to the outcomes of its target; most phases that pass add nothing."""
+    if _is_rerun(report):
+        return "reruns"
+    if report.failed:
+        return "failed" if report.when == "call" else "errors"
+    if report.skipped:
+        return "xfailed" if hasattr(report, "wasxfail") else "skipped"
+    if report.when != "call":
+        return None
+    return "xpassed" if hasattr(report, "wasxfail") else "passed"

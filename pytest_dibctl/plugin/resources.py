@@ -1,0 +1,65 @@
+"""What a run holds from its configuration to its end: ledger, guardian and signal handlers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pytest_dibctl.cleanup import guardian
+from pytest_dibctl.run import ledger
+from pytest_dibctl.run.ledger import Ledger, Record
+from pytest_dibctl.run.options import RunOptions
+from pytest_dibctl.run.targets import Target
+from pytest_dibctl.system import process, signals
+
+
+class RunResources:
+    """The run's ledger, opened; on a worker, whose ``run_id`` is its controller's, another hold on it.
+
+    pytest closes them by its hook. ``guard`` is to be called before anything is made: it starts the
+    guardian, which removes it if this process is killed. Raises DibctlError if the ledger cannot be opened.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_id: str | None,
+        is_worker: bool,
+        options: RunOptions,
+        targets: Sequence[Target],
+        cwd: Path,
+    ) -> None:
+        self._is_worker = is_worker
+        self.guard: Callable[[], None] = lambda: None
+        with contextlib.ExitStack() as stack:
+            directory = ledger.base_directory() / (run_id or ledger.new_run_id())
+            if not options.keep_on_kill:
+                environments = [target.environment for target in targets]
+                run_guardian = guardian.of_run(directory, environments, cwd=cwd)
+                self.guard = run_guardian.ensure
+                # Closed last of all: it waits for all processes of the run to release the ledger.
+                stack.callback(run_guardian.disown if is_worker else run_guardian.reap)
+            self.ledger: Ledger = stack.enter_context(ledger.opened(directory.name))
+            stack.enter_context(process.marked(self.ledger.run_id))
+            interruption = stack.enter_context(signals.as_keyboard_interrupt())
+            interruption.outlook = self._outlook
+            interruption.guarded = not options.keep_on_kill
+            self._open = stack.pop_all()
+
+    def not_removed(self) -> list[Record]:
+        """Return the records of what the run has made, and neither removed nor kept; keys are left out.
+
+        A key stays as long as the instance that it opens.
+        """
+        return [record for record in self.ledger.records() if record.kept is None and record.kind != "key"]
+
+    def _outlook(self) -> list[str]:
+        """Return what is still to be removed, in words; nothing on a worker, whose controller says it."""
+        if self._is_worker:
+            return []
+        return [f"{record.kind} {record.name}" for record in self.not_removed()]
+
+    def pytest_unconfigure(self) -> None:
+        """Release the ledger and the signals."""
+        self._open.close()

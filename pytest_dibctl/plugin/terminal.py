@@ -1,0 +1,80 @@
+"""What the terminal shows of a session with images: its header and its summary."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_dibctl.build import builder
+from pytest_dibctl.config.entry import Entry
+from pytest_dibctl.config.models.images import Image
+from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.plugin.session import DibSession
+from pytest_dibctl.plugin.target_report import TargetReport, phase_table
+from pytest_dibctl.plugin.xdist.worker import is_controller
+
+if TYPE_CHECKING:
+    from _pytest.terminal import TerminalReporter
+
+
+class TerminalOutput:
+    """Hooks of pytest's terminal reporter."""
+
+    def __init__(self, session: DibSession) -> None:
+        self._session = session
+
+    def pytest_report_header(self) -> list[str]:
+        """Say for each image what is tested and where."""
+        config = self._session.config
+        dist = config.getoption("dist", "no")
+        lines = [self._header(image) for image in self._session.plan.images]
+        if is_controller(config) and dist != "load":
+            lines.append(f"dib-image: --dist={dist} is not used: a worker has one image at a time")
+        return lines
+
+    def _header(self, image: Entry[Image]) -> str:
+        targets = [target for target in self._session.plan.targets if target.image is image]
+        labels = ", ".join(target.environment.label for target in targets)
+        where = f"environment{'' if len(targets) == 1 else 's'} {labels}"
+        return f"dib-image {image.label}: {self._what_is_tested(image)}, {where}"
+
+    def _what_is_tested(self, image: Entry[Image]) -> str:
+        options = self._session.options
+        if options.existing_instance:
+            return f"instance {options.existing_instance}"
+        if options.existing_image:
+            return f"image {options.existing_image}"
+        try:
+            forecast = builder.forecast(
+                image,
+                policy="never" if options.input else options.build,
+                output=options.input,
+                cwd=self._session.cwd,
+            )
+        except DibctlError as error:
+            return error.message.splitlines()[0]
+        return f"{forecast.path}, {forecast.text}"
+
+    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
+        """Print phase times per image, then what was kept and what could not be removed."""
+        target_reports = self._session.target_reports
+        if not target_reports:
+            return
+        terminalreporter.write_sep("=", "images")
+        for line in phase_table(target_reports):
+            terminalreporter.write_line(line)
+        for warning in self._session.warnings:
+            terminalreporter.write_line(warning, red=True, bold=True)
+        for label, target_report in target_reports.items():
+            _write_removals(terminalreporter, label, target_report)
+
+
+def _write_removals(terminalreporter: TerminalReporter, label: str, target_report: TargetReport) -> None:
+    for kept in target_report.kept:
+        terminalreporter.write_line(f"{label}: kept {kept.resource} ({kept.reason})", yellow=True)
+        if kept.login:
+            terminalreporter.write_line(f"    log in:  {kept.login}")
+        terminalreporter.write_line(f"    remove:  {kept.command}")
+    for leftover in target_report.leftovers:
+        line = f"{label}: NOT REMOVED: {leftover.resource}: {leftover.reason}"
+        terminalreporter.write_line(line, red=True, bold=True)
+        terminalreporter.write_line("    `dibctl cleanup` tries again")
