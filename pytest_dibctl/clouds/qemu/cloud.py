@@ -30,7 +30,7 @@ from pytest_dibctl.errors import (
     NotInConfigError,
     PreflightError,
 )
-from pytest_dibctl.guest.ssh import SshKey, make_key
+from pytest_dibctl.guest.keys import SshKey, make_key
 from pytest_dibctl.image.artifact import Artifact, companion
 from pytest_dibctl.system import process
 

@@ -17,7 +17,7 @@ from pytest_dibctl.clouds.protocols import Endpoint, Flavor, Interface
 from pytest_dibctl.clouds.qemu import guest, machine, qmp
 from pytest_dibctl.clouds.qemu.console import Console
 from pytest_dibctl.errors import InstanceError, NotInConfigError
-from pytest_dibctl.guest.ssh import HostKeyPolicy
+from pytest_dibctl.guest.login import HostKeyPolicy
 from pytest_dibctl.system import files
 from pytest_dibctl.system.waiting import Every, wait_until
 

@@ -26,7 +26,7 @@ from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import ConfigError, InstanceError, NotInConfigError, PreflightError
 from pytest_dibctl.guest.console import clean, diagnose
-from pytest_dibctl.guest.ssh import make_key
+from pytest_dibctl.guest.keys import make_key
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.system import process
 from tests.support.uploads import upload_request
