@@ -17,7 +17,9 @@ from typing import Any
 
 from pytest_dibctl.clouds.protocols import BootRequest, CloudImage, LeakedResource, Progress, UploadRequest
 from pytest_dibctl.clouds.qemu import accel, guest, machine, seed
-from pytest_dibctl.clouds.qemu.instance import QemuInstance, State, open_log, read_state
+from pytest_dibctl.clouds.qemu.instance import QemuInstance
+from pytest_dibctl.clouds.qemu.log import QemuLog
+from pytest_dibctl.clouds.qemu.state import State, read_state
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.input_files import read_user_data
 from pytest_dibctl.config.models.qemu import Qemu
@@ -281,7 +283,7 @@ class QemuCloud:
             cmdline=machine.kernel_cmdline(self._settings.kernel_cmdline, state.arch),
         )
         argv = spec.argv() if request.keepable else process.die_with_parent(spec.argv())
-        with os.fdopen(open_log(directory), "w") as log:
+        with os.fdopen(QemuLog(directory).open(), "w") as log:
             # Whoever sweeps the run finds it by its record; it may have been kept.
             started = process.start(argv, cwd=directory, stdout=log, stderr=log, env={process.RUN: ""})
             child = guest.Child(started)

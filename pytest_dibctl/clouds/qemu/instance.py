@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import logging
-import os
 import re
 import shutil
 import time
@@ -16,15 +13,14 @@ from pathlib import Path
 from pytest_dibctl.clouds.protocols import Endpoint, Flavor, Interface
 from pytest_dibctl.clouds.qemu import guest, machine, qmp
 from pytest_dibctl.clouds.qemu.console import Console
-from pytest_dibctl.errors import InstanceError, NotInConfigError
+from pytest_dibctl.clouds.qemu.log import QemuLog
+from pytest_dibctl.clouds.qemu.snapshots import Snapshots, tag_of
+from pytest_dibctl.clouds.qemu.state import State
+from pytest_dibctl.errors import InstanceError
 from pytest_dibctl.guest.login import HostKeyPolicy
-from pytest_dibctl.system import files
 from pytest_dibctl.system.waiting import Every, wait_until
 
 log = logging.getLogger(__name__)
-
-STATE = "instance.json"
-STATE_VERSION = 1
 
 SOFT_OFF: Mapping[str, float] = {"kvm": 60.0, "tcg": 120.0}
 """Seconds a guest has to obey its power button before it is switched off, by accelerator; Nova's is 60."""
@@ -33,62 +29,10 @@ PRESS_AGAIN = 10.0
 STATUS_INTERVAL = 2.0
 """Seconds between two questions to QEMU whether the guest still runs; the console is looked at each time."""
 QUIT_PATIENCE = 3.0
-SNAPSHOT_PATIENCE = 300.0
-"""Seconds QEMU may take to write or read a guest's memory; it answers nothing else meanwhile."""
 POWER_ON = "power-on"
 """The snapshot of the blank disk and a machine that has not run yet, which a rebuild goes back to."""
 SETTLE = 0.3
 """Seconds to let a dying guest finish its last words."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class State:
-    """What is known of an instance on disk, so that another process can take it over; nothing secret.
-
-    ``memory`` in MiB, ``disk`` in GiB. ``pid`` is None until QEMU was started.
-    """
-
-    id: str
-    name: str
-    environment: str
-    arch: machine.Arch
-    accelerator: machine.Accelerator
-    reason: str
-    memory: int
-    vcpus: int
-    disk: int
-    mac: str
-    image: str
-    private_key_file: str
-    host_keys: tuple[str, ...]
-    first_seen: bool
-    pid: int | None = None
-
-    def write(self, directory: Path) -> None:
-        """Write the state into the instance's directory; readers see the old or the new one."""
-        document = {"version": STATE_VERSION, **dataclasses.asdict(self)}
-        files.write_atomically(directory / STATE, json.dumps(document, indent=1) + "\n")
-
-
-def read_state(directory: Path) -> State:
-    """Return the state in an instance's directory.
-
-    Raises NotInConfigError when there is none, or another version of this package wrote it.
-    """
-    path = directory / STATE
-    try:
-        document = json.loads(path.read_text())
-        version, keys = document.pop("version"), tuple(document.pop("host_keys"))
-        if version == STATE_VERSION:
-            return State(host_keys=keys, **document)
-    except FileNotFoundError:
-        raise NotInConfigError(f"{directory}: no instance is recorded there") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise NotInConfigError(
-        f"{path}: not the record of an instance that this version of pytest-dibctl can use",
-        hint=f"remove {directory} once no QEMU uses it any more",
-    )
 
 
 class QemuInstance:
@@ -100,6 +44,8 @@ class QemuInstance:
         self._process = process
         self._console = Console(directory / machine.CONSOLE)
         self._control = directory / machine.CONTROL
+        self._log = QemuLog(directory)
+        self._snapshots = Snapshots(name=state.name, directory=directory, memory=state.memory)
         self._forwards: dict[int, int] = {}
         self._stopped = False
         self._status_due = 0.0
@@ -235,7 +181,7 @@ class QemuInstance:
                 f"{self.name}: no snapshot can be taken of a guest that does not run ({status})",
                 hint="start it first",
             )
-        self._save(_tag(name))
+        self._snapshots.save(tag_of(name))
         return name
 
     def revert(self, name: str) -> None:
@@ -243,7 +189,7 @@ class QemuInstance:
 
         Raises InstanceError.
         """
-        self._load(_tag(name), missing=f"there is no snapshot {name}")
+        self._load(tag_of(name), missing=f"there is no snapshot {name}")
         self._stopped = False
         qmp.execute(self._control, "cont")
 
@@ -272,7 +218,7 @@ class QemuInstance:
         """
         self._await_qemu(timeout)
         try:
-            self._save(POWER_ON)
+            self._snapshots.save(POWER_ON)
         except InstanceError as error:
             log.debug("%s cannot be rebuilt: %s", self.name, error)  # who never asks need not care
         qmp.execute(self._control, "cont")
@@ -285,64 +231,23 @@ class QemuInstance:
         ended = self._process.ended() if self._process else "was not started"
         if ended:
             raise InstanceError(
-                f"{self.name}: QEMU {ended} before the guest was started{_indented(self.log())}",
-                hint=self._log_hint(),
+                f"{self.name}: QEMU {ended} before the guest was started{self._log_lines()}",
+                hint=self._log.hint(),
             )
         with contextlib.suppress(InstanceError):
             return self._status() == "prelaunch"
         return False
 
-    def _save(self, tag: str) -> None:
-        said = qmp.monitor(self._control, f"savevm {tag}", timeout=SNAPSHOT_PATIENCE).strip()
-        if said:
-            raise InstanceError(
-                f"{self.name}: QEMU cannot take a snapshot: {said.removeprefix('Error: ')}",
-                hint=f"it needs the guest's memory ({self._state.memory} MiB at most) as room in "
-                f"{self.directory}; TMPDIR moves that",
-            )
-
     def _load(self, tag: str, *, missing: str) -> None:
         """Go back to a snapshot and leave the guest paused there; ``missing`` says that there is none."""
         self._check_process()
-        if tag not in self._snapshots():
+        if tag not in self._snapshots.tags():
             raise InstanceError(f"{self.name}: {missing}")
         qmp.execute(self._control, "stop")
         # A guest that is switched off could not be continued; what runs it now is overwritten anyway.
         qmp.execute(self._control, "system_reset")
         self._console.forget()
-        said = qmp.monitor(self._control, f"loadvm {tag}", timeout=SNAPSHOT_PATIENCE).strip()
-        if said:
-            raise InstanceError(
-                f"{self.name}: QEMU cannot go back to a snapshot: {said.removeprefix('Error: ')}"
-            )
-
-    def _snapshots(self) -> set[str]:
-        nodes = qmp.execute(self._control, "query-named-block-nodes", {"flat": True})
-        return {
-            snapshot["name"]
-            for node in (nodes if isinstance(nodes, list) else ())
-            if node["node-name"] == machine.DISK_NODE
-            for snapshot in node["image"].get("snapshots", ())
-        }
-
-    def log(self) -> str:
-        """Return the last lines QEMU itself wrote."""
-        try:
-            text = (self.directory / machine.LOG).read_text(errors="replace")
-        except OSError:
-            return ""
-        # Every CPU flag that emulation lacks is a line of its own.
-        return "\n".join([line for line in text.splitlines() if "TCG doesn't support" not in line][-10:])
-
-    def _log_hint(self) -> str:
-        said = self.log()
-        if "host forwarding rule" in said:
-            return "another program has a port of this machine that qemu.forward_ports wants: leave out host"
-        if "Cannot allocate memory" in said or "cannot set up guest memory" in said:
-            return "this machine has not enough memory: lower qemu.memory of the test environment"
-        if "lock" in said:
-            return "another program is writing to the image file"
-        return f"QEMU's own messages are in {self.directory / machine.LOG} while the instance is kept"
+        self._snapshots.load(tag)
 
     def _press_power_button(self) -> bool:
         """Ask the guest to power off; return whether it did within the deadline."""
@@ -370,7 +275,7 @@ class QemuInstance:
     def _check_process(self) -> None:
         ended = self._process.ended() if self._process else "is gone"
         if ended:
-            raise self._failure(f"its QEMU process {ended}{_indented(self.log())}", self._log_hint())
+            raise self._failure(f"its QEMU process {ended}{self._log_lines()}", self._log.hint())
 
     def _check_status(self, status: str) -> None:
         if status == "shutdown" or (status == "paused" and self._stopped):
@@ -378,11 +283,14 @@ class QemuInstance:
             raise self._failure(what, "the console's last lines may say why")
         if status == "io-error":
             raise self._failure(
-                f"the guest was halted because its disk cannot be written to{_indented(self.log())}",
+                f"the guest was halted because its disk cannot be written to{self._log_lines()}",
                 f"make room on the filesystem of {self.directory}, or set TMPDIR to a larger one",
             )
         if status in {"internal-error", "guest-panicked"}:
-            raise self._failure(f"QEMU halted the guest ({status}){_indented(self.log())}", self._log_hint())
+            raise self._failure(f"QEMU halted the guest ({status}){self._log_lines()}", self._log.hint())
+
+    def _log_lines(self) -> str:
+        return _indented(self._log.last_lines())
 
     def _failure(self, cause: str, hint: str) -> InstanceError:
         said = self._console.excerpt()
@@ -397,20 +305,6 @@ def forwards(usernet: str) -> dict[int, int]:
     """Return the loopback port of each forwarded guest port, from the monitor's ``info usernet``."""
     rows = re.findall(r"TCP\[HOST_FORWARD\]\s+\S+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+(\d+)", usernet)
     return {int(inside): int(outside) for outside, inside in rows}
-
-
-def _tag(name: str) -> str:
-    """Return what QEMU calls the snapshot ``name``: never a number, which would be taken for an id."""
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", name):
-        raise InstanceError(
-            f"{name!r}: not a name for a snapshot", hint="use letters, digits, dots, dashes and underscores"
-        )
-    return f"at-{name}"
-
-
-def open_log(directory: Path) -> int:
-    """Return a descriptor for what QEMU itself writes."""
-    return os.open(directory / machine.LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
 
 def _indented(text: str) -> str:
