@@ -1,4 +1,4 @@
-"""Key pairs: new ones, and those in files."""
+"""SSH key pairs: making new ones and reading those of the user."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def make_key(comment: str) -> tuple[str, str]:
-    """Return a new ed25519 key as OpenSSH private file text and public line."""
+    """Return a new ed25519 key: the text of an OpenSSH private key file, and the public key's line."""
     from cryptography.hazmat.primitives import serialization as form
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -29,7 +29,11 @@ def make_key(comment: str) -> tuple[str, str]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SshKey:
-    """A key pair: ``public_key`` is a line of authorized_keys, ``fingerprint`` as ssh-keygen prints it."""
+    """A key pair whose private half is a file.
+
+    ``public_key`` is a line of authorized_keys. ``fingerprint`` has the form that ssh-keygen prints. The file
+    belongs to the caller: nothing here removes it.
+    """
 
     private_key_file: Path
     public_key: str
@@ -37,7 +41,10 @@ class SshKey:
 
     @classmethod
     def generate(cls, directory: Path, *, comment: str) -> Self:
-        """Make a new ed25519 key in ``directory``; the file of its private half has mode 0600."""
+        """Make a new ed25519 key; write its private half to ``id_ed25519`` in ``directory``, with mode 0600.
+
+        Raises FileExistsError when the file exists, OSError when it cannot be written.
+        """
         private, public = make_key(comment)
         file = directory / "id_ed25519"
         with os.fdopen(
@@ -48,7 +55,11 @@ class SshKey:
 
     @classmethod
     def from_file(cls, path: Path) -> Self:
-        """Use an existing private key; raises CredentialsError when ssh could not use it unattended."""
+        """Return the key pair of an existing private key.
+
+        Raises CredentialsError when ssh cannot use the key unattended: the file cannot be read, other users
+        can read it, it is protected by a passphrase, or it holds no private key.
+        """
         from cryptography.hazmat.primitives import serialization as form
 
         path = path.expanduser().absolute()
@@ -58,13 +69,13 @@ class SshKey:
 
     @property
     def name(self) -> str:
-        """The key's comment; the name of its file when it has none."""
+        """The key's comment; without one, the name of the private key's file."""
         words = self.public_key.split(maxsplit=2)
         return words[2] if len(words) > 2 else self.private_key_file.name  # noqa: PLR2004 -- type, key, comment
 
     @property
     def nova_fingerprint(self) -> str:
-        """The fingerprint as Nova shows it: MD5, colons."""
+        """The fingerprint as Nova shows it: MD5 in hexadecimal, with colons."""
         digest = hashlib.md5(_blob(self.public_key), usedforsecurity=False).hexdigest()
         return ":".join(digest[at : at + 2] for at in range(0, len(digest), 2))
 
@@ -88,7 +99,7 @@ def _load_private(path: Path) -> SSHPrivateKeyTypes:
         return load(data, password=None)  # type: ignore[return-value]  # other PEM keys fail as ssh keys below
     except TypeError:
         raise CredentialsError(
-            f"{path}: the private key is protected by a passphrase, and nobody is there to type it",
+            f"{path}: the private key is protected by a passphrase, which ssh cannot ask for here",
             hint="use a key without a passphrase",
         ) from None
     except (ValueError, UnsupportedAlgorithm):

@@ -1,4 +1,4 @@
-"""Keys, and a way into a guest that trusts no host key it was not told of."""
+"""SSH access to a guest: OpenSSH's configuration, a shared connection, and the host keys to accept."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ SOCKET_PATH_LIMIT = 107 - len(".0123456789abcdef")
 """Characters a ControlPath may have: ssh binds a unix socket (107) with a random suffix of 17."""
 
 MULTIPLEX_IDLE = 120
-"""Seconds the shared connection outlives its last user if nobody closes it."""
+"""Seconds the shared connection stays open after its last use, unless it is closed before."""
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class SshAccess:
-    """A pinned, multiplexed way into one instance.
+    """SSH access to one instance: its host keys are pinned, all commands share one connection.
 
-    ``directory`` is a private directory of the run; ``known_hosts`` and ``config_file`` are written to
-    ``ssh-<name>`` in it. ``ssh -F config_file ANYTHING`` reaches the guest, whatever the host is called.
-    Neither the user's ssh configuration nor an agent is consulted.
+    ``directory`` is a private directory that belongs to the run; ``known_hosts`` and ``config_file`` are
+    written to ``ssh-<name>`` in it. ``ssh -F config_file HOST`` reaches the guest under every host name.
+    ssh reads neither the user's configuration nor an agent. The owner of the access calls ``close``.
     """
 
     ip: str
@@ -59,11 +59,11 @@ class SshAccess:
 
     @property
     def known_hosts(self) -> Path:
-        """The host keys that are accepted, and where a first seen one is written to."""
+        """The file of accepted host keys; ssh adds a first seen key to it."""
         return self._files / "known_hosts"
 
     def command_line(self) -> list[str]:
-        """Return a whole ssh command; a remote command may be appended."""
+        """Return an ssh command that opens a shell; a remote command may be appended."""
         return ["ssh", "-F", str(self.config_file), self.name]
 
     def run(
@@ -74,10 +74,10 @@ class SshAccess:
         check: bool = False,
         stdin: str | None = None,
     ) -> process.Result:
-        """Run a command of the guest's shell and return how it ended; 255 is ssh's own failure.
+        """Run a command in the guest's shell and return its output and exit code; 255 is ssh's own failure.
 
-        Raises CommandError when it does not end within ``timeout`` seconds, and, with ``check``, when it
-        exits with anything but 0.
+        Raises CommandTimeoutError when the command does not end within ``timeout`` seconds, and CommandError,
+        with ``check``, when its exit code is not 0.
         """
         return process.run([*self.command_line(), "--", command], timeout=timeout, check=check, stdin=stdin)
 
@@ -86,7 +86,7 @@ class SshAccess:
 
         Raises CommandError when it cannot connect or log in.
         """
-        import paramiko  # slow to import, and few tests ask for it
+        import paramiko  # slow to import, and few tests need it
 
         client = paramiko.SSHClient()
         client.load_host_keys(str(self.known_hosts))
@@ -119,18 +119,20 @@ class SshAccess:
     ) -> float:
         """Wait until a login succeeds; return the seconds it took.
 
-        ``check`` is called between attempts and raises when waiting has no more sense. After ``timeout``
-        seconds a PortTimeoutError says how far it got: no listener, no banner, another host key, or a
-        refused login.
+        ``check`` is called between attempts; it raises an error, which ends the wait, when the guest will
+        never be ready. ``progress`` gets lines to show.
+
+        Raises PortTimeoutError after ``timeout`` seconds; it says what failed: no listener, no banner,
+        another host key, or a refused login.
         """
-        self.disconnect()  # a shared connection to the guest's previous boot would only hang
+        self.disconnect()  # a shared connection to the guest's previous boot would hang
         wait = Wait(access=self, timeout=timeout, check=check, progress=progress)
         wait.for_banner()
         wait.for_login()
         return wait.elapsed
 
     def learn_host_keys(self) -> bool:
-        """Trust what the guest has told of its host keys by now; return whether a login may be tried."""
+        """Trust the host keys that the guest has told by now; return whether a login may be tried."""
         policy = self.host_keys
         if policy.learn is None:
             return True
@@ -145,19 +147,19 @@ class SshAccess:
         return bool(self.host_keys.known)
 
     def trust(self, host_keys: HostKeyPolicy) -> None:
-        """Accept these host keys from now on, and forget one that was seen: the guest may make new ones.
+        """Accept these host keys from now on, and forget a first seen one.
 
-        To be called when its root disk was replaced, before the next login.
+        Call it after the guest's root disk was replaced, before the next login: the guest makes new keys.
         """
         self.host_keys = host_keys
         self._trust(host_keys.known)
         self._write_config(multiplexed=True)
 
     def disconnect(self) -> None:
-        """Close the shared connection if there is one; the next use opens another."""
+        """Close the shared connection, if one is open; the next command opens another."""
         if not self.control_path.exists():
             return
-        # The master may be stuck on a dead connection; it still obeys, or its socket goes from under it.
+        # The master process may hang on a dead connection. If it does not obey, its socket is removed.
         with contextlib.suppress(CommandError):
             process.run(["ssh", "-F", str(self.config_file), "-O", "exit", self.name], timeout=5, check=False)
         self.control_path.unlink(missing_ok=True)
@@ -165,7 +167,8 @@ class SshAccess:
     def close(self, *, keep_files: bool = False) -> None:
         """Close the shared connection and remove the files.
 
-        With ``keep_files`` the configuration stays, without multiplexing, for a person who logs in later.
+        With ``keep_files`` the files stay for a user who logs in later, configured without a shared
+        connection.
         """
         self.disconnect()
         if self._short_directory is not None:
@@ -178,9 +181,9 @@ class SshAccess:
 
     def _control_path(self) -> Path:
         digest = hashlib.sha256(self.name.encode()).hexdigest()[:8]
-        wanted = self.directory / f"s{digest}"
-        if len(os.fsencode(wanted)) <= SOCKET_PATH_LIMIT:
-            return wanted
+        path = self.directory / f"s{digest}"
+        if len(os.fsencode(path)) <= SOCKET_PATH_LIMIT:
+            return path
         self._short_directory = short_paths.make(self.directory, digest)
         return self._short_directory / "s"
 
@@ -193,7 +196,7 @@ class SshAccess:
         self.config_file.chmod(0o600)
 
     def try_login(self, *, timeout: float) -> tuple[Login, str]:
-        """Try once to run a command; return how that ended and what ssh said."""
+        """Log in once, for at most ``timeout`` seconds; return how that ended and the output of ssh."""
         try:
             result = self.run("true", timeout=timeout)
         except CommandError as error:
@@ -217,7 +220,7 @@ def _config(access: SshAccess, *, multiplexed: bool) -> str:
         "BatchMode": "yes",
         "PreferredAuthentications": "publickey",
         "ConnectTimeout": f"{LOGIN_PATIENCE:g}",
-        # A guest that is switched off says no goodbye; one that only stalls gets a minute.
+        # A guest that is switched off does not close the connection; one that stalls has a minute.
         "ServerAliveInterval": "10",
         "ServerAliveCountMax": "6",
         "LogLevel": "ERROR",
@@ -232,6 +235,6 @@ def _config(access: SshAccess, *, multiplexed: bool) -> str:
 
 
 def _quoted(path: Path) -> str:
-    # ssh expands %-tokens in these options, and splits them like a shell.
+    # ssh expands %-tokens in these options and splits their values like a shell.
     text = str(path).replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'
