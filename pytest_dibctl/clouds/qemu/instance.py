@@ -23,20 +23,25 @@ from pytest_dibctl.system.waiting import Every, wait_until
 log = logging.getLogger(__name__)
 
 SOFT_OFF: Mapping[str, float] = {"kvm": 60.0, "tcg": 120.0}
-"""Seconds a guest has to obey its power button before it is switched off, by accelerator; Nova's is 60."""
+"""Seconds a guest has to power off after its power button was pressed, by accelerator; Nova waits 60."""
 PRESS_AGAIN = 10.0
-"""Seconds between two presses of the power button: a guest that is still booting does not hear the first."""
+"""Seconds between two presses of the power button: a guest that is still booting misses the first."""
 STATUS_INTERVAL = 2.0
-"""Seconds between two questions to QEMU whether the guest still runs; the console is looked at each time."""
+"""Seconds between two queries of QEMU's status; every check reads the console."""
 QUIT_PATIENCE = 3.0
+"""Seconds QEMU has to end after ``quit``, before it is killed."""
 POWER_ON = "power-on"
-"""The snapshot of the blank disk and a machine that has not run yet, which a rebuild goes back to."""
+"""The tag of the snapshot before the first boot: a blank overlay and reset devices. A rebuild loads it."""
 SETTLE = 0.3
-"""Seconds to let a dying guest finish its last words."""
+"""Seconds to wait for the rest of the console output after a fatal message."""
 
 
 class QemuInstance:
-    """A guest: its QEMU process, and the directory that holds all its files."""
+    """A guest: its QEMU process, and the directory that holds all its files.
+
+    The instance owns the directory until ``delete``. ``process`` is None when QEMU has ended. A method that
+    QEMU does not answer raises InstanceError; only ``check`` and ``delete`` go on.
+    """
 
     def __init__(self, state: State, directory: Path, process: guest.Guest | None) -> None:
         self.directory = directory
@@ -52,17 +57,17 @@ class QemuInstance:
 
     @property
     def id(self) -> str:
-        """The uuid; the guest sees it as its instance-id and system uuid."""
+        """The uuid, which the guest sees as its instance-id and system uuid."""
         return self._state.id
 
     @property
     def name(self) -> str:
-        """The name; also the guest's hostname and the name of the directory."""
+        """The name, which is also the guest's hostname and the name of the directory."""
         return self._state.name
 
     @property
     def flavor(self) -> Flavor:
-        """The machine's size, under the label of the environment."""
+        """The machine's size, named like the test environment: ``ram`` in MiB, ``disk`` in GiB."""
         state = self._state
         return Flavor(
             id=state.environment,
@@ -74,27 +79,27 @@ class QemuInstance:
 
     @property
     def interfaces(self) -> tuple[Interface, ...]:
-        """The one interface in QEMU's user-mode network."""
+        """The guest's only interface, in QEMU's user-mode network."""
         return (machine.interface(self._state.mac),)
 
     @property
     def main_ip(self) -> str:
-        """The guest's address in its own network; it is reached through ``endpoint`` only."""
+        """The guest's address in its own network; this machine reaches it only through ``endpoint``."""
         return machine.GUEST_IP
 
     @property
     def host_keys(self) -> HostKeyPolicy:
-        """The key that was injected, or first-seen."""
+        """The host key that the seed gave to the guest; without one, the first key seen is accepted."""
         return HostKeyPolicy(known=self._state.host_keys, first_seen=self._state.first_seen)
 
     @property
     def private_key_file(self) -> Path:
-        """The ssh key that the guest was booted for."""
+        """The private half of the ssh key that the guest accepts."""
         return Path(self._state.private_key_file)
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """What a report says of the instance."""
+        """Labels and values that a report shows of the instance."""
         return {
             "accelerator": f"{self._state.accelerator} ({self._state.reason})",
             "arch": self._state.arch,
@@ -104,25 +109,30 @@ class QemuInstance:
         }
 
     def endpoint(self, port: int) -> Endpoint:
-        """Return where the guest's TCP port is reached on loopback; QEMU picks a free one if none is set.
+        """Return the address and port on loopback that QEMU forwards to the guest's TCP port.
 
-        Raises InstanceError when QEMU cannot open one.
+        QEMU picks a free port unless the configuration sets one. Raises InstanceError when QEMU cannot
+        forward the port.
         """
         if port not in self._forwards:
             self._forwards = self._read_forwards()
         if port not in self._forwards:
-            said = qmp.monitor(
+            output = qmp.monitor(
                 self._control, f"hostfwd_add net0 {machine.Forward(guest=port).rule()}"
             ).strip()
             self._forwards = self._read_forwards()
             if port not in self._forwards:
                 raise InstanceError(
-                    f"{self.name}: port {port} could not be forwarded: {said or 'no reason given'}"
+                    f"{self.name}: port {port} could not be forwarded: {output or 'no reason given'}"
                 )
         return Endpoint(ip="127.0.0.1", port=self._forwards[port])
 
     def check(self) -> None:
-        """Raise InstanceError if the guest will never be ready: QEMU ended, it is off, its console tells."""
+        """Raise InstanceError if the guest will never be ready.
+
+        That is so when QEMU has ended, when the guest is switched off or halted, and when its console shows a
+        fatal message.
+        """
         self._check_process()
         if cause := self._console.trouble():
             time.sleep(SETTLE)
@@ -132,22 +142,25 @@ class QemuInstance:
         try:
             self._check_status(self._status())
         except qmp.QmpError as error:
-            log.debug("%s: %s", self.name, error)  # too busy to answer, or just ending
+            log.debug("%s: %s", self.name, error)  # QEMU is too busy to answer, or is ending
             self._check_process()
         self._status_due = time.monotonic() + STATUS_INTERVAL
 
     def console_output(self) -> str:
-        """Return all of the serial console so far, without escape sequences."""
+        """Return the serial console's whole output so far, without escape sequences."""
         return self._console.text()
 
     def reboot(self, *, hard: bool = False) -> None:
-        """Reboot: by the power button, or after a deadline (at once if ``hard``) by the reset button."""
+        """Reboot the guest: press its power button, then reset it.
+
+        The reset comes once the guest is off, or after the deadline in ``SOFT_OFF``; at once if ``hard``.
+        """
         if not hard:
             self._press_power_button()
         self._power_on()
 
     def stop(self) -> None:
-        """Switch the guest off: by the power button, after a deadline by force. Its disk stays."""
+        """Press the power button; pause the guest if it is not off by the deadline. Its disk stays."""
         self._stopped = True
         if not self._press_power_button():
             qmp.execute(self._control, "stop")
@@ -158,13 +171,13 @@ class QemuInstance:
 
     @property
     def snapshots_memory(self) -> bool:
-        """Yes: QEMU's snapshots are of disk, memory and devices."""
+        """True: QEMU's snapshots include memory and devices."""
         return True
 
     def rebuild(self) -> None:
-        """Throw away what the overlay holds, and switch the guest on as for the first time.
+        """Discard all changes to the disk, and boot the guest as for the first time; snapshots stay.
 
-        Snapshots stay. Raises InstanceError.
+        Raises InstanceError when the snapshot from before the first boot is missing or cannot be loaded.
         """
         self._load(POWER_ON, missing="QEMU could not remember how it was before its first boot")
         self._power_on()
@@ -172,7 +185,8 @@ class QemuInstance:
     def snapshot(self, name: str) -> str:
         """Save disk, memory and devices in the overlay, which grows by the memory in use; return the name.
 
-        The guest stands still meanwhile. Raises InstanceError when it does not run, or QEMU cannot write.
+        The guest is paused meanwhile. Raises InstanceError when the guest does not run, when ``name`` is not
+        valid, and when QEMU cannot write the snapshot.
         """
         self._check_process()
         status = self._status()
@@ -185,18 +199,18 @@ class QemuInstance:
         return name
 
     def revert(self, name: str) -> None:
-        """Go back to a snapshot; the guest runs on from there, with the clock of then.
+        """Go back to a snapshot; the guest continues from there, with its clock as it was.
 
-        Raises InstanceError.
+        Raises InstanceError when there is no such snapshot, or QEMU cannot load it.
         """
         self._load(tag_of(name), missing=f"there is no snapshot {name}")
         self._stopped = False
         qmp.execute(self._control, "cont")
 
     def delete(self) -> None:
-        """End QEMU and remove the directory; harmless when both are gone already.
+        """End QEMU and remove the directory; do nothing when both are gone already.
 
-        Raises InstanceError when something of it cannot be removed.
+        Raises InstanceError when the directory cannot be removed.
         """
         if self._process is not None and not self._process.ended():
             with contextlib.suppress(InstanceError):
@@ -212,15 +226,16 @@ class QemuInstance:
             raise InstanceError(f"{self.name}: {self.directory} cannot be removed: {error}") from None
 
     def switch_on(self, timeout: float) -> None:
-        """Wait until QEMU is up and let the guest run, once its state of now is remembered.
+        """Wait until QEMU is up, take the snapshot that a rebuild needs, and let the guest run.
 
-        Raises InstanceError if QEMU ends, or is late (``timeout`` s).
+        Raises InstanceError if QEMU ends, or is not up after ``timeout`` seconds. Without the snapshot, only
+        ``rebuild`` fails.
         """
         self._await_qemu(timeout)
         try:
             self._snapshots.save(POWER_ON)
         except InstanceError as error:
-            log.debug("%s cannot be rebuilt: %s", self.name, error)  # who never asks need not care
+            log.debug("%s cannot be rebuilt: %s", self.name, error)
         qmp.execute(self._control, "cont")
 
     def _await_qemu(self, timeout: float) -> None:
@@ -239,18 +254,18 @@ class QemuInstance:
         return False
 
     def _load(self, tag: str, *, missing: str) -> None:
-        """Go back to a snapshot and leave the guest paused there; ``missing`` says that there is none."""
+        """Go back to a snapshot and leave the guest paused there; ``missing`` is the error without one."""
         self._check_process()
         if tag not in self._snapshots.tags():
             raise InstanceError(f"{self.name}: {missing}")
         qmp.execute(self._control, "stop")
-        # A guest that is switched off could not be continued; what runs it now is overwritten anyway.
+        # QEMU cannot continue a guest that is switched off. The reset changes only what loading overwrites.
         qmp.execute(self._control, "system_reset")
         self._console.forget()
         self._snapshots.load(tag)
 
     def _press_power_button(self) -> bool:
-        """Ask the guest to power off; return whether it did within the deadline."""
+        """Ask the guest to power off; return whether it is off by the deadline in ``SOFT_OFF``."""
         press = Every(PRESS_AGAIN)
 
         def is_off() -> bool:
@@ -279,8 +294,8 @@ class QemuInstance:
 
     def _check_status(self, status: str) -> None:
         if status == "shutdown" or (status == "paused" and self._stopped):
-            what = "it is switched off" if self._stopped else "the guest powered itself off"
-            raise self._failure(what, "the console's last lines may say why")
+            cause = "it is switched off" if self._stopped else "the guest powered itself off"
+            raise self._failure(cause, "the console's last lines may say why")
         if status == "io-error":
             raise self._failure(
                 f"the guest was halted because its disk cannot be written to{self._log_lines()}",
@@ -293,8 +308,8 @@ class QemuInstance:
         return _indented(self._log.last_lines())
 
     def _failure(self, cause: str, hint: str) -> InstanceError:
-        said = self._console.excerpt()
-        tail = f"\nlast lines of the console:{_indented(said)}" if said else "\nthe console is empty"
+        excerpt = self._console.excerpt()
+        tail = f"\nlast lines of the console:{_indented(excerpt)}" if excerpt else "\nthe console is empty"
         return InstanceError(f"{self.name}: {cause}{tail}", hint=hint)
 
     def _read_forwards(self) -> dict[int, int]:
@@ -302,9 +317,9 @@ class QemuInstance:
 
 
 def forwards(usernet: str) -> dict[int, int]:
-    """Return the loopback port of each forwarded guest port, from the monitor's ``info usernet``."""
+    """Return the loopback port of each forwarded guest port, from the output of ``info usernet``."""
     rows = re.findall(r"TCP\[HOST_FORWARD\]\s+\S+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+(\d+)", usernet)
-    return {int(inside): int(outside) for outside, inside in rows}
+    return {int(guest_port): int(host_port) for host_port, guest_port in rows}
 
 
 def _indented(text: str) -> str:

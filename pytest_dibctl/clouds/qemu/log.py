@@ -1,4 +1,4 @@
-"""What QEMU itself writes while it runs a guest: warnings, and why it ended."""
+"""The messages that QEMU itself writes while it runs a guest: warnings, and why it ended."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class QemuLog:
         return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def last_lines(self) -> str:
-        """Return the last ten lines; empty when the log cannot be read."""
+        """Return the last ``LAST_LINES`` lines; an empty text when the log cannot be read."""
         try:
             text = self._path.read_text(errors="replace")
         except OSError:
             return ""
-        # Every CPU flag that emulation lacks is a line of its own.
+        # QEMU writes one such line for each CPU flag that emulation lacks.
         lines = [line for line in text.splitlines() if "TCG doesn't support" not in line]
         return "\n".join(lines[-LAST_LINES:])
 
     def hint(self) -> str:
-        """Return what to do about the failure that the last lines tell; else where the log is."""
+        """Return a remedy for the failure in the last lines; for an unknown one, the path of the log."""
         text = self.last_lines()
         if "host forwarding rule" in text:
             return "another program has a port of this machine that qemu.forward_ports wants: leave out host"

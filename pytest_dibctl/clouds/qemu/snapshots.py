@@ -10,15 +10,14 @@ from pytest_dibctl.clouds.qemu import machine, qmp
 from pytest_dibctl.errors import InstanceError
 
 SNAPSHOT_PATIENCE = 300.0
-"""Seconds QEMU may take to write or read a guest's memory; it answers nothing else meanwhile."""
+"""Seconds QEMU may take to write or read a guest's memory; it answers no other command meanwhile."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Snapshots:
     """The snapshots of the instance ``name`` in ``directory``; ``memory`` in MiB.
 
-    A snapshot has a tag here: what QEMU calls it. Every method raises InstanceError when QEMU does not
-    answer.
+    QEMU knows a snapshot by its tag. All methods raise InstanceError when QEMU does not answer.
     """
 
     name: str
@@ -40,7 +39,7 @@ class Snapshots:
         }
 
     def save(self, tag: str) -> None:
-        """Save disk, memory and devices under ``tag``; one of that tag is replaced.
+        """Save disk, memory and devices under ``tag``, in place of an older snapshot of that tag.
 
         Raises InstanceError when QEMU cannot write it.
         """

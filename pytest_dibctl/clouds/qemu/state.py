@@ -1,4 +1,4 @@
-"""The record of an instance on disk, by which another process takes it over."""
+"""The record of an instance on disk, from which another process takes the instance over."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ STATE_VERSION = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
-    """What is known of an instance on disk, so that another process can take it over; nothing secret.
+    """An instance's record. It holds no secrets.
 
-    ``memory`` in MiB, ``disk`` in GiB. ``pid`` is None until QEMU was started.
+    ``memory`` is in MiB, ``disk`` in GiB; ``reason`` says why the accelerator was chosen. ``pid`` is None
+    until QEMU was started.
     """
 
     id: str
@@ -38,15 +39,19 @@ class State:
     pid: int | None = None
 
     def write(self, directory: Path) -> None:
-        """Write the state into the instance's directory; readers see the old or the new one."""
+        """Write the record into the instance's directory; readers see the old one or the new one, whole.
+
+        Raises OSError when it cannot be written.
+        """
         document = {"version": STATE_VERSION, **dataclasses.asdict(self)}
         files.write_atomically(directory / STATE, json.dumps(document, indent=1) + "\n")
 
 
 def read_state(directory: Path) -> State:
-    """Return the state in an instance's directory.
+    """Return the record in an instance's directory.
 
-    Raises NotInConfigError when there is none, or another version of this package wrote it.
+    Raises NotInConfigError when there is none, when it cannot be read, and when another version of this
+    package wrote it.
     """
     path = directory / STATE
     try:
