@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from pytest_dibctl.config.models.images import Image
     from pytest_dibctl.config.models.test import TestEnvironment
     from pytest_dibctl.errors import DibctlError, ExitCode
-    from pytest_dibctl.guest.ssh import SshAccess, SshKey
+    from pytest_dibctl.guest.keys import SshKey
+    from pytest_dibctl.guest.ssh import SshAccess
     from pytest_dibctl.image.artifact import Artifact
     from pytest_dibctl.image.tree import ImageTree, TreeItem
     from pytest_dibctl.run.target_run import TargetRun
@@ -74,7 +75,7 @@ _HOMES = {
     "Interface": "pytest_dibctl.clouds.protocols",
     "Result": "pytest_dibctl.system.process",
     "SshAccess": "pytest_dibctl.guest.ssh",
-    "SshKey": "pytest_dibctl.guest.ssh",
+    "SshKey": "pytest_dibctl.guest.keys",
     "TargetRun": "pytest_dibctl.run.target_run",
     "TestEnvironment": "pytest_dibctl.config.models.test",
     "TreeItem": "pytest_dibctl.image.tree",

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.merge import Deadlines
 from pytest_dibctl.config.models.images import Image
-from pytest_dibctl.guest.ssh import HostKeyPolicy, SshKey
+from pytest_dibctl.guest.keys import SshKey
+from pytest_dibctl.guest.login import HostKeyPolicy
 from pytest_dibctl.image.artifact import Artifact
 
 Progress = Callable[[str], None]

@@ -1,4 +1,4 @@
-"""The serial console: what the guest said, and which of its last words mean that it will never be ready."""
+"""The text of a serial console: why a guest will never be ready, and which host keys it printed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import dataclasses
 import re
 
 EXCERPT_LINES = 20
+"""Lines of the console that an error message quotes."""
+
 _ESCAPES = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # control sequences: colours, cursor
     r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # window titles and the like
@@ -16,7 +18,7 @@ _ESCAPES = re.compile(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cause:
-    """Why a guest will not get ready, in the words to show."""
+    """Why a guest will never be ready: a text for the error message, and a hint what to do."""
 
     text: str
     hint: str
@@ -40,7 +42,8 @@ _BOOT_HINT = (
     "kernel and initrd beside it as <name>.vmlinuz and <name>.initrd (DIB's baremetal element)"
 )
 
-# The first that matches names the cause: the particular before the general. Groups go into the text.
+# The first pattern that matches names the cause, so particular ones precede general ones. The groups of a
+# pattern fill its text.
 _SIGNS = tuple(
     _Sign(pattern=re.compile(pattern, re.MULTILINE), text=text, hint=hint)
     for pattern, text, hint in (
@@ -106,7 +109,7 @@ _SIGNS = tuple(
         ),
         (
             r"Failed to start .*(cloud-init(?:-local|-main|-network)?\.service)",
-            "cloud-init failed in the guest ({0}), so nobody can log in",
+            "cloud-init failed in the guest ({0}), so no login can succeed",
             "its log is /var/log/cloud-init.log in the image's root; the lines above may say why",
         ),
     )
@@ -120,22 +123,28 @@ def clean(raw: bytes) -> str:
 
 
 def diagnose(text: str) -> tuple[Cause, int] | None:
-    """Return why the guest that printed ``text`` will not get ready and where it says so, or None."""
+    """Return why the guest that printed ``text`` will never be ready, and the offset where it says so.
+
+    Returns None when the text names no fatal cause.
+    """
     for sign in _SIGNS:
-        if found := sign.pattern.search(text):
-            groups = [group.strip() for group in found.groups() if group]
-            return Cause(text=sign.text.format(*groups), hint=sign.hint), found.start()
+        if match := sign.pattern.search(text):
+            groups = [group.strip() for group in match.groups() if group]
+            return Cause(text=sign.text.format(*groups), hint=sign.hint), match.start()
     return None
 
 
 def excerpt(text: str, lines: int = EXCERPT_LINES) -> str:
-    """Return the last lines; when one of them names a fatal cause, at most five after that one."""
-    found = diagnose(text[-64 * 1024 :])
-    kept = text.splitlines()
-    if found:
-        start = len(text) - len(text[-64 * 1024 :]) + found[1]
-        kept = kept[: text.count("\n", 0, start) + 6]
-    return "\n".join([line.rstrip() for line in kept if line.strip()][-lines:])
+    """Return the last ``lines`` lines that are not blank.
+
+    When the last 64 KiB name a fatal cause, the excerpt ends at most five lines after it.
+    """
+    diagnosis = diagnose(text[-64 * 1024 :])
+    shown = text.splitlines()
+    if diagnosis:
+        start = len(text) - len(text[-64 * 1024 :]) + diagnosis[1]
+        shown = shown[: text.count("\n", 0, start) + 6]
+    return "\n".join([line.rstrip() for line in shown if line.strip()][-lines:])
 
 
 _KEY_BLOCK = re.compile(r"-----BEGIN SSH HOST KEY KEYS-----\n(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL)
@@ -143,9 +152,9 @@ _KEY = re.compile(r"((?:ssh-|ecdsa-sha2-|sk-)[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,2})(
 
 
 def host_keys(text: str) -> tuple[str, ...]:
-    """Return the ssh host keys, as public key lines, that cloud-init printed last.
+    """Return the ssh host keys that cloud-init printed last, as lines of public keys.
 
-    A guest that was made anew prints other ones further down.
+    A rebuilt guest makes new keys and prints them further down.
     """
     blocks = _KEY_BLOCK.findall(text)
     return tuple(dict.fromkeys(_KEY.findall(blocks[-1]))) if blocks else ()

@@ -1,9 +1,9 @@
-"""Scripts that are copied into a guest and run there, where no more than a POSIX shell can be relied on.
+"""Running a script in a guest that may have no more than a POSIX shell.
 
-Two commands over the run's multiplexed connection: one takes the copy on its stdin, one takes on its stdin
-the shell code that runs it, so that no variable's value ever stands in an argument list. That code ends
-the script at its deadline from inside the guest, whether or not anybody here still listens, and removes the
-copy.
+Two commands go over the run's shared connection. The first copies the script from its stdin. The second
+reads from its stdin the shell code that runs the script, so that no argument list shows a variable's value.
+That code ends the script at its deadline from inside the guest, even if the connection is gone, and removes
+the copy.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from pytest_dibctl.guest.ssh import SshAccess
 from pytest_dibctl.system import process
 
 COPYING_MAY_TAKE = 300.0
-"""Seconds; emulated guests take megabytes per second."""
+"""Seconds that copying may take; emulated guests receive a few megabytes per second."""
 
 GRACE = 5
 """Seconds between SIGTERM and SIGKILL in the guest."""
 
 LATE = 30.0
-"""Seconds, beyond deadline and grace, that the guest has to tell that it ended a script."""
+"""Seconds, beyond deadline and grace, that the guest has to report the end of a script."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-"""A variable's name as a shell takes it."""
+"""A name that a shell accepts for a variable."""
 
 COPY = """
 umask 077
@@ -49,7 +49,7 @@ done
 rm -f "$copy/probe"
 if RECEIVE; then echo "COPY=$copy"; else rm -rf "$copy"; exit 1; fi
 """
-"""Makes a private directory where programs may be run (not where noexec is), and fills it from stdin."""
+"""Makes a private directory on a filesystem that is not mounted noexec, and fills it from stdin."""
 
 AS_ROOT = 'if [ "$(id -u)" = 0 ]; then exec sh -s; else exec sudo -n sh -s; fi'
 
@@ -106,16 +106,16 @@ rm -rf "$copy"
 [ -z "$watcher" ] || kill "$watcher"
 echo "{token} $code $late"
 """
-"""Runs the script in the foreground, as a shell would, with a watcher beside it.
+"""Runs the script in the foreground, with a watcher beside it that ends it at its deadline.
 
-What the script started is found by a variable in its environment, wherever it went: guests may lack setsid,
-and without a terminal their shells make no process groups.
+The watcher finds the script's processes by a variable in their environment. Process groups would not do:
+guests may lack setsid, and a shell without a terminal makes no groups.
 """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How a script ended: its exit code, None if it was stopped at its deadline; ``seconds`` it took."""
+    """How a script ended: its exit code, None if it was stopped at its deadline, and the seconds it took."""
 
     code: int | None
     seconds: float
@@ -125,8 +125,8 @@ class Ended:
 class GuestScript:
     """A script on this machine that is to run in a guest.
 
-    ``interpreter`` is what runs it, where the script itself does not say. ``folder``, if given, is copied as
-    a whole, for a script that needs what lies beside it.
+    ``interpreter`` is the command that runs a script without ``#!``. ``folder`` contains ``path`` and is
+    copied as a whole, for a script that needs the files beside it. ``sudo`` runs it as root.
     """
 
     path: Path
@@ -143,14 +143,17 @@ def run(
     limit: float | None,
     on_line: Callable[[str], None],
 ) -> Ended:
-    """Copy a script into the guest, run it there and remove it; ``limit`` is seconds, None for no limit.
+    """Copy a script into the guest, run it there with ``variables``, and remove the copy.
 
-    ``on_line`` hears each line that it writes. Raises CommandError when it cannot be copied or started,
-    when the connection breaks, and when the guest does not say how it ended.
+    After ``limit`` seconds the guest stops it; None means no limit. ``on_line`` gets each line that the
+    script writes. Variables whose names no shell accepts are left out.
+
+    Raises CommandError when the script cannot be copied or started, when the connection breaks, and when the
+    guest does not report the end of the script.
     """
     copy = _copy(access, script)
     token = f"dibctl-{uuid.uuid4().hex}"
-    heard = _Heard(token=token, on_line=on_line)
+    report = _Report(token=token, on_line=on_line)
     allowed = None if limit is None else math.ceil(limit) + GRACE + LATE
     started = time.monotonic()
     command = f"sh -c {shlex.quote(AS_ROOT)}" if script.sudo else "sh -s"
@@ -159,15 +162,15 @@ def run(
         stdin=_program(copy, script, variables=variables, limit=limit, token=token),
         timeout=allowed,
         check=False,
-        on_line=heard,
+        on_line=report,
     )
     seconds = time.monotonic() - started
-    if heard.code is None:
-        raise CommandError(_silence(script, result))
-    return Ended(code=None if heard.late else heard.code, seconds=seconds)
+    if report.code is None:
+        raise CommandError(_no_report(script, result))
+    return Ended(code=None if report.late else report.code, seconds=seconds)
 
 
-def _silence(script: GuestScript, result: process.Result) -> str:
+def _no_report(script: GuestScript, result: process.Result) -> str:
     if result.returncode == 255:  # noqa: PLR2004 -- ssh's own
         return f"the connection to the guest broke while {script.path.name} ran"
     ended = process.describe_exit(result.returncode)
@@ -175,8 +178,8 @@ def _silence(script: GuestScript, result: process.Result) -> str:
 
 
 @dataclasses.dataclass(kw_only=True)
-class _Heard:
-    """What the guest says: the script's lines, passed on, and at the end how it went."""
+class _Report:
+    """Reads the output of the guest: passes on the script's lines, and keeps how the script ended."""
 
     token: str
     on_line: Callable[[str], None]
@@ -184,11 +187,11 @@ class _Heard:
     late: bool = False
 
     def __call__(self, line: str) -> None:
-        before, found, after = line.partition(f"{self.token} ")
-        if not found:
+        before, token, after = line.partition(f"{self.token} ")
+        if not token:
             self.on_line(line)
             return
-        # A last line that the script did not end stands before it.
+        # The script's last line stands before the token if it has no line end.
         if before:
             self.on_line(before)
         code, *late = after.split()
@@ -198,20 +201,20 @@ class _Heard:
 def _program(
     copy: str, script: GuestScript, *, variables: Mapping[str, str], limit: float | None, token: str
 ) -> str:
-    named = {name: value for name, value in variables.items() if _NAME.fullmatch(name)}
-    inside = script.path.relative_to(script.folder) if script.folder else script.path.name
+    exported = {name: value for name, value in variables.items() if _NAME.fullmatch(name)}
+    path = script.path.relative_to(script.folder) if script.folder else script.path.name
     return PROGRAM.format(
         copy=shlex.quote(copy),
         limit=0 if limit is None else max(1, math.ceil(limit)),
         seconds=" ".join(map(str, range(GRACE))),
-        exports="\n".join(f"export {name}={shlex.quote(value)}" for name, value in named.items()),
+        exports="\n".join(f"export {name}={shlex.quote(value)}" for name, value in exported.items()),
         token=token,
-        argv=process.command_line([*script.interpreter, f"{copy}/{inside}"]),
+        argv=process.command_line([*script.interpreter, f"{copy}/{path}"]),
     )
 
 
 def _copy(access: SshAccess, script: GuestScript) -> str:
-    """Copy the script, or its folder, into the guest; return the new directory there."""
+    """Copy the script, or its folder, into the guest; return the new directory in the guest."""
     name = shlex.quote(script.path.name)
     with _content(script) as content:
         if script.folder is None:
@@ -222,14 +225,14 @@ def _copy(access: SshAccess, script: GuestScript) -> str:
         result = process.run(argv, stdin=content, timeout=COPYING_MAY_TAKE, check=False)
     copied = re.search(r"^COPY=(.+)$", result.output, re.MULTILINE)
     if result.returncode != 0 or copied is None:
-        said = (result.errors or result.output).strip() or process.describe_exit(result.returncode)
-        raise CommandError(f"{script.path.name} could not be copied into the guest: {said}")
+        reason = (result.errors or result.output).strip() or process.describe_exit(result.returncode)
+        raise CommandError(f"{script.path.name} could not be copied into the guest: {reason}")
     return copied.group(1)
 
 
 @contextlib.contextmanager
 def _content(script: GuestScript) -> Iterator[IO[bytes]]:
-    """Open what is sent: the script, or an archive of its folder."""
+    """Open the content to send: the script, or an archive of its folder."""
     if script.folder is None:
         with script.path.open("rb") as file:
             yield file
@@ -242,7 +245,7 @@ def _content(script: GuestScript) -> Iterator[IO[bytes]]:
 
 
 def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Leave out the users of this machine, who mean nothing in the guest."""
+    """Give the files to root: the users of this machine do not exist in the guest."""
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     return member

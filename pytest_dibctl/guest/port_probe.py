@@ -1,8 +1,8 @@
-"""Finding out, over TCP alone, whether a service answers behind a port that may lie.
+"""Finding out, over TCP alone, whether a service answers behind a port.
 
-A forwarded port of a user-mode network accepts every connection, whether or not anything listens in the
-guest: an open port proves nothing. What tells is what follows: the connection is closed at once (nothing
-listens), stays silent (no guest network yet, or a firewall that drops), or carries a banner.
+A forwarded port of a user-mode network accepts every connection, even if nothing listens in the guest, so an
+open port proves nothing. The probe judges by what follows: the connection is closed at once (nothing
+listens), stays silent (no guest network yet, or a firewall that drops packets), or carries a banner.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ INTERVAL = 0.25
 """Seconds between two attempts, at least."""
 
 PATIENCE, PATIENCE_SHARE = 1.0, 0.1
-"""Seconds a silent connection is kept, at least, and the same as a share of the time waited so far.
+"""Seconds a silent connection is kept: at least so many, and at least this share of the time waited so far.
 
-While nothing has ever come back, nobody knows whether the guest is there: a fresh attempt sends a fresh SYN
-and notices a guest that has just come up. But QEMU keeps the attempts that were given up, too, and
-delivers them all once there is a guest, each of which costs it a process: a slow guest that was asked too
-often never gets to answer. So the pace follows the guest's, at the price of a tenth of its boot time.
+Until the first reply, the guest's network may be down. A new attempt sends a new SYN and so notices a guest
+that has just come up. But QEMU also keeps the attempts that were given up. It delivers them all once the
+guest's network is up, and each costs the guest a process: a slow guest with too many of them never answers.
+So attempts get rarer the longer the guest takes, at the price of a tenth of its boot time.
 """
 ENGAGED, ENGAGED_SHARE = 20.0, 0.25
-"""The same once the guest itself has refused: silence now means that the server is busy with us."""
+"""The same once the guest itself has refused a connection: from then on, silence means a busy server."""
 
 BANNER_LIMIT = 8192
+"""Bytes read of a service that sends no ssh banner."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProbeResult:
-    """What the latest attempts showed: ``answers`` is true once a banner was read."""
+    """What the latest attempt showed, as a text and a hint; ``answers`` is true once a banner was read."""
 
     answers: bool
     text: str
@@ -72,7 +73,10 @@ BANNER = ProbeResult(answers=True, text="the ssh server answers", hint="")
 
 
 class PortProbe:
-    """Attempts at a port, one at a time; ``seen`` says what they showed so far. Close it after use."""
+    """A series of connections to a TCP port, one at a time; ``seen`` is the latest result.
+
+    The caller closes the probe, or uses it as a context manager. ``clock`` returns seconds.
+    """
 
     def __init__(self, ip: str, port: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.seen = UNTRIED
@@ -98,7 +102,7 @@ class PortProbe:
             self._socket = None
 
     def poll(self, seconds: float = INTERVAL) -> bool:
-        """Try for up to ``seconds``; return whether a banner was read."""
+        """Probe the port for up to ``seconds``; return whether an ssh banner was read by now."""
         until = self._clock() + seconds
         while (now := self._clock()) < until and not self.seen.answers:
             if self._socket is None:
@@ -107,7 +111,7 @@ class PortProbe:
                 else:
                     time.sleep(min(self._next, until) - now)
             elif now >= self._gives_up:
-                # Still connecting, or connected to nobody: only what comes back would tell.
+                # An accepted connection may lead to nothing: only data or a reset would tell.
                 self._end(SILENT if self._is_connected() else UNREACHABLE, pause=0.0)
             elif _readable(self._socket, min(self._gives_up, until) - now):
                 self._read()
@@ -138,7 +142,7 @@ class PortProbe:
             self._end(UNREACHABLE)
         else:
             self._received += data
-            # A server may send other lines before the one that counts.
+            # A server may send other lines before its banner.
             if any(line.startswith(b"SSH-") for line in self._received.split(b"\n")[:-1]):
                 self._end(BANNER)
             elif not data:
@@ -170,8 +174,8 @@ def _readable(connection: socket.socket, seconds: float) -> bool:
 def port_answers(ip: str, port: int, *, patience: float = 0.5, timeout: float = 3.0) -> bool:
     """Return whether a connection to a TCP port stays open for ``patience`` seconds or carries data.
 
-    ``timeout`` is for the connection itself. A forwarded port whose guest drops packets instead of refusing
-    them cannot be told from a service that waits to be spoken to: it counts as answering.
+    ``timeout`` is in seconds and limits connecting. A forwarded port whose guest drops packets looks like a
+    service that waits for its client to speak first, so it counts as answering.
     """
     try:
         with socket.create_connection((ip, port), timeout=timeout) as connection:

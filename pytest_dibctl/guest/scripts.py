@@ -1,4 +1,4 @@
-"""How a script of ``tests_list``, or a command of ``external_tests``, is run, and what came of it."""
+"""Running a script of ``tests_list`` or a command of ``external_tests``, here or in the guest."""
 
 from __future__ import annotations
 
@@ -17,23 +17,27 @@ from pytest_dibctl.system import process
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Whether a script passed, and how it ended, as in "exited with 3 after 1.2 s"."""
+    """Whether a script passed, and how it ended: "exited with 3 after 1.2 s"."""
 
     passed: bool
     ended: str
 
 
 class Runner(Protocol):
-    """Runs one script: ``limit`` is in seconds, ``on_line`` hears every line that it writes."""
+    """Runs one script."""
 
     def __call__(self, *, limit: float | None, on_line: Callable[[str], None]) -> Outcome:
-        """Run it to its end."""
+        """Run the script to its end, or stop it after ``limit`` seconds; None means no limit.
+
+        ``on_line`` gets each line that the script writes. A CommandError, such as a broken connection, is not
+        raised: the outcome says so.
+        """
         ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Here:
-    """A command that runs on this machine; in an image's ``tree``, where that is mounted, if one is given."""
+    """A command that runs on this machine in ``cwd``; with ``tree``, in the namespace where it is mounted."""
 
     argv: Sequence[str]
     variables: Mapping[str, str]
@@ -41,7 +45,7 @@ class Here:
     tree: ImageTree | None = None
 
     def __call__(self, *, limit: float | None, on_line: Callable[[str], None]) -> Outcome:
-        """Run it, with its process group, for at most ``limit`` seconds."""
+        """Run the command; after ``limit`` seconds, stop it and its process group."""
         argv = self.tree.inside(self.argv, cwd=self.cwd) if self.tree else self.argv
         try:
             result = process.run(
@@ -54,7 +58,7 @@ class Here:
                 credentials=True,
             )
         except CommandTimeoutError:
-            assert limit is not None  # without a limit there is no such error
+            assert limit is not None  # without a limit, this error is not raised
             return _stopped(limit)
         except CommandError as error:
             return Outcome(passed=False, ended=str(error))
@@ -63,14 +67,14 @@ class Here:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InGuest:
-    """A script that is copied into the guest and runs there."""
+    """A script that is copied into the guest and runs there as the user of ``access``."""
 
     script: GuestScript
     access: SshAccess
     variables: Mapping[str, str]
 
     def __call__(self, *, limit: float | None, on_line: Callable[[str], None]) -> Outcome:
-        """Run it; the guest ends it after ``limit`` seconds, with all that it started."""
+        """Run the script; after ``limit`` seconds, the guest stops it and all processes that it started."""
         try:
             ended = guest_script.run(
                 self.access, self.script, variables=self.variables, limit=limit, on_line=on_line
@@ -92,7 +96,10 @@ def _stopped(limit: float) -> Outcome:
 
 
 def interpreter(path: Path) -> tuple[str, ...]:
-    """Return what has to run ``path``: ``/bin/sh`` for a script without ``#!``, as shells do it."""
+    """Return the command that runs ``path``: ``/bin/sh`` for a script without ``#!``, as shells do it.
+
+    It is empty for a file that the kernel can run itself. Raises OSError when the file cannot be read.
+    """
     with path.open("rb") as file:
         start = file.read(4)
     return () if start.startswith((b"#!", b"\x7fELF")) else ("/bin/sh",)

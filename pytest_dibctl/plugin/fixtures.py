@@ -17,7 +17,8 @@ from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.guest import scripts
 from pytest_dibctl.guest.guest_script import GuestScript
-from pytest_dibctl.guest.ssh import SshAccess, SshKey
+from pytest_dibctl.guest.keys import SshKey
+from pytest_dibctl.guest.ssh import SshAccess
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.image.tree import ImageTree
 from pytest_dibctl.plugin import collection, modules, planning

@@ -10,7 +10,8 @@ from typing import Any
 from pytest_dibctl.clouds.protocols import BootRequest, Cloud, CloudImage, Instance
 from pytest_dibctl.config import merge
 from pytest_dibctl.errors import DibctlError
-from pytest_dibctl.guest.ssh import SshAccess, SshKey
+from pytest_dibctl.guest.keys import SshKey
+from pytest_dibctl.guest.ssh import SshAccess
 from pytest_dibctl.run import logs, readiness
 from pytest_dibctl.run.keeping import keep, keeps_instance
 from pytest_dibctl.run.operations import GuestOperations

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pytest_dibctl.clouds.protocols import Cloud
 from pytest_dibctl.errors import CredentialsError, NotInConfigError
-from pytest_dibctl.guest.ssh import SshKey
+from pytest_dibctl.guest.keys import SshKey
 from pytest_dibctl.run.environments import find_instance
 from pytest_dibctl.run.keeping import keep, keeps_instance
 from pytest_dibctl.run.target_run import TargetRun, confirmed, disk_errors, host_name, remove_directory

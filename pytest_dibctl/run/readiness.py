@@ -7,7 +7,8 @@ import time
 from pytest_dibctl.clouds.protocols import Instance
 from pytest_dibctl.config import merge
 from pytest_dibctl.errors import PortTimeoutError
-from pytest_dibctl.guest.ssh import SshAccess, port_answers
+from pytest_dibctl.guest.port_probe import port_answers
+from pytest_dibctl.guest.ssh import SshAccess
 from pytest_dibctl.run.logs import console_tail
 from pytest_dibctl.run.target_run import TargetRun
 from pytest_dibctl.system.waiting import wait_until

@@ -26,7 +26,7 @@ from pytest_dibctl.clouds.openstack import cloud as engine
 from pytest_dibctl.clouds.openstack import in_flight
 from pytest_dibctl.clouds.protocols import LIFETIME
 from pytest_dibctl.errors import DibctlError
-from pytest_dibctl.guest.ssh import make_key
+from pytest_dibctl.guest.keys import make_key
 from pytest_dibctl.run import booting, environments, keys, ledger, uploading
 from pytest_dibctl.run.options import RunOptions
 from pytest_dibctl.run.target_run import TargetRun

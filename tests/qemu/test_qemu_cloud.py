@@ -32,8 +32,10 @@ from pytest_dibctl.errors import (
     PortTimeoutError,
     PreflightError,
 )
-from pytest_dibctl.guest import ssh
-from pytest_dibctl.guest.ssh import SshAccess, SshKey
+from pytest_dibctl.guest import login
+from pytest_dibctl.guest.keys import SshKey, make_key
+from pytest_dibctl.guest.login import HostKeyPolicy
+from pytest_dibctl.guest.ssh import SshAccess
 from pytest_dibctl.image import artifact
 from pytest_dibctl.system import process
 from tests.support import leaks, micro
@@ -429,7 +431,7 @@ class TestGuestsThatNeverGetReady:
         running: tuple[Bench, QemuInstance, SshAccess],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(ssh, "FOREIGN_KEY_GRACE", 2.0)
+        monkeypatch.setattr(login, "FOREIGN_KEY_GRACE", 2.0)
         made, instance, first = running
         other = SshAccess(
             ip=first.ip,
@@ -438,7 +440,7 @@ class TestGuestsThatNeverGetReady:
             key=made.key,
             directory=made.directory,
             name="wrong-key",
-            host_keys=ssh.HostKeyPolicy(known=(ssh.make_key("another")[1],)),
+            host_keys=HostKeyPolicy(known=(make_key("another")[1],)),
         )
         started = time.monotonic()
         with contextlib.closing(other), pytest.raises(PortTimeoutError) as caught:

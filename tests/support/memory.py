@@ -40,7 +40,9 @@ from pytest_dibctl.errors import (
     NotInConfigError,
     PortTimeoutError,
 )
-from pytest_dibctl.guest.ssh import HostKeyPolicy, SshAccess, SshKey
+from pytest_dibctl.guest.keys import SshKey
+from pytest_dibctl.guest.login import HostKeyPolicy
+from pytest_dibctl.guest.ssh import SshAccess
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.run import environments
 from pytest_dibctl.run.operations import GuestOperations

@@ -36,7 +36,7 @@ from pytest_dibctl.config.input_files import read_user_data
 from pytest_dibctl.config.models.nova import Nova
 from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import ApiError, ConfigError, InstanceError, NotInConfigError, NovaBadRequestError
-from pytest_dibctl.guest.ssh import SshKey
+from pytest_dibctl.guest.keys import SshKey
 from pytest_dibctl.image.artifact import Artifact
 
 __all__ = ["OpenStackCloud", "OpenStackInstance"]

@@ -14,7 +14,7 @@ from pytest_dibctl.clouds.openstack.refusals import CONFLICT, FORBIDDEN, NOT_FOU
 from pytest_dibctl.clouds.protocols import Endpoint, Flavor, Interface
 from pytest_dibctl.errors import ApiError, InstanceError
 from pytest_dibctl.guest.console import clean, diagnose, excerpt, host_keys
-from pytest_dibctl.guest.ssh import HostKeyPolicy
+from pytest_dibctl.guest.login import HostKeyPolicy
 
 log = logging.getLogger(__name__)
 

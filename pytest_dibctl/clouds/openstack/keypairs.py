@@ -6,7 +6,7 @@ from typing import Any
 
 from pytest_dibctl.clouds.openstack.api import SAFE_CALL_TIMEOUT, Api
 from pytest_dibctl.errors import InstanceError
-from pytest_dibctl.guest.ssh import SshKey
+from pytest_dibctl.guest.keys import SshKey
 
 
 def find(api: Api, name: str, *, timeout: float = SAFE_CALL_TIMEOUT) -> Any | None:

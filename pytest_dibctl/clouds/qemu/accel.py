@@ -1,8 +1,8 @@
-"""Choosing an accelerator: KVM only where guests really run under it.
+"""Choosing an accelerator: KVM only where guests run under it.
 
-On many build machines ``/dev/kvm`` can be opened although guests hang: the machine is a guest itself and
-its hypervisor interprets instructions one by one. So a tiny payload that behaves like a kernel is run under
-KVM, with a deadline of seconds; the verdict is kept until the next boot of the machine.
+On many build machines ``/dev/kvm`` can be opened although guests hang: the machine is a guest itself, and
+its hypervisor interprets instructions one by one. A tiny payload that behaves like a kernel therefore runs
+under KVM first, with a deadline of seconds. The verdict is kept until the next boot of the machine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _BOOT_SECTOR = bytes.fromhex(
     "300000830020000f013fc707000000003b2c2500500000751a0f20d80f22d8ffcd75c0b980f0fa02ffc975fc66baf803"
     "b04bee66baf400eef4ebfd0f1f440000000000000000000000000000009a20000f00d07c0000"
 )
-"""``kvm_probe.S`` assembled."""
+"""``kvm_probe.S``, assembled."""
 
 # The same idea without page tables: count, write K to the PL011 at 0x09000000, PSCI SYSTEM_OFF.
 _AARCH64 = b"".join(
@@ -58,7 +58,7 @@ _AARCH64 = b"".join(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether guests run under KVM here; ``reason`` completes "KVM is (not) used: ..."."""
+    """Whether guests run under KVM on this machine; ``reason`` completes "KVM is (not) used: ..."."""
 
     usable: bool
     reason: str
@@ -73,9 +73,9 @@ class Choice:
 
 
 def choose(wanted: Literal["auto", "kvm", "tcg"], arch: Arch) -> Choice:
-    """Return the accelerator for a guest of ``arch``.
+    """Return the accelerator for a guest of ``arch``; "auto" takes KVM where guests run under it.
 
-    Raises PreflightError when KVM is demanded and guests do not run under it.
+    Raises PreflightError when "kvm" is wanted and guests do not run under KVM.
     """
     if wanted == "tcg":
         return Choice(accelerator="tcg", reason="asked for")
@@ -95,7 +95,10 @@ def choose(wanted: Literal["auto", "kvm", "tcg"], arch: Arch) -> Choice:
 
 
 def probe_kvm(arch: Arch | None = None, *, fresh: bool = False) -> Verdict:
-    """Return whether guests run under KVM on this machine; ``fresh`` ignores what was found before."""
+    """Return whether guests of ``arch`` (by default this machine's) run under KVM here.
+
+    The verdict comes from the cache of the user, unless ``fresh``; a new one is written to it.
+    """
     arch = arch or native_arch()
     if not DEVICE.exists():
         return Verdict(usable=False, reason=f"there is no {DEVICE}")
@@ -103,7 +106,7 @@ def probe_kvm(arch: Arch | None = None, *, fresh: bool = False) -> Verdict:
         return Verdict(usable=False, reason=f"this user may not use {DEVICE} (add it to the group kvm)")
     cache = _cache_file(arch)
     with contextlib.ExitStack() as stack:
-        # Workers that start together wait for the first one's verdict; without a lock, each probes itself.
+        # Workers that start together wait for the verdict of the first; if locking fails, each probes itself.
         with contextlib.suppress(OSError):
             cache.parent.mkdir(parents=True, exist_ok=True)
             lock = cache.with_name(f"{cache.name}.lock")
@@ -117,7 +120,7 @@ def probe_kvm(arch: Arch | None = None, *, fresh: bool = False) -> Verdict:
 
 
 def run_payload(arch: Arch, accelerator: Accelerator, *, deadline: float = PROBE_DEADLINE) -> Verdict:
-    """Run the probe's payload and return how it went; ``deadline`` in seconds."""
+    """Run the probe's payload for up to ``deadline`` seconds; return whether it ran to its end."""
     with tempfile.TemporaryDirectory(prefix="dibctl-kvm-") as name:
         directory = Path(name)
         try:
@@ -135,16 +138,18 @@ def run_payload(arch: Arch, accelerator: Accelerator, *, deadline: float = PROBE
         serial = directory / "serial"
         if serial.exists() and serial.read_bytes().endswith(b"K"):
             return Verdict(usable=True, reason=f"a test payload ran in {result.seconds:.1f} s")
-        said = [line for line in result.errors.splitlines() if "warning" not in line] or [""]
+        errors = [line for line in result.errors.splitlines() if "warning" not in line] or [""]
         ended = process.describe_exit(result.returncode)
-        return Verdict(usable=False, reason=f"QEMU {ended} at a test payload: {said[0].strip()}".rstrip(": "))
+        return Verdict(
+            usable=False, reason=f"QEMU {ended} at a test payload: {errors[0].strip()}".rstrip(": ")
+        )
 
 
 def _payload_argv(arch: Arch, accelerator: Accelerator, directory: Path) -> list[str]:
     machine = PLATFORMS[arch]
     payload = directory / "payload"
     if arch == "x86_64":
-        # A disk needs whole megabytes to be bootable for every firmware.
+        # Some firmware boots only from disks of whole megabytes.
         payload.write_bytes((_BOOT_SECTOR.ljust(510, b"\0") + b"\x55\xaa").ljust(1 << 20, b"\0"))
         boot = ["-drive", "file=payload,format=raw,if=virtio,readonly=on", "-device"]
         boot.append("isa-debug-exit,iobase=0xf4,iosize=1")
@@ -164,7 +169,7 @@ def _cache_file(arch: Arch) -> Path:
 
 
 def _machine_state(arch: Arch) -> str:
-    """Return what a verdict holds for: this boot of this kernel, and this QEMU."""
+    """Return a digest of this boot, kernel and QEMU: a verdict is valid for one digest only."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

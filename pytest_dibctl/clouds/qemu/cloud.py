@@ -1,7 +1,7 @@
 """The local cloud: guests under QEMU on this machine, reached through ports on loopback.
 
-Needs no root, no bridge and no daemon. Every file of an instance is in one directory of mode 0700 named
-after it; unless it may be kept, its QEMU dies with the thread that booted it.
+They need no root, no bridge and no daemon. All files of an instance are in one directory of mode 0700 that
+has its name. The QEMU of an instance that may not be kept dies with the thread that booted it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Any
 
 from pytest_dibctl.clouds.protocols import BootRequest, CloudImage, LeakedResource, Progress, UploadRequest
 from pytest_dibctl.clouds.qemu import accel, guest, machine, seed
-from pytest_dibctl.clouds.qemu.instance import QemuInstance, State, open_log, read_state
+from pytest_dibctl.clouds.qemu.instance import QemuInstance
+from pytest_dibctl.clouds.qemu.log import QemuLog
+from pytest_dibctl.clouds.qemu.state import State, read_state
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.input_files import read_user_data
 from pytest_dibctl.config.models.qemu import Qemu
@@ -30,7 +32,7 @@ from pytest_dibctl.errors import (
     NotInConfigError,
     PreflightError,
 )
-from pytest_dibctl.guest.ssh import SshKey, make_key
+from pytest_dibctl.guest.keys import SshKey, make_key
 from pytest_dibctl.image.artifact import Artifact, companion
 from pytest_dibctl.system import process
 
@@ -40,7 +42,11 @@ GIB = 1 << 30
 
 
 class QemuCloud:
-    """A test environment with a ``qemu`` section. Instances get a directory each below ``directory``."""
+    """A test environment with a ``qemu`` section.
+
+    Each instance has a directory of its own below ``directory``. Relative paths of the configuration are
+    below ``cwd``. Raises ConfigError when the environment has no ``qemu`` section.
+    """
 
     def __init__(self, environment: Entry[TestEnvironment], *, directory: Path, cwd: Path) -> None:
         if environment.settings.qemu is None:
@@ -63,7 +69,7 @@ class QemuCloud:
         if self._settings.accelerator == "kvm":
             accel.choose("kvm", self._arch)
 
-    def check(self, artifact: Artifact, request: UploadRequest) -> None:  # noqa: ARG002 -- others need it
+    def check(self, artifact: Artifact, request: UploadRequest) -> None:  # noqa: ARG002 -- other clouds need it
         """Raise PreflightError or ConfigError if ``artifact`` cannot be booted here."""
         self.preflight()
         if artifact.disk_format not in {*machine.FORMATS, *machine.FORMATS.values()}:
@@ -77,9 +83,9 @@ class QemuCloud:
         artifact: Artifact,
         request: UploadRequest,
         *,
-        progress: Progress,  # noqa: ARG002 -- others have something to tell
+        progress: Progress,  # noqa: ARG002 -- other clouds report progress
     ) -> CloudImage:
-        """Return the image; nothing is copied, instances read the file itself."""
+        """Return the image. Nothing is copied: instances read the file itself."""
         return CloudImage(
             id=str(artifact.path),
             name=request.name,
@@ -92,7 +98,7 @@ class QemuCloud:
         """Do nothing: the image is the built file, which stays."""
 
     def existing_image(self, image_id: str) -> CloudImage:
-        """Raise ImageNotFoundError: images are files here."""
+        """Raise ImageNotFoundError: this cloud has no images but files."""
         raise ImageNotFoundError(
             f"image {image_id}: environment {self.name} is a local QEMU one, it keeps no images",
             hint="name the image's file with --dib-input (dibctl: --input)",
@@ -102,13 +108,14 @@ class QemuCloud:
         """Do nothing: the key goes into each instance's seed."""
 
     def delete_key(self, name: str, *, fingerprint: str) -> None:
-        """Do nothing."""
+        """Do nothing: ``import_key`` stored no key."""
 
     def boot(self, image: CloudImage, request: BootRequest, *, progress: Progress) -> QemuInstance:
         """Start a guest and return once it runs.
 
-        Raises ArtifactError when the file is no longer what was inspected, PreflightError when QEMU is
-        missing, InstanceError when it does not start. Nothing is left behind then.
+        Raises ArtifactError when the image file has changed since it was inspected, PreflightError when QEMU
+        is missing, InstanceError when QEMU does not start. After an error, no process and no file remains.
+        The caller owns the instance and deletes it.
         """
         artifact = _unchanged(image)
         machine.require_tools(self._arch)
@@ -127,7 +134,7 @@ class QemuCloud:
             return self._start(artifact, directory, state, request, progress)
 
     def existing(self, instance_id: str) -> QemuInstance:
-        """Return an instance of an earlier run by its id or name; its QEMU may have ended since.
+        """Return an instance of an earlier run by its id or name; its QEMU may have ended already.
 
         Raises NotInConfigError when there is none.
         """
@@ -139,9 +146,10 @@ class QemuCloud:
         raise NotInConfigError(f"there is no instance {instance_id} below {self._directory}")
 
     def remove(self, kind: str, name: str, details: Mapping[str, Any]) -> None:  # noqa: ARG002
-        """Remove an instance that a dead run recorded; of other things nothing was made.
+        """Remove an instance that an ended run recorded; for other kinds, this cloud made nothing.
 
-        Whatever is in its directory: the run may have died while it was made, or be of another version.
+        The directory is removed even if it has no valid record: the run may have ended while it made the
+        instance, or another version wrote the record. Raises InstanceError when it cannot be removed.
         """
         if kind != "instance":
             return
@@ -158,36 +166,36 @@ class QemuCloud:
             raise InstanceError(f"{name}: {directory} cannot be removed: {error}") from None
 
     def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
-        """Do nothing: nobody else can see what is on this machine."""
+        """Do nothing: an instance on this machine needs no mark for other users."""
 
     def leaked(self, *, spare: Collection[str]) -> tuple[LeakedResource, ...]:  # noqa: ARG002
-        """Return nothing: what is here is in this machine's ledgers."""
+        """Return nothing: all instances are in the ledgers of this machine."""
         return ()
 
     def remove_leaked(self, resource: LeakedResource) -> None:
-        """Do nothing: there are none."""
+        """Do nothing: ``leaked`` returns no resources."""
 
     def client(self, service: str) -> Any | None:  # noqa: ARG002
-        """Return None: there is no API."""
+        """Return None: this cloud has no API."""
         return None
 
     def close(self) -> None:
-        """Do nothing: instances belong to whoever booted them."""
+        """Do nothing: instances belong to the callers of ``boot``."""
 
     def _check_bootable(self, artifact: Artifact) -> None:
         if artifact.kernel is not None:
             return
-        wanted = " and ".join(companion(artifact.path, suffix).name for suffix in (".vmlinuz", ".initrd"))
-        put = f"put {wanted} beside it (DIB's baremetal element writes both)"
+        names = " and ".join(companion(artifact.path, suffix).name for suffix in (".vmlinuz", ".initrd"))
+        remedy = f"put {names} beside it (DIB's baremetal element writes both)"
         if artifact.layout == "filesystem":
             raise PreflightError(
                 f"{artifact.path}: this is a filesystem, not a whole disk, and no kernel lies beside it",
-                hint=f"{put}, or build a whole disk (DIB's vm element)",
+                hint=f"{remedy}, or build a whole disk (DIB's vm element)",
             )
         if not machine.PLATFORMS[self._arch].firmware:
             raise PreflightError(
                 f"{artifact.path}: {self._arch} guests boot by their kernel, and none lies beside the image",
-                hint=put,
+                hint=remedy,
             )
 
     def _user_data(self) -> str:
@@ -281,8 +289,9 @@ class QemuCloud:
             cmdline=machine.kernel_cmdline(self._settings.kernel_cmdline, state.arch),
         )
         argv = spec.argv() if request.keepable else process.die_with_parent(spec.argv())
-        with os.fdopen(open_log(directory), "w") as log:
-            # Whoever sweeps the run finds it by its record; it may have been kept.
+        with os.fdopen(QemuLog(directory).open(), "w") as log:
+            # Without the run's mark, a sweep of the run's processes spares QEMU: the instance may be kept.
+            # Its record leads to it.
             started = process.start(argv, cwd=directory, stdout=log, stderr=log, env={process.RUN: ""})
             child = guest.Child(started)
         instance = QemuInstance(state, directory, child)
@@ -317,8 +326,8 @@ def _removed_on_failure(directory: Path, identity: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        # An interruption may have come between QEMU's start and the moment that somebody knew of it.
-        if resource := guest.find(identity, None):
-            resource.kill()
+        # An interruption may come after the start of QEMU, but before its process id is known here.
+        if qemu := guest.find(identity, None):
+            qemu.kill()
         shutil.rmtree(directory, ignore_errors=True)
         raise

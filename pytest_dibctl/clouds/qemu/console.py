@@ -1,4 +1,4 @@
-"""The file that a QEMU guest's serial console is written to."""
+"""The file that QEMU writes a guest's serial console to."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from pathlib import Path
 from pytest_dibctl.guest.console import EXCERPT_LINES, Cause, clean, diagnose, excerpt
 
 CARRY = 2048
-"""Characters read again with the next piece, so that a message cut in two is still recognised."""
+"""Characters judged again with the next piece, so that a message cut in two is still recognised."""
 
 
 class Console:
-    """The file a guest's serial console is written to. Reading is cheap to repeat."""
+    """The serial console of one guest, in a file that QEMU writes.
+
+    A file that does not exist yet counts as empty. ``trouble`` reads only new output, so it may be called
+    often.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -21,29 +25,29 @@ class Console:
         self._cause: Cause | None = None
 
     def text(self) -> str:
-        """Return all that was said so far; empty when there is nothing."""
+        """Return the whole output so far, without escape sequences."""
         return clean(b"".join(self._read_from(0)))
 
     def excerpt(self, lines: int = EXCERPT_LINES) -> str:
-        """Return the last lines; when one of them names a fatal cause, at most five after that one."""
+        """Return the last ``lines`` lines that are not blank, up to five lines after a fatal message."""
         return excerpt(self.text(), lines)
 
     def forget(self) -> None:
-        """Look only at what is said from now on: the guest is about to boot anew."""
+        """Skip the output so far in ``trouble``: the guest is about to boot again."""
         self._offset = self.path.stat().st_size if self.path.exists() else 0
         self._carry = ""
         self._cause = None
 
     def trouble(self) -> Cause | None:
-        """Return why the guest will never be ready, if what was said since the last look tells."""
+        """Return why the guest will never be ready, if the output since the last call says so."""
         if self._cause is not None:
             return self._cause
         for piece in self._read_from(self._offset):
             self._offset += len(piece)
             text = self._carry + clean(piece)
             self._carry = text[-CARRY:]
-            if found := diagnose(text):
-                self._cause = found[0]
+            if diagnosis := diagnose(text):
+                self._cause = diagnosis[0]
                 return self._cause
         return None
 

@@ -1,4 +1,4 @@
-"""The QEMU process of an instance: our child, or one that an earlier run left running."""
+"""The QEMU process of an instance: a child of this process, or one that an earlier run started."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class Guest(Protocol):
         ...
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the process to end; return whether it did."""
+        """Wait up to ``seconds`` for the process to end; return whether it has ended."""
         ...
 
     def kill(self) -> None:
-        """End the process, by force if it must be, and wait until it is gone."""
+        """End the process with SIGTERM, after ``GRACE`` with SIGKILL, and wait until it is gone."""
         ...
 
 
 class Child:
-    """A QEMU that this process started."""
+    """A QEMU that this process started, and therefore must reap."""
 
     def __init__(self, started: subprocess.Popen[str]) -> None:
         self._started = started
@@ -52,35 +52,36 @@ class Child:
         return None if code is None else process.describe_exit(code)
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the process to end; return whether it did."""
+        """Wait up to ``seconds`` for the process to end; return whether it has ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._started.wait(seconds)
         return self._started.poll() is not None
 
     def kill(self) -> None:
-        """End the process and wait for it."""
+        """End the process with SIGTERM, after ``GRACE`` with SIGKILL, and reap it."""
         process.stop(self._started, grace=GRACE)
 
 
 class Stranger:
-    """A QEMU that another process started, known by the instance's uuid on its command line."""
+    """A QEMU that another process started; the instance's uuid on its command line identifies it."""
 
     def __init__(self, uuid: str, pid: int) -> None:
         self._uuid = uuid
         self.pid = pid
 
     def ended(self) -> str | None:
-        """Return "is gone" once the process is."""
+        """Return "is gone" once the process has ended, None while it runs."""
         return None if is_guest(self.pid, self._uuid) else "is gone"
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the process to end; return whether it did."""
+        """Wait up to ``seconds`` for the process to end; return whether it has ended."""
         try:
             descriptor = os.pidfd_open(self.pid)
         except ProcessLookupError:
             return True
         try:
-            # Looked at after the descriptor is open: from here on the pid cannot become another process.
+            # The check comes after the descriptor is open, which holds on to one process even if its pid is
+            # used again.
             if not is_guest(self.pid, self._uuid):
                 return True
             poll = select.poll()
@@ -90,7 +91,7 @@ class Stranger:
             os.close(descriptor)
 
     def kill(self) -> None:
-        """End the process and wait until it is gone."""
+        """End the process with SIGTERM, after ``GRACE`` with SIGKILL, and wait until it is gone."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             if self.ended():
                 return
@@ -101,26 +102,29 @@ class Stranger:
 
 
 def is_guest(pid: int, uuid: str) -> bool:
-    """Return whether ``pid`` is a living QEMU that was given ``uuid``; a zombie is not living."""
+    """Return whether ``pid`` runs with ``uuid`` as an argument; a zombie does not run."""
     return processes.has_argument(pid, uuid)
 
 
 def find(uuid: str, pid: int | None) -> Stranger | None:
-    """Return the QEMU of an instance: the one recorded, else any whose command line has the uuid."""
+    """Return the QEMU of an instance: the recorded ``pid``, or without one, a process with the uuid.
+
+    Returns None when it has ended.
+    """
     if pid is not None:
         return Stranger(uuid, pid) if is_guest(pid, uuid) else None
-    # The run died after it had started QEMU and before it could write down the process id.
+    # The run ended between the start of QEMU and the record of its process id.
     guests = processes.with_argument(uuid)
     return Stranger(uuid, guests[0].pid) if guests else None
 
 
 def running_in(directory: Path) -> tuple[int, ...]:
-    """Return the processes whose working directory is an instance's: its QEMU, and nothing else."""
-    return tuple(found.pid for found in processes.working_in(directory, program="qemu-"))
+    """Return the process ids of QEMU whose working directory is an instance's ``directory``."""
+    return tuple(qemu.pid for qemu in processes.working_in(directory, program="qemu-"))
 
 
 def kill(pid: int) -> None:
-    """Kill a process of which nothing is known, and wait until it is gone."""
+    """Kill a process at once, and wait up to ``GRACE`` seconds until it is gone."""
     with contextlib.suppress(ProcessLookupError):
         descriptor = os.pidfd_open(pid)
         try:

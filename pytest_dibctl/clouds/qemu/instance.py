@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import logging
-import os
 import re
 import shutil
 import time
@@ -16,83 +13,35 @@ from pathlib import Path
 from pytest_dibctl.clouds.protocols import Endpoint, Flavor, Interface
 from pytest_dibctl.clouds.qemu import guest, machine, qmp
 from pytest_dibctl.clouds.qemu.console import Console
-from pytest_dibctl.errors import InstanceError, NotInConfigError
-from pytest_dibctl.guest.ssh import HostKeyPolicy
-from pytest_dibctl.system import files
+from pytest_dibctl.clouds.qemu.log import QemuLog
+from pytest_dibctl.clouds.qemu.snapshots import Snapshots, tag_of
+from pytest_dibctl.clouds.qemu.state import State
+from pytest_dibctl.errors import InstanceError
+from pytest_dibctl.guest.login import HostKeyPolicy
 from pytest_dibctl.system.waiting import Every, wait_until
 
 log = logging.getLogger(__name__)
 
-STATE = "instance.json"
-STATE_VERSION = 1
-
 SOFT_OFF: Mapping[str, float] = {"kvm": 60.0, "tcg": 120.0}
-"""Seconds a guest has to obey its power button before it is switched off, by accelerator; Nova's is 60."""
+"""Seconds a guest has to power off after its power button was pressed, by accelerator; Nova waits 60."""
 PRESS_AGAIN = 10.0
-"""Seconds between two presses of the power button: a guest that is still booting does not hear the first."""
+"""Seconds between two presses of the power button: a guest that is still booting misses the first."""
 STATUS_INTERVAL = 2.0
-"""Seconds between two questions to QEMU whether the guest still runs; the console is looked at each time."""
+"""Seconds between two queries of QEMU's status; every check reads the console."""
 QUIT_PATIENCE = 3.0
-SNAPSHOT_PATIENCE = 300.0
-"""Seconds QEMU may take to write or read a guest's memory; it answers nothing else meanwhile."""
+"""Seconds QEMU has to end after ``quit``, before it is killed."""
 POWER_ON = "power-on"
-"""The snapshot of the blank disk and a machine that has not run yet, which a rebuild goes back to."""
+"""The tag of the snapshot before the first boot: a blank overlay and reset devices. A rebuild loads it."""
 SETTLE = 0.3
-"""Seconds to let a dying guest finish its last words."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class State:
-    """What is known of an instance on disk, so that another process can take it over; nothing secret.
-
-    ``memory`` in MiB, ``disk`` in GiB. ``pid`` is None until QEMU was started.
-    """
-
-    id: str
-    name: str
-    environment: str
-    arch: machine.Arch
-    accelerator: machine.Accelerator
-    reason: str
-    memory: int
-    vcpus: int
-    disk: int
-    mac: str
-    image: str
-    private_key_file: str
-    host_keys: tuple[str, ...]
-    first_seen: bool
-    pid: int | None = None
-
-    def write(self, directory: Path) -> None:
-        """Write the state into the instance's directory; readers see the old or the new one."""
-        document = {"version": STATE_VERSION, **dataclasses.asdict(self)}
-        files.write_atomically(directory / STATE, json.dumps(document, indent=1) + "\n")
-
-
-def read_state(directory: Path) -> State:
-    """Return the state in an instance's directory.
-
-    Raises NotInConfigError when there is none, or another version of this package wrote it.
-    """
-    path = directory / STATE
-    try:
-        document = json.loads(path.read_text())
-        version, keys = document.pop("version"), tuple(document.pop("host_keys"))
-        if version == STATE_VERSION:
-            return State(host_keys=keys, **document)
-    except FileNotFoundError:
-        raise NotInConfigError(f"{directory}: no instance is recorded there") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise NotInConfigError(
-        f"{path}: not the record of an instance that this version of pytest-dibctl can use",
-        hint=f"remove {directory} once no QEMU uses it any more",
-    )
+"""Seconds to wait for the rest of the console output after a fatal message."""
 
 
 class QemuInstance:
-    """A guest: its QEMU process, and the directory that holds all its files."""
+    """A guest: its QEMU process, and the directory that holds all its files.
+
+    The instance owns the directory until ``delete``. ``process`` is None when QEMU has ended. A method that
+    QEMU does not answer raises InstanceError; only ``check`` and ``delete`` go on.
+    """
 
     def __init__(self, state: State, directory: Path, process: guest.Guest | None) -> None:
         self.directory = directory
@@ -100,23 +49,25 @@ class QemuInstance:
         self._process = process
         self._console = Console(directory / machine.CONSOLE)
         self._control = directory / machine.CONTROL
+        self._log = QemuLog(directory)
+        self._snapshots = Snapshots(name=state.name, directory=directory, memory=state.memory)
         self._forwards: dict[int, int] = {}
         self._stopped = False
         self._status_due = 0.0
 
     @property
     def id(self) -> str:
-        """The uuid; the guest sees it as its instance-id and system uuid."""
+        """The uuid, which the guest sees as its instance-id and system uuid."""
         return self._state.id
 
     @property
     def name(self) -> str:
-        """The name; also the guest's hostname and the name of the directory."""
+        """The name, which is also the guest's hostname and the name of the directory."""
         return self._state.name
 
     @property
     def flavor(self) -> Flavor:
-        """The machine's size, under the label of the environment."""
+        """The machine's size, named like the test environment: ``ram`` in MiB, ``disk`` in GiB."""
         state = self._state
         return Flavor(
             id=state.environment,
@@ -128,27 +79,27 @@ class QemuInstance:
 
     @property
     def interfaces(self) -> tuple[Interface, ...]:
-        """The one interface in QEMU's user-mode network."""
+        """The guest's only interface, in QEMU's user-mode network."""
         return (machine.interface(self._state.mac),)
 
     @property
     def main_ip(self) -> str:
-        """The guest's address in its own network; it is reached through ``endpoint`` only."""
+        """The guest's address in its own network; this machine reaches it only through ``endpoint``."""
         return machine.GUEST_IP
 
     @property
     def host_keys(self) -> HostKeyPolicy:
-        """The key that was injected, or first-seen."""
+        """The host key that the seed gave to the guest; without one, the first key seen is accepted."""
         return HostKeyPolicy(known=self._state.host_keys, first_seen=self._state.first_seen)
 
     @property
     def private_key_file(self) -> Path:
-        """The ssh key that the guest was booted for."""
+        """The private half of the ssh key that the guest accepts."""
         return Path(self._state.private_key_file)
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """What a report says of the instance."""
+        """Labels and values that a report shows of the instance."""
         return {
             "accelerator": f"{self._state.accelerator} ({self._state.reason})",
             "arch": self._state.arch,
@@ -158,25 +109,30 @@ class QemuInstance:
         }
 
     def endpoint(self, port: int) -> Endpoint:
-        """Return where the guest's TCP port is reached on loopback; QEMU picks a free one if none is set.
+        """Return the address and port on loopback that QEMU forwards to the guest's TCP port.
 
-        Raises InstanceError when QEMU cannot open one.
+        QEMU picks a free port unless the configuration sets one. Raises InstanceError when QEMU cannot
+        forward the port.
         """
         if port not in self._forwards:
             self._forwards = self._read_forwards()
         if port not in self._forwards:
-            said = qmp.monitor(
+            output = qmp.monitor(
                 self._control, f"hostfwd_add net0 {machine.Forward(guest=port).rule()}"
             ).strip()
             self._forwards = self._read_forwards()
             if port not in self._forwards:
                 raise InstanceError(
-                    f"{self.name}: port {port} could not be forwarded: {said or 'no reason given'}"
+                    f"{self.name}: port {port} could not be forwarded: {output or 'no reason given'}"
                 )
         return Endpoint(ip="127.0.0.1", port=self._forwards[port])
 
     def check(self) -> None:
-        """Raise InstanceError if the guest will never be ready: QEMU ended, it is off, its console tells."""
+        """Raise InstanceError if the guest will never be ready.
+
+        That is so when QEMU has ended, when the guest is switched off or halted, and when its console shows a
+        fatal message.
+        """
         self._check_process()
         if cause := self._console.trouble():
             time.sleep(SETTLE)
@@ -186,22 +142,25 @@ class QemuInstance:
         try:
             self._check_status(self._status())
         except qmp.QmpError as error:
-            log.debug("%s: %s", self.name, error)  # too busy to answer, or just ending
+            log.debug("%s: %s", self.name, error)  # QEMU is too busy to answer, or is ending
             self._check_process()
         self._status_due = time.monotonic() + STATUS_INTERVAL
 
     def console_output(self) -> str:
-        """Return all of the serial console so far, without escape sequences."""
+        """Return the serial console's whole output so far, without escape sequences."""
         return self._console.text()
 
     def reboot(self, *, hard: bool = False) -> None:
-        """Reboot: by the power button, or after a deadline (at once if ``hard``) by the reset button."""
+        """Reboot the guest: press its power button, then reset it.
+
+        The reset comes once the guest is off, or after the deadline in ``SOFT_OFF``; at once if ``hard``.
+        """
         if not hard:
             self._press_power_button()
         self._power_on()
 
     def stop(self) -> None:
-        """Switch the guest off: by the power button, after a deadline by force. Its disk stays."""
+        """Press the power button; pause the guest if it is not off by the deadline. Its disk stays."""
         self._stopped = True
         if not self._press_power_button():
             qmp.execute(self._control, "stop")
@@ -212,13 +171,13 @@ class QemuInstance:
 
     @property
     def snapshots_memory(self) -> bool:
-        """Yes: QEMU's snapshots are of disk, memory and devices."""
+        """True: QEMU's snapshots include memory and devices."""
         return True
 
     def rebuild(self) -> None:
-        """Throw away what the overlay holds, and switch the guest on as for the first time.
+        """Discard all changes to the disk, and boot the guest as for the first time; snapshots stay.
 
-        Snapshots stay. Raises InstanceError.
+        Raises InstanceError when the snapshot from before the first boot is missing or cannot be loaded.
         """
         self._load(POWER_ON, missing="QEMU could not remember how it was before its first boot")
         self._power_on()
@@ -226,7 +185,8 @@ class QemuInstance:
     def snapshot(self, name: str) -> str:
         """Save disk, memory and devices in the overlay, which grows by the memory in use; return the name.
 
-        The guest stands still meanwhile. Raises InstanceError when it does not run, or QEMU cannot write.
+        The guest is paused meanwhile. Raises InstanceError when the guest does not run, when ``name`` is not
+        valid, and when QEMU cannot write the snapshot.
         """
         self._check_process()
         status = self._status()
@@ -235,22 +195,22 @@ class QemuInstance:
                 f"{self.name}: no snapshot can be taken of a guest that does not run ({status})",
                 hint="start it first",
             )
-        self._save(_tag(name))
+        self._snapshots.save(tag_of(name))
         return name
 
     def revert(self, name: str) -> None:
-        """Go back to a snapshot; the guest runs on from there, with the clock of then.
+        """Go back to a snapshot; the guest continues from there, with its clock as it was.
 
-        Raises InstanceError.
+        Raises InstanceError when there is no such snapshot, or QEMU cannot load it.
         """
-        self._load(_tag(name), missing=f"there is no snapshot {name}")
+        self._load(tag_of(name), missing=f"there is no snapshot {name}")
         self._stopped = False
         qmp.execute(self._control, "cont")
 
     def delete(self) -> None:
-        """End QEMU and remove the directory; harmless when both are gone already.
+        """End QEMU and remove the directory; do nothing when both are gone already.
 
-        Raises InstanceError when something of it cannot be removed.
+        Raises InstanceError when the directory cannot be removed.
         """
         if self._process is not None and not self._process.ended():
             with contextlib.suppress(InstanceError):
@@ -266,15 +226,16 @@ class QemuInstance:
             raise InstanceError(f"{self.name}: {self.directory} cannot be removed: {error}") from None
 
     def switch_on(self, timeout: float) -> None:
-        """Wait until QEMU is up and let the guest run, once its state of now is remembered.
+        """Wait until QEMU is up, take the snapshot that a rebuild needs, and let the guest run.
 
-        Raises InstanceError if QEMU ends, or is late (``timeout`` s).
+        Raises InstanceError if QEMU ends, or is not up after ``timeout`` seconds. Without the snapshot, only
+        ``rebuild`` fails.
         """
         self._await_qemu(timeout)
         try:
-            self._save(POWER_ON)
+            self._snapshots.save(POWER_ON)
         except InstanceError as error:
-            log.debug("%s cannot be rebuilt: %s", self.name, error)  # who never asks need not care
+            log.debug("%s cannot be rebuilt: %s", self.name, error)
         qmp.execute(self._control, "cont")
 
     def _await_qemu(self, timeout: float) -> None:
@@ -285,67 +246,26 @@ class QemuInstance:
         ended = self._process.ended() if self._process else "was not started"
         if ended:
             raise InstanceError(
-                f"{self.name}: QEMU {ended} before the guest was started{_indented(self.log())}",
-                hint=self._log_hint(),
+                f"{self.name}: QEMU {ended} before the guest was started{self._log_lines()}",
+                hint=self._log.hint(),
             )
         with contextlib.suppress(InstanceError):
             return self._status() == "prelaunch"
         return False
 
-    def _save(self, tag: str) -> None:
-        said = qmp.monitor(self._control, f"savevm {tag}", timeout=SNAPSHOT_PATIENCE).strip()
-        if said:
-            raise InstanceError(
-                f"{self.name}: QEMU cannot take a snapshot: {said.removeprefix('Error: ')}",
-                hint=f"it needs the guest's memory ({self._state.memory} MiB at most) as room in "
-                f"{self.directory}; TMPDIR moves that",
-            )
-
     def _load(self, tag: str, *, missing: str) -> None:
-        """Go back to a snapshot and leave the guest paused there; ``missing`` says that there is none."""
+        """Go back to a snapshot and leave the guest paused there; ``missing`` is the error without one."""
         self._check_process()
-        if tag not in self._snapshots():
+        if tag not in self._snapshots.tags():
             raise InstanceError(f"{self.name}: {missing}")
         qmp.execute(self._control, "stop")
-        # A guest that is switched off could not be continued; what runs it now is overwritten anyway.
+        # QEMU cannot continue a guest that is switched off. The reset changes only what loading overwrites.
         qmp.execute(self._control, "system_reset")
         self._console.forget()
-        said = qmp.monitor(self._control, f"loadvm {tag}", timeout=SNAPSHOT_PATIENCE).strip()
-        if said:
-            raise InstanceError(
-                f"{self.name}: QEMU cannot go back to a snapshot: {said.removeprefix('Error: ')}"
-            )
-
-    def _snapshots(self) -> set[str]:
-        nodes = qmp.execute(self._control, "query-named-block-nodes", {"flat": True})
-        return {
-            snapshot["name"]
-            for node in (nodes if isinstance(nodes, list) else ())
-            if node["node-name"] == machine.DISK_NODE
-            for snapshot in node["image"].get("snapshots", ())
-        }
-
-    def log(self) -> str:
-        """Return the last lines QEMU itself wrote."""
-        try:
-            text = (self.directory / machine.LOG).read_text(errors="replace")
-        except OSError:
-            return ""
-        # Every CPU flag that emulation lacks is a line of its own.
-        return "\n".join([line for line in text.splitlines() if "TCG doesn't support" not in line][-10:])
-
-    def _log_hint(self) -> str:
-        said = self.log()
-        if "host forwarding rule" in said:
-            return "another program has a port of this machine that qemu.forward_ports wants: leave out host"
-        if "Cannot allocate memory" in said or "cannot set up guest memory" in said:
-            return "this machine has not enough memory: lower qemu.memory of the test environment"
-        if "lock" in said:
-            return "another program is writing to the image file"
-        return f"QEMU's own messages are in {self.directory / machine.LOG} while the instance is kept"
+        self._snapshots.load(tag)
 
     def _press_power_button(self) -> bool:
-        """Ask the guest to power off; return whether it did within the deadline."""
+        """Ask the guest to power off; return whether it is off by the deadline in ``SOFT_OFF``."""
         press = Every(PRESS_AGAIN)
 
         def is_off() -> bool:
@@ -370,23 +290,26 @@ class QemuInstance:
     def _check_process(self) -> None:
         ended = self._process.ended() if self._process else "is gone"
         if ended:
-            raise self._failure(f"its QEMU process {ended}{_indented(self.log())}", self._log_hint())
+            raise self._failure(f"its QEMU process {ended}{self._log_lines()}", self._log.hint())
 
     def _check_status(self, status: str) -> None:
         if status == "shutdown" or (status == "paused" and self._stopped):
-            what = "it is switched off" if self._stopped else "the guest powered itself off"
-            raise self._failure(what, "the console's last lines may say why")
+            cause = "it is switched off" if self._stopped else "the guest powered itself off"
+            raise self._failure(cause, "the console's last lines may say why")
         if status == "io-error":
             raise self._failure(
-                f"the guest was halted because its disk cannot be written to{_indented(self.log())}",
+                f"the guest was halted because its disk cannot be written to{self._log_lines()}",
                 f"make room on the filesystem of {self.directory}, or set TMPDIR to a larger one",
             )
         if status in {"internal-error", "guest-panicked"}:
-            raise self._failure(f"QEMU halted the guest ({status}){_indented(self.log())}", self._log_hint())
+            raise self._failure(f"QEMU halted the guest ({status}){self._log_lines()}", self._log.hint())
+
+    def _log_lines(self) -> str:
+        return _indented(self._log.last_lines())
 
     def _failure(self, cause: str, hint: str) -> InstanceError:
-        said = self._console.excerpt()
-        tail = f"\nlast lines of the console:{_indented(said)}" if said else "\nthe console is empty"
+        excerpt = self._console.excerpt()
+        tail = f"\nlast lines of the console:{_indented(excerpt)}" if excerpt else "\nthe console is empty"
         return InstanceError(f"{self.name}: {cause}{tail}", hint=hint)
 
     def _read_forwards(self) -> dict[int, int]:
@@ -394,23 +317,9 @@ class QemuInstance:
 
 
 def forwards(usernet: str) -> dict[int, int]:
-    """Return the loopback port of each forwarded guest port, from the monitor's ``info usernet``."""
+    """Return the loopback port of each forwarded guest port, from the output of ``info usernet``."""
     rows = re.findall(r"TCP\[HOST_FORWARD\]\s+\S+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+(\d+)", usernet)
-    return {int(inside): int(outside) for outside, inside in rows}
-
-
-def _tag(name: str) -> str:
-    """Return what QEMU calls the snapshot ``name``: never a number, which would be taken for an id."""
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", name):
-        raise InstanceError(
-            f"{name!r}: not a name for a snapshot", hint="use letters, digits, dots, dashes and underscores"
-        )
-    return f"at-{name}"
-
-
-def open_log(directory: Path) -> int:
-    """Return a descriptor for what QEMU itself writes."""
-    return os.open(directory / machine.LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    return {int(guest_port): int(host_port) for host_port, guest_port in rows}
 
 
 def _indented(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The machine a guest sees, as QEMU's command line. Files are named relative to the instance's directory."""
+"""The machine that a guest sees, as QEMU's command line, with files relative to the instance's directory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Accelerator = Literal["kvm", "tcg"]
 
 DISK, SEED, CONSOLE, CONTROL, LOG = "disk.qcow2", "seed.iso", "console.log", "qmp.sock", "qemu.log"
 DISK_NODE = "disk"
-"""What QEMU calls the root disk; snapshots are in its overlay."""
+"""QEMU's name for the root disk; its overlay holds the snapshots."""
 
 NETWORK, GUEST_IP, GATEWAY, DNS = "10.0.2.0/24", "10.0.2.15", "10.0.2.2", "10.0.2.3"
 
@@ -31,21 +31,21 @@ FORMATS: Mapping[str, str] = {
     "vhd": "vpc",
     "vhdx": "vhdx",
 }
-"""Disk formats that can be booted, by Glance's name; the values are QEMU's."""
+"""Disk formats that can be booted: Glance's name, and QEMU's."""
 
 
 TRANSLATED_CODE = 128
 """MiB of translated code that emulation keeps.
 
-QEMU's own 1024 costs a Debian guest 900 MiB more of this machine's memory and saves it little time. Worse,
-code of the boot before is then never thrown away, and unpacking the next kernel over it can take ten times
+QEMU's default of 1024 costs 900 MiB more of this machine's memory for a Debian guest, and saves little time.
+It also keeps the code of the previous boot, and unpacking the next kernel over that code can take ten times
 as long.
 """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Platform:
-    """How QEMU emulates an architecture; ``firmware`` says that whole disks boot by themselves."""
+    """How QEMU emulates an architecture; with ``firmware``, a whole disk boots without a separate kernel."""
 
     program: str
     package: str
@@ -84,13 +84,13 @@ class Forward:
     host: int = 0
 
     def rule(self) -> str:
-        """Return the rule as QEMU's network options and its monitor spell it."""
+        """Return the rule in the syntax of QEMU's network options and of its monitor."""
         return f"tcp:127.0.0.1:{self.host}-:{self.guest}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Everything QEMU is told; ``memory`` in MiB. Without ``kernel`` the firmware boots the disk."""
+    """The settings of a machine; ``memory`` is in MiB. Without ``kernel`` the firmware boots the disk."""
 
     uuid: str
     name: str
@@ -105,7 +105,7 @@ class Machine:
     cmdline: str = ""
 
     def argv(self) -> list[str]:
-        """Return the command line; it must run in the instance's directory."""
+        """Return the command line, which must run in the instance's directory."""
         platform_ = PLATFORMS[self.arch]
         accel = f"tcg,thread=multi,tb-size={TRANSLATED_CODE}" if self.accelerator == "tcg" else "kvm"
         return [
@@ -119,21 +119,21 @@ class Machine:
             *self._network(),
             *("-chardev", f"file,id=console,path={CONSOLE}", "-serial", "chardev:console"),
             *("-qmp", f"unix:{CONTROL},server=on,wait=off"),
-            # The process outlives a guest that powers off, so that it can be started again.
+            # QEMU goes on when the guest powers off, so that the guest can be started again.
             "-no-shutdown",
-            # The guest waits: its state before the first instruction is remembered, for a rebuild.
+            # The guest is paused before its first instruction: a snapshot of that state serves rebuilds.
             "-S",
             *self._kernel(),
         ]
 
     def _network(self) -> list[str]:
-        # Addresses are QEMU's own, spelt out because tests compare them. Without a router for IPv6 a guest
-        # that has got an address would try it first.
+        # The addresses are QEMU's defaults, spelt out because tests compare them. IPv6 is off: a guest with
+        # an address would try IPv6 first, although there is no router.
         user = f"user,id=net0,ipv6=off,net={NETWORK},host={GATEWAY},dhcpstart={GUEST_IP},dns={DNS}"
         rules = "".join(f",hostfwd={forward.rule()}" for forward in self.forwards)
         return [
             *("-netdev", user + rules),
-            # An empty romfile: no network boot, which would delay "No bootable device" by a minute.
+            # An empty romfile prevents a network boot, which would delay "No bootable device" by a minute.
             *("-device", f"virtio-net-pci,netdev=net0,mac={self.mac},romfile="),
         ]
 
@@ -145,7 +145,7 @@ class Machine:
 
 
 def _disks() -> list[str]:
-    # no-flush: the overlay is thrown away, so nothing in it need survive a crash of this machine.
+    # no-flush: the overlay is deleted with the instance and need not survive a crash of this machine.
     disk = {
         "driver": "qcow2",
         "node-name": DISK_NODE,
@@ -153,7 +153,7 @@ def _disks() -> list[str]:
         "cache": {"direct": False, "no-flush": True},
         "file": {"driver": "file", "filename": DISK, "cache": {"direct": False, "no-flush": True}},
     }
-    # Read-only by every means: a writable seed would keep QEMU from making snapshots.
+    # Both layers are read-only: a writable seed would keep QEMU from making snapshots.
     seed = {
         "driver": "raw",
         "node-name": "seed",
@@ -168,33 +168,32 @@ def _disks() -> list[str]:
 
 
 def native_arch() -> Arch:
-    """Return the architecture of this machine; x86_64 for one that QEMU has no section for here."""
+    """Return the architecture of this machine; x86_64 for one that is not in ``PLATFORMS``."""
     return "aarch64" if platform.machine() in {"aarch64", "arm64"} else "x86_64"
 
 
 def require_tools(arch: Arch) -> None:
-    """Raise PreflightError when QEMU's programs for ``arch`` are not installed."""
-    wanted = {PLATFORMS[arch].program: PLATFORMS[arch].package, "qemu-img": "qemu-utils"}
-    missing = [program for program in wanted if shutil.which(program, path=process.tool_path()) is None]
+    """Raise PreflightError when QEMU for ``arch`` or qemu-img is not installed."""
+    packages = {PLATFORMS[arch].program: PLATFORMS[arch].package, "qemu-img": "qemu-utils"}
+    missing = [program for program in packages if shutil.which(program, path=process.tool_path()) is None]
     if missing:
-        packages = " ".join(wanted[program] for program in missing)
         raise PreflightError(
             f"{' and '.join(missing)} not found: a local guest cannot be booted",
-            hint=f"apt-get install {packages}",
+            hint=f"apt-get install {' '.join(packages[program] for program in missing)}",
         )
 
 
 def mac_address(uuid: str) -> str:
-    """Return a MAC of QEMU's range, the same for the same instance."""
+    """Return a MAC address of QEMU's range, always the same for one instance."""
     return ":".join(["52", "54", "00", *(uuid.replace("-", "")[at : at + 2] for at in (0, 2, 4))])
 
 
 def interface(mac: str) -> Interface:
-    """Return the guest's one interface as the network behind it is configured."""
+    """Return the guest's only interface, as its network is configured."""
     address = Address(ip=GUEST_IP, prefix=int(NETWORK.split("/")[1]), gateway=GATEWAY)
     return Interface(network="user", mac=mac, addresses=(address,), dns=(DNS,))
 
 
 def kernel_cmdline(text: str, arch: Arch) -> str:
-    """Return the kernel's command line with the serial console of ``arch`` in place of a PC's."""
+    """Return a kernel command line with ``console=ttyS0`` replaced by the serial console of ``arch``."""
     return text.replace("console=ttyS0", f"console={PLATFORMS[arch].serial}")

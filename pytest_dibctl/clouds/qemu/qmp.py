@@ -1,4 +1,4 @@
-"""A synchronous client of QEMU's machine protocol: one short connection per command, nothing left running."""
+"""A synchronous client of QEMU's machine protocol (QMP): each command has a connection of its own."""
 
 from __future__ import annotations
 
@@ -30,17 +30,20 @@ def execute(
     *,
     timeout: float = TIMEOUT,
 ) -> object:
-    """Run one QMP command on the control socket ``path`` and return what it returns.
+    """Run one QMP command on the control socket ``path`` and return its result.
 
-    Raises QmpError when nobody answers within ``timeout`` seconds, or QEMU answers with an error.
+    Raises QmpError when QEMU does not answer within ``timeout`` seconds, or answers with an error.
     """
-    # A thread of its own, gone when this returns, so that this works inside a running event loop as well.
+    # A thread of its own lets the call work inside a running event loop; it ends before this returns.
     with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="qmp") as pool:
         return pool.submit(asyncio.run, _execute(path, command, arguments, timeout)).result()
 
 
 def monitor(path: Path, line: str, *, timeout: float = TIMEOUT) -> str:
-    """Run one command of the human monitor, for what QMP has no command for; return its output."""
+    """Run one command of the human monitor, where QMP has no command of its own; return its output.
+
+    Raises QmpError as ``execute`` does. An error of the monitor's command is in the output instead.
+    """
     return str(execute(path, "human-monitor-command", {"command-line": line}, timeout=timeout))
 
 
@@ -48,7 +51,7 @@ async def _execute(
     path: Path, command: str, arguments: Mapping[str, object] | None, patience: float
 ) -> object:
     client = QMPClient("dibctl")
-    client.logger.setLevel(logging.CRITICAL)  # what goes wrong is raised, and often expected
+    client.logger.setLevel(logging.CRITICAL)  # errors are raised, and callers expect many of them
     try:
         with _connected(path) as connection:
             async with asyncio.timeout(patience):
@@ -56,19 +59,19 @@ async def _execute(
                 try:
                     return await client.execute(command, arguments)
                 finally:
-                    # After `quit` the connection ends with an error of its own.
+                    # After `quit` QEMU closes the connection, which is an error here.
                     with contextlib.suppress(QMPError, OSError, EOFError):
                         await client.disconnect()
     except ExecuteError as error:
         raise QmpError(f"QEMU refused {command}: {error}") from None
     except (QMPError, OSError, EOFError, TimeoutError) as error:
-        said = str(error) or type(error).__name__
-        raise QmpError(f"QEMU does not answer on its control socket ({command}): {said}") from None
+        reason = str(error) or type(error).__name__
+        raise QmpError(f"QEMU does not answer on its control socket ({command}): {reason}") from None
 
 
 @contextlib.contextmanager
 def _connected(path: Path) -> Iterator[socket.socket]:
-    # The address of a unix socket has at most 107 bytes, the path of a run's directory may have more.
+    # The address of a unix socket has at most 107 bytes; the path of a run's directory may be longer.
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:

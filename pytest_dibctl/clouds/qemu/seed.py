@@ -1,7 +1,7 @@
-"""The seed drive that tells a guest who it is: a NoCloud seed or an OpenStack config drive, as an ISO image.
+"""The seed drive that configures a guest: a NoCloud seed or an OpenStack config drive, as an ISO image.
 
-The operator's user data goes in untouched. What this project needs of its own, the ssh host key, goes in as
-vendor data, which user data overrides. Every document is JSON, which is YAML as well.
+The operator's user data goes in unchanged. The ssh host key goes in as vendor data, which user data
+overrides. Every document is JSON, which is YAML as well.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from typing import Literal
 SeedKind = Literal["nocloud", "configdrive"]
 
 PADDED_SIZE = 512 * 1024
-"""Bytes a seed has at least."""
+"""The smallest size of a seed, in bytes."""
 
 LABELS: Mapping[SeedKind, str] = {"nocloud": "cidata", "configdrive": "config-2"}
+"""Volume labels by which cloud-init finds a seed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HostKey:
-    """An ssh host key to give to a guest: OpenSSH private file text, and its public line."""
+    """An ssh host key for a guest: the text of an OpenSSH private key file, and the public key's line."""
 
     private: str
     public: str
@@ -32,7 +33,7 @@ class HostKey:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What a guest is told. ``mac`` is its interface's; ``host_key`` None leaves it to make its own."""
+    """The content of a seed. ``mac`` is its interface's; without ``host_key`` the guest makes its own."""
 
     uuid: str
     name: str
@@ -44,62 +45,65 @@ class Identity:
 
 
 def documents(kind: SeedKind, identity: Identity) -> dict[str, str]:
-    """Return the files of a seed, by their path in it."""
+    """Return the text of each file of a seed, by its path in the seed."""
     return _nocloud(identity) if kind == "nocloud" else _config_drive(identity)
 
 
 def write(path: Path, kind: SeedKind, identity: Identity) -> None:
-    """Write the seed's ISO image to a new file of mode 0600: it holds a private key."""
+    """Write the seed's ISO image to a new file of mode 0600, since it may hold a private key.
+
+    Raises FileExistsError when the file exists, OSError when it cannot be written.
+    """
     image = iso(LABELS[kind], documents(kind, identity))
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(image)
 
 
 def iso(label: str, files: Mapping[str, str]) -> bytes:
-    """Return an ISO 9660 image that holds ``files``, under Rock Ridge names: Linux guests read those."""
-    import pycdlib  # only where a guest is really booted
+    """Return an ISO 9660 image that holds ``files``, with Rock Ridge names, which Linux guests read."""
+    import pycdlib  # slow to import, and needed only to boot a guest
 
     image = pycdlib.PyCdlib()
     image.new(interchange_level=3, rock_ridge="1.09", vol_ident=label)
     try:
-        made: dict[Path, str] = {Path("/"): ""}
+        iso_paths: dict[Path, str] = {Path("/"): ""}
         for number, (name, text) in enumerate(sorted(files.items())):
             path = Path("/") / name
             for parent in reversed(path.parents):
-                if parent not in made:
-                    made[parent] = f"{made[parent.parent]}/D{len(made)}"
-                    image.add_directory(made[parent], rr_name=parent.name)
+                if parent not in iso_paths:
+                    iso_paths[parent] = f"{iso_paths[parent.parent]}/D{len(iso_paths)}"
+                    image.add_directory(iso_paths[parent], rr_name=parent.name)
             data = text.encode()
             image.add_fp(
                 io.BytesIO(data),
                 len(data),
-                # The bare ISO 9660 name allows neither lower case nor dashes; guests read the other one.
-                f"{made[path.parent]}/F{number}.;1",
+                # An ISO 9660 name allows neither lower case nor dashes; guests read the Rock Ridge name.
+                f"{iso_paths[path.parent]}/F{number}.;1",
                 rr_name=path.name,
             )
         sink = io.BytesIO()
         image.write_fp(sink)
     finally:
         image.close()
-    # Probes for other filesystems read beyond so small an image, and some, busybox's, stop at that error.
+    # Probes for other filesystems read beyond the end of a small image; those of busybox stop at that error.
     return sink.getvalue().ljust(PADDED_SIZE, b"\0")
 
 
 def vendor_config(identity: Identity) -> str:
-    """Return this project's own cloud-config."""
+    """Return the cloud-config of the vendor data, which sets the ssh host key if there is one."""
     settings: dict[str, object] = {}
     if identity.host_key is not None:
         settings["ssh_deletekeys"] = True
         settings["ssh_keys"] = {
             "ed25519_private": identity.host_key.private,
-            # With its line end: cloud-init prints the file to the console as it is.
+            # The line end is needed: cloud-init prints the file to the console as it is.
             "ed25519_public": f"{identity.host_key.public}\n",
         }
     return f"#cloud-config\n{_json(settings)}"
 
 
 def _nocloud(identity: Identity) -> dict[str, str]:
-    # No network-config: the one interface gets DHCP by cloud-init's own fallback, as in a plain cloud.
+    # No network-config: cloud-init's fallback sets up DHCP on the only interface, as in a plain cloud.
     meta = {
         "instance-id": identity.uuid,
         "local-hostname": identity.name,

@@ -21,12 +21,13 @@ from pytest_dibctl.clouds.protocols import CloudImage
 from pytest_dibctl.clouds.qemu import accel, guest, machine, qmp, seed
 from pytest_dibctl.clouds.qemu.cloud import QemuCloud, _unchanged
 from pytest_dibctl.clouds.qemu.console import Console
-from pytest_dibctl.clouds.qemu.instance import State, forwards, read_state
+from pytest_dibctl.clouds.qemu.instance import forwards
+from pytest_dibctl.clouds.qemu.state import State, read_state
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import ConfigError, InstanceError, NotInConfigError, PreflightError
 from pytest_dibctl.guest.console import clean, diagnose
-from pytest_dibctl.guest.ssh import make_key
+from pytest_dibctl.guest.keys import make_key
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.system import process
 from tests.support.uploads import upload_request

@@ -18,8 +18,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from pytest_dibctl.errors import CredentialsError, InstanceError, PortTimeoutError
 from pytest_dibctl.guest import port_probe, ssh
+from pytest_dibctl.guest.keys import SshKey, make_key
+from pytest_dibctl.guest.login import HostKeyPolicy, Login, judge
 from pytest_dibctl.guest.port_probe import PortProbe, port_answers
-from pytest_dibctl.guest.ssh import HostKeyPolicy, SshAccess, SshKey, make_key
+from pytest_dibctl.guest.ssh import SshAccess
 from pytest_dibctl.system import process
 
 needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs the ssh client")
@@ -357,8 +359,8 @@ class TestWaiting:
     @pytest.mark.parametrize(
         ("before", "found"),
         [
-            ((ssh._Login.REFUSED, "Permission denied (publickey)."), "no login as somebody succeeded"),
-            ((ssh._Login.FOREIGN_KEY, "HAS CHANGED"), "a host key that is not the guest's"),
+            ((Login.REFUSED, "Permission denied (publickey)."), "no login as somebody succeeded"),
+            ((Login.FOREIGN_KEY, "HAS CHANGED"), "a host key that is not the guest's"),
         ],
     )
     def test_a_last_try_without_time_hides_nothing_that_is_known(
@@ -366,13 +368,13 @@ class TestWaiting:
         tmp_path: Path,
         serve: Callable[..., Server],
         monkeypatch: pytest.MonkeyPatch,
-        before: tuple[ssh._Login, str],
+        before: tuple[Login, str],
         found: str,
     ) -> None:
-        def login(_access: SshAccess, *, timeout: float) -> tuple[ssh._Login, str]:
+        def login(_access: SshAccess, *, timeout: float) -> tuple[Login, str]:
             if timeout > 1:
                 return before
-            return ssh._Login.BROKEN, "ssh did not end within 1 s"
+            return Login.BROKEN, "ssh did not end within 1 s"
 
         monkeypatch.setattr(SshAccess, "try_login", login)
         with (
@@ -397,15 +399,15 @@ class TestWaiting:
 @pytest.mark.parametrize(
     ("code", "said", "outcome"),
     [
-        (255, "root@127.0.0.1: Permission denied (publickey).", ssh._Login.REFUSED),
-        (255, "Received disconnect: Too many authentication failures", ssh._Login.REFUSED),
-        (142, 'Please login as the user "debian" rather than the user "root".', ssh._Login.REFUSED),
-        (255, "WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!", ssh._Login.FOREIGN_KEY),
-        (255, "No ED25519 host key is known for x. Host key verification failed.", ssh._Login.FOREIGN_KEY),
-        (255, "Unable to negotiate: no matching host key type found.", ssh._Login.FOREIGN_KEY),
-        (255, "kex_exchange_identification: Connection closed by remote host", ssh._Login.BROKEN),
-        (255, "System is booting up. See pam_nologin(8)", ssh._Login.BROKEN),
+        (255, "root@127.0.0.1: Permission denied (publickey).", Login.REFUSED),
+        (255, "Received disconnect: Too many authentication failures", Login.REFUSED),
+        (142, 'Please login as the user "debian" rather than the user "root".', Login.REFUSED),
+        (255, "WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!", Login.FOREIGN_KEY),
+        (255, "No ED25519 host key is known for x. Host key verification failed.", Login.FOREIGN_KEY),
+        (255, "Unable to negotiate: no matching host key type found.", Login.FOREIGN_KEY),
+        (255, "kex_exchange_identification: Connection closed by remote host", Login.BROKEN),
+        (255, "System is booting up. See pam_nologin(8)", Login.BROKEN),
     ],
 )
-def test_what_ssh_says_is_understood(code: int, said: str, outcome: ssh._Login) -> None:
-    assert ssh._judge_login(code, said) is outcome
+def test_what_ssh_says_is_understood(code: int, said: str, outcome: Login) -> None:
+    assert judge(code, said) is outcome

@@ -1,0 +1,75 @@
+"""Snapshots of a guest's disk, memory and devices, which QEMU keeps in the overlay of its root disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+from pytest_dibctl.clouds.qemu import machine, qmp
+from pytest_dibctl.errors import InstanceError
+
+SNAPSHOT_PATIENCE = 300.0
+"""Seconds QEMU may take to write or read a guest's memory; it answers no other command meanwhile."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Snapshots:
+    """The snapshots of the instance ``name`` in ``directory``; ``memory`` in MiB.
+
+    QEMU knows a snapshot by its tag. All methods raise InstanceError when QEMU does not answer.
+    """
+
+    name: str
+    directory: Path
+    memory: int
+
+    @property
+    def _control(self) -> Path:
+        return self.directory / machine.CONTROL
+
+    def tags(self) -> set[str]:
+        """Return the tags of all snapshots of the root disk."""
+        nodes = qmp.execute(self._control, "query-named-block-nodes", {"flat": True})
+        return {
+            snapshot["name"]
+            for node in (nodes if isinstance(nodes, list) else ())
+            if node["node-name"] == machine.DISK_NODE
+            for snapshot in node["image"].get("snapshots", ())
+        }
+
+    def save(self, tag: str) -> None:
+        """Save disk, memory and devices under ``tag``, in place of an older snapshot of that tag.
+
+        Raises InstanceError when QEMU cannot write it.
+        """
+        output = qmp.monitor(self._control, f"savevm {tag}", timeout=SNAPSHOT_PATIENCE).strip()
+        if output:
+            raise InstanceError(
+                f"{self.name}: QEMU cannot take a snapshot: {output.removeprefix('Error: ')}",
+                hint=f"it needs the guest's memory ({self.memory} MiB at most) as room in "
+                f"{self.directory}; TMPDIR moves that",
+            )
+
+    def load(self, tag: str) -> None:
+        """Put disk, memory and devices back as they were at ``tag``. A paused guest stays paused.
+
+        Raises InstanceError when QEMU cannot read it.
+        """
+        output = qmp.monitor(self._control, f"loadvm {tag}", timeout=SNAPSHOT_PATIENCE).strip()
+        if output:
+            raise InstanceError(
+                f"{self.name}: QEMU cannot go back to a snapshot: {output.removeprefix('Error: ')}"
+            )
+
+
+def tag_of(name: str) -> str:
+    """Return the tag of the snapshot ``name``: never a number, which QEMU would take for an id.
+
+    Raises InstanceError when ``name`` has characters that the monitor would misread, or more than 100.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", name):
+        raise InstanceError(
+            f"{name!r}: not a name for a snapshot", hint="use letters, digits, dots, dashes and underscores"
+        )
+    return f"at-{name}"

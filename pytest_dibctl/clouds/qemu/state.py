@@ -1,0 +1,69 @@
+"""The record of an instance on disk, from which another process takes the instance over."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from pytest_dibctl.clouds.qemu import machine
+from pytest_dibctl.errors import NotInConfigError
+from pytest_dibctl.system import files
+
+STATE = "instance.json"
+STATE_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class State:
+    """An instance's record. It holds no secrets.
+
+    ``memory`` is in MiB, ``disk`` in GiB; ``reason`` says why the accelerator was chosen. ``pid`` is None
+    until QEMU was started.
+    """
+
+    id: str
+    name: str
+    environment: str
+    arch: machine.Arch
+    accelerator: machine.Accelerator
+    reason: str
+    memory: int
+    vcpus: int
+    disk: int
+    mac: str
+    image: str
+    private_key_file: str
+    host_keys: tuple[str, ...]
+    first_seen: bool
+    pid: int | None = None
+
+    def write(self, directory: Path) -> None:
+        """Write the record into the instance's directory; readers see the old one or the new one, whole.
+
+        Raises OSError when it cannot be written.
+        """
+        document = {"version": STATE_VERSION, **dataclasses.asdict(self)}
+        files.write_atomically(directory / STATE, json.dumps(document, indent=1) + "\n")
+
+
+def read_state(directory: Path) -> State:
+    """Return the record in an instance's directory.
+
+    Raises NotInConfigError when there is none, when it cannot be read, and when another version of this
+    package wrote it.
+    """
+    path = directory / STATE
+    try:
+        document = json.loads(path.read_text())
+        version, keys = document.pop("version"), tuple(document.pop("host_keys"))
+        if version == STATE_VERSION:
+            return State(host_keys=keys, **document)
+    except FileNotFoundError:
+        raise NotInConfigError(f"{directory}: no instance is recorded there") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise NotInConfigError(
+        f"{path}: not the record of an instance that this version of pytest-dibctl can use",
+        hint=f"remove {directory} once no QEMU uses it any more",
+    )

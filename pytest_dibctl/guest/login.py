@@ -1,0 +1,232 @@
+"""Waiting until a guest accepts a login: which host keys it may show, and how each attempt ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from pytest_dibctl.errors import PortTimeoutError
+from pytest_dibctl.guest.port_probe import PortProbe, ProbeResult
+from pytest_dibctl.system import process
+
+LOGIN_PATIENCE = 60.0
+"""Seconds one attempt to log in may take; a guest without KVM needs several for the key exchange."""
+
+FOREIGN_KEY_GRACE = 30.0
+"""Seconds until a wrong host key ends the wait.
+
+Some images start sshd before cloud-init has installed the guest's own key.
+"""
+
+TELL_EVERY = 30.0
+"""Seconds between two equal lines of progress."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HostKeyPolicy:
+    """Which host keys of a guest are accepted.
+
+    ``known`` are lines of public keys. With ``first_seen`` and no known key, ssh accepts the first key that
+    the server shows and refuses every other key from then on. ``learn`` asks the guest for its keys over a
+    channel that the network cannot forge, such as its console: it returns no keys until the guest has told
+    them, and None when there is no such channel, after which ``first_seen`` applies.
+    """
+
+    known: tuple[str, ...] = ()
+    first_seen: bool = False
+    learn: Callable[[], tuple[str, ...] | None] | None = None
+
+
+class Login(enum.Enum):
+    """How an attempt to log in ended."""
+
+    DONE = "logged in"
+    FOREIGN_KEY = "the host key is not the guest's"
+    REFUSED = "the login was refused"
+    BROKEN = "the connection broke"
+
+
+_NOISE = re.compile(
+    r"@|IT IS POSSIBLE|Someone could|It is also|Please contact|Add correct| +remove with| +ssh-keygen"
+)
+"""Lines of ssh's banner about a changed host key; the lines that name the cause stand around it."""
+
+
+_FOREIGN_KEY = re.compile(
+    r"HOST IDENTIFICATION HAS CHANGED|Host key verification failed|no matching host key type"
+)
+
+
+def judge(returncode: int, output: str) -> Login:
+    """Return how a failed attempt to log in ended, from the exit code and the output of ssh."""
+    if _FOREIGN_KEY.search(output):
+        return Login.FOREIGN_KEY
+    # Every code but ssh's own 255 comes from the guest: a forced command that names the user to log in as.
+    if returncode != 255 or "Permission denied" in output or "Too many authentication failures" in output:  # noqa: PLR2004
+        return Login.REFUSED
+    return Login.BROKEN
+
+
+def judge_attempt(result: process.Result) -> tuple[Login, str]:
+    """Return how an attempt to run ``true`` in the guest ended, and the output of ssh in one line."""
+    if result.returncode == 0:
+        return Login.DONE, ""
+    lines = f"{result.errors}\n{result.output}".splitlines()
+    output = " ".join(" ".join(line for line in lines if not _NOISE.match(line)).split())
+    return judge(result.returncode, output), output or process.describe_exit(result.returncode)
+
+
+class Access(Protocol):
+    """What the wait needs of a way into a guest."""
+
+    @property
+    def ip(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def username(self) -> str: ...
+
+    @property
+    def host_keys(self) -> HostKeyPolicy: ...
+
+    def learn_host_keys(self) -> bool:
+        """Trust the host keys that the guest has told by now; return whether a login may be tried."""
+        ...
+
+    def try_login(self, *, timeout: float) -> tuple[Login, str]:
+        """Log in once, for at most ``timeout`` seconds; return how that ended and the output of ssh."""
+        ...
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Wait:
+    """One wait until a guest accepts a login, for at most ``timeout`` seconds in all.
+
+    ``check`` is called between attempts; an error that it raises ends the wait. ``progress`` gets lines to
+    show, the same one at most every ``TELL_EVERY`` seconds. Call ``for_banner``, then ``for_login``.
+    """
+
+    access: Access
+    timeout: float
+    check: Callable[[], None]
+    progress: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        self._started = time.monotonic()
+        self._told: tuple[str, float] = ("", 0.0)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the wait began."""
+        return time.monotonic() - self._started
+
+    @property
+    def _left(self) -> float:
+        return self.timeout - self.elapsed
+
+    @property
+    def _where(self) -> str:
+        return f"{self.access.ip}:{self.access.port}"
+
+    def for_banner(self) -> None:
+        """Wait until an ssh server answers at the port.
+
+        Raises PortTimeoutError that says what the port showed last.
+        """
+        with PortProbe(self.access.ip, self.access.port) as probe:
+            while not probe.poll():
+                self.check()
+                if self._left <= 0:
+                    raise self._no_banner(probe.seen)
+                # The results change quickly while a guest comes up: not each of them is worth a line.
+                if self.elapsed - self._told[1] > TELL_EVERY:
+                    self._tell(probe.seen.text)
+        self._tell("the ssh server answers")
+
+    def for_login(self) -> None:
+        """Wait until a login succeeds.
+
+        Raises PortTimeoutError that says how the last attempt ended. A host key that is not the guest's ends
+        the wait after ``FOREIGN_KEY_GRACE`` seconds, unless the policy learns keys from the guest itself.
+        """
+        pause = 0.5
+        foreign_since: float | None = None
+        previous: tuple[Login, str] | None = None
+        self._for_host_keys()
+        while True:
+            allowed = min(LOGIN_PATIENCE, self._left)
+            outcome, output = self.access.try_login(timeout=max(1.0, allowed))
+            if outcome is Login.DONE:
+                return
+            self.check()
+            if outcome is Login.BROKEN and allowed < LOGIN_PATIENCE and previous is not None:
+                outcome, output = previous  # an attempt cut short tells nothing of the guest
+            previous = outcome, output
+            if outcome is Login.FOREIGN_KEY and self.access.host_keys.learn is not None:
+                self.access.learn_host_keys()  # a rebuilt guest makes new keys and tells them later
+            elif outcome is Login.FOREIGN_KEY:
+                foreign_since = self.elapsed if foreign_since is None else foreign_since
+            else:
+                foreign_since = None
+            patient = foreign_since is None or self.elapsed - foreign_since < FOREIGN_KEY_GRACE
+            if self._left <= 0 or not patient:
+                raise self._no_login(outcome, output)
+            self._tell(f"no login as {self.access.username} yet: {outcome.value} ({output:.160})")
+            # Servers block addresses whose logins fail too often.
+            time.sleep(max(0.0, min(pause, self._left)))
+            pause = min(pause * 1.5, 5.0)
+
+    def _for_host_keys(self) -> None:
+        """Wait until the guest has told its host keys, where they are to be learned from it."""
+        while not self.access.learn_host_keys():
+            self.check()
+            if self._left <= 0:
+                raise PortTimeoutError(
+                    f"the ssh server at {self._where} answers, but the guest printed no ssh host keys on its "
+                    f"console within {self.timeout:g} s, so there is no telling whether it is the guest",
+                    hint="cloud-init prints them when the console is the kernel's (console=ttyS0); for an "
+                    "image that does not, set ssh_host_key: first-seen in the environment's nova section",
+                )
+            self._tell("the ssh server answers; waiting for its host keys on the console")
+            time.sleep(min(2.0, max(0.1, self._left)))
+
+    def _tell(self, text: str) -> None:
+        last, when = self._told
+        if text == last and self.elapsed - when < TELL_EVERY:
+            return
+        self._told = (text, self.elapsed)
+        self.progress(f"{self.elapsed:.0f} s: {text}")
+
+    def _no_banner(self, seen: ProbeResult) -> PortTimeoutError:
+        return PortTimeoutError(
+            f"ssh at {self._where} did not answer within {self.timeout:g} s: {seen.text}",
+            hint=seen.hint,
+        )
+
+    def _no_login(self, outcome: Login, output: str) -> PortTimeoutError:
+        server = f"the ssh server at {self._where} answers"
+        user = self.access.username
+        if outcome is Login.FOREIGN_KEY:
+            return PortTimeoutError(
+                f"{server} with a host key that is not the guest's: the image did not take the host key it "
+                f"was given, or another machine answers\n  {output}",
+                hint="cloud-init (or the program that reads the seed instead) must apply ssh_keys before the "
+                "ssh server starts; for an image that makes its own key, set ssh_host_key: first-seen in the "
+                "environment's qemu or nova section",
+            )
+        if outcome is Login.REFUSED:
+            return PortTimeoutError(
+                f"{server}, but no login as {user} succeeded within {self.timeout:g} s\n  {output}",
+                hint=f"check that the image has a user {user} (tests.ssh.username) and that cloud-init gave "
+                "it the key",
+            )
+        return PortTimeoutError(
+            f"{server}, but no login as {user} came to an end within {self.timeout:g} s\n  {output}",
+            hint="the guest may be too slow or out of memory: look at its console",
+        )
