@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support import rooms
 
 ROOT = Path(__file__).parents[2]
@@ -25,3 +27,10 @@ def test_the_table_names_every_room_with_its_floor() -> None:
     assert {room: int(number) for room, number in rows} == {
         room: number for number, names in enumerate(rooms.ROOMS) for room in names
     }
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md"])
+def test_files_that_a_document_names_exist(name: str) -> None:
+    paths = re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", (ROOT / name).read_text())
+    real = [path for path in paths if "NAME" not in path]
+    assert [path for path in real if not ((ROOT / path).exists() or (rooms.PACKAGE / path).exists())] == []
