@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import graphlib
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[2] / "pytest_dibctl"
+from tests.support.rooms import GRAPH, MODULES, floor, imported, room_of
 
-ROOMS = (
-    ("errors",),
-    ("system",),
-    ("config", "guards"),
-    ("image",),
-    ("build", "guest"),
-    ("clouds",),
-    ("run",),
-    ("publish", "cleanup"),
-    ("plugin", "cli"),
-)
-"""From the ground up: a room imports from its own files and from the floors below it.
-
-Rooms on one floor do not know each other.
-"""
 MAY_IMPORT = {
     "pytest": ("plugin",),
     "_pytest": ("plugin",),
@@ -57,48 +39,13 @@ print(*sorted(set(sys.modules) - before))
 """
 
 
-def name_of(path: Path) -> str:
-    """Return a file's module, without the package's name."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py")) if path.parent != PACKAGE}
-MODULES["errors"] = PACKAGE / "errors.py"
-
-
-def imported(path: Path) -> Iterator[str]:
-    """Yield what a file imports, in functions and for annotations too."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def ours(path: Path) -> set[str]:
-    """Return the modules of this package that a file imports."""
-    names = {
-        name.removeprefix("pytest_dibctl.") for name in imported(path) if name.startswith("pytest_dibctl.")
-    }
-    modules = {name if name in MODULES else name.rpartition(".")[0] for name in names}
-    return modules & MODULES.keys()
-
-
-def floor(module: str) -> int:
-    """Return the floor of a module's room."""
-    return next(number for number, rooms in enumerate(ROOMS) if module.split(".", maxsplit=1)[0] in rooms)
-
-
-GRAPH = {module: ours(path) for module, path in MODULES.items()}
 each_module = pytest.mark.parametrize("module", MODULES)
 
 
 @each_module
 def test_imports_go_down(module: str) -> None:
-    room = module.split(".", maxsplit=1)[0]
     for other in GRAPH[module]:
-        assert other.split(".")[0] == room or floor(other) < floor(module), f"{module} imports {other}"
+        assert room_of(other) == room_of(module) or floor(other) < floor(module), f"{module} imports {other}"
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
