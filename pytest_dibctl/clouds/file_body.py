@@ -142,6 +142,14 @@ class FileBody:
         refuse_changed(self._file.path, self._file.sha512)
 
 
+class _BodyWithProgress(FileBody):
+    """A body whose ``sent`` is also called with 0, when a sending begins."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.sent(0)
+        return super().__iter__()
+
+
 class ProgressLines:
     """A line of progress now and then, for ``sent`` of a body of ``total`` bytes."""
 
@@ -149,16 +157,14 @@ class ProgressLines:
         self._tell = tell
         self._doing = doing
         self._total = total
-        self._done = 0
         self._started = self._told = time.monotonic()
 
     def __call__(self, done: int) -> None:
-        """Take the number of bytes sent; one that is not larger than the last begins a new sending."""
+        """Take the number of bytes sent; 0 begins a sending."""
         now = time.monotonic()
-        if done <= self._done:
+        if not done:
             self._started = self._told = now
-        self._done = done
-        if now - self._told >= TELL_EVERY:
+        elif now - self._told >= TELL_EVERY:
             self._told = now
             rate = done / (1 << 20) / max(now - self._started, 0.001)
             percent = 100 * done // max(1, self._total)
@@ -180,7 +186,8 @@ def opened(
     ``deadline`` is of the monotonic clock, ``progress`` gets lines. Raises ArtifactError.
     """
     with contextlib.closing(SharedFile(path, sha512=sha512, window=0)) as file:
-        body = FileBody(file, deadline=deadline, go_on=go_on)
-        if progress is not None:
-            body.sent = ProgressLines(progress, doing=f"uploading {path.name}", total=file.size)
-        yield body
+        if progress is None:
+            yield FileBody(file, deadline=deadline, go_on=go_on)
+        else:
+            lines = ProgressLines(progress, doing=f"uploading {path.name}", total=file.size)
+            yield _BodyWithProgress(file, deadline=deadline, go_on=go_on, sent=lines)

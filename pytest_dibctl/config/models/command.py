@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import ConfigDict
+
 from pytest_dibctl.config.models.section import Section
 from pytest_dibctl.config.models.values import Flag, NonEmpty
 
@@ -14,6 +16,10 @@ class Command(Section):
 
 class Preprocessing(Section):
     """A command that makes another file of the image before its upload."""
+
+    # The threads of an upload make instances at the same time: if several of them build the validators of one
+    # model, pydantic 2.11 and 2.12 may raise AttributeError.
+    model_config = ConfigDict(defer_build=False)
 
     cmdline: NonEmpty
     output_filename: NonEmpty

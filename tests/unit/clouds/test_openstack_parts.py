@@ -157,6 +157,26 @@ def test_a_slow_body_tells_its_progress_and_starts_anew_with_each_sending(
     assert all(line.endswith(" MiB/s") for line in lines)
 
 
+def test_the_progress_of_a_body_counts_from_the_start_of_its_sending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The login and the making of the image, which come between, are no time of the upload."""
+    now = 0.0
+    monkeypatch.setattr(file_body, "time", SimpleNamespace(monotonic=lambda: now))
+    path = tmp_path / "image"
+    path.write_bytes(bytes(2 * file_body.BLOCK))
+    lines: list[str] = []
+    with file_body.opened(path, sha512="00", deadline=float("inf"), progress=lines.append) as made:
+        now = 60.0
+        blocks = iter(made)
+        next(blocks)
+        next(blocks)
+        assert not lines
+        now = 70.0
+        list(blocks)
+    assert lines == ["uploading image: 100 % of 2 MiB, 0 MiB/s"]
+
+
 # -- ports -----------------------------------------------------------------------------------------
 
 ONE, TWO = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
