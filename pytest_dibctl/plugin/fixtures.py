@@ -169,7 +169,8 @@ def _offer_shell(session: DibSession, target_run: TargetRun, access: SshAccess) 
 # -- operations ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
+# A fixture of each test: tests may override `ssh_access` at a narrower scope than the session.
+@pytest.fixture
 def _dib_operations(dib_run: TargetRun, instance: Instance, ssh_access: SshAccess) -> GuestOperations:
     return GuestOperations(target_run=dib_run, instance=instance, access=ssh_access)
 

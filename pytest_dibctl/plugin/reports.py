@@ -96,7 +96,8 @@ def read(report: pytest.TestReport, plan: Plan) -> PhaseReport | None:
 
 def facts_of(report: pytest.TestReport) -> dict[str, str]:
     """Return our properties of a report."""
-    return {name: str(value) for name, value in report.user_properties if name.startswith(PREFIX)}
+    # Names are strings by pytest's types only: record_property takes any value as one.
+    return {name: str(value) for name, value in report.user_properties if str(name).startswith(PREFIX)}
 
 
 def _is_rerun(report: pytest.TestReport) -> bool:

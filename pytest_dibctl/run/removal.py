@@ -87,7 +87,8 @@ class Removal:
 
     def as_data(self) -> dict[str, Any]:
         """Return plain data, for another process; ``from_data`` reads it."""
-        return dataclasses.asdict(self)
+        # xdist sends nothing but the built-in types: a string, not an enum that is one too.
+        return {**dataclasses.asdict(self), "state": self.state.value}
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Removal:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+import pytest_dibctl
 from pytest_dibctl.errors import CommandError, CommandTimeoutError
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,8 @@ def isolated_python(module: str) -> list[str]:
     For processes that outlive or guard others, and must not depend on where and how those run.
     """
     bootstrap = f"import sys; sys.path.append(sys.argv.pop(1)); from {module} import main; main()"
-    return [interpreter(), "-I", "-c", bootstrap, str(Path(__file__).resolve().parent.parent)]
+    package = Path(pytest_dibctl.__file__).resolve().parent
+    return [interpreter(), "-I", "-c", bootstrap, str(package.parent)]
 
 
 def command_line(argv: Sequence[str]) -> str:

@@ -74,3 +74,22 @@ def test_every_fixture_of_dibctl(project: Project) -> None:
     result.assert_outcomes(passed=10, skipped=2)
     result.stdout.fnmatch_lines(["SKIPPED*`nova` needs an OpenStack environment; local is a local QEMU one"])
     assert project.counts()["boot"] == 1
+
+
+LOGIN_OF_A_TEST = """
+    import pytest
+
+    @pytest.fixture
+    def ssh_access(ssh_access):
+        return ssh_access
+
+    def test_it(reboot, rebuild):
+        assert reboot() >= 0
+        assert rebuild() >= 0
+"""
+
+
+def test_a_login_at_the_scope_of_a_test_can_reboot_and_rebuild(project: Project) -> None:
+    project.write("test_it.py", LOGIN_OF_A_TEST)
+    project.images({"debian": [{"pytest": "test_it.py"}]})
+    project.run().assert_outcomes(passed=1)

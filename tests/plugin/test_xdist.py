@@ -284,6 +284,15 @@ def test_a_rerun_after_a_crash_in_the_last_test_uses_the_image_that_is_there(pro
     assert nothing_left(project)
 
 
+def test_a_worker_s_instance_is_kept_if_failed_ones_are(project: Project) -> None:
+    prepare(project, "alpha", count=1, body="assert number")
+    result = project.run("-n1", "--dib-keep-failed-instance")
+    result.assert_outcomes(failed=1)
+    assert counted(project, "alpha").of("alpha", *LIFE) == (1, 1, 1, 0, 1)
+    result.stdout.fnmatch_lines(["alpha: kept instance dibctl-alpha-*"])
+    assert "INTERNALERROR" not in result.stdout.str()
+
+
 def test_a_crashed_worker_s_instance_is_kept_if_failed_ones_are(project: Project) -> None:
     prepare(project, "alpha", count=2, body="number or __import__('os')._exit(9)")
     result = project.run("-n1", "--dib-keep-failed-instance", "--dib-keep-failed-image")

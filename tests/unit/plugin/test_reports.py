@@ -42,7 +42,7 @@ def made(
 
 
 def test_a_report_is_read_with_its_target_and_its_facts() -> None:
-    logs = [("dib_build_log", "b.log"), ("dib_console_log", "c.log")]
+    logs: list[tuple[Any, str]] = [("dib_build_log", "b.log"), ("dib_console_log", "c.log"), (7, "own too")]
     report = reports.read(made("failed", properties=logs, worker_id="gw1"), PLAN)
     assert report is not None
     assert report.target is PLAN.targets[1]

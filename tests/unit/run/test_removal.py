@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+import execnet
 import pytest
 
 from pytest_dibctl.plugin.target_report import TargetReport
@@ -25,7 +25,7 @@ def test_resources_are_told_apart_by_kind_and_name_only() -> None:
 def test_a_removal_survives_the_way_to_another_process(state: State) -> None:
     resource = Resource(kind="instance", name="a: b", id="7")
     removal = Removal(resource=resource, state=state, reason="x: y", seconds=1.5, image="i", login="ssh")
-    assert Removal.from_data(json.loads(json.dumps(removal.as_data()))) == removal
+    assert Removal.from_data(execnet.loads(execnet.dumps(removal.as_data()))) == removal
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,13 @@ def wait_gone(pid: int) -> bool:
     return not alive(pid)
 
 
+def test_an_isolated_python_finds_the_package_where_it_is_not_installed() -> None:
+    executable, *options = process.isolated_python("pytest_dibctl.guards.build_steps")
+    # -S: without the packages of the environment, of which this one may be.
+    result = process.run([executable, "-S", *options, "--help"])
+    assert "--building" in result.output
+
+
 def test_output_and_errors_are_kept_apart() -> None:
     result = process.run(["sh", "-c", "echo out; echo err >&2"])
     assert (result.output, result.errors, result.returncode) == ("out\n", "err\n", 0)
