@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 
 STATUS_INTERVAL = 3.0
 """Seconds between two questions to Nova whether the instance still runs."""
-ENDED = frozenset({"SHUTOFF", "DELETED", "SOFT_DELETED", "SUSPENDED", "PAUSED"})
+ENDED = frozenset({"SHUTOFF", "SUSPENDED", "PAUSED"})
+DELETED = frozenset({"DELETED", "SOFT_DELETED"})
+"""Nova shows a deleted server for a moment before it answers 404, and a soft-deleted one for days."""
 NOT_IMPLEMENTED = 501
 NO_CONSOLE = frozenset({FORBIDDEN, NOT_FOUND, NOT_IMPLEMENTED})
 """Nova's answers where the user may not read the console, or the hypervisor keeps none."""
@@ -259,7 +261,7 @@ class OpenStackInstance:
 
     def _check_status(self) -> None:
         server = servers.find(self._api, self.id)
-        if server is None:
+        if server is None or server.status in DELETED:
             raise InstanceError(f"{self.name} ({self.id}) was deleted by somebody")
         if server.status == "ERROR":
             raise self._with_console(servers.error_of(server))
