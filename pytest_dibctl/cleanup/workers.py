@@ -158,8 +158,8 @@ class WorkerCleanup:
                 self._keep(record, "--dib-keep-on-kill")
 
     def _sweep(self, records: Iterable[Record]) -> None:
-        run_state = self._shared_records()
-        mine = [record for record in records if record.kept is None and record.path not in run_state]
+        shared = self._shared_records()
+        mine = [record for record in records if record.kept is None and record.path not in shared]
         kept = [record for record in mine if self._keeps(record)]
         mine = [record for record in mine if record not in kept]
         for record in kept:

@@ -28,14 +28,7 @@ def file_tree(target_run: TargetRun, built: Artifact) -> Iterator[ImageTree]:
     preflight.for_trees(target_run.image)
     name = f"{logs.file_name(target_run.label)}-{uuid.uuid4().hex[:6]}"
     directory = target_run.ledger.directory / f"tree-{name}"
-    target_run.guard()
-    record = target_run.ledger.record(
-        "tree",
-        name,
-        directory=str(directory),
-        image=target_run.label,
-        environment=target_run.environment.label,
-    )
+    record = target_run.record_local("tree", name, directory=str(directory))
     opening = contextlib.ExitStack()
     try:
         with target_run.phase("tree"), disk_errors():
@@ -50,13 +43,13 @@ def file_tree(target_run: TargetRun, built: Artifact) -> Iterator[ImageTree]:
 
 def mark_content_failed(run_state: RunState, image: str, test: str) -> None:
     """Note, for all processes of the run, that ``test`` found fault with the image's content."""
-    if run_state.get(_spoiled(image)) is None:
-        run_state.put(_spoiled(image), test)
+    if run_state.get(_failure(image)) is None:
+        run_state.put(_failure(image), test)
 
 
 def refuse_failed_content(target_run: TargetRun) -> None:
     """Raise DibctlError for an image that is not to be booted, because its content failed a test."""
-    test = target_run.run_state.get(_spoiled(target_run.label))
+    test = target_run.run_state.get(_failure(target_run.label))
     if test is not None:
         raise DibctlError(
             f"{target_run.label} was not booted: what is in the image failed {test}",
@@ -65,5 +58,5 @@ def refuse_failed_content(target_run: TargetRun) -> None:
         )
 
 
-def _spoiled(image: str) -> str:
+def _failure(image: str) -> str:
     return f"content failed {image}"

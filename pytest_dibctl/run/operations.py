@@ -107,10 +107,6 @@ class GuestOperations:
                 readiness.wait_for_configured_port(target_run, self.instance, timeout=max(0.0, left))
         pristine.untouched = True
 
-    def open_shell(self) -> int:
-        """Give the terminal to a shell in the instance and return its exit code; 42 keeps the instance."""
-        return open_shell(self.target_run, self.access)
-
     def _await_boot(self, *, after: str | None, started: float, timeout: float | None) -> float:
         """Wait for a login to a boot other than ``after`` (None: any); return seconds since ``started``."""
         limit = self.target_run.deadlines.port if timeout is None else timeout

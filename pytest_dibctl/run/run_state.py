@@ -74,7 +74,7 @@ class RunState:
 
     @contextlib.contextmanager
     def in_use(self, step: str) -> Iterator[None]:
-        """Keep others from taking away, with ``taken``, what the step made."""
+        """Keep others from taking away, with ``claim``, what the step made."""
         with locks.shared(self._path(step, "users")):
             yield
 
