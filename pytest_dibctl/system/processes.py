@@ -52,6 +52,14 @@ def has_argument(pid: int, argument: str) -> bool:
     return False
 
 
+def private_memory(pid: int) -> int:
+    """Return the bytes of memory that a process shares with no file; 0 for one that is gone."""
+    with contextlib.suppress(*_CLOSED):
+        memory = Process(pid).memory_info()
+        return int(memory.rss - memory.shared)
+    return 0
+
+
 def with_argument(argument: str) -> tuple[Process, ...]:
     """Return the living processes that have ``argument``, whole, on their command line."""
     return _living(lambda candidate: argument in candidate.cmdline())

@@ -188,14 +188,14 @@ class QemuInstance:
         The guest is paused meanwhile. Raises InstanceError when the guest does not run, when ``name`` is not
         valid, and when QEMU cannot write the snapshot.
         """
-        self._check_process()
+        pid = self._check_process()
         status = self._status()
         if status != "running":
             raise InstanceError(
                 f"{self.name}: no snapshot can be taken of a guest that does not run ({status})",
                 hint="start it first",
             )
-        self._snapshots.save(tag_of(name))
+        self._snapshots.save(tag_of(name), pid=pid)
         return name
 
     def revert(self, name: str) -> None:
@@ -233,7 +233,7 @@ class QemuInstance:
         """
         self._await_qemu(timeout)
         try:
-            self._snapshots.save(POWER_ON)
+            self._snapshots.save(POWER_ON, pid=self._check_process())
         except InstanceError as error:
             log.debug("%s cannot be rebuilt: %s", self.name, error)
         qmp.execute(self._control, "cont")
@@ -287,10 +287,12 @@ class QemuInstance:
         answer = qmp.execute(self._control, "query-status")
         return str(answer["status"]) if isinstance(answer, dict) else ""
 
-    def _check_process(self) -> None:
+    def _check_process(self) -> int:
+        """Return QEMU's process id; raise InstanceError when it has ended."""
         ended = self._process.ended() if self._process else "is gone"
-        if ended:
+        if ended or self._process is None:
             raise self._failure(f"its QEMU process {ended}{self._log_lines()}", self._log.hint())
+        return self._process.pid
 
     def _check_status(self, status: str) -> None:
         if status == "shutdown" or (status == "paused" and self._stopped):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from pathlib import Path
 
 from pytest_dibctl.clouds.qemu import machine, qmp
 from pytest_dibctl.errors import InstanceError
+from pytest_dibctl.system import processes
 
 SNAPSHOT_PATIENCE = 300.0
 """Seconds QEMU may take to write or read a guest's memory; it answers no other command meanwhile."""
+MIB = 1024**2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,18 +41,33 @@ class Snapshots:
             for snapshot in node["image"].get("snapshots", ())
         }
 
-    def save(self, tag: str) -> None:
+    def save(self, tag: str, *, pid: int) -> None:
         """Save disk, memory and devices under ``tag``, in place of an older snapshot of that tag.
 
-        Raises InstanceError when QEMU cannot write it.
+        ``pid`` is QEMU's. Raises InstanceError when the filesystem has not enough room for the memory that
+        the guest has touched, and when QEMU cannot write the snapshot.
         """
+        self._require_room(pid)
         output = qmp.monitor(self._control, f"savevm {tag}", timeout=SNAPSHOT_PATIENCE).strip()
         if output:
-            raise InstanceError(
-                f"{self.name}: QEMU cannot take a snapshot: {output.removeprefix('Error: ')}",
-                hint=f"it needs the guest's memory ({self.memory} MiB at most) as room in "
-                f"{self.directory}; TMPDIR moves that",
-            )
+            raise self._failure(output.removeprefix("Error: "))
+
+    def _require_room(self, pid: int) -> None:
+        """Refuse a snapshot that might fill the filesystem.
+
+        What QEMU wrote before it noticed would stay in the overlay, and the guest halts at its next write.
+        """
+        needed = min(processes.private_memory(pid), self.memory * MIB)
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise self._failure(f"it may take {needed // MIB} MiB, and {free // MIB} MiB are free")
+
+    def _failure(self, reason: str) -> InstanceError:
+        return InstanceError(
+            f"{self.name}: QEMU cannot take a snapshot: {reason}",
+            hint=f"it needs the guest's memory ({self.memory} MiB at most) as room in "
+            f"{self.directory}; TMPDIR moves that",
+        )
 
     def load(self, tag: str) -> None:
         """Put disk, memory and devices back as they were at ``tag``. A paused guest stays paused.
