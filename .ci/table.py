@@ -59,6 +59,15 @@ def main(folder: str, total: str) -> None:
         ),
         reverse=True,
     )
+    reruns = [
+        (file.stem, name, reason)
+        for file in sorted(reports.glob("*.json"))
+        for name, reason in tests(reports, file.stem)["reruns"].items()
+    ]
+    if reruns:
+        print("\nFAILED ONCE, passed when run again or failed twice; who stands here often hides a defect")
+        for environment, name, reason in reruns:
+            print(f"  {environment}  {name}\n      {reason}")
     print("\nslowest tests")
     for seconds, name, environment in slowest[:SLOWEST]:
         print(f"{seconds:>7.1f} s  {environment}  {name}")
