@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_dibctl.build.dib import setting as dib_setting
+    from pytest_dibctl.build.elements import setting as dib_setting
     from pytest_dibctl.clouds.protocols import (
         Address,
         Cloud,
@@ -79,7 +79,7 @@ _HOMES = {
     "TargetRun": "pytest_dibctl.run.target_run",
     "TestEnvironment": "pytest_dibctl.config.models.test",
     "TreeItem": "pytest_dibctl.image.tree",
-    "dib_setting": "pytest_dibctl.build.dib:setting",
+    "dib_setting": "pytest_dibctl.build.elements:setting",
     "run_command": "pytest_dibctl.system.process:run",
     "tool_path": "pytest_dibctl.system.process",
 }

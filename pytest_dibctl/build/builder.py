@@ -92,6 +92,8 @@ def build(
                 return _unchanged(plan, "another run has just built it", started)
         with turn():
             progress(f"building {target.name}: {why}")
+            for warning in plan.recipe.warnings if plan.recipe is not None else ():
+                progress(f"warning: {warning}")
             return _run(plan, why, progress, started)
 
 
@@ -128,12 +130,14 @@ def _with_digest(target: Path, text: str) -> str:
     return text
 
 
-def check_recipe(image: Entry[Image], cwd: Path) -> None:
+def check_recipe(image: Entry[Image], cwd: Path) -> tuple[str, ...]:
     """Check what ``image`` says of its build, as ``build`` does before it starts, without building.
 
-    Raises ConfigError or BuildError; nothing is said of an image that is built elsewhere.
+    Returns warnings: what a build would do other than it looks. Raises ConfigError or BuildError; nothing is
+    said of an image that is built elsewhere.
     """
-    checked_recipe(image, target_file(image, None, cwd), cwd)
+    recipe = checked_recipe(image, target_file(image, None, cwd), cwd)
+    return recipe.warnings if recipe is not None else ()
 
 
 def _existing(target: Path, image: Entry[Image]) -> Artifact:

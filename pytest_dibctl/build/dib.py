@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import getopt
 import importlib.metadata
 import os
@@ -12,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pytest_dibctl.build.elements import Element, elements_path, expand, setting, skipped_scripts
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Dib, Image
 from pytest_dibctl.errors import BuildError, CommandError, ConfigError
@@ -43,18 +43,10 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Element:
-    """An element that takes part in a build, and its directory."""
-
-    name: str
-    path: Path
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything disk-image-create is told for one image.
 
-    ``environment`` is laid over the caller's; ``notes`` are for the log.
+    ``environment`` is laid over the caller's; ``notes`` are for the log, ``warnings`` for the user too.
     """
 
     argv_options: tuple[str, ...]
@@ -65,6 +57,7 @@ class Recipe:
     arch: str
     version: str
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def element_names(self) -> frozenset[str]:
@@ -100,12 +93,8 @@ def recipe(image: Entry[Image], dib: Dib, cwd: Path) -> Recipe:
         arch=arch,
         version=version,
         notes=tuple(notes),
+        warnings=tuple(warning for element in elements for warning in skipped_scripts(element)),
     )
-
-
-def setting(dib: Dib, name: str) -> str | None:
-    """Return what a build sees as the environment variable ``name``."""
-    return dib.environment_variables.get(name, os.environ.get(name))
 
 
 def installed_version() -> str | None:
@@ -205,77 +194,6 @@ def _number(text: str | None) -> float | None:
         return float(text) if text else None
     except ValueError:
         return None
-
-
-def elements_path(image: Entry[Image], dib: Dib, cwd: Path) -> tuple[Path, ...]:
-    """Return the directories of ELEMENTS_PATH, absolute.
-
-    A relative one is looked for below ``cwd``, then beside the file that names it. Raises BuildError for
-    one that is at neither place.
-    """
-    directories = []
-    for part in (setting(dib, "ELEMENTS_PATH") or "").split(":"):
-        if not part:
-            continue
-        candidates = [(base / Path(part).expanduser()).absolute() for base in (cwd, image.path.parent)]
-        existing = next((path for path in candidates if path.is_dir()), None)
-        if existing is None:
-            looked = " and ".join(dict.fromkeys(str(path) for path in candidates))
-            raise BuildError(
-                f"{image.at('dib.environment_variables.ELEMENTS_PATH')}: {part}: there is no such directory",
-                hint=f"looked for {looked}",
-            )
-        # A directory that was given by a path with .. in it shows in the log as what it is.
-        directories.append(Path(os.path.normpath(existing)))
-    return tuple(directories)
-
-
-def own_elements() -> Path:
-    """Return the directory of the elements that come with diskimage-builder."""
-    from diskimage_builder import paths  # lazily: only builds need it
-
-    return Path(paths.get_path("elements"))
-
-
-def expand(
-    image: Entry[Image], dib: Dib, paths: Sequence[Path], *, base: bool, arch: str
-) -> tuple[Element, ...]:
-    """Return the elements of ``image`` with all they depend on, by diskimage-builder's own rules, sorted.
-
-    Raises BuildError.
-    """
-    from diskimage_builder import element_dependencies as dependencies
-
-    searched = [*paths, own_elements()]
-    wanted = [*(["base"] if base else []), *dib.elements, *_default_block_device(dib.elements, arch)]
-    where = image.at("dib.elements")
-    try:
-        elements = dependencies.get_elements(wanted, ":".join(str(path) for path in searched))
-    except dependencies.MissingElementException as error:
-        [name] = re.findall(r"'(.+)'", str(error)) or [str(error)]
-        raise BuildError(f"{where}: there is no element {name!r}", hint=_nearest(name, searched)) from None
-    except dependencies.AlreadyProvidedException as error:
-        reason = str(error) or "an element is listed that another one provides"
-        raise BuildError(f"{where}: {reason}", hint="take one of the two away") from None
-    except dependencies.MissingOSException:
-        raise BuildError(
-            f"{where}: no element provides an operating system",
-            hint="add one, such as debian-minimal or ubuntu-minimal",
-        ) from None
-    return tuple(Element(name=name, path=Path(path)) for name, path in sorted(elements))
-
-
-def _default_block_device(elements: Sequence[str], arch: str) -> list[str]:
-    if "vm" not in elements or any(name.startswith("block-device-") for name in elements):
-        return []
-    return ["block-device-efi" if arch in ("arm64", "aarch64") else "block-device-mbr"]
-
-
-def _nearest(name: str, searched: Sequence[Path]) -> str:
-    known = {path.name for directory in searched for path in directory.iterdir() if path.is_dir()}
-    near = difflib.get_close_matches(name, sorted(known), n=3)
-    looked = f"looked in {', '.join(str(path) for path in searched)}"
-    return f"did you mean {' or '.join(near)}? {looked}" if near else f"{looked}; more with ELEMENTS_PATH"
 
 
 def host_arch() -> str:

@@ -97,7 +97,7 @@ def _fresh_log(plan: Plan) -> Iterator[int]:
             draft.replace(plan.log_file)
         except OSError as error:
             raise plan.unwritable(error) from None
-        notes = plan.recipe.notes if plan.recipe is not None else ()
+        notes = (*plan.recipe.notes, *plan.recipe.warnings) if plan.recipe is not None else ()
         with contextlib.suppress(OSError):
             os.write(descriptor, "".join(f"dibctl: {note}\n" for note in notes).encode())
         yield descriptor

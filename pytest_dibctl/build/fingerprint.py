@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pytest_dibctl.build import inputs
 from pytest_dibctl.build.dib import DISTRIBUTION, Recipe
 from pytest_dibctl.config.models.command import Command
 from pytest_dibctl.errors import ArtifactError
@@ -88,9 +89,12 @@ def new_salt() -> str:
 
 
 def components(
-    recipe: Recipe | None, external: Sequence[Command], *, salt: str, target: str
+    recipe: Recipe | None, external: Sequence[Command], *, salt: str, target: str, cwd: Path
 ) -> dict[str, str]:
-    """Return the fingerprint of a build: ``recipe``, then ``external``, giving a file named ``target``."""
+    """Return the fingerprint of a build: ``recipe``, then ``external``, giving a file named ``target``.
+
+    Relative names in variables are below ``cwd``, where the build runs.
+    """
     parts = {"external_build": _digest([command.cmdline for command in external]) if external else ""}
     if recipe is not None:
         parts |= {
@@ -101,10 +105,9 @@ def components(
             "elements": _digest(list(recipe.named)),
         }
         parts |= {f"element:{element.name}": tree_digest(element.path) for element in recipe.elements}
-        parts |= {
-            f"environment:{name}": _digest([salt, name, value])
-            for name, value in relevant_environment(recipe.environment).items()
-        }
+        variables = relevant_environment(recipe.environment)
+        parts |= {f"environment:{name}": _digest([salt, name, value]) for name, value in variables.items()}
+        parts |= inputs.digests(recipe.elements, variables, cwd, salt=salt)
     return {name: value for name, value in parts.items() if value}
 
 
@@ -159,10 +162,11 @@ def relevant_environment(given: Mapping[str, str]) -> dict[str, str]:
 def summary(components: Mapping[str, str]) -> str:
     """Return one digest of a fingerprint that equal recipes have on every machine.
 
-    Of environment variables it holds the names: their values are salted anew for each image.
+    Of environment variables and the files they name it holds the names: the digests of what is in them are
+    salted anew for each image.
     """
     said = [
-        f"{name}={'' if name.startswith('environment:') else value}"
+        f"{name}={'' if name.startswith(('environment:', 'input:')) else value}"
         for name, value in sorted(components.items())
     ]
     return _digest(said)
@@ -182,6 +186,8 @@ def changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
 
 def _change(name: str, old: str | None, new: str | None) -> str:
     what = name.removeprefix("file:") if name.startswith("file:") else name.replace(":", " ", 1)
+    if name.startswith("input:"):
+        what = f"a file that {name.split(':')[1]} names was"
     if old is None:
         return f"{what} added"
     if new is None:
@@ -193,7 +199,12 @@ def _change(name: str, old: str | None, new: str | None) -> str:
 
 def tree_digest(root: Path) -> str:
     """Return a digest of all names, modes, link targets and contents below ``root``."""
+    return _tree_digest(root, frozenset())
+
+
+def _tree_digest(root: Path, above: frozenset[Path]) -> str:
     whole = hashlib.sha256()
+    above |= {root.resolve()}
     for path in _walk(root):
         mode = path.lstat().st_mode
         kind = "l" if stat.S_ISLNK(mode) else "d" if stat.S_ISDIR(mode) else "f"
@@ -204,8 +215,10 @@ def tree_digest(root: Path) -> str:
         )
         if kind == "l":
             whole.update(os.fsencode(path.readlink()) + b"\0")
-        # A link's file too: elements are copied with what their links lead to.
+        # A link's file or folder too: elements are copied with what their links lead to.
         with contextlib.suppress(OSError):
+            if kind == "l" and path.is_dir() and path.resolve() not in above:
+                whole.update(_tree_digest(path.resolve(), above).encode())
             if path.is_file():
                 with path.open("rb") as file:
                     whole.update(hashlib.file_digest(file, "sha256").digest())

@@ -125,6 +125,7 @@ def resolve(
     values = _merged(file, environment, purpose)
     method = _method(file, environment, purpose)
     _refuse_incomplete(values, method, keystone, where)
+    _refuse_no_url(values["auth_url"], where)
     return _credentials(values, method)
 
 
@@ -198,6 +199,15 @@ def _refuse_incomplete(values: _Values, method: Method, keystone: Keystone, wher
     raise CredentialsError(
         f"{where}: not enough credentials, missing {listed}",
         hint="set the variables (source an openrc file) or write the keys into the section",
+    )
+
+
+def _refuse_no_url(auth_url: _Value, where: str) -> None:
+    if auth_url.text.strip().lower().startswith(("http://", "https://")):
+        return
+    raise ConfigError(
+        f"{where}: auth_url is {auth_url.text!r} (from {auth_url.source}), which is no http or https address",
+        hint=f"write the scheme too: https://{auth_url.text.strip().lstrip('/')}",
     )
 
 

@@ -17,12 +17,24 @@ from pytest_dibctl.errors import ConfigError
 
 _PLACEHOLDER = re.compile(r"%(?:(?P<percent>%)|\((?P<name>[^()]*)\)(?P<suffix>s)?|)")
 _SHELL = re.compile(
-    r"""'[^']*' | \\. | "(?P<double>(?:\\.|[^"\\])*)" | (?P<operator>[|&;<>`]|\$[A-Za-z_{(])""",
+    r"""'[^']*' | \\. | "(?P<double>(?:\\.|[^"\\])*)" | (?P<name>%\([^()]*\)s?)
+    | (?P<operator>[|&;<>`\n]|\$[A-Za-z_{(])""",
     re.DOTALL | re.VERBOSE,
 )
 """What a shell sees in a command line: quoted parts, which hide operators, and operators."""
 _EXPANSION = re.compile(r"\\.|(?P<operator>`|\$[A-Za-z_{(])", re.DOTALL)
 """What a shell sees between double quotes too."""
+_CONTINUED = re.compile(r"(?P<quoted>'[^']*')|\\\n")
+_ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
+_BUILTINS = frozenset(
+    {
+        *("!", ".", ":", "{", "alias", "break", "bg", "case", "cd", "command", "continue", "declare", "do"),
+        *("eval", "exec", "exit", "export", "fg", "for", "function", "hash", "if", "jobs", "let", "local"),
+        *("popd", "pushd", "read", "readonly", "return", "set", "shift", "shopt", "source", "times", "trap"),
+        *("type", "typeset", "ulimit", "umask", "unalias", "unset", "until", "wait", "while"),
+    }
+)
+"""Words that only a shell understands; those that are programs too, such as echo and test, are left out."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +71,8 @@ def command(cmdline: str, names: Mapping[str, str], where: str) -> list[str]:
 
     Raises ConfigError as ``text`` does, for an empty line, for open quotes, and for what needs a shell.
     """
+    # As in a shell, a backslash at the end of a line joins it with the next one.
+    cmdline = _CONTINUED.sub(lambda match: match["quoted"] or "", cmdline)
     try:
         arguments = shlex.split(cmdline)
     except ValueError as error:
@@ -66,7 +80,8 @@ def command(cmdline: str, names: Mapping[str, str], where: str) -> list[str]:
         raise ConfigError(f"{where}: {reason} in {cmdline!r}", hint="close every quote") from None
     if not arguments:
         raise ConfigError(f"{where}: the command line is empty")
-    _refuse_shell(cmdline, where)
+    _refuse_shell(cmdline.strip(), where)
+    _refuse_builtin(arguments[0], cmdline, where)
     return [text(argument, names, where) for argument in arguments]
 
 
@@ -102,6 +117,11 @@ def _known_names(name: str, names: Mapping[str, str]) -> str:
 def _refuse_shell(cmdline: str, where: str) -> None:
     """Raise ConfigError for pipes, redirections and variables, which a command would get as plain text."""
     for operator in _shell_operators(cmdline):
+        if operator == "\n":
+            raise ConfigError(
+                f"{where}: {cmdline!r} has several lines, and commands run without a shell",
+                hint="write one command for each line, or end lines of one command with a backslash",
+            )
         raise ConfigError(
             f"{where}: {operator!r} needs a shell, and commands run without one",
             hint="quote it if it is meant literally, or start a shell and hand it the names as arguments: "
@@ -117,3 +137,17 @@ def _shell_operators(cmdline: str) -> Iterator[str]:
             )
         elif match["operator"]:
             yield match["operator"]
+
+
+def _refuse_builtin(word: str, cmdline: str, where: str) -> None:
+    """Raise ConfigError for a command that only a shell knows, which no program of that name would be."""
+    if _ASSIGNMENT.fullmatch(word):
+        raise ConfigError(
+            f"{where}: {word.partition('=')[0]}= sets a variable in a shell, and commands run without one",
+            hint=f"env {cmdline}",
+        )
+    if word in _BUILTINS:
+        raise ConfigError(
+            f"{where}: {word!r} is a word of shells and no program, and commands run without a shell",
+            hint=f"sh -c {shlex.quote(cmdline)}",
+        )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.config import catalog as configuration
-from pytest_dibctl.config import tests_list
+from pytest_dibctl.config import templates, tests_list
 from pytest_dibctl.config.catalog import Catalog, Override, SourceFile
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.input_files import exists, resolve_input
@@ -21,8 +21,8 @@ from pytest_dibctl.config.models.section import Section
 from pytest_dibctl.config.search import SYSTEM, not_found, working_directory
 from pytest_dibctl.errors import DibctlError
 
-Check = Callable[[Entry[Image], Path], object]
-"""Checks an image in a working directory; raises a DibctlError if it is wrong."""
+Check = Callable[[Entry[Image], Path], Sequence[str]]
+"""Checks an image in a working directory and returns warnings; raises a DibctlError if it is wrong."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,22 +127,26 @@ def validate(
     if not problems and not any(file.kind == "images" for file in catalog.files):
         errors.append(_one_line(not_found("images", cwd, system)))
     errors += _environment_errors(catalog, cwd)
+    errors += templates.errors(catalog)
+    warnings = list(catalog.warnings)
     return Report(
         files=catalog.files,
         overrides=catalog.overrides,
-        warnings=catalog.warnings,
-        images=tuple(_image(catalog, image, cwd, checks) for image in catalog.images.values()),
+        images=tuple(_image(catalog, image, cwd, checks, warnings) for image in catalog.images.values()),
+        warnings=tuple(dict.fromkeys(warnings)),
         environments=tuple(catalog.environments),
         uploads=tuple(catalog.uploads),
         errors=tuple(errors),
     )
 
 
-def _image(catalog: Catalog, image: Entry[Image], cwd: Path, checks: Sequence[Check]) -> ImageReport:
+def _image(
+    catalog: Catalog, image: Entry[Image], cwd: Path, checks: Sequence[Check], warnings: list[str]
+) -> ImageReport:
     errors: list[str] = []
     for check in checks:
         with _collected(errors):
-            check(image, cwd)
+            warnings += check(image, cwd)
     environment = None
     with _collected(errors):
         environment = catalog.environment_for(image)

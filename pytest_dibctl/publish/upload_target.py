@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pytest_dibctl.clouds.file_body import FileBody, SharedFile
 from pytest_dibctl.clouds.regions import Region
-from pytest_dibctl.config import interpolate
+from pytest_dibctl.config import interpolate, templates
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.upload import UploadEnvironment
 from pytest_dibctl.errors import CommandError, DibctlError, StoppedError
@@ -59,6 +59,7 @@ class Target:
     def survey(self) -> None:
         """Find out what is wanted and what is there; nothing is changed."""
         with self._judged():
+            templates.require_upload(self._environment)
             self._wanted = wanted(self._request.image, self._environment, self._request.built)
             if not self._environment.settings.external_upload:
                 self._region = self._request.open_region(self._environment)
@@ -180,10 +181,14 @@ class Target:
             "label": self._request.image.label,
             "name": spec.name,
         }
-        for number, command in enumerate(self._environment.settings.external_upload):
+        places = [
+            (self._environment.at(templates.upload_key(number)), command.cmdline)
+            for number, command in enumerate(self._environment.settings.external_upload)
+        ]
+        # All are made ready before the first one runs.
+        ready = [(where, interpolate.command(cmdline, names, where)) for where, cmdline in places]
+        for where, argv in ready:
             self._jobs.go_on()
-            where = self._environment.at(f"external_upload[{number}].cmdline")
-            argv = interpolate.command(command.cmdline, names, where)
             self._run_command(argv, where, timeout=self._wanted.timeout)
 
     def _run_command(self, argv: list[str], where: str, *, timeout: float) -> None:

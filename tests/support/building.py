@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pytest_dibctl.build.dib import Element, Options, Recipe
+from pytest_dibctl.build.dib import Options, Recipe
+from pytest_dibctl.build.elements import Element
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
 

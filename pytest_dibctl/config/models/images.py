@@ -32,7 +32,7 @@ class Dib(Section):
     min_version: Version | None = None
     max_version: Version | None = None
     environment_variables: Variables = Field(default_factory=dict)
-    cli_options: Annotated[tuple[NonEmpty, ...], Field(json_schema_extra=UNIQUE_ITEMS), Unique] = ()
+    cli_options: tuple[NonEmpty, ...] = ()
 
 
 class Ssh(Section):

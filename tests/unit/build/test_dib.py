@@ -330,3 +330,43 @@ def test_only_debian_itself_is_debian(tmp_path: Path) -> None:
     assert not dib.is_debian(release)
     release.write_text('ID="debian"\n')
     assert dib.is_debian(release)
+
+
+@pytest.mark.parametrize("name", ["element-deps", "element-provides"])
+@pytest.mark.parametrize("wrong", ["latin-1", "folder"])
+def test_a_list_of_elements_that_cannot_be_read_is_named(elements: Path, name: str, wrong: str) -> None:
+    other = elements / "other"
+    other.mkdir()
+    if wrong == "latin-1":
+        (other / name).write_bytes("für\n".encode("latin-1"))
+    else:
+        (other / name).mkdir()
+    with pytest.raises(BuildError, match=rf"tiny\.dib\.elements.*/{name}: "):
+        recipe(elements.parent, environment_variables={"ELEMENTS_PATH": "elements"})
+
+
+def test_an_element_that_is_a_link_is_known_by_its_directory(elements: Path) -> None:
+    (elements / "linked").symlink_to("tiny")
+    with pytest.raises(BuildError) as caught:
+        recipe(elements.parent, elements=["linked"], environment_variables={"ELEMENTS_PATH": "elements"})
+    assert caught.value.hint is not None
+    assert "is a link to" in caught.value.hint
+    assert "list 'tiny'" in caught.value.hint
+
+
+def test_scripts_that_diskimage_builder_skips_are_told(elements: Path) -> None:
+    folder = elements / "tiny" / "install.d"
+    folder.mkdir(exist_ok=True)
+    (folder / "50-no-bit").write_text("#!/bin/sh\n")
+    dotted = folder / "60-dotted.sh"
+    dotted.write_text("#!/bin/sh\n")
+    dotted.chmod(0o755)
+    good = folder / "70-good"
+    good.write_text("#!/bin/sh\n")
+    good.chmod(0o755)
+    (elements / "tiny" / "environment.d").mkdir(exist_ok=True)
+    (elements / "tiny" / "environment.d" / "10-x.bash").write_text("A=b\n")
+    found = recipe(elements.parent, environment_variables={"ELEMENTS_PATH": "elements"}).warnings
+    assert [warning.partition(": ")[0] for warning in found] == [str(folder / "50-no-bit"), str(dotted)]
+    assert "chmod +x" in found[0]
+    assert "letters, digits" in found[1]

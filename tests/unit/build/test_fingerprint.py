@@ -32,7 +32,7 @@ def parts(
     image = building.entry(elements.parent, dib=building.dib(elements, **settings))
     assert image.settings.dib is not None
     recipe = dib.recipe(image, image.settings.dib, elements.parent)
-    return fingerprint.components(recipe, external, salt=salt, target="tiny.qcow2")
+    return fingerprint.components(recipe, external, salt=salt, target="tiny.qcow2", cwd=Path.cwd())
 
 
 def test_nothing_changed_means_no_change(elements: Path) -> None:
@@ -71,6 +71,123 @@ def test_the_file_behind_a_link_counts(elements: Path) -> None:
     before = parts(elements)
     shared.write_text("two")
     assert fingerprint.changes(before, parts(elements)) == "element tiny changed"
+
+
+def test_the_folder_behind_a_link_counts_and_a_circle_of_links_ends(elements: Path) -> None:
+    shared = elements.parent / "shared"
+    shared.mkdir()
+    (shared / "file").write_text("one")
+    (shared / "round").symlink_to(shared)
+    (elements / "tiny" / "link").symlink_to(shared)
+    (elements / "tiny" / "itself").symlink_to(".")
+    before = parts(elements)
+    (shared / "file").write_text("two")
+    assert fingerprint.changes(before, parts(elements)) == "element tiny changed"
+
+
+VALUES = {
+    "url": "file://{file}",
+    "path": "{file}",
+    "list": "one {file}",
+    "commas": "one,{file}",
+    "colons": "/nowhere:{file}",
+    "assignment": "key={file}",
+    "quoted": "'{file}'",
+    "below the working directory": "inputs/block.yaml",
+    "home": "~/inputs/block.yaml",
+    "folder": "{folder}",
+    "folder as a url": "file://{folder}/",
+}
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+def test_the_file_that_a_variable_names_counts(
+    elements: Path, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = elements.parent / "inputs" / "block.yaml"
+    file.parent.mkdir()
+    file.write_text("one")
+    monkeypatch.chdir(elements.parent)
+    monkeypatch.setenv("HOME", str(elements.parent))
+    variables = {
+        "ELEMENTS_PATH": str(elements),
+        "DIB_X": value.format(file=file, folder=file.parent),
+    }
+    before = parts(elements, environment_variables=variables)
+    assert parts(elements, environment_variables=variables) == before
+    file.write_text("two")
+    said = fingerprint.changes(before, parts(elements, environment_variables=variables))
+    assert said == "a file that DIB_X names was changed"
+
+
+def test_the_file_that_an_exported_variable_names_counts(
+    elements: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = elements.parent / "block.yaml"
+    file.write_text("one")
+    monkeypatch.setenv("DIB_BLOCK_DEVICE_CONFIG", f"file://{file}")
+    before = parts(elements)
+    file.write_text("two")
+    assert "DIB_BLOCK_DEVICE_CONFIG" in fingerprint.changes(before, parts(elements))
+
+
+@pytest.mark.parametrize("phase", ["extra-data.d", "root.d", "environment.d", "block-device.d", "cleanup.d"])
+@pytest.mark.parametrize("spelt", ["{file}", "$HOME/own.conf", "~/own.conf", "${{HOME}}/own.$kind"])
+def test_a_file_that_a_script_on_this_machine_names_counts(
+    elements: Path, phase: str, spelt: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = elements.parent / "own.conf"
+    file.write_text("one")
+    monkeypatch.setenv("HOME", str(elements.parent))
+    building.hook(elements / "tiny", phase, "10-read", f"#!/bin/sh\ncp {spelt.format(file=file)} x\n")
+    before = parts(elements)
+    file.write_text("two")
+    assert fingerprint.changes(before, parts(elements)) == "a file that element tiny names was changed"
+
+
+def test_what_a_script_says_of_the_image_is_no_file_of_this_machine(elements: Path) -> None:
+    script = "#!/bin/sh\n# see /etc/hostname\ncp x $TARGET_ROOT/etc/hostname\ncp y ${TARGET_ROOT}/etc/hosts\n"
+    building.hook(elements / "tiny", "extra-data.d", "10-write", script)
+    building.hook(elements / "tiny", "install.d", "10-inside", "#!/bin/sh\ncat /etc/hostname\n")
+    assert not [name for name in parts(elements) if name.startswith("input:")]
+
+
+@pytest.mark.parametrize("spelt", ["{source}", "file://{source}"])
+def test_a_local_source_repository_counts(elements: Path, spelt: str) -> None:
+    source = elements.parent / "source"
+    (source / ".git" / "objects").mkdir(parents=True)
+    (source / ".git" / "refs" / "heads").mkdir(parents=True)
+    (source / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    (source / ".git" / "refs" / "heads" / "main").write_text("1" * 40)
+    line = f"tool git /opt/tool {spelt.format(source=source)} main\n"
+    (elements / "tiny" / "source-repository-tool").write_text(line)
+    before = parts(elements)
+    (source / "untracked").write_text("x")
+    assert not fingerprint.changes(before, parts(elements))
+    (source / ".git" / "refs" / "heads" / "main").write_text("2" * 40)
+    assert fingerprint.changes(before, parts(elements)) == "a file that element tiny names was changed"
+
+
+def test_words_and_folders_of_this_machine_are_no_inputs(
+    elements: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(elements.parent)
+    for value in ("tiny", "elements", "/", "/usr/bin/env", "/dev/null", "-x", "", "x" * 5000):
+        variables = {"ELEMENTS_PATH": str(elements), "DIB_X": value}
+        found = parts(elements, environment_variables=variables)
+        assert not [name for name in found if name.startswith("input:")]
+
+
+def test_a_recipe_is_the_same_whatever_its_inputs_hold_but_not_whatever_it_names(elements: Path) -> None:
+    file = elements.parent / "a"
+    file.write_text("password")
+    variables = {"ELEMENTS_PATH": str(elements), "DIB_X": str(file)}
+    one = parts(elements, salt="s", environment_variables=variables)
+    other = parts(elements, salt="t", environment_variables=variables)
+    name = next(name for name in one if name.startswith("input:"))
+    assert one[name] != other[name]
+    assert hashlib.sha256(b"password").hexdigest() not in one.values()
+    assert fingerprint.summary(one) == fingerprint.summary(other)
 
 
 def test_an_element_that_only_a_dependency_names_counts(elements: Path) -> None:

@@ -225,3 +225,12 @@ class TestFixedCloud:
 
     def test_tests_are_not_redirected_anyway(self) -> None:
         assert resolve(FILE, ENVIRON, "test", fixed_cloud=True).auth_url == "http://file/v3"
+
+
+@pytest.mark.parametrize("url", ["keystone.example/v3", "//keystone.example", "ftp://keystone.example", "x"])
+def test_an_address_without_a_scheme_is_told_as_such(url: str) -> None:
+    with pytest.raises(ConfigError, match="is no http or https address") as caught:
+        resolve({**FILE, "auth_url": url})
+    assert "auth_url" in caught.value.message
+    with pytest.raises(ConfigError, match="OS_AUTH_URL"):
+        resolve(FILE, {"OS_AUTH_URL": url})

@@ -147,3 +147,30 @@ class TestPreprocessing:
             )
         assert "upload.yaml:26:3 (region_two.preprocessing): output_filename: " in caught.value.message
         assert caught.value.hint == "write %(input_filename)s"
+
+
+@pytest.mark.parametrize("word", ["exit 1", "cd /tmp", "export A=b", "source x", ". x", "set -e", "if true"])
+def test_words_of_shells_are_named(word: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        command(word)
+    first = word.split(maxsplit=1)[0]
+    assert caught.value.message.startswith(f"{WHERE}: {first!r} is a word of shells and no program")
+    assert caught.value.hint == f"sh -c {shlex.quote(word)}"
+
+
+def test_a_variable_before_a_command_is_named() -> None:
+    with pytest.raises(ConfigError, match="LANG= sets a variable in a shell") as caught:
+        command("LANG=C sort x")
+    assert caught.value.hint == "env LANG=C sort x"
+
+
+def test_several_lines_are_not_taken_for_one_command() -> None:
+    with pytest.raises(ConfigError, match="has several lines"):
+        command("a b\nc d\n")
+    assert command("a b \\\n  c\n") == ["a", "b", "c"]
+    assert command("python3 -c 'a\nb'\n") == ["python3", "-c", "a\nb"]
+
+
+def test_programs_that_shells_have_too_are_run() -> None:
+    for name in ("echo", "test", "[", "true", "printf", "env"):
+        assert command(name) == [name]

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+import yaml
+
 from pytest_dibctl.config import report
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
@@ -80,10 +83,11 @@ def test_without_any_file(place: Place) -> None:
 def test_what_a_check_refuses_is_an_error_of_its_image_with_its_hint(place: Place) -> None:
     place.write("images.yaml", "a: {filename: x}\nb: {filename: y}")
 
-    def check(image: Entry[Image], cwd: Path) -> None:
+    def check(image: Entry[Image], cwd: Path) -> tuple[str, ...]:
         assert cwd == place.cwd
         if image.label == "b":
             raise BuildError(f"{image.at('filename')}: odd", hint="make it even")
+        return ("looks odd",)
 
     found = validate(place, checks=[check])
     assert [image.errors for image in found.images] == [
@@ -119,3 +123,51 @@ def test_the_report_is_json_and_holds_no_secret(place: Place) -> None:
         "region_two",
         "by_other_means",
     ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        (
+            "external_upload",
+            [{"cmdline": "true"}, {"cmdline": "send %(imput_filename)s"}],
+            "external_upload[1]",
+        ),
+        ("external_upload", [{"cmdline": "exit 1"}], "external_upload[0]"),
+        ("external_upload", [{"cmdline": "gzip -c x > y"}], "external_upload[0]"),
+        (
+            "preprocessing",
+            {"cmdline": "tool %(input_filename)", "output_filename": "x"},
+            "preprocessing: cmdline",
+        ),
+        ("preprocessing", {"cmdline": "tool", "output_filename": "%(x)s"}, "preprocessing: output_filename"),
+        ("obsolete", {"name": "Old %(nme)s"}, "obsolete.name"),
+        ("glance", {"import_method": "web-download", "import_uri": "http://x/%(file)s"}, "glance.import_uri"),
+    ],
+)
+def test_templates_of_upload_environments_are_tried(place: Place, key: str, value: object, said: str) -> None:
+    place.write("images.yaml", "a: {filename: x}")
+    place.write("upload.yaml", yaml.safe_dump({"one": {"keystone": {"cloud": "c"}, key: value}}))
+    (error,) = validate(place).errors
+    assert f"one.{said}" in error.replace(" (", ".").replace(")", "") or said in error
+    assert error.startswith("upload.yaml:")
+
+
+def test_templates_of_test_environments_and_images_are_tried(place: Place) -> None:
+    glance = {"import_method": "web-download", "import_uri": "http://x/%(file)s"}
+    place.write("images.yaml", yaml.safe_dump({"a": {"filename": "x", "glance": glance}}))
+    broken = {"cmdline": "tool | other", "output_filename": "y"}
+    place.write(
+        "test.yaml",
+        yaml.safe_dump(
+            {"one": {"keystone": {"cloud": "c"}, "nova": {"flavor": "f"}, "preprocessing": broken}}
+        ),
+    )
+    errors = validate(place).errors
+    assert [error.partition(":")[0] for error in errors] == ["images.yaml", "test.yaml"]
+
+
+def test_what_a_check_warns_of_is_a_warning_and_no_error(place: Place) -> None:
+    place.write("images.yaml", "a: {filename: x}\nb: {filename: y}")
+    found = validate(place, checks=[lambda _image, _cwd: ("its script is skipped",)])
+    assert (found.warnings, found.ok) == (("its script is skipped",), True)

@@ -394,6 +394,15 @@ def test_external_upload_replaces_ours_and_gets_the_names_quoted(shop: Shop) -> 
     assert "upload.yaml" in result["error"]
 
 
+@pytest.mark.parametrize("second", ["touch %(imput_filename)s", "exit 1", "touch a > b"])
+def test_no_command_runs_before_all_can(shop: Shop, second: str) -> None:
+    shop.write({"one": {"external_upload": [{"cmdline": "touch ran"}, {"cmdline": second}]}})
+    for options in ((), ("--dry-run",)):
+        (result,) = shop.json("upload", "debian", "one", *options, code=10)
+        assert "one.external_upload[1].cmdline" in result["error"]
+    assert not (shop.path / "ran").exists()
+
+
 def test_members_by_name_or_id_accepted_where_that_is_possible(shop: Shop) -> None:
     shop.write({"one": {"keystone": shop.keystone("admin")}}, glance={"members": ["other", "demo-id"]})
     (result,) = shop.json("upload", "debian", "one")
