@@ -12,10 +12,11 @@ from typing import Final, NoReturn
 
 from pytest_dibctl.clouds.qemu import confinement, guest, machine, network, qmp
 from pytest_dibctl.errors import ArtifactError, InstanceError
+from pytest_dibctl.guest.console import LIMIT
 from pytest_dibctl.system import bounded_log, process
 
-CONSOLE_LIMIT: Final = 16 << 20
-"""Bytes of the serial console that are kept: a boot writes less than one part in a hundred of that."""
+CONSOLE_LIMIT: Final = LIMIT
+"""Bytes of the serial console that are kept."""
 LOG_LIMIT: Final = 1 << 20
 """Bytes of QEMU's own messages that are kept; some of them are at the guest's will."""
 
