@@ -226,3 +226,19 @@ def test_helpers_end_with_qemu(bench: Callable[..., Bench], plain: artifact.Arti
     assert psutil.wait_procs(helpers, timeout=10)[1] == []
     with pytest.raises(InstanceError, match="SIGKILL"):
         instance.check()
+
+
+def test_a_guest_that_lost_its_network_is_told(bench: Callable[..., Bench], plain: artifact.Artifact) -> None:
+    made = bench()
+    instance = made.boot(plain)
+    instance.check()
+    next(child for child in psutil.Process().children() if child.name() == "slirp4netns").kill()
+    assert leaks.settled(lambda: set() if told(instance) else {"not told"}) == set()
+
+
+def told(instance: QemuInstance) -> bool:
+    try:
+        instance.check()
+    except InstanceError as error:
+        return "slirp4netns, which its QEMU needs, has ended" in error.message
+    return False

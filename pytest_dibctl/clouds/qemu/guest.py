@@ -34,6 +34,10 @@ class Guest(Protocol):
         """Wait up to ``seconds`` for the process to end; return whether it has ended."""
         ...
 
+    def lost(self) -> str | None:
+        """Return the name of a helper that has ended before QEMU; None for helpers of another process."""
+        ...
+
     def kill(self) -> None:
         """End the process with SIGTERM, after ``GRACE`` with SIGKILL, and wait until it is gone."""
         ...
@@ -78,6 +82,14 @@ class Child:
             self._started.wait(seconds)
         return self._started.poll() is not None
 
+    def lost(self) -> str | None:
+        """Return the name of a helper that has ended before QEMU."""
+        ended = next((helper for helper in self._helpers if helper.poll() is not None), None)
+        # QEMU may have ended with it a moment ago.
+        if ended is None or self.wait(GRACE):
+            return None
+        return str(ended.args[0]) if isinstance(ended.args, list) else str(ended.args)
+
     def kill(self) -> None:
         """End the process with SIGTERM, after ``GRACE`` with SIGKILL, and reap it."""
         self._qemu.kill()
@@ -101,6 +113,9 @@ class Stranger:
     def __init__(self, uuid: str, pid: int) -> None:
         self._uuid = uuid
         self.pid = pid
+
+    def lost(self) -> str | None:
+        """Return None: the helpers are not known."""
 
     def ended(self) -> str | None:
         """Return "is gone" once the process has ended, None while it runs."""

@@ -138,6 +138,11 @@ class QemuInstance:
         fatal message.
         """
         self._check_process()
+        if self._process is not None and (helper := self._process.lost()):
+            raise self._failure(
+                f"{helper}, which its QEMU needs, has ended",
+                f"{self.directory / network.LOG} may say why while the instance is kept",
+            )
         if cause := self._console.trouble():
             time.sleep(SETTLE)
             raise self._failure(cause.text, cause.hint)
