@@ -219,8 +219,9 @@ def test_image_of_another_user_boots(
 
 def test_helpers_end_with_qemu(bench: Callable[..., Bench], plain: artifact.Artifact) -> None:
     made = bench()
+    others = networks()
     instance = made.boot(plain, keepable=True)
-    helpers = [process for process in psutil.Process().children() if process.name() == "slirp4netns"]
+    helpers = list(networks() - others)
     assert helpers
     os.kill(int(instance.facts["process"]), signal.SIGKILL)
     assert psutil.wait_procs(helpers, timeout=10)[1] == []
@@ -230,10 +231,16 @@ def test_helpers_end_with_qemu(bench: Callable[..., Bench], plain: artifact.Arti
 
 def test_a_guest_that_lost_its_network_is_told(bench: Callable[..., Bench], plain: artifact.Artifact) -> None:
     made = bench()
+    others = networks()
     instance = made.boot(plain)
     instance.check()
-    next(child for child in psutil.Process().children() if child.name() == "slirp4netns").kill()
+    (helper,) = networks() - others
+    helper.kill()
     assert leaks.settled(lambda: set() if told(instance) else {"not told"}) == set()
+
+
+def networks() -> set[psutil.Process]:
+    return {child for child in psutil.Process().children() if child.name() == "slirp4netns"}
 
 
 def told(instance: QemuInstance) -> bool:

@@ -6,6 +6,7 @@ capability, and no way to get one. The files of the guest reach QEMU as open des
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,11 +18,14 @@ from typing import Final
 from pytest_dibctl.clouds.qemu import machine, network
 from pytest_dibctl.errors import CommandError, PreflightError
 from pytest_dibctl.system import process
+from pytest_dibctl.system.waiting import wait_until
 
 RESOLV_CONF: Final = "resolv.conf"
 SYSTEM: Final = ("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin", "/nix", "/etc/ld.so.cache")
 """Programs, libraries and firmware, as far as they are here."""
 DEVICES: Final = ("null", "zero", "full", "random", "urandom")
+STARTED: Final = 30.0
+"""Seconds that bubblewrap may take to make the sandbox; it takes 0.01."""
 NAMESPACES: Final = (
     "--unshare-user-try",
     "--unshare-pid",
@@ -117,8 +121,9 @@ def write_resolver(directory: Path) -> None:
 
 
 def inner_process(info: int, started: subprocess.Popen[str]) -> int | None:
-    """Return the id of the process that becomes QEMU; None when the sandbox could not be made.
+    """Return the id of the process that becomes QEMU, once its namespaces are ready.
 
+    Returns None when the sandbox could not be made; bubblewrap has ended then.
     ``info`` is read to its end, which comes when bubblewrap has written all or has ended.
     """
     text = b""
@@ -129,4 +134,17 @@ def inner_process(info: int, started: subprocess.Popen[str]) -> int | None:
     if not text:
         started.wait()
         return None
-    return int(json.loads(text)["child-pid"])
+    pid = int(json.loads(text)["child-pid"])
+    if not wait_until(lambda: _has_root(pid, started), timeout=STARTED, poll=0.002):
+        process.stop(started, grace=0)
+    return pid if started.poll() is None else None
+
+
+def _has_root(pid: int, started: subprocess.Popen[str]) -> bool:
+    """Whether the sandbox has a root of its own, which comes after its loopback; also when all has ended.
+
+    bubblewrap gives up when somebody else configures the network namespace while it does that.
+    """
+    with contextlib.suppress(OSError):
+        return not os.path.samestat(Path(f"/proc/{pid}/root").stat(), Path("/").stat())
+    return started.poll() is not None

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, NoReturn
@@ -14,9 +15,12 @@ from pytest_dibctl.clouds.qemu import confinement, guest, machine, network, qmp
 from pytest_dibctl.errors import ArtifactError, InstanceError
 from pytest_dibctl.guest.console import LIMIT
 from pytest_dibctl.system import bounded_log, process
+from pytest_dibctl.system.waiting import wait_until
 
 CONSOLE_LIMIT: Final = LIMIT
 """Bytes of the serial console that are kept."""
+SETTLE: Final = 1.0
+"""Seconds in which bubblewrap ends, if that is why there is no network."""
 LOG_LIMIT: Final = 1 << 20
 """Bytes of QEMU's own messages that are kept; some of them are at the guest's will."""
 
@@ -107,9 +111,15 @@ def _confined(
                 pass_fds=(info_end, block, alive, *copied.values(), *inherited.all()),
             )
         close(info_end, block, alive)
-        pid = confinement.inner_process(info, started) or _refuse(spec, started, directory, helpers)
+        pid = confinement.inner_process(info, started) or _refuse(spec, started, directory)
         if not host_loopback:
-            helpers.extend(network.connect(pid, directory, end=end))
+            try:
+                helpers.extend(network.connect(pid, directory, end=end))
+            except InstanceError:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    started.wait(SETTLE)
+                    _refuse(spec, started, directory)
+                raise
         os.write(block_end, b"x")
         return guest.Child(started, uuid=spec.uuid, pid=pid, helpers=helpers)
     except BaseException:
@@ -120,20 +130,20 @@ def _confined(
         close(*ours)
 
 
-def _refuse(
-    spec: machine.Machine,
-    started: subprocess.Popen[str],
-    directory: Path,
-    helpers: list[subprocess.Popen[str]],
-) -> NoReturn:
+def _refuse(spec: machine.Machine, started: subprocess.Popen[str], directory: Path) -> NoReturn:
     """Raise InstanceError: bubblewrap has ended without a sandbox."""
-    guest.reap(helpers[1:])  # the rest of the log is written by then
-    lines: list[str] = []
-    with contextlib.suppress(OSError):
-        lines = (directory / machine.LOG).read_text(errors="replace").splitlines()[-5:]
+
+    def lines() -> list[str]:
+        with contextlib.suppress(OSError):
+            return (directory / machine.LOG).read_text(errors="replace").splitlines()[-5:]
+        return []
+
+    # Another process copies into the log, in several pieces.
+    if wait_until(lines, timeout=SETTLE, poll=0.01):
+        time.sleep(SETTLE / 4)
     raise InstanceError(
         f"{spec.name}: QEMU's sandbox could not be made: bubblewrap "
-        f"{process.describe_exit(started.wait())}" + "".join(f"\n  {line}" for line in lines),
+        f"{process.describe_exit(started.wait())}" + "".join(f"\n  {line}" for line in lines()),
         hint="run `dibctl doctor` to see what is missing",
     )
 

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from pytest_dibctl.clouds.protocols import CloudImage
-from pytest_dibctl.clouds.qemu import accel, guest, launch, machine, network, qmp, seed
+from pytest_dibctl.clouds.qemu import accel, confinement, guest, launch, machine, network, qmp, seed
 from pytest_dibctl.clouds.qemu.cloud import QemuCloud, _unchanged
 from pytest_dibctl.clouds.qemu.console import Console
 from pytest_dibctl.clouds.qemu.state import State, read_state
@@ -29,6 +29,7 @@ from pytest_dibctl.guest.console import clean, diagnose
 from pytest_dibctl.guest.keys import make_key
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.system import process
+from pytest_dibctl.system.packages import PACKAGES
 from tests.support.uploads import upload_request
 
 UUID = "6f1c2b1e-7d0a-4c57-9e53-000000000001"
@@ -215,6 +216,42 @@ class TestCommandLine:
         assert child.ended() == "exited with 0"
         with pytest.raises(qmp.QmpError, match="does not answer"):
             qmp.execute(control, "query-status")
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap")
+@pytest.mark.parametrize(
+    ("host_loopback", "broken", "said"),
+    [
+        (False, ["--ro-bind", "/nowhere", "/nowhere"], "Can't find source path /nowhere"),
+        (False, ["--no-such-option"], "Unknown option --no-such-option"),
+        (True, ["--no-such-option"], "Unknown option --no-such-option"),
+    ],
+)
+def test_a_sandbox_that_cannot_be_made_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: list[str], said: str, *, host_loopback: bool
+) -> None:
+    (tmp_path / "image").touch()
+    (tmp_path / machine.DISK).touch()
+    (tmp_path / machine.SEED).touch()
+    known = confinement._bwrap
+    monkeypatch.setattr(confinement, "_bwrap", lambda **given: [*known(**given), *broken])
+    with pytest.raises(InstanceError) as caught:
+        launch.start(spec(), tmp_path / "image", tmp_path, keepable=False, host_loopback=host_loopback).kill()
+    assert said in caught.value.message
+    assert "sandbox could not be made" in caught.value.message
+
+
+@pytest.mark.parametrize("missing", ["bwrap", "slirp4netns", "ip"])
+def test_a_missing_program_is_told_with_its_package(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    known = shutil.which
+    monkeypatch.setattr(
+        shutil, "which", lambda name, **given: None if name == missing else known(name, **given)
+    )
+    with pytest.raises(PreflightError, match=f"{missing} not found") as caught:
+        confinement.require(host_loopback=False)
+    assert PACKAGES[missing] in str(caught.value.hint)
+    if missing != "bwrap":
+        confinement.require(host_loopback=True)
 
 
 PANIC = (
