@@ -7,6 +7,7 @@ capability, and no way to get one. The files of the guest reach QEMU as open des
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -27,7 +28,6 @@ DEVICES: Final = ("null", "zero", "full", "random", "urandom")
 STARTED: Final = 30.0
 """Seconds that bubblewrap may take to make the sandbox; it takes 0.01."""
 NAMESPACES: Final = (
-    "--unshare-user-try",
     "--unshare-pid",
     "--unshare-ipc",
     "--unshare-uts",
@@ -102,7 +102,8 @@ def _bwrap(*, host_loopback: bool, program: Path | None = None) -> list[str]:
         system.append(str(program.parent.parent))
     return [
         # slirp4netns enters an ordinary user's namespace as its root. QEMU gains nothing by that name.
-        *("bwrap", *NAMESPACES, *(["--uid", "0", "--gid", "0"] if os.geteuid() != 0 else [])),
+        *("bwrap", *(["--unshare-user"] if makes_users() else []), *NAMESPACES),
+        *(["--uid", "0", "--gid", "0"] if os.geteuid() != 0 else []),
         *([] if host_loopback else ["--unshare-net"]),
         # As process 1 of its namespace, QEMU takes everything with it that is in there.
         *("--as-pid-1", "--cap-drop", "ALL", "--clearenv"),
@@ -113,6 +114,15 @@ def _bwrap(*, host_loopback: bool, program: Path | None = None) -> list[str]:
         *(word for name in DEVICES for word in ("--dev-bind", f"/dev/{name}", f"/dev/{name}")),
         *("--tmpfs", "/tmp"),  # noqa: S108 -- the sandbox's own
     ]
+
+
+@functools.cache
+def makes_users() -> bool:
+    """Whether the sandbox gets a user namespace; for root in a chroot the kernel makes none."""
+    if os.geteuid() != 0:
+        return True
+    probe = ["bwrap", "--unshare-user", "--ro-bind", "/", "/", "--", "/usr/bin/true"]
+    return process.run(probe, check=False, timeout=30).returncode == 0
 
 
 def write_resolver(directory: Path) -> None:
