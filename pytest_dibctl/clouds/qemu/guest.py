@@ -16,6 +16,8 @@ from pytest_dibctl.system import process, processes
 
 GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL."""
+SETTLE = 1.0
+"""Seconds in which QEMU ends, if that is why its helper has."""
 BY_SIGNAL = 128
 """Added to the number of a signal in the exit code of bubblewrap."""
 
@@ -86,7 +88,7 @@ class Child:
         """Return the name of a helper that has ended before QEMU."""
         ended = next((helper for helper in self._helpers if helper.poll() is not None), None)
         # QEMU may have ended with it a moment ago.
-        if ended is None or self.wait(GRACE):
+        if ended is None or self.wait(SETTLE):
             return None
         return str(ended.args[0]) if isinstance(ended.args, list) else str(ended.args)
 
