@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_dibctl.cli.command import Arguments, Command, add_json
 from pytest_dibctl.cli.configuration import load
-from pytest_dibctl.cli.output import print_json
+from pytest_dibctl.cli.output import print_json, show
 from pytest_dibctl.errors import ExitCode, NotInConfigError
 
 if TYPE_CHECKING:
@@ -49,12 +49,12 @@ def _run(arguments: Arguments) -> int:
         for item in _swept(arguments, choice, catalog):
             swept.append(item)
             if not arguments.json:
-                print(f"{item.run_id}  {item.what}: {item.outcome}", flush=True)
+                show(f"{item.run_id}  {item.what}: {item.outcome}")
     finally:
         if arguments.json:
             print_json([item.as_data() for item in swept])
     if not swept and not arguments.json:
-        print("nothing to remove")
+        show("nothing to remove")
     return ExitCode.UNSPECIFIED if any(item.failed for item in swept) else ExitCode.OK
 
 

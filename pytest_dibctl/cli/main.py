@@ -26,7 +26,7 @@ from pytest_dibctl.cli import (
 from pytest_dibctl.cli.command import Arguments, Command
 from pytest_dibctl.cli.output import say
 from pytest_dibctl.errors import DibctlError, ExitCode
-from pytest_dibctl.system import signals
+from pytest_dibctl.system import signals, text
 
 COMMANDS = (
     build.COMMAND,
@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(text.VisibleFormatter(handler.formatter or logging.Formatter()))
     try:
         with signals.as_keyboard_interrupt():
             code = int(arguments.run(arguments))

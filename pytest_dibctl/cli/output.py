@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from pytest_dibctl.cli.command import Arguments
 from pytest_dibctl.errors import DibctlError, ExitCode
+from pytest_dibctl.system.text import visible, visible_line
 
 TELL_EVERY = 5.0
 """Seconds between two lines of progress of one environment, where there is no terminal."""
@@ -21,7 +22,12 @@ MIB = 1 << 20
 
 def say(line: str) -> None:
     """Show a line that is no result: it goes to stderr."""
-    print(line, file=sys.stderr, flush=True)
+    print(visible(line), file=sys.stderr, flush=True)
+
+
+def show(line: str) -> None:
+    """Show a line of a result: it goes to stdout."""
+    print(visible(line), flush=True)
 
 
 def say_error(what: str, error: DibctlError) -> None:
@@ -69,16 +75,18 @@ def print_result(arguments: Arguments, data: object, shown: Table | Iterable[str
         print_table(shown.columns, shown.rows)
     else:
         for line in shown:
-            print(line)
+            show(line)
 
 
 def print_json(data: object) -> None:
     """Print a result for programs."""
-    print(json.dumps(data, indent=2))
+    # json escapes all that is not ASCII, but not the one control character at its end.
+    print(json.dumps(data, indent=2).replace("\x7f", "\\u007f"))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table: drawn in a terminal, elsewhere as lines of columns padded with spaces."""
+    rows = [[visible_line(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         _draw(columns, rows)
         return
@@ -129,7 +137,8 @@ class Meter:
         """Show a line about an environment."""
         with self._lock:
             if self._progress is not None:
-                self._progress.console.print(f"{environment}: {line}", markup=False, highlight=False)
+                shown = visible(f"{environment}: {line}")
+                self._progress.console.print(shown, markup=False, highlight=False)
             else:
                 say(f"{environment}: {line}")
 
@@ -138,7 +147,7 @@ class Meter:
         with self._lock:
             if self._progress is not None:
                 if environment not in self._bars:
-                    self._bars[environment] = self._progress.add_task(environment, total=total)
+                    self._bars[environment] = self._progress.add_task(visible_line(environment), total=total)
                 self._progress.update(self._bars[environment], completed=done)
                 return
             now = time.monotonic()

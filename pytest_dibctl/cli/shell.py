@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_dibctl.cli.command import Arguments, Command, add_boot_options
 from pytest_dibctl.cli.configuration import load
-from pytest_dibctl.cli.output import say
+from pytest_dibctl.cli.output import say, show
 from pytest_dibctl.errors import ExitCode
 from pytest_dibctl.system import process, signals
 
@@ -86,9 +86,9 @@ def _open_shell(target_run: TargetRun) -> None:
 
 def _tell(target_run: TargetRun) -> None:
     for kept in target_run.kept:
-        print(f"kept {kept.resource}")
-        print(f"    log in:  {kept.login}")
-        print(f"    remove:  {kept.command}")
+        show(f"kept {kept.resource}")
+        show(f"    log in:  {kept.login}")
+        show(f"    remove:  {kept.command}")
     for leftover in target_run.leftovers:
         say(f"NOT REMOVED: {leftover.resource}: {leftover.reason}; `dibctl cleanup` tries again")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from pytest_dibctl.config.models.command import Preprocessing
 from pytest_dibctl.config.validation_errors import suggestion
@@ -22,6 +22,11 @@ _SHELL = re.compile(
     re.DOTALL | re.VERBOSE,
 )
 """What a shell sees in a command line: quoted parts, which hide operators, and operators."""
+_CODE_OPTION = re.compile(r"-[A-Za-z]*c")
+"""After this option of a shell, or of Python, an argument is code."""
+_INTERPRETER = re.compile(r"[a-z]*sh|python[\d.]*|su|runuser")
+_PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")
+"""Text that a shell takes for nothing but text."""
 _EXPANSION = re.compile(r"\\.|(?P<operator>`|\$[A-Za-z_{(])", re.DOTALL)
 """What a shell sees between double quotes too."""
 _CONTINUED = re.compile(r"(?P<quoted>'[^']*')|\\\n")
@@ -69,7 +74,8 @@ def text(template: str, names: Mapping[str, str], where: str) -> str:
 def command(cmdline: str, names: Mapping[str, str], where: str) -> list[str]:
     """Return the argv of ``cmdline``, with every ``%(name)s`` replaced.
 
-    Raises ConfigError as ``text`` does, for an empty line, for open quotes, and for what needs a shell.
+    Raises ConfigError as ``text`` does, for an empty line, for open quotes, for what needs a shell, and for a
+    value that would become an option, or code of a shell.
     """
     # As in a shell, a backslash at the end of a line joins it with the next one.
     cmdline = _CONTINUED.sub(lambda match: match["quoted"] or "", cmdline)
@@ -82,7 +88,32 @@ def command(cmdline: str, names: Mapping[str, str], where: str) -> list[str]:
         raise ConfigError(f"{where}: the command line is empty")
     _refuse_shell(cmdline.strip(), where)
     _refuse_builtin(arguments[0], cmdline, where)
-    return [text(argument, names, where) for argument in arguments]
+    filled = [text(argument, names, where) for argument in arguments]
+    for number, (argument, value) in enumerate(zip(arguments, filled, strict=True)):
+        _refuse_meaning(argument, value, arguments[:number], names, where)
+    return filled
+
+
+def _refuse_meaning(
+    template: str, value: str, before: Sequence[str], names: Mapping[str, str], where: str
+) -> None:
+    """Raise ConfigError where a value, which may be the name of a server, would mean more than itself."""
+    if "\0" in value:
+        raise ConfigError(f"{where}: {template} is {value!r}, which no argument can be")
+    if value.startswith("-") and not template.startswith("-"):
+        raise ConfigError(
+            f"{where}: {template} is {value!r}, which the command would take for an option",
+            hint="rename what has this name, or let other text precede it in the argument",
+        )
+    runs_code = any(_INTERPRETER.fullmatch(word.rpartition("/")[2]) for word in before)
+    if runs_code and _CODE_OPTION.fullmatch(before[-1]):
+        for match in _PLACEHOLDER.finditer(template):
+            name = match["name"]
+            if name is not None and not _PLAIN.fullmatch(names[name]):
+                raise ConfigError(
+                    f"{where}: %({name})s is {names[name]!r}, which would become code of the shell",
+                    hint=f"hand it over as an argument: sh -c 'echo \"$1\"' - %({name})s",
+                )
 
 
 def preprocessing(

@@ -116,6 +116,17 @@ _SIGNS = tuple(
 )
 
 
+LIMIT = 16 << 20
+"""Bytes of a console that are looked at; a boot writes less than one part in a hundred of that."""
+
+
+def limited(text: str) -> str:
+    """Return the end of a console that a service gives whole, with a line that says so where it is cut."""
+    if len(text) <= LIMIT:
+        return text
+    return f"[dibctl: the console has {len(text)} characters; this is its end]\n{text[-LIMIT:]}"
+
+
 def clean(raw: bytes) -> str:
     """Return console bytes as text without escape sequences; lines end with a line feed alone."""
     text = _ESCAPES.sub("", raw.decode(errors="replace"))

@@ -104,7 +104,7 @@ if [ -e "$copy/late" ]; then
 fi
 rm -rf "$copy"
 [ -z "$watcher" ] || kill "$watcher"
-echo "{token} $code $late"
+printf '\\n%s\\n' "{end} $code $late"
 """
 """Runs the script in the foreground, with a watcher beside it that ends it at its deadline.
 
@@ -153,13 +153,15 @@ def run(
     """
     copy = _copy(access, script)
     token = f"dibctl-{uuid.uuid4().hex}"
-    report = _Report(token=token, on_line=on_line)
+    # Not the token: the script can read that in its environment, and print it.
+    end = f"dibctl-end-{uuid.uuid4().hex}"
+    report = _Report(end=end, on_line=on_line)
     allowed = None if limit is None else math.ceil(limit) + GRACE + LATE
     started = time.monotonic()
     command = f"sh -c {shlex.quote(AS_ROOT)}" if script.sudo else "sh -s"
     result = process.run(
         [*access.command_line(), command],
-        stdin=_program(copy, script, variables=variables, limit=limit, token=token),
+        stdin=_program(copy, script, variables=variables, limit=limit, token=token, end=end),
         timeout=allowed,
         check=False,
         on_line=report,
@@ -181,25 +183,34 @@ def _no_report(script: GuestScript, result: process.Result) -> str:
 class _Report:
     """Reads the output of the guest: passes on the script's lines, and keeps how the script ended."""
 
-    token: str
+    end: str
     on_line: Callable[[str], None]
     code: int | None = None
     late: bool = False
+    _blank: bool = False
 
     def __call__(self, line: str) -> None:
-        before, token, after = line.partition(f"{self.token} ")
-        if not token:
-            self.on_line(line)
+        ended = re.fullmatch(rf"{re.escape(self.end)} (\d+) (late)?\r?", line)
+        if ended and self.code is None:
+            # The blank line before it is not the script's: it ends a last line that had no end.
+            self._blank = False
+            self.code, self.late = int(ended[1]), ended[2] is not None
             return
-        # The script's last line stands before the token if it has no line end.
-        if before:
-            self.on_line(before)
-        code, *late = after.split()
-        self.code, self.late = int(code), bool(late)
+        if self._blank:
+            self.on_line("")
+        self._blank = not line
+        if line:
+            self.on_line(line)
 
 
 def _program(
-    copy: str, script: GuestScript, *, variables: Mapping[str, str], limit: float | None, token: str
+    copy: str,
+    script: GuestScript,
+    *,
+    variables: Mapping[str, str],
+    limit: float | None,
+    token: str,
+    end: str,
 ) -> str:
     exported = {name: value for name, value in variables.items() if _NAME.fullmatch(name)}
     path = script.path.relative_to(script.folder) if script.folder else script.path.name
@@ -209,6 +220,7 @@ def _program(
         seconds=" ".join(map(str, range(GRACE))),
         exports="\n".join(f"export {name}={shlex.quote(value)}" for name, value in exported.items()),
         token=token,
+        end=end,
         argv=process.command_line([*script.interpreter, f"{copy}/{path}"]),
     )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import ipaddress
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from pytest_dibctl.errors import CommandError
 from pytest_dibctl.guest.keys import SshKey
 from pytest_dibctl.guest.login import LOGIN_PATIENCE, HostKeyPolicy, Login, Wait, judge_attempt
 from pytest_dibctl.system import process, short_paths
+from pytest_dibctl.system.text import file_name
 
 if TYPE_CHECKING:
     import paramiko
@@ -31,8 +34,11 @@ class SshAccess:
     """SSH access to one instance: its host keys are pinned, all commands share one connection.
 
     ``directory`` is a private directory that belongs to the run; ``known_hosts`` and ``config_file`` are
-    written to ``ssh-<name>`` in it. ``ssh -F config_file HOST`` reaches the guest under every host name.
-    ssh reads neither the user's configuration nor an agent. The owner of the access calls ``close``.
+    written to ``ssh-<name>`` in it. A ``name`` that is no file name, or would be an option, is changed.
+    ``ssh -F config_file HOST`` reaches the guest under every host name. ssh reads neither the user's
+    configuration nor an agent. The owner of the access calls ``close``.
+
+    Raises CommandError when ``ip`` is no IP address.
     """
 
     ip: str
@@ -45,6 +51,9 @@ class SshAccess:
 
     def __post_init__(self) -> None:
         self.directory = self.directory.absolute()
+        # Both may come from a cloud, and end in a path, an argument and a configuration file.
+        self.name = file_name(self.name)
+        self.ip = _address(self.ip)
         self._files = self.directory / f"ssh-{self.name}"
         self._files.mkdir(mode=0o700, exist_ok=True)
         self._short_directory: Path | None = None
@@ -204,9 +213,17 @@ class SshAccess:
         return judge_attempt(result)
 
 
+def _address(text: str) -> str:
+    # ipaddress takes any text for the zone of an IPv6 address.
+    with contextlib.suppress(ValueError):
+        if re.fullmatch(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?", text):
+            return str(ipaddress.ip_address(text))
+    raise CommandError(f"ssh cannot connect to {text!r}: it is no IP address")
+
+
 def _config(access: SshAccess, *, multiplexed: bool) -> str:
     options = {
-        "HostName": access.ip,
+        "HostName": access.ip.replace("%", "%%"),
         "Port": str(access.port),
         "User": access.username,
         "IdentityFile": _quoted(access.key.private_key_file),

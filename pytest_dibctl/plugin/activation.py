@@ -25,6 +25,7 @@ from pytest_dibctl.plugin.terminal import TerminalOutput
 from pytest_dibctl.plugin.xdist.controller import Controller
 from pytest_dibctl.plugin.xdist.worker import is_controller, worker_id
 from pytest_dibctl.run.targets import targets
+from pytest_dibctl.system.text import visible
 
 
 def activate(config: pytest.Config, *, at_terminal: bool) -> None:
@@ -76,7 +77,7 @@ def _usage_errors(config: pytest.Config) -> Iterator[None]:
     except DibctlError as error:
         if result_file := config.option.dib_result_file:
             write_result(Path(result_file), error.exit_code, str(error))
-        raise pytest.UsageError(str(error)) from None
+        raise pytest.UsageError(visible(str(error))) from None
 
 
 def _add_ini_lines(config: pytest.Config) -> None:

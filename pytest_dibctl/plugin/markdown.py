@@ -9,6 +9,7 @@ from pathlib import Path
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.plugin.target_report import Failure, TargetReport, columns
 from pytest_dibctl.run.removal import Removal
+from pytest_dibctl.system.text import visible
 
 LONGEST_TEXT = 4000
 """Characters shown of one failure, its end; GitHub takes a mebibyte for a whole step."""
@@ -82,6 +83,7 @@ def _failure(label: str, failure: Failure) -> str:
     text = failure.text.strip()
     if len(text) > LONGEST_TEXT:
         text = "...\n" + text[-LONGEST_TEXT:]
+    text = visible(text)
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall(r"`+", text) or ("",)))
     when = "" if failure.when == "call" else f" ({failure.when})"
     lines = [
@@ -121,4 +123,4 @@ def _escaped(text: str) -> str:
 
 
 def _html(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import re
 import types
 from collections.abc import Callable, Iterable
@@ -13,12 +14,18 @@ import pytest
 from pytest_dibctl.guest.scripts import Runner, interpreter
 from pytest_dibctl.plugin.planning import TREE, Plan, PlannedEntry, Use
 from pytest_dibctl.run.targets import Target
+from pytest_dibctl.system import bounded_log
+from pytest_dibctl.system.text import visible
 
 LIMIT: pytest.StashKey[float | None] = pytest.StashKey()
 """Seconds that an item has; of a script's we end the process, not pytest-timeout."""
 ENTRY: pytest.StashKey[PlannedEntry | None] = pytest.StashKey()
 """The entry that an item belongs to; None for a file named on the command line only."""
 LAST_LINES = 40
+"""Lines of a script's output that its failure shows."""
+LONGEST_LINE = 4096
+LIVE_LIMIT = 16 << 20
+"""Characters of a script's output that ``-s`` shows."""
 
 
 class ImageModule(pytest.Module):
@@ -125,23 +132,39 @@ def script_test(path: Path, name: str, shown: str) -> Callable[..., None]:
     """Return a test function that runs a script, or a command listed in ``path``; ``shown`` is its name."""
 
     def script(dib_runner: Runner, request: pytest.FixtureRequest) -> None:
-        live = request.config.getoption("capture") == "no"
-        lines: list[str] = []
-
-        def hear(line: str) -> None:
-            lines.append(line)
-            if live:
-                print(line)  # noqa: T201 -- what -s is for
-
-        outcome = dib_runner(limit=request.node.stash.get(LIMIT, None), on_line=hear)
+        output = _Output(live=request.config.getoption("capture") == "no")
+        outcome = dib_runner(limit=request.node.stash.get(LIMIT, None), on_line=output)
         if not outcome.passed:
-            pytest.fail("\n".join([f"{shown} {outcome.ended}", *lines[-LAST_LINES:]]), pytrace=False)
+            pytest.fail("\n".join([f"{shown} {outcome.ended}", *output.shown()]), pytrace=False)
 
     # Reports take file and line from the code object: they should name the script, not this module.
     script.__code__ = script.__code__.replace(co_filename=str(path), co_firstlineno=1)
     script.__name__ = script.__qualname__ = name
     script.__doc__ = f"Runs {shown}."
     return script
+
+
+class _Output:
+    """The last lines that a script wrote; ``live`` shows all of them at once, up to ``LIVE_LIMIT``."""
+
+    def __init__(self, *, live: bool) -> None:
+        self._last: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
+        self._lines = 0
+        self._live_left = LIVE_LIMIT if live else 0
+
+    def __call__(self, line: str) -> None:
+        self._lines += 1
+        self._last.append(line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}... [line cut]")
+        if self._live_left > 0:
+            self._live_left -= len(line) + 1
+            print(visible(line))  # noqa: T201 -- what -s is for
+            if self._live_left <= 0:
+                print(bounded_log.limit_note(LIVE_LIMIT))  # noqa: T201 -- see above
+
+    def shown(self) -> list[str]:
+        """Return the last lines, after one that counts those that are not kept."""
+        left_out = self._lines - len(self._last)
+        return [*([f"[{left_out} lines before these are not kept]"] if left_out else []), *self._last]
 
 
 def script_argv(path: Path) -> list[str]:

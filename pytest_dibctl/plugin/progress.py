@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_dibctl.system.text import visible
+
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
@@ -32,7 +34,7 @@ class ProgressOutput:
                 self._reporter.ensure_newline()
                 self._reporter.flush()
                 self._line_broken = True
-            print(line, file=sys.__stderr__, flush=True)
+            print(visible(line), file=sys.__stderr__, flush=True)
 
     @contextlib.contextmanager
     def line_of(self, item: pytest.Item) -> Iterator[None]:

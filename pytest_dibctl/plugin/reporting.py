@@ -16,8 +16,10 @@ from pytest_dibctl.plugin.planning import TREE
 from pytest_dibctl.plugin.reports import PREFIX, Notes
 from pytest_dibctl.plugin.session import DibSession
 from pytest_dibctl.plugin.target_report import RARE, STEPS
+from pytest_dibctl.plugin.visible_reports import make_visible, watch_logging
 from pytest_dibctl.run import building, logs
 from pytest_dibctl.run.target_run import TargetRun
+from pytest_dibctl.system.text import visible_line
 
 
 class Reporting:
@@ -28,6 +30,10 @@ class Reporting:
         self._budgets = budgets
         self._first_tests: dict[int, tuple[DibctlError, str]] = {}
         """By an error's id: the error, which lives on so that no other gets its id, and its first test."""
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Guard what pytest logs at once; by now it has its handlers."""
+        watch_logging(session.config)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -50,6 +56,7 @@ class Reporting:
             self._explain(item, report, error, target_run)
             self._session.test_failed(target, item.nodeid)
         notes.write(report)
+        make_visible(report)
         return report
 
     def _explain(
@@ -108,7 +115,7 @@ def _put_facts(item: pytest.Item, target_run: TargetRun) -> None:
         "build_log": _shown(target_run.built.log, target_run.cwd),
         "console_log": _shown(target_run.guest.console_log, target_run.cwd),
     }
-    ours = {PREFIX + name: value for name, value in facts.items() if value}
+    ours = {PREFIX + name: visible_line(str(value)) for name, value in facts.items() if value}
     others = [(name, value) for name, value in item.user_properties if name not in ours]
     item.user_properties = [*others, *ours.items()]
 

@@ -11,6 +11,7 @@ from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.plugin.session import DibSession
 from pytest_dibctl.plugin.target_report import TargetReport, phase_table
 from pytest_dibctl.plugin.xdist.worker import is_controller
+from pytest_dibctl.system.text import visible, visible_line
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
@@ -29,7 +30,7 @@ class TerminalOutput:
         lines = [self._header(image) for image in self._session.plan.images]
         if is_controller(config) and dist != "load":
             lines.append(f"dib-image: --dist={dist} is not used: a worker has one image at a time")
-        return lines
+        return [visible_line(line) for line in lines]
 
     def _header(self, image: Entry[Image]) -> str:
         targets = [target for target in self._session.plan.targets if target.image is image]
@@ -61,20 +62,24 @@ class TerminalOutput:
             return
         terminalreporter.write_sep("=", "images")
         for line in phase_table(target_reports):
-            terminalreporter.write_line(line)
+            _write(terminalreporter, line)
         for warning in self._session.warnings:
-            terminalreporter.write_line(warning, red=True, bold=True)
+            _write(terminalreporter, warning, red=True, bold=True)
         for label, target_report in target_reports.items():
             _write_removals(terminalreporter, label, target_report)
 
 
+def _write(terminalreporter: TerminalReporter, line: str, **markup: bool) -> None:
+    terminalreporter.write_line(visible(line), **markup)
+
+
 def _write_removals(terminalreporter: TerminalReporter, label: str, target_report: TargetReport) -> None:
     for kept in target_report.kept:
-        terminalreporter.write_line(f"{label}: kept {kept.resource} ({kept.reason})", yellow=True)
+        _write(terminalreporter, f"{label}: kept {kept.resource} ({kept.reason})", yellow=True)
         if kept.login:
-            terminalreporter.write_line(f"    log in:  {kept.login}")
-        terminalreporter.write_line(f"    remove:  {kept.command}")
+            _write(terminalreporter, f"    log in:  {kept.login}")
+        _write(terminalreporter, f"    remove:  {kept.command}")
     for leftover in target_report.leftovers:
         line = f"{label}: NOT REMOVED: {leftover.resource}: {leftover.reason}"
-        terminalreporter.write_line(line, red=True, bold=True)
-        terminalreporter.write_line("    `dibctl cleanup` tries again")
+        _write(terminalreporter, line, red=True, bold=True)
+        _write(terminalreporter, "    `dibctl cleanup` tries again")

@@ -13,9 +13,9 @@ from pytest_dibctl.errors import DibctlError, ExitCode
 from pytest_dibctl.image import preflight, tree
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.image.tree import ImageTree
-from pytest_dibctl.run import logs
 from pytest_dibctl.run.run_state import RunState
 from pytest_dibctl.run.target_run import TargetRun, disk_errors
+from pytest_dibctl.system.text import file_name
 
 
 @contextlib.contextmanager
@@ -26,7 +26,7 @@ def file_tree(target_run: TargetRun, built: Artifact) -> Iterator[ImageTree]:
     filesystem.
     """
     preflight.for_trees(target_run.image)
-    name = f"{logs.file_name(target_run.label)}-{uuid.uuid4().hex[:6]}"
+    name = f"{file_name(target_run.label)}-{uuid.uuid4().hex[:6]}"
     directory = target_run.ledger.directory / f"tree-{name}"
     record = target_run.record_local("tree", name, directory=str(directory))
     opening = contextlib.ExitStack()

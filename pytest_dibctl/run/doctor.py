@@ -14,8 +14,8 @@ from pytest_dibctl.image.preflight import TREE_TOOLS
 from pytest_dibctl.system import checks
 from pytest_dibctl.system.checks import Check
 
-GUEST_TOOLS: Final = ("ssh",)
-"""What tests use to reach a guest, besides this package."""
+GUEST_TOOLS: Final = ("ssh", "bwrap", "slirp4netns", "ip")
+"""What guests are reached with, and kept apart from this machine."""
 
 
 def examine(directory: Path | None = None) -> list[Check]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from pytest_dibctl.run import environments
 from pytest_dibctl.run.ledger import Ledger
 from pytest_dibctl.run.target_run import TargetRun
 from pytest_dibctl.system import files
+from pytest_dibctl.system.text import file_name
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def keep_console_of(
 
 def console_file(logs: Path, instance: str) -> Path:
     """Return where the console of an instance is written."""
-    return logs / f"{instance}.console.log"
+    return logs / f"{file_name(instance)}.console.log"
 
 
 def console_tail(instance: Instance, lines: int = 20) -> str:
@@ -69,11 +69,6 @@ def console_tail(instance: Instance, lines: int = 20) -> str:
     with contextlib.suppress(Exception):  # a report is being made: it must not fail for want of a console
         return "\n".join(instance.console_output().splitlines()[-lines:])
     return ""
-
-
-def file_name(label: str) -> str:
-    """Return a label as it may stand in a file's name."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", label)
 
 
 def _write_log(path: Path, read: Callable[[], bytes]) -> Path | None:

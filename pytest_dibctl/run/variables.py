@@ -49,7 +49,8 @@ def for_tests(instance: Instance, access: SshAccess, extra: Mapping[str, str]) -
         for number, interface in enumerate(instance.interfaces, start=1)
     }
     found |= extra
-    return {f"DIBCTL_{key}": value for key, value in found.items()} | {"ssh": command}
+    # No variable can hold the character that ends one; a flavor's extra spec may.
+    return {f"DIBCTL_{key}": value.replace("\0", "") for key, value in found.items()} | {"ssh": command}
 
 
 def for_image(tree: ImageTree, image: Entry[Image], extra: Mapping[str, str]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from typing import IO
 
 import pytest_dibctl
 from pytest_dibctl.errors import CommandError, CommandTimeoutError
+from pytest_dibctl.system import output
 
 log = logging.getLogger(__name__)
 
@@ -123,8 +124,9 @@ def run(
     ``env`` is laid over this process's environment, which has secrets of OpenStack only with
     ``credentials``; ``stdin`` is a text, or a file to read from; ``timeout`` and ``grace`` are seconds. With
     ``on_line`` or ``log_file`` the joined output is streamed line by line, with ``log_file`` it is not
-    kept in memory. The command gets a process group of its own, which is gone when this returns or
-    raises, Ctrl-C included. ``stopped`` ends it early, for threads, which Ctrl-C does not reach.
+    kept in memory. Of other output the first ``output.KEPT`` characters are kept, and a line says so. The
+    command gets a process group of its own, which is gone when this returns or raises, Ctrl-C included.
+    ``stopped`` ends it early, for threads, which Ctrl-C does not reach.
 
     Raises CommandError when the program is missing, when it does not end in time, and, with ``check``,
     when it exits with anything but 0.
@@ -147,10 +149,9 @@ def run(
             threading.Thread(target=_stop_when, args=(process, stopped), daemon=True).start()
         try:
             if stream:
-                output, errors = _stream(process, written, timeout, on_line, log_file), ""
+                text, errors = output.stream(process, written, timeout, on_line, log_file), ""
             else:
-                out, err = process.communicate(written, timeout=timeout)
-                output, errors = out, err or ""
+                text, errors = output.collect(process, written, timeout)
         except subprocess.TimeoutExpired:
             raise CommandTimeoutError(
                 f"{argv[0]} did not end within {timeout:g} s: {command_line(argv)}",
@@ -159,12 +160,12 @@ def run(
     result = Result(
         argv=tuple(argv),
         returncode=returncode,
-        output=output,
+        output=text,
         errors=errors,
         seconds=time.monotonic() - started,
     )
     if check and returncode != 0:
-        last_lines = (errors or output).strip().splitlines()[-10:]
+        last_lines = (errors or text).strip().splitlines()[-10:]
         raise CommandError(
             f"{argv[0]} {describe_exit(returncode)}: {command_line(argv)}"
             + "".join(f"\n  {line}" for line in last_lines),
@@ -277,49 +278,6 @@ def stop(process: subprocess.Popen[str], *, grace: float = KILL_GRACE) -> None:
 def _signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
-
-
-def _stream(
-    process: subprocess.Popen[str],
-    stdin: str | None,
-    timeout: float | None,
-    on_line: Callable[[str], None] | None,
-    log_file: Path | None,
-) -> str:
-    kept: list[str] = []
-    failures: list[BaseException] = []
-
-    pipe = process.stdout
-    assert pipe is not None
-    # From here on the reader owns the pipe: closing it under a thread that reads it would block.
-    process.stdout = None
-
-    def pump() -> None:
-        try:
-            with pipe, log_file.open("a") if log_file else contextlib.nullcontext() as sink:
-                for line in pipe:
-                    if sink is not None:
-                        sink.write(line)
-                        sink.flush()
-                    else:
-                        kept.append(line)
-                    if on_line is not None:
-                        on_line(line.rstrip("\n"))
-        except BaseException as error:  # noqa: BLE001 -- raised again in the caller's thread
-            failures.append(error)
-
-    reader = threading.Thread(target=pump, name=f"output of {process.args!r:.40}", daemon=True)
-    reader.start()
-    if stdin is not None and process.stdin is not None:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(stdin)
-            process.stdin.close()
-    process.wait(timeout)
-    # A daemon that inherited stdout keeps the pipe open; its silence must not hang the caller.
-    reader.join(5)
-    if failures:
-        raise failures[0]
-    return "".join(kept)
 
 
 def interpreter() -> str:

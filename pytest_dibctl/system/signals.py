@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from pytest_dibctl.system.text import visible
+
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SIGNALS_TO_ABANDON = 3
 
@@ -180,4 +182,6 @@ def _say(text: str) -> None:
         return
     # os.write: a signal handler must not meet a lock that the interrupted code holds.
     with contextlib.suppress(OSError):
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{text}\n".encode())
+        os.write(
+            sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{visible(text)}\n".encode(errors="replace")
+        )

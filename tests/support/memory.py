@@ -135,7 +135,7 @@ class MemoryInstance:
             raise InstanceError(f"{self.name} died: kernel panic")
 
     def console_output(self) -> str:
-        return f"{self.name} login:\n"
+        return f"{self.name} login:\n{faults().get('console', '')}"
 
     def reboot(self, *, hard: bool = False) -> None:
         log("reboot", name=self.name, hard=hard)

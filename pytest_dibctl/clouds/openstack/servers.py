@@ -16,6 +16,7 @@ from pytest_dibctl.clouds.openstack import images, networks
 from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.config.models.nova import Nova
 from pytest_dibctl.errors import DibctlError, InstanceError
+from pytest_dibctl.guest.console import limited
 
 log = logging.getLogger(__name__)
 
@@ -179,14 +180,14 @@ def error_of(server: Any) -> InstanceError:
 
 
 def console_output(api: Api, server_id: str) -> str:
-    """Return the console output; raises ApiError where the cloud gives none."""
+    """Return the console output, the end of a huge one; raises ApiError where the cloud gives none."""
     answer = api.safely(
         "compute",
         f"read the console of {server_id}",
         lambda: api.compute.get_server_console_output(server_id),
         timeout=20,
     )
-    return str((answer or {}).get("output") or "")
+    return limited(str((answer or {}).get("output") or ""))
 
 
 # -- removal ---------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import shutil
 import uuid
 from collections.abc import Collection, Iterator, Mapping
@@ -16,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.clouds.protocols import BootRequest, CloudImage, LeakedResource, Progress, UploadRequest
-from pytest_dibctl.clouds.qemu import accel, guest, machine, seed
+from pytest_dibctl.clouds.qemu import accel, confinement, guest, launch, machine, seed
 from pytest_dibctl.clouds.qemu.instance import QemuInstance
-from pytest_dibctl.clouds.qemu.log import QemuLog
 from pytest_dibctl.clouds.qemu.state import State, read_state
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.input_files import read_user_data
@@ -65,6 +63,7 @@ class QemuCloud:
     def preflight(self) -> None:
         """Raise PreflightError or ConfigError if no guest can be started with these settings."""
         machine.require_tools(self._arch)
+        confinement.require(host_loopback=self._settings.host_loopback)
         self._user_data()
         if self._settings.accelerator == "kvm":
             accel.choose("kvm", self._arch)
@@ -155,7 +154,9 @@ class QemuCloud:
             return
         directory = self._directory / name
         with contextlib.suppress(NotInConfigError):
-            self.existing(name).delete()
+            instance = self.existing(name)
+            instance.delete()
+            guest.kill_all(instance.id)  # a sandbox that was being made when the run ended
         for pid in guest.running_in(directory):
             guest.kill(pid)
         try:
@@ -225,6 +226,7 @@ class QemuCloud:
             private_key_file=str(request.key.private_key_file),
             host_keys=(host_key.public,) if host_key else (),
             first_seen=host_key is None,
+            host_loopback=settings.host_loopback,
         )
         return state, host_key
 
@@ -280,25 +282,27 @@ class QemuCloud:
             memory=state.memory,
             vcpus=state.vcpus,
             mac=state.mac,
-            forwards=tuple(
-                machine.Forward(guest=forward.guest, host=forward.host or 0)
-                for forward in self._settings.forward_ports
-            ),
+            image_format=machine.FORMATS.get(artifact.disk_format, artifact.disk_format),
             kernel=artifact.kernel,
             initrd=artifact.initrd,
             cmdline=machine.kernel_cmdline(self._settings.kernel_cmdline, state.arch),
         )
-        argv = spec.argv() if request.keepable else process.die_with_parent(spec.argv())
-        with os.fdopen(QemuLog(directory).open(), "w") as log:
-            # Without the run's mark, a sweep of the run's processes spares QEMU: the instance may be kept.
-            # Its record leads to it.
-            started = process.start(argv, cwd=directory, stdout=log, stderr=log, env={process.RUN: ""})
-            child = guest.Child(started)
+        child = launch.start(
+            spec,
+            artifact.path.absolute(),
+            directory,
+            keepable=request.keepable,
+            host_loopback=state.host_loopback,
+        )
         instance = QemuInstance(state, directory, child)
         try:
             State(**{**vars(state), "pid": child.pid}).write(directory)
             progress(f"QEMU runs (process {child.pid}, {state.accelerator}: {state.reason})")
-            instance.switch_on(request.deadlines.active)
+            forwards = [
+                machine.Forward(guest=forward.guest, host=forward.host or 0)
+                for forward in self._settings.forward_ports
+            ]
+            instance.switch_on(request.deadlines.active, forwards)
         except BaseException:
             instance.delete()
             raise
@@ -327,7 +331,6 @@ def _removed_on_failure(directory: Path, identity: str) -> Iterator[None]:
         yield
     except BaseException:
         # An interruption may come after the start of QEMU, but before its process id is known here.
-        if qemu := guest.find(identity, None):
-            qemu.kill()
+        guest.kill_all(identity)
         shutil.rmtree(directory, ignore_errors=True)
         raise

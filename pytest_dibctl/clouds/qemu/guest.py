@@ -7,6 +7,8 @@ import os
 import select
 import signal
 import subprocess
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +16,10 @@ from pytest_dibctl.system import process, processes
 
 GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL."""
+SETTLE = 1.0
+"""Seconds in which QEMU ends, if that is why its helper has."""
+BY_SIGNAL = 128
+"""Added to the number of a signal in the exit code of bubblewrap."""
 
 
 class Guest(Protocol):
@@ -30,26 +36,47 @@ class Guest(Protocol):
         """Wait up to ``seconds`` for the process to end; return whether it has ended."""
         ...
 
+    def lost(self) -> str | None:
+        """Return the name of a helper that has ended before QEMU; None for helpers of another process."""
+        ...
+
     def kill(self) -> None:
         """End the process with SIGTERM, after ``GRACE`` with SIGKILL, and wait until it is gone."""
         ...
 
 
 class Child:
-    """A QEMU that this process started, and therefore must reap."""
+    """A QEMU that this process started in its sandbox, and whose ``helpers`` it must reap as well.
 
-    def __init__(self, started: subprocess.Popen[str]) -> None:
+    ``started`` is the process that made the sandbox and waits for QEMU, ``pid`` is QEMU. The helpers end by
+    themselves after QEMU.
+    """
+
+    def __init__(
+        self,
+        started: subprocess.Popen[str],
+        *,
+        uuid: str,
+        pid: int,
+        helpers: Sequence[subprocess.Popen[str]] = (),
+    ) -> None:
         self._started = started
+        self._qemu = Stranger(uuid, pid)
+        self._helpers = tuple(helpers)
 
     @property
     def pid(self) -> int:
-        """The process id."""
-        return self._started.pid
+        """The process id of QEMU."""
+        return self._qemu.pid
 
     def ended(self) -> str | None:
         """Return how the process ended, or None while it runs."""
         code = self._started.poll()
-        return None if code is None else process.describe_exit(code)
+        if code is None:
+            return None
+        reap(self._helpers)  # what QEMU wrote last is in its logs then
+        # bubblewrap tells of signals like a shell.
+        return process.describe_exit(BY_SIGNAL - code if code > BY_SIGNAL else code)
 
     def wait(self, seconds: float) -> bool:
         """Wait up to ``seconds`` for the process to end; return whether it has ended."""
@@ -57,9 +84,29 @@ class Child:
             self._started.wait(seconds)
         return self._started.poll() is not None
 
+    def lost(self) -> str | None:
+        """Return the name of a helper that has ended before QEMU."""
+        ended = next((helper for helper in self._helpers if helper.poll() is not None), None)
+        # QEMU may have ended with it a moment ago.
+        if ended is None or self.wait(SETTLE):
+            return None
+        return str(ended.args[0]) if isinstance(ended.args, list) else str(ended.args)
+
     def kill(self) -> None:
         """End the process with SIGTERM, after ``GRACE`` with SIGKILL, and reap it."""
+        self._qemu.kill()
+        self.wait(GRACE)
         process.stop(self._started, grace=GRACE)
+        reap(self._helpers)
+
+
+def reap(helpers: Sequence[subprocess.Popen[str]]) -> None:
+    """Wait until processes have ended that end by themselves by now; kill those that do not."""
+    deadline = time.monotonic() + GRACE
+    for helper in helpers:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            helper.wait(max(0.0, deadline - time.monotonic()))
+        process.stop(helper, grace=0)
 
 
 class Stranger:
@@ -68,6 +115,9 @@ class Stranger:
     def __init__(self, uuid: str, pid: int) -> None:
         self._uuid = uuid
         self.pid = pid
+
+    def lost(self) -> str | None:
+        """Return None: the helpers are not known."""
 
     def ended(self) -> str | None:
         """Return "is gone" once the process has ended, None while it runs."""
@@ -113,9 +163,16 @@ def find(uuid: str, pid: int | None) -> Stranger | None:
     """
     if pid is not None:
         return Stranger(uuid, pid) if is_guest(pid, uuid) else None
-    # The run ended between the start of QEMU and the record of its process id.
-    guests = processes.with_argument(uuid)
+    # The run ended between the start of QEMU and the record of its process id. The process that made its
+    # sandbox has the same argument.
+    guests = [found for found in processes.with_argument(uuid) if found.name().startswith("qemu-")]
     return Stranger(uuid, guests[0].pid) if guests else None
+
+
+def kill_all(uuid: str) -> None:
+    """Kill the processes of an instance, whether its sandbox is made already or not."""
+    for found in processes.with_argument(uuid):
+        kill(found.pid)
 
 
 def running_in(directory: Path) -> tuple[int, ...]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_dibctl.clouds.protocols import Endpoint, Flavor, Interface
-from pytest_dibctl.clouds.qemu import guest, machine, qmp
+from pytest_dibctl.clouds.qemu import guest, machine, network, qmp
 from pytest_dibctl.clouds.qemu.console import Console
 from pytest_dibctl.clouds.qemu.log import QemuLog
 from pytest_dibctl.clouds.qemu.snapshots import Snapshots, tag_of
@@ -51,6 +50,7 @@ class QemuInstance:
         self._control = directory / machine.CONTROL
         self._log = QemuLog(directory)
         self._snapshots = Snapshots(name=state.name, directory=directory, memory=state.memory)
+        self._network = network.of(directory, host_loopback=state.host_loopback)
         self._forwards: dict[int, int] = {}
         self._stopped = False
         self._status_due = 0.0
@@ -115,17 +115,21 @@ class QemuInstance:
         forward the port.
         """
         if port not in self._forwards:
-            self._forwards = self._read_forwards()
+            self._forwards = self._network.published()
         if port not in self._forwards:
-            output = qmp.monitor(
-                self._control, f"hostfwd_add net0 {machine.Forward(guest=port).rule()}"
-            ).strip()
-            self._forwards = self._read_forwards()
-            if port not in self._forwards:
-                raise InstanceError(
-                    f"{self.name}: port {port} could not be forwarded: {output or 'no reason given'}"
-                )
-        return Endpoint(ip="127.0.0.1", port=self._forwards[port])
+            self.publish(port)
+        return Endpoint(ip=machine.LOOPBACK, port=self._forwards[port])
+
+    def publish(self, port: int, host: int = 0) -> None:
+        """Make a port of the guest reachable on loopback, at the port ``host`` or a free one.
+
+        Raises InstanceError when that is not possible.
+        """
+        try:
+            self._network.publish(port, host)
+            self._forwards = self._network.published()
+        except InstanceError as error:
+            raise InstanceError(f"{self.name}: {error.message}", hint=error.hint) from None
 
     def check(self) -> None:
         """Raise InstanceError if the guest will never be ready.
@@ -134,6 +138,11 @@ class QemuInstance:
         fatal message.
         """
         self._check_process()
+        if self._process is not None and (helper := self._process.lost()):
+            raise self._failure(
+                f"{helper}, which its QEMU needs, has ended",
+                f"{self.directory / network.LOG} may say why while the instance is kept",
+            )
         if cause := self._console.trouble():
             time.sleep(SETTLE)
             raise self._failure(cause.text, cause.hint)
@@ -225,13 +234,15 @@ class QemuInstance:
         except OSError as error:
             raise InstanceError(f"{self.name}: {self.directory} cannot be removed: {error}") from None
 
-    def switch_on(self, timeout: float) -> None:
-        """Wait until QEMU is up, take the snapshot that a rebuild needs, and let the guest run.
+    def switch_on(self, timeout: float, forwards: Sequence[machine.Forward] = ()) -> None:
+        """Wait until QEMU is up, forward ports, take the snapshot that a rebuild needs, let the guest run.
 
-        Raises InstanceError if QEMU ends, or is not up after ``timeout`` seconds. Without the snapshot, only
-        ``rebuild`` fails.
+        Raises InstanceError if QEMU ends, or is not up after ``timeout`` seconds, and when a port cannot be
+        forwarded. Without the snapshot, only ``rebuild`` fails.
         """
         self._await_qemu(timeout)
+        for forward in forwards:
+            self.publish(forward.guest, forward.host)
         try:
             self._snapshots.save(POWER_ON, pid=self._check_process())
         except InstanceError as error:
@@ -313,15 +324,6 @@ class QemuInstance:
         excerpt = self._console.excerpt()
         tail = f"\nlast lines of the console:{_indented(excerpt)}" if excerpt else "\nthe console is empty"
         return InstanceError(f"{self.name}: {cause}{tail}", hint=hint)
-
-    def _read_forwards(self) -> dict[int, int]:
-        return forwards(qmp.monitor(self._control, "info usernet"))
-
-
-def forwards(usernet: str) -> dict[int, int]:
-    """Return the loopback port of each forwarded guest port, from the output of ``info usernet``."""
-    rows = re.findall(r"TCP\[HOST_FORWARD\]\s+\S+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+(\d+)", usernet)
-    return {int(guest_port): int(host_port) for host_port, guest_port in rows}
 
 
 def _indented(text: str) -> str:

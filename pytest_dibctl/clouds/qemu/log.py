@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pytest_dibctl.clouds.qemu import machine
@@ -16,13 +15,6 @@ class QemuLog:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / machine.LOG
-
-    def open(self) -> int:
-        """Return a descriptor that appends to the log, a file of mode 0600; the caller closes it.
-
-        Raises OSError when the file cannot be opened.
-        """
-        return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def last_lines(self) -> str:
         """Return the last ``LAST_LINES`` lines; an empty text when the log cannot be read."""

@@ -18,9 +18,12 @@ Arch = Literal["x86_64", "aarch64"]
 Accelerator = Literal["kvm", "tcg"]
 
 DISK, SEED, CONSOLE, CONTROL, LOG = "disk.qcow2", "seed.iso", "console.log", "qmp.sock", "qemu.log"
+IMAGE_SET, CONSOLE_SET = 1, 2
+"""QEMU's numbers for descriptors that it opens like files."""
 DISK_NODE = "disk"
 """QEMU's name for the root disk; its overlay holds the snapshots."""
 
+LOOPBACK = "127.0.0.1"
 NETWORK, GUEST_IP, GATEWAY, DNS = "10.0.2.0/24", "10.0.2.15", "10.0.2.2", "10.0.2.3"
 
 FORMATS: Mapping[str, str] = {
@@ -78,19 +81,40 @@ PLATFORMS: Mapping[Arch, Platform] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Forward:
-    """A TCP port of the guest reachable on loopback; host port 0 lets QEMU take any free one."""
+    """A TCP port of the guest reachable at ``address``; host port 0 lets QEMU take any free one."""
 
     guest: int
     host: int = 0
+    address: str = LOOPBACK
 
     def rule(self) -> str:
         """Return the rule in the syntax of QEMU's network options and of its monitor."""
-        return f"tcp:127.0.0.1:{self.host}-:{self.guest}"
+        return f"tcp:{self.address}:{self.host}-:{self.guest}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inherited:
+    """Open descriptors that QEMU gets: the console to write, its listening control socket, the image."""
+
+    console: int
+    control: int
+    image: int
+
+    def all(self) -> tuple[int, ...]:
+        """Return all of them."""
+        return self.console, self.control, self.image
+
+
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+"""QEMU's filter of system calls: QEMU starts no program, gains no privilege and changes no priority."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machine:
-    """The settings of a machine; ``memory`` is in MiB. Without ``kernel`` the firmware boots the disk."""
+    """The settings of a machine; ``memory`` is in MiB. Without ``kernel`` the firmware boots the disk.
+
+    ``image_format`` is QEMU's name for the format of the image below the disk.
+    """
 
     uuid: str
     name: str
@@ -99,26 +123,39 @@ class Machine:
     memory: int
     vcpus: int
     mac: str
-    forwards: tuple[Forward, ...] = ()
+    image_format: str = "qcow2"
     kernel: Path | None = None
     initrd: Path | None = None
     cmdline: str = ""
 
-    def argv(self) -> list[str]:
-        """Return the command line, which must run in the instance's directory."""
+    @property
+    def boot_files(self) -> tuple[Path, ...]:
+        """The kernel and its initrd, where there are any."""
+        return tuple(path for path in (self.kernel, self.initrd) if path is not None)
+
+    def argv(self, inherited: Inherited) -> list[str]:
+        """Return the command line, which must run in the instance's directory with these descriptors."""
         platform_ = PLATFORMS[self.arch]
         accel = f"tcg,thread=multi,tb-size={TRANSLATED_CODE}" if self.accelerator == "tcg" else "kvm"
         return [
             platform_.program,
+            *("-sandbox", SANDBOX),
             *("-name", f"guest={self.name}", "-uuid", self.uuid),
             *("-no-user-config", "-nodefaults", "-display", "none", "-vga", "none"),
             *("-machine", platform_.machine, "-accel", accel, "-cpu", platform_.cpus[self.accelerator]),
             *("-smp", str(self.vcpus), "-m", str(self.memory), "-rtc", "base=utc"),
             *("-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0"),
-            *_disks(),
+            *_disks(self.image_format, inherited.image),
             *self._network(),
-            *("-chardev", f"file,id=console,path={CONSOLE}", "-serial", "chardev:console"),
-            *("-qmp", f"unix:{CONTROL},server=on,wait=off"),
+            *("-add-fd", f"fd={inherited.console},set={CONSOLE_SET}"),
+            *(
+                "-chardev",
+                f"file,id=console,path=/dev/fdset/{CONSOLE_SET},append=on",
+                "-serial",
+                "chardev:console",
+            ),
+            *("-chardev", f"socket,id=control,fd={inherited.control},server=on,wait=off"),
+            *("-mon", "chardev=control,mode=control"),
             # QEMU goes on when the guest powers off, so that the guest can be started again.
             "-no-shutdown",
             # The guest is paused before its first instruction: a snapshot of that state serves rebuilds.
@@ -130,9 +167,8 @@ class Machine:
         # The addresses are QEMU's defaults, spelt out because tests compare them. IPv6 is off: a guest with
         # an address would try IPv6 first, although there is no router.
         user = f"user,id=net0,ipv6=off,net={NETWORK},host={GATEWAY},dhcpstart={GUEST_IP},dns={DNS}"
-        rules = "".join(f",hostfwd={forward.rule()}" for forward in self.forwards)
         return [
-            *("-netdev", user + rules),
+            *("-netdev", user),
             # An empty romfile prevents a network boot, which would delay "No bootable device" by a minute.
             *("-device", f"virtio-net-pci,netdev=net0,mac={self.mac},romfile="),
         ]
@@ -144,7 +180,7 @@ class Machine:
         return ["-kernel", str(self.kernel), *initrd, "-append", self.cmdline]
 
 
-def _disks() -> list[str]:
+def _disks(image_format: str, image: int) -> list[str]:
     # no-flush: the overlay is deleted with the instance and need not survive a crash of this machine.
     disk = {
         "driver": "qcow2",
@@ -152,6 +188,11 @@ def _disks() -> list[str]:
         "discard": "unmap",
         "cache": {"direct": False, "no-flush": True},
         "file": {"driver": "file", "filename": DISK, "cache": {"direct": False, "no-flush": True}},
+        "backing": {
+            "driver": image_format,
+            "read-only": True,
+            "file": {"driver": "file", "filename": f"/dev/fdset/{IMAGE_SET}", "read-only": True},
+        },
     }
     # Both layers are read-only: a writable seed would keep QEMU from making snapshots.
     seed = {
@@ -161,6 +202,7 @@ def _disks() -> list[str]:
         "file": {"driver": "file", "filename": SEED, "read-only": True},
     }
     return [
+        *("-add-fd", f"fd={image},set={IMAGE_SET}"),
         *("-blockdev", json.dumps(disk)),
         *("-device", f"virtio-blk-pci,drive={DISK_NODE},bootindex=1,serial=root"),
         *("-blockdev", json.dumps(seed), "-device", "virtio-blk-pci,drive=seed,serial=seed"),

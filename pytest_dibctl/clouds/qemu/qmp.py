@@ -53,7 +53,8 @@ async def _execute(
     client = QMPClient("dibctl")
     client.logger.setLevel(logging.CRITICAL)  # errors are raised, and callers expect many of them
     try:
-        with _connected(path) as connection:
+        with connected(path) as connection:
+            connection.setblocking(False)
             async with asyncio.timeout(patience):
                 await client.connect(connection)
                 try:
@@ -70,14 +71,25 @@ async def _execute(
 
 
 @contextlib.contextmanager
-def _connected(path: Path) -> Iterator[socket.socket]:
-    # The address of a unix socket has at most 107 bytes; the path of a run's directory may be longer.
+def connected(path: Path) -> Iterator[socket.socket]:
+    """Yield a blocking connection to the unix socket ``path``, with a timeout; raises OSError."""
+    with (
+        short_name(path) as address,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection,
+    ):
+        connection.settimeout(TIMEOUT)
+        connection.connect(address)
+        yield connection
+
+
+@contextlib.contextmanager
+def short_name(path: Path) -> Iterator[str]:
+    """Yield another name of a socket: an address has at most 107 bytes, the path of a run's directory more.
+
+    Raises OSError when there is no such directory.
+    """
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
-            connection.settimeout(TIMEOUT)
-            connection.connect(f"/proc/self/fd/{directory}/{path.name}")
-            connection.setblocking(False)
-            yield connection
+        yield f"/proc/self/fd/{directory}/{path.name}"
     finally:
         os.close(directory)

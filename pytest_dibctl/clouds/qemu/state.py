@@ -19,7 +19,7 @@ class State:
     """An instance's record. It holds no secrets.
 
     ``memory`` is in MiB, ``disk`` in GiB; ``reason`` says why the accelerator was chosen. ``pid`` is None
-    until QEMU was started.
+    until QEMU was started. ``host_loopback`` says that QEMU is in this machine's network, as all once were.
     """
 
     id: str
@@ -37,6 +37,7 @@ class State:
     host_keys: tuple[str, ...]
     first_seen: bool
     pid: int | None = None
+    host_loopback: bool = True
 
     def write(self, directory: Path) -> None:
         """Write the record into the instance's directory; readers see the old one or the new one, whole.

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from pytest_dibctl.config.models.instance import NovaTimeouts, user_data_rules
 from pytest_dibctl.config.models.section import Rule, Section
-from pytest_dibctl.config.models.values import NonEmpty, Port, Text, Whole
+from pytest_dibctl.config.models.values import Flag, NonEmpty, Port, Text, Whole
 
 
 class Forward(Section):
@@ -37,6 +37,9 @@ class Qemu(NovaTimeouts):
     userdata: Text | None = None
     userdata_file: NonEmpty | None = None
     forward_ports: tuple[Forward, ...] = ()
+    host_loopback: Annotated[
+        Flag, Field(description="let the guest reach services on this machine, at 10.0.2.2")
+    ] = False
 
     @classmethod
     def broken_rules(cls, data: Mapping[str, Any]) -> Iterator[Rule]:

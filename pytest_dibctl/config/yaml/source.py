@@ -14,9 +14,13 @@ from pytest_dibctl.config.yaml.marks import Mark
 from pytest_dibctl.config.yaml.problems import Problem, UnreadableError, in_file_order, refuse
 from pytest_dibctl.config.yaml.syntax import refuse_syntax
 from pytest_dibctl.config.yaml.text import read_text
+from pytest_dibctl.system.text import is_visible, visible_line
 
 PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml where PyYAML was built with it (ten times faster), else pure Python."""
+
+LONGEST_LABEL = 100
+"""Bytes of a label: with what names add to it, they fit into the 255 of files, images and instances."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,6 +98,19 @@ def _labels(root: Node | None, composer: Composer) -> MappingValue:
             )
         elif not label.strip():
             composer.problem(key.mark, None, "a label must not be empty")
+        elif not is_visible(label):
+            composer.problem(
+                key.mark,
+                None,
+                f"the label '{visible_line(label)}' has characters that control a terminal or cannot be seen",
+            )
+        elif len(label.encode()) > LONGEST_LABEL:
+            composer.problem(
+                key.mark,
+                None,
+                f"the label {label[:20]!r}... has {len(label.encode())} bytes; the limit is {LONGEST_LABEL}, "
+                "since names of files, images and instances are made of it",
+            )
     return root.value
 
 

@@ -35,6 +35,7 @@ from pytest_dibctl.errors import (
     NovaBadRequestError,
     NovaForbiddenError,
 )
+from pytest_dibctl.guest import console
 from pytest_dibctl.guest.console import host_keys
 
 # -- refusals --------------------------------------------------------------------------------------
@@ -288,3 +289,11 @@ def test_host_keys_are_those_that_were_printed_last_and_whole() -> None:
     half = str(Block(("ssh-ed25519 AAAAhalf root@a",)))[:60]
     assert [key.split()[1] for key in host_keys(f"{old}{half}")] == ["AAAAold"]
     assert host_keys("ssh-ed25519 AAAA not in a block") == ()
+
+
+def test_a_console_beyond_the_limit_is_cut_at_its_start_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "LIMIT", 10)
+    assert console.limited("0123456789") == "0123456789"
+    first, rest = console.limited("a0123456789").split("\n")
+    assert "has 11 characters" in first
+    assert rest == "0123456789"

@@ -18,10 +18,9 @@ import pytest
 import yaml
 
 from pytest_dibctl.clouds.protocols import CloudImage
-from pytest_dibctl.clouds.qemu import accel, guest, machine, qmp, seed
+from pytest_dibctl.clouds.qemu import accel, confinement, guest, launch, machine, network, qmp, seed
 from pytest_dibctl.clouds.qemu.cloud import QemuCloud, _unchanged
 from pytest_dibctl.clouds.qemu.console import Console
-from pytest_dibctl.clouds.qemu.instance import forwards
 from pytest_dibctl.clouds.qemu.state import State, read_state
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.test import TestEnvironment
@@ -30,6 +29,7 @@ from pytest_dibctl.guest.console import clean, diagnose
 from pytest_dibctl.guest.keys import make_key
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.system import process
+from pytest_dibctl.system.packages import PACKAGES
 from tests.support.uploads import upload_request
 
 UUID = "6f1c2b1e-7d0a-4c57-9e53-000000000001"
@@ -119,6 +119,9 @@ class TestSeed:
         assert f'LABEL="{label}"' in process.run(["blkid", "-p", str(tmp_path / "seed.iso")]).output
 
 
+INHERITED = machine.Inherited(console=7, control=8, image=9)
+
+
 def spec(**fields: Any) -> machine.Machine:
     given: dict[str, Any] = {
         "uuid": UUID,
@@ -138,18 +141,18 @@ def after(argv: list[str], option: str) -> list[str]:
 
 class TestCommandLine:
     def test_whole_disk_is_left_to_the_firmware(self) -> None:
-        argv = spec().argv()
+        argv = spec().argv(INHERITED)
         assert "-kernel" not in argv
         assert "bootindex=1" in next(device for device in after(argv, "-device") if "drive=disk" in device)
 
     def test_kernel_is_booted_directly(self) -> None:
-        argv = spec(kernel=Path("/k"), initrd=Path("/i"), cmdline="root=/dev/vda ro").argv()
+        argv = spec(kernel=Path("/k"), initrd=Path("/i"), cmdline="root=/dev/vda ro").argv(INHERITED)
         assert after(argv, "-kernel") == ["/k"]
         assert after(argv, "-initrd") == ["/i"]
         assert after(argv, "-append") == ["root=/dev/vda ro"]
 
     def test_kernel_without_initrd(self) -> None:
-        assert "-initrd" not in spec(kernel=Path("/k")).argv()
+        assert "-initrd" not in spec(kernel=Path("/k")).argv(INHERITED)
 
     @pytest.mark.parametrize(
         ("arch", "accelerator", "accel_", "cpu"),
@@ -160,18 +163,26 @@ class TestCommandLine:
         ],
     )
     def test_accelerator_and_cpu(self, arch: str, accelerator: str, accel_: str, cpu: str) -> None:
-        argv = spec(arch=arch, accelerator=accelerator).argv()
+        argv = spec(arch=arch, accelerator=accelerator).argv(INHERITED)
         assert after(argv, "-accel") == [accel_]
         assert after(argv, "-cpu") == [cpu]
 
-    def test_forwards_are_on_loopback_only(self) -> None:
-        argv = spec(forwards=(machine.Forward(guest=22), machine.Forward(guest=80, host=8080))).argv()
-        (netdev,) = after(argv, "-netdev")
-        assert "hostfwd=tcp:127.0.0.1:0-:22" in netdev
-        assert "hostfwd=tcp:127.0.0.1:8080-:80" in netdev
+    def test_forwards_are_on_loopback_unless_qemu_has_a_network_of_its_own(self) -> None:
+        assert machine.Forward(guest=22).rule() == "tcp:127.0.0.1:0-:22"
+        assert machine.Forward(guest=80, host=8080).rule() == "tcp:127.0.0.1:8080-:80"
+        assert "hostfwd" not in after(spec().argv(INHERITED), "-netdev")[0]
+
+    def test_system_calls_are_filtered(self) -> None:
+        assert after(spec().argv(INHERITED), "-sandbox") == [machine.SANDBOX]
+        assert "elevateprivileges=deny,spawn=deny" in machine.SANDBOX
+
+    def test_format_of_the_image_is_named(self) -> None:
+        disk = json.loads(after(spec(image_format="raw").argv(INHERITED), "-blockdev")[0])
+        assert disk["backing"]["driver"] == "raw"
+        assert disk["backing"]["read-only"] is True
 
     def test_seed_is_read_only_and_second(self) -> None:
-        disks = [json.loads(text) for text in after(spec().argv(), "-blockdev")]
+        disks = [json.loads(text) for text in after(spec().argv(INHERITED), "-blockdev")]
         assert [disk["node-name"] for disk in disks] == ["disk", "seed"]
         assert disks[1]["read-only"] is True
 
@@ -185,20 +196,62 @@ class TestCommandLine:
 
     @pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs QEMU")
     def test_qemu_accepts_it(self, tmp_path: Path) -> None:
-        process.run(["qemu-img", "create", "-q", "-f", "qcow2", machine.DISK, "16M"], cwd=tmp_path)
+        process.run(["qemu-img", "create", "-q", "-f", "qcow2", "image", "16M"], cwd=tmp_path)
+        backing = ["-F", "qcow2", "-b", str(tmp_path / "image")]
+        process.run(["qemu-img", "create", "-q", "-f", "qcow2", *backing, machine.DISK], cwd=tmp_path)
         seed.write(tmp_path / machine.SEED, "nocloud", identity())
-        argv = [*spec(memory=64, forwards=(machine.Forward(guest=22),)).argv(), "-S"]
-        with process.spawn(argv, cwd=tmp_path, stderr=subprocess.PIPE) as child:
+        child = launch.start(
+            spec(memory=64), tmp_path / "image", tmp_path, keepable=False, host_loopback=True
+        )
+        try:
             control = tmp_path / machine.CONTROL
-            while not control.exists():
-                assert child.poll() is None, child.stderr.read() if child.stderr else ""
-            found = forwards(qmp.monitor(control, "info usernet"))
-            assert list(found) == [22]
-            assert found[22] > 1023
+            ports = network.HostNetwork(tmp_path)
+            ports.publish(22)
+            assert list(ports.published()) == [22]
+            assert ports.published()[22] > 1023
             with pytest.raises(qmp.QmpError, match="QEMU refused nonsense"):
                 qmp.execute(control, "nonsense")
+        finally:
+            child.kill()
+        assert child.ended() == "exited with 0"
         with pytest.raises(qmp.QmpError, match="does not answer"):
             qmp.execute(control, "query-status")
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap")
+@pytest.mark.parametrize(
+    ("host_loopback", "broken", "said"),
+    [
+        (False, ["--ro-bind", "/nowhere", "/nowhere"], "Can't find source path /nowhere"),
+        (False, ["--no-such-option"], "Unknown option --no-such-option"),
+        (True, ["--no-such-option"], "Unknown option --no-such-option"),
+    ],
+)
+def test_a_sandbox_that_cannot_be_made_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: list[str], said: str, *, host_loopback: bool
+) -> None:
+    (tmp_path / "image").touch()
+    (tmp_path / machine.DISK).touch()
+    (tmp_path / machine.SEED).touch()
+    known = confinement._bwrap
+    monkeypatch.setattr(confinement, "_bwrap", lambda **given: [*known(**given), *broken])
+    with pytest.raises(InstanceError) as caught:
+        launch.start(spec(), tmp_path / "image", tmp_path, keepable=False, host_loopback=host_loopback).kill()
+    assert said in caught.value.message
+    assert "sandbox could not be made" in caught.value.message
+
+
+@pytest.mark.parametrize("missing", ["bwrap", "slirp4netns", "ip"])
+def test_a_missing_program_is_told_with_its_package(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    known = shutil.which
+    monkeypatch.setattr(
+        shutil, "which", lambda name, **given: None if name == missing else known(name, **given)
+    )
+    with pytest.raises(PreflightError, match=f"{missing} not found") as caught:
+        confinement.require(host_loopback=False)
+    assert PACKAGES[missing] in str(caught.value.hint)
+    if missing != "bwrap":
+        confinement.require(host_loopback=True)
 
 
 PANIC = (
@@ -402,7 +455,7 @@ USERNET = """Hub -1 (net0):
 
 
 def test_forwards_are_read_from_the_monitor() -> None:
-    assert forwards(USERNET) == {80: 45897, 22: 40729}
+    assert network.forwards(USERNET, "127.0.0.1") == {80: 45897, 22: 40729}
 
 
 def state(**fields: Any) -> State:
@@ -446,9 +499,11 @@ class TestState:
 
 class TestProcess:
     @pytest.fixture
-    def sleeper(self) -> Iterator[subprocess.Popen[str]]:
+    def sleeper(self, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         code = "import time; print(flush=True); time.sleep(60)"
-        with process.spawn([sys.executable, "-c", code, "-uuid", UUID], stdout=subprocess.PIPE) as child:
+        program = tmp_path / "qemu-system-fake"
+        program.symlink_to(sys.executable)
+        with process.spawn([str(program), "-c", code, "-uuid", UUID], stdout=subprocess.PIPE) as child:
             assert child.stdout is not None
             child.stdout.readline()  # until the kernel shows the new command line
             yield child

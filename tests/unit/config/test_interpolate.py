@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -174,3 +175,47 @@ def test_several_lines_are_not_taken_for_one_command() -> None:
 def test_programs_that_shells_have_too_are_run() -> None:
     for name in ("echo", "test", "[", "true", "printf", "env"):
         assert command(name) == [name]
+
+
+HOSTILE = {
+    "instance_name": "-oProxyCommand=x",
+    "flavor_name": "$(touch x)",
+    "label": "it's; x",
+    "main_ip": "192.0.2.1",
+}
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "message"),
+    [
+        ("ping %(instance_name)s", "is '-oProxyCommand=x', which the command would take for an option"),
+        ("%(instance_name)s", "which the command would take for an option"),
+        ("sh -c 'echo %(flavor_name)s'", "'$(touch x)', which would become code of the shell"),
+        ("bash -ec 'echo \"%(flavor_name)s\"'", "would become code of the shell"),
+        ("python3 -c 'print(\"%(label)s\")'", "would become code of the shell"),
+        ("sh -c 'echo x%(label)s' - a", "would become code of the shell"),
+    ],
+)
+def test_a_value_never_becomes_an_option_or_code(cmdline: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        interpolate.command(cmdline, HOSTILE, WHERE)
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "argv"),
+    [
+        ("tool name=%(instance_name)s", ["tool", "name=-oProxyCommand=x"]),
+        ("tool --name=%(flavor_name)s", ["tool", "--name=$(touch x)"]),
+        ("tool -%(main_ip)s", ["tool", "-192.0.2.1"]),
+        ("sh -c 'echo \"$1\"' - %(flavor_name)s", ["sh", "-c", 'echo "$1"', "-", "$(touch x)"]),
+        ("gzip -c %(label)s", ["gzip", "-c", "it's; x"]),
+        ("sh -c 'ping %(main_ip)s'", ["sh", "-c", "ping 192.0.2.1"]),
+    ],
+)
+def test_a_value_is_an_argument_whatever_it_holds(cmdline: str, argv: list[str]) -> None:
+    assert interpolate.command(cmdline, HOSTILE, WHERE) == argv
+
+
+def test_a_value_that_no_argument_can_be_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no argument can be"):
+        interpolate.command("tool %(a)s", {"a": "x\0y"}, WHERE)

@@ -146,6 +146,18 @@ def test_a_label_that_is_not_text_must_be_quoted(label: str) -> None:
         ("a: *gone\n", "f.yaml:1:4: the alias *gone names an anchor that does not exist"),
         ("a: &a [*a]\n", "f.yaml:1:8: the alias *a stands inside what it names"),
         ("'': {}\n", "f.yaml:1:1: a label must not be empty"),
+        (
+            '"a\\e[2J": {}\n',
+            "f.yaml:1:1: the label 'a\\x1b[2J' has characters that control a terminal or cannot be seen",
+        ),
+        (
+            '"a\\u202e": {}\n',
+            "f.yaml:1:1: the label 'a\\u202e' has characters that control a terminal or cannot be seen",
+        ),
+        (
+            '"a\\nb": {}\n',
+            "f.yaml:1:1: the label 'a\\nb' has characters that control a terminal or cannot be seen",
+        ),
         ("? [a, b]\n: 1\n", "f.yaml:1:3: a key must be a word, not a list or a mapping"),
         ("a: !!python/name:os.system x\n", "f.yaml:1:4: a: the tag !!python/name:os.system is not supported"),
         ("a: {b: !!set {x}}\n", "f.yaml:1:8: a.b: the tag !!set is not supported"),
@@ -311,3 +323,14 @@ def test_what_is_read_is_what_pyyaml_reads(data: dict[str, object]) -> None:
     document = parse(text)
     if not document.problems:  # NUL characters and the like are refused
         assert read_back(dict(document.data)) == read_back(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize("label", ["a" * 100, "ä" * 50, "debian 12", "名前"])
+def test_labels_within_the_limit_are_accepted(label: str) -> None:
+    assert problems(f"'{label}': {{}}\n") == []
+
+
+@pytest.mark.parametrize(("label", "size"), [("a" * 101, 101), ("ä" * 51, 102), ("b" * 1000, 1000)])
+def test_a_long_label_is_refused_where_it_is_read(label: str, size: int) -> None:
+    (problem,) = problems(f"fine: {{}}\n{label}: {{}}\n")
+    assert problem.startswith(f"f.yaml:2:1: the label {label[:20]!r}... has {size} bytes; the limit is 100")
