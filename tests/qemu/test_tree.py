@@ -58,15 +58,12 @@ def test_killed_tool_leaves_no_process_and_no_loop_device(micro_files: Path, tmp
     assert not (tmp_path / "tree").exists()
 
 
-@pytest.mark.parametrize("kind", ["raw", "qcow2", "vmdk", "vdi", "vpc", "vhdx", "qed", "zstd", "overlay"])
+@pytest.mark.parametrize("kind", ["raw", "qcow2", "vmdk", "vdi", "vpc", "vhdx", "qed", "zstd"])
 def test_any_format_is_read(micro_files: Path, tmp_path: Path, kind: str) -> None:
     image = tmp_path / f"micro.{kind}"
     source = str(micro_files / "micro.qcow2")
-    if kind == "overlay":
-        process.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", source, str(image)])
-    else:
-        how = ["-O", "qcow2", "-c", "-o", "compression_type=zstd"] if kind == "zstd" else ["-O", kind]
-        process.run(["qemu-img", "convert", *how, source, str(image)])
+    how = ["-O", "qcow2", "-c", "-o", "compression_type=zstd"] if kind == "zstd" else ["-O", kind]
+    process.run(["qemu-img", "convert", *how, source, str(image)])
     with tree.opened(artifact.inspect(image), tmp_path / "tree") as opened:
         assert "ID=micro" in opened.read("/etc/os-release")
         assert opened.partition == 0
