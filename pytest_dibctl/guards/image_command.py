@@ -20,7 +20,6 @@ import selectors
 import signal
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -134,7 +133,7 @@ def _run(argv: Sequence[str], *, tree: str, proc: bool, users: int, rules: int) 
         # Its first process shows the environment that it was started with to all others in there.
         env={**passed, **OWN},
         pass_fds=(rules, told),
-        preexec_fn=lambda: _confine(users),
+        preexec_fn=lambda: _confine(users),  # noqa: PLW1509 -- this process has one thread
     )
     try:
         for descriptor in (users, rules, told):
@@ -153,7 +152,9 @@ def _may_read(descriptor: int) -> bool:
     """
     try:
         status = os.fstat(descriptor)
-        flags = re.search(r"^flags:\s*(\d+)", Path(f"/proc/self/fdinfo/{descriptor}").read_text(), re.M)
+        flags = re.search(
+            r"^flags:\s*(\d+)", Path(f"/proc/self/fdinfo/{descriptor}").read_text(), re.MULTILINE
+        )
     except OSError:
         return False
     read_only = flags is not None and int(flags[1], 8) & os.O_ACCMODE == os.O_RDONLY

@@ -1,7 +1,7 @@
 """The views of an image's mounted tree: one for the image's own commands, one for scripts of this machine.
 
-Scripts follow the links of the image with this machine's root as theirs, so that a link to /etc/hostname would
-show them this machine's file. In their view such links are replaced by ones that lead to the same place in
+Scripts follow the links of the image with this machine's root as theirs: a link to /etc/hostname would show
+them this machine's file. In their view such links are replaced by ones that lead to the same place in
 the image.
 """
 

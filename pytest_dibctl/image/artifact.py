@@ -131,7 +131,7 @@ class Verified:
 
 
 @functools.lru_cache(maxsize=64)
-def _verified(path: Path, identity: Identity, packed: bool) -> Verified:  # noqa: ARG001, FBT001 -- another file of that name is another call
+def _verified(path: Path, identity: Identity, packed: bool) -> Verified:  # noqa: ARG001 -- another file of that name is another call
     # A run inspects its image for the header, for the build and for the upload: qemu-img is asked once.
     return verify(path, packed=packed)
 

@@ -161,19 +161,16 @@ def _check_qcow2(_file: BinaryIO, head: bytes) -> _Refused:
     if len(head) < 72:  # noqa: PLR2004 -- the header of version 2
         return "not a readable image: qcow2 header too short", AGAIN
     version, backing = struct.unpack_from(">IQ", head, 4)
-    if version not in (2, 3):
-        return f"is qcow of version {version}", "convert it to qcow2"
-    if backing:
-        return "is an overlay: its data is in another file, which it names", _ELSEWHERE
     (crypt,) = struct.unpack_from(">I", head, 32)
-    if crypt:
-        return "is encrypted", "decrypt it with `qemu-img convert`"
     features = struct.unpack_from(">Q", head, 72)[0] if version > 2 else 0  # noqa: PLR2004
-    if features & 2:
-        return "is marked as damaged: QEMU found it corrupt", AGAIN
-    if features & 4:
-        return "keeps its data in another file, which it names", _ELSEWHERE
-    return None
+    faults = (
+        (version not in (2, 3), f"is qcow of version {version}", "convert it to qcow2"),
+        (backing, "is an overlay: its data is in another file, which it names", _ELSEWHERE),
+        (crypt, "is encrypted", "decrypt it with `qemu-img convert`"),
+        (features & 2, "is marked as damaged: QEMU found it corrupt", AGAIN),
+        (features & 4, "keeps its data in another file, which it names", _ELSEWHERE),
+    )
+    return next(((reason, hint) for wrong, reason, hint in faults if wrong), None)
 
 
 def _check_qed(_file: BinaryIO, head: bytes) -> _Refused:

@@ -138,9 +138,11 @@ def test_socket_that_no_namespace_holds_is_refused(opened: ImageTree, family: in
 
 def test_programs_are_nobody_on_this_machine(opened: ImageTree) -> None:
     said = run(opened, "/bin/cat", "/proc/self/status", "/proc/self/uid_map").output
-    assert re.search(r"^NoNewPrivs:\s+1$", said, re.M)
-    assert re.search(r"^Seccomp:\s+2$", said, re.M)
-    assert re.search(r"^CapPrm:\s+0000000000000006$", said, re.M)  # what concerns files of its own users
+    assert re.search(r"^NoNewPrivs:\s+1$", said, re.MULTILINE)
+    assert re.search(r"^Seccomp:\s+2$", said, re.MULTILINE)
+    assert re.search(
+        r"^CapPrm:\s+0000000000000006$", said, re.MULTILINE
+    )  # what concerns files of its own users
     assert said.split()[-3:] == ["0", str(namespace.FIRST_USER), str(namespace.USERS)]
 
 
@@ -180,7 +182,8 @@ def test_no_socket_of_this_machine_is_reached(opened: ImageTree, tmp_path: Path)
         named.listen()
         port = tcp.getsockname()[1]
         code = (
-            "sub try_ { my ($f, $a) = @_; socket(my $s, $f, 1, 0) or die; print connect($s, $a) ? 'IN' : 'no' }"
+            "sub try_ { my ($f, $a) = @_; socket(my $s, $f, 1, 0) or die; "
+            "print connect($s, $a) ? 'IN' : 'no' }"
             "try_(1, pack('S a*', 1, qq(\\0$ARGV[0]))); try_(1, pack('S a*', 1, $ARGV[1]));"
             "try_(2, pack('S n C4 x8', 2, $ARGV[2], 127, 0, 0, 1))"
         )
@@ -194,8 +197,10 @@ def test_no_descriptor_and_no_secret_of_the_caller_comes_in(
     monkeypatch.setenv("DIBCTL_COLOUR", "blue")
     script = f'exec 7</ 8<{secret} 9>>{secret}; "$0" /usr/bin/env LC_ALL=C /usr/bin/perl -e "$1"'
     code = (
-        "opendir my $d, '/proc/self/fd'; my $own = fileno $d; print join(' ', sort grep { /^\\d/ && $_ != $own }"
-        " readdir $d), qq(\\n$ENV{DIBCTL_COLOUR}\\n); for (glob '/proc/*/environ') { open my $e, '<', $_; print <$e> }"
+        "opendir my $d, '/proc/self/fd'; my $own = fileno $d;"
+        "print join(' ', sort grep { /^\\d/ && $_ != $own }"
+        " readdir $d), qq(\\n$ENV{DIBCTL_COLOUR}\\n);"
+        "for (glob '/proc/*/environ') { open my $e, '<', $_; print <$e> }"
     )
     argv = opened.inside(["bash", "-c", script, str(opened.enter), code])
     said = process.run(argv, join_stderr=True).output
@@ -294,7 +299,10 @@ def test_memory_is_limited(opened: ImageTree) -> None:
 
 
 def test_processes_are_limited_and_end_with_the_command(opened: ImageTree) -> None:
-    bomb = "my $n = 0; while ($n < 9999 && defined(my $p = fork)) { $p or do { sleep 500; exit }; $n++ } print $n"
+    bomb = (
+        "my $n = 0; while ($n < 9999 && defined(my $p = fork)) "
+        "{ $p or do { sleep 500; exit }; $n++ } print $n"
+    )
     said = perl(opened, bomb)
     assert 0 < int(said.output) < image_command.PROCESSES
     session = os.environ[leaks.MARKER]

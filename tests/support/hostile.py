@@ -16,20 +16,60 @@ NUMBERS: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {
         "x86_64": MappingProxyType(
             {
-                **{"ptrace": 101, "chroot": 161, "mount": 165, "mknodat": 259, "unshare": 272, "setns": 308},
-                **{"name_to_handle_at": 303, "open_by_handle_at": 304, "add_key": 248, "keyctl": 250},
-                **{"process_vm_readv": 310, "bpf": 321, "memfd_create": 319, "ioctl": 16, "socket": 41},
-                **{"clone": 56, "kexec_load": 246, "reboot": 169, "init_module": 175, "pivot_root": 155},
-                **{"swapon": 167, "syslog": 103, "setuid": 105, "userfaultfd": 323, "perf_event_open": 298},
+                "ptrace": 101,
+                "chroot": 161,
+                "mount": 165,
+                "mknodat": 259,
+                "unshare": 272,
+                "setns": 308,
+                "name_to_handle_at": 303,
+                "open_by_handle_at": 304,
+                "add_key": 248,
+                "keyctl": 250,
+                "process_vm_readv": 310,
+                "bpf": 321,
+                "memfd_create": 319,
+                "ioctl": 16,
+                "socket": 41,
+                "clone": 56,
+                "kexec_load": 246,
+                "reboot": 169,
+                "init_module": 175,
+                "pivot_root": 155,
+                "swapon": 167,
+                "syslog": 103,
+                "setuid": 105,
+                "userfaultfd": 323,
+                "perf_event_open": 298,
             }
         ),
         "aarch64": MappingProxyType(
             {
-                **{"ptrace": 117, "chroot": 51, "mount": 40, "mknodat": 33, "unshare": 97, "setns": 268},
-                **{"name_to_handle_at": 264, "open_by_handle_at": 265, "add_key": 217, "keyctl": 219},
-                **{"process_vm_readv": 270, "bpf": 280, "memfd_create": 279, "ioctl": 29, "socket": 198},
-                **{"clone": 220, "kexec_load": 104, "reboot": 142, "init_module": 105, "pivot_root": 41},
-                **{"swapon": 224, "syslog": 116, "setuid": 146, "userfaultfd": 282, "perf_event_open": 241},
+                "ptrace": 117,
+                "chroot": 51,
+                "mount": 40,
+                "mknodat": 33,
+                "unshare": 97,
+                "setns": 268,
+                "name_to_handle_at": 264,
+                "open_by_handle_at": 265,
+                "add_key": 217,
+                "keyctl": 219,
+                "process_vm_readv": 270,
+                "bpf": 280,
+                "memfd_create": 279,
+                "ioctl": 29,
+                "socket": 198,
+                "clone": 220,
+                "kexec_load": 104,
+                "reboot": 142,
+                "init_module": 105,
+                "pivot_root": 41,
+                "swapon": 224,
+                "syslog": 116,
+                "setuid": 146,
+                "userfaultfd": 282,
+                "perf_event_open": 241,
             }
         ),
     }
@@ -38,8 +78,13 @@ NUMBERS: Mapping[str, Mapping[str, int]] = MappingProxyType(
 
 EVERYWHERE: Mapping[str, int] = MappingProxyType(
     {
-        **{"open_tree": 428, "move_mount": 429, "fsopen": 430, "clone3": 435, "pidfd_getfd": 438},
-        **{"mount_setattr": 442, "io_uring_setup": 425},
+        "open_tree": 428,
+        "move_mount": 429,
+        "fsopen": 430,
+        "clone3": 435,
+        "pidfd_getfd": 438,
+        "mount_setattr": 442,
+        "io_uring_setup": 425,
     }
 )
 
@@ -59,8 +104,8 @@ def image(path: Path, change: Callable[[Path], None] = lambda _: None) -> Path:
     (tree / "etc/os-release").write_text("ID=hostile\n")
     for program in PROGRAMS:
         copy_program(Path(program), tree)
-    for folder in Path("/usr/lib").glob("*/perl-base"):
-        shutil.copytree(folder, tree / folder.relative_to("/"), dirs_exist_ok=True)
+    for modules in Path("/usr/lib").glob("*/perl-base"):
+        shutil.copytree(modules, tree / modules.relative_to("/"), dirs_exist_ok=True)
     change(tree)
     process.run(["mkfs.ext4", "-q", "-d", str(tree), str(path), "48M"])
     shutil.rmtree(tree)
