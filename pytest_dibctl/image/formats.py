@@ -162,7 +162,7 @@ def _check_qcow2(_file: BinaryIO, head: bytes) -> _Refused:
         return "not a readable image: qcow2 header too short", AGAIN
     version, backing = struct.unpack_from(">IQ", head, 4)
     (crypt,) = struct.unpack_from(">I", head, 32)
-    features = struct.unpack_from(">Q", head, 72)[0] if version > 2 else 0  # noqa: PLR2004
+    features = struct.unpack_from(">Q", head.ljust(80, b"\0"), 72)[0] if version > 2 else 0  # noqa: PLR2004
     faults = (
         (version not in (2, 3), f"is qcow of version {version}", "convert it to qcow2"),
         (backing, "is an overlay: its data is in another file, which it names", _ELSEWHERE),
