@@ -86,8 +86,7 @@ def filled(tree: ImageTree) -> list[str]:
 
 
 def content(tree: ImageTree, name: str) -> bytes:
-    with tree.path(name).open("rb") as file:
-        return file.read(MOST)
+    return tree.read_bytes(name, MOST)
 
 
 def test_no_private_keys(image_tree: ImageTree, refuse: Callable[..., None]) -> None:
@@ -120,7 +119,7 @@ def test_no_passwords_in_sources(image_tree: ImageTree, refuse: Callable[..., No
     names = [name for pattern in SOURCES for name in image_tree.glob(pattern)]
     found = []
     for name in names:
-        if not image_tree.path(name).is_file():
+        if not image_tree.is_file(name):
             continue
         text = content(image_tree, name)
         patterns = [URL_WITH_PASSWORD, SECRET_SETTING]

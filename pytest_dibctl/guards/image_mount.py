@@ -2,8 +2,8 @@
 
 It is the first process of a pid namespace and lives in a mount namespace of its own. In there, the image is
 exported read-only as a raw file by qemu-storage-daemon (FUSE). In a second one, which the daemon is not in,
-its root filesystem is mounted on a loop device that goes with the mount, and a second view of it, with a
-/dev, /tmp and /run of its own, is where commands run. No process outside sees these mounts. The guard ends
+its root filesystem is mounted on a loop device that goes with the mount, and ``image_views`` makes a view of
+it for commands of the image, and one for scripts. No process outside sees these mounts. The guard ends
 when the pipe on its stdin closes, and the kernel kills it with the tool; with it go, by the kernel's own
 doing, every process in its namespace, the mounts, the loop devices and the export. No other cleaning up is
 needed.
@@ -18,60 +18,43 @@ import dataclasses
 import json
 import os
 import re
-import shlex
 import signal
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pytest_dibctl.errors import ArtifactError, CommandError, DibctlError
-from pytest_dibctl.guards import namespace
+from pytest_dibctl.guards import image_views, namespace
+from pytest_dibctl.guards.mounts import OPTIONS, inside, mount
 from pytest_dibctl.system import process
 
-DISK, ROOT, COMMANDS, ENTER = "disk", "root", "commands", "enter"
-"""What is in the guard's directory: the raw disk, the tree, the tree to run commands in, and the program
-that runs one there."""
+DISK, ROOT = "disk", "root"
+"""What is in the guard's directory besides views of the tree: the raw disk, and the tree."""
 
-OPTIONS = ("ro", "nodev", "nosuid")
-"""How everything of the image is mounted; what is executable has to look so."""
-
-NO_REPLAY = {
-    **dict.fromkeys(("ext3", "ext4"), "noload"),
+FILESYSTEMS = {
+    "ext2": "errors=continue",
+    **dict.fromkeys(("ext3", "ext4"), "noload,errors=continue"),
     "xfs": "norecovery,nouuid",
     "btrfs": "rescue=nologreplay",
+    **dict.fromkeys(("vfat", "iso9660", "squashfs", "erofs"), ""),
 }
-"""What keeps a filesystem from replaying its journal, which a read-only mount alone does not."""
+"""The filesystems that are mounted, with options of their own. A read-only mount alone would replay the
+journal, and an ext filesystem may say of itself that an error on it is to halt this machine. Drivers of other
+filesystems are not made for content that means harm."""
+
+LONGEST_FSTAB = 1 << 20
+"""Bytes."""
+
+MOST_PARTS = 128
+"""Partitions that are looked at; a usual GPT has room for as many."""
 
 BACKING = {"LVM2_member": "LVM", "crypto_LUKS": "LUKS", "linux_raid_member": "RAID"}
 """Contents of a partition that may hide a root filesystem from us."""
 
 SUBVOLUMES = ("root", "@", "@rootfs", "@root")
 """Where distributions put their root in a btrfs."""
-
-ROOM = "512m"
-"""What commands may write to each of /dev, /tmp and /run, in memory; a copy of a package database fits."""
-
-DEVICES = ("null", "zero", "full", "random", "urandom")
-
-CAPABILITIES = (
-    *("chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill"),
-    *("setgid", "setuid", "sys_chroot"),
-)
-"""What root may do among an image's own commands: much with files, which are read-only, and nothing with
-devices, mounts, modules, the network or the clock."""
-
-ENTER_SCRIPT = """#!/bin/sh
-# Run a command in the image: on its read-only files, with a /proc, /dev, /tmp and /run of its own, without a
-# network, without the means to do this machine harm.
-exec unshare --mount --pid --net --ipc --uts --fork --kill-child=KILL -- sh -c '
-    tree=$0
-    if [ -d "$tree/proc" ] && [ ! -L "$tree/proc" ]; then
-        mount -t proc -o ro,nosuid,nodev,noexec proc "$tree/proc" || exit 125
-    fi
-    exec setpriv --no-new-privs --bounding-set {capabilities} --inh-caps=-all -- chroot "$tree" "$@"
-' {tree} "$@"
-"""
 
 _ROOT_TYPES = ("4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709", "B921B045-1DF0-41C3-AF44-4C6F280D3FAE")
 """GPT types of a root partition, on x86-64 and on 64-bit ARM; most images just say "Linux"."""
@@ -149,8 +132,8 @@ def _hold() -> None:
 def _open(image: Path, disk_format: str, directory: Path) -> dict[str, Any]:
     # This /proc is still that of the namespace outside, and tells this process's id there.
     pid = int(Path("/proc/self").readlink().name)
-    _mount("proc", Path("/proc"), kind="proc", options=("nosuid", "nodev", "noexec"))
-    _mount("tmpfs", directory, kind="tmpfs", options=("mode=700", "size=1m"))
+    mount("proc", Path("/proc"), kind="proc", options=("nosuid", "nodev", "noexec"))
+    mount("tmpfs", directory, kind="tmpfs", options=("mode=700", "size=1m"))
     disk, root = directory / DISK, directory / ROOT
     _export(image, disk_format, disk)
     _leave_to_the_daemon()
@@ -158,7 +141,8 @@ def _open(image: Path, disk_format: str, directory: Path) -> dict[str, Any]:
     parts = _parts(image, disk)
     part = _mount_root(image, parts, disk, root)
     notes = [] if part.number == 0 else _mount_rest(part, parts, disk, root)
-    _prepare_commands(directory, root)
+    image_views.for_scripts(directory, root)
+    image_views.for_commands(directory, root)
     return {
         "pid": pid,
         "filesystem": part.filesystem,
@@ -186,7 +170,9 @@ def _export(image: Path, disk_format: str, disk: Path) -> None:
     disk.touch(mode=0o400)
     nodes = (
         {"driver": "file", "node-name": "file", "filename": str(image), "read-only": True},
-        {"driver": disk_format, "node-name": "image", "file": "file", "read-only": True},
+        # Were a header to name another file after all, QEMU would not open it.
+        {"driver": disk_format, "node-name": "image", "file": "file", "read-only": True}
+        | ({"backing": None} if disk_format in ("qcow2", "qed", "vmdk") else {}),
     )
     blockdevs = [f"--blockdev={json.dumps(node)}" for node in nodes]
     export = {
@@ -216,7 +202,10 @@ def _parts(image: Path, disk: Path) -> list[Part]:
             hint="`image` tests need an image with a Linux root filesystem; is this one whole?",
         )
     table = json.loads(listed.output)["partitiontable"]
-    return [_partition(disk, table, entry) for entry in table.get("partitions", ())]
+    entries = table.get("partitions", ())
+    if len(entries) > MOST_PARTS:
+        raise ArtifactError(f"{image}: {len(entries)} partitions are on it; {MOST_PARTS} are allowed")
+    return [_partition(disk, table, entry) for entry in entries]
 
 
 def _partition(disk: Path, table: dict[str, Any], entry: dict[str, Any]) -> Part:
@@ -259,14 +248,18 @@ def _mount_root(image: Path, parts: Sequence[Part], disk: Path, root: Path) -> P
 
 
 def _mount_part(part: Part, disk: Path, where: Path) -> None:
-    options = [*OPTIONS, *filter(None, [NO_REPLAY.get(part.filesystem)])]
+    options = [*OPTIONS, *filter(None, [_own_options(part)])]
     loop = ["loop", f"offset={part.start}", f"sizelimit={part.size}"]
-    _mount(str(disk), where, kind=part.filesystem, options=(*loop, *options))
+    mount(str(disk), where, kind=part.filesystem, options=(*loop, *options))
 
 
-def _mount(what: str, where: Path, *, kind: str | None = None, options: Sequence[str] = ()) -> None:
-    typed = ["-t", kind] if kind else []
-    process.run(["mount", *typed, "-o", ",".join(options) or "defaults", "--", what, str(where)])
+def _own_options(part: Part) -> str:
+    try:
+        return FILESYSTEMS[part.filesystem]
+    except KeyError:
+        raise CommandError(
+            f"filesystems of an image may be {', '.join(FILESYSTEMS)}; this is {part.filesystem}"
+        ) from None
 
 
 def _is_root(directory: Path) -> bool:
@@ -285,7 +278,7 @@ def _take_subvolume(part: Part, root: Path) -> bool:
     for name in SUBVOLUMES:
         subvolume = root / name
         if subvolume.is_dir() and not subvolume.is_symlink() and _is_root(subvolume):
-            _mount(str(subvolume), root, options=("bind",))
+            mount(str(subvolume), root, options=("bind",))
             return True
     return False
 
@@ -300,7 +293,7 @@ def _mount_rest(root_part: Part, parts: Sequence[Part], disk: Path, root: Path) 
         if part is None or part.number == root_part.number:
             continue
         unnamed.pop(part.number, None)
-        where = _inside(root, point)
+        where = inside(root, point)
         try:
             if where is None:
                 notes.append(f"{part} is not shown: the image has no plain directory {point}")
@@ -314,12 +307,15 @@ def _mount_rest(root_part: Part, parts: Sequence[Part], disk: Path, root: Path) 
 
 def _fstab(root: Path) -> Iterator[tuple[str, str]]:
     """Yield mount point and source of each filesystem of the image's fstab, but for the root."""
-    etc = _inside(root, "/etc")
+    etc = inside(root, "/etc")
     try:
         if etc is None:
             return
-        with os.fdopen(os.open(etc / "fstab", os.O_RDONLY | os.O_NOFOLLOW), errors="replace") as file:
-            lines = file.read().splitlines()
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        with os.fdopen(os.open(etc / "fstab", flags), errors="replace") as file:
+            # A pipe of that name would be read for ever.
+            plain = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            lines = file.read(LONGEST_FSTAB).splitlines() if plain else []
     except OSError:
         return
     for line in lines:
@@ -335,44 +331,8 @@ def _is_named(part: Part, source: str) -> bool:
     return part.facts.get(key, "").lower() == value.strip("\"'").lower() != ""
 
 
-def _inside(root: Path, point: str) -> Path | None:
-    """Return the directory ``point`` of the tree if no part of its path is a link, which may lead outside."""
-    path = root
-    for name in Path(point.lstrip("/")).parts:
-        path /= name
-        if path.is_symlink() or name == ".." or not path.is_dir():
-            return None
-    return path
-
-
 def _device(root: Path) -> str:
     """Return the block device of the root filesystem."""
     return process.run(
         ["findmnt", "--noheadings", "--nofsroot", "--first-only", "--output=SOURCE", str(root)]
     ).output.strip()
-
-
-def _prepare_commands(directory: Path, root: Path) -> None:
-    """Make the second view of the tree, and the program that runs a command in it."""
-    tree = directory / COMMANDS
-    tree.mkdir()
-    _mount(str(root), tree, options=("rbind",))
-    for name, mode, more in (("dev", 755, "noexec"), ("tmp", 1777, "nodev"), ("run", 755, "nodev")):
-        where = _inside(tree, name)
-        if where is not None:
-            _mount("tmpfs", where, kind="tmpfs", options=(f"mode={mode}", "nosuid", more, f"size={ROOM}"))
-    if _inside(tree, "dev") is not None:
-        _fill_dev(tree / "dev")
-    enter = directory / ENTER
-    dropped = ",".join(["-all", *(f"+{name}" for name in CAPABILITIES)])
-    enter.write_text(ENTER_SCRIPT.format(tree=shlex.quote(str(tree)), capabilities=dropped))
-    enter.chmod(0o700)
-
-
-def _fill_dev(dev: Path) -> None:
-    for name in DEVICES:
-        (dev / name).touch()
-        _mount(f"/dev/{name}", dev / name, options=("bind",))
-    for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
-        (dev / name).symlink_to(f"/proc/self/{target}")
-    (dev / "shm").mkdir(mode=0o1777)

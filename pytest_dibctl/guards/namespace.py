@@ -2,14 +2,17 @@
 
 A guard is a module of this package with a ``main``, run by an isolated Python: it depends neither on the
 working directory nor on the environment of the run that starts it. It imports nothing but the standard
-library, ``errors``, ``system.process`` and this module, so that it starts at once.
+library, ``errors``, what starts processes and calls the kernel in ``system``, and this room, so that it
+starts at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import errno
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -18,7 +21,13 @@ from pytest_dibctl.system import process
 
 NEW_MOUNTS: Final = 0x00020000
 NEW_PIDS: Final = 0x20000000
-"""The kernel's numbers for namespaces of mounts and of process ids."""
+NEW_USERS: Final = 0x10000000
+"""The kernel's numbers for namespaces of mounts, of process ids and of users."""
+
+FIRST_USER: Final = 1_878_982_656
+USERS: Final = 65_536
+"""User and group ids of this machine that stand for 0 and up in ``users``: the last of those that systemd
+sets aside for containers, so that no file and no process of this machine is theirs."""
 
 TOOLS: Final = ("unshare", "setpriv")
 """The programs that start a guard, and have the kernel end it with its starter."""
@@ -74,6 +83,34 @@ def unshare(kind: int) -> None:
     if libc.unshare(kind) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def users() -> int:
+    """Return a descriptor, which the caller closes, of a new user namespace.
+
+    Its users are FIRST_USER and up outside, this machine's root is none of them. Raises OSError.
+    """
+    reader, writer = os.pipe()
+    helper = os.fork()
+    if helper == 0:
+        # os._exit: nothing of the parent's is to be flushed or removed by this copy of it.
+        try:
+            unshare(NEW_USERS)
+            os.write(writer, b"1")
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(writer)
+    try:
+        if not os.read(reader, 1):
+            raise OSError(errno.EPERM, "no user namespace can be made")
+        for name in ("uid_map", "gid_map"):
+            Path(f"/proc/{helper}/{name}").write_text(f"0 {FIRST_USER} {USERS}\n")
+        return os.open(f"/proc/{helper}/ns/user", os.O_RDONLY)
+    finally:
+        os.close(reader)
+        os.kill(helper, signal.SIGKILL)
+        os.waitpid(helper, 0)
 
 
 def rejoin(namespace: int, kind: int) -> None:

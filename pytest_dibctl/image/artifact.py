@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 import struct
 import tempfile
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pytest_dibctl.errors import ArtifactError, CommandError
+from pytest_dibctl.image import formats
 from pytest_dibctl.system import files, process
 
 Layout = Literal["disk", "filesystem", "unknown"]
@@ -25,6 +27,9 @@ _HEAD = 128 * 1024
 
 _MAGICS = ((1080, b"\x53\xef"), (0, b"XFSB"), (0, b"hsqs"), (65600, b"_BHRfS_M"))
 """Offset and magic number of ext2/3/4, xfs, squashfs and btrfs."""
+
+LIMITS = ("prlimit", "--as=2147483648", "--cpu=60", "--core=0", "--")
+"""Starts a program that reads an image's format: 2 GiB of memory and a minute of the processor suffice."""
 
 _SUFFIXES = (".qcow2", ".raw", ".img")
 
@@ -91,17 +96,18 @@ def record_file(path: Path) -> Path:
     return path.with_name(path.name + _RECORD)
 
 
-def inspect(path: Path) -> Artifact:
-    """Return what lies at ``path``.
+def inspect(path: Path, *, packed: bool = False) -> Artifact:
+    """Return what lies at ``path``; ``packed`` allows an archive of an image.
 
     The digest is read from the build's record, or from the user's cache, when the file is the one they
     are of; else the file is read once.
 
-    Raises ArtifactError when the file is missing, unreadable, empty, truncated or damaged.
+    Raises ArtifactError when the file is missing, unreadable, empty, truncated or damaged, and when it is
+    no image by itself, as ``formats.of`` says.
     """
     path = path.absolute()
     identity = _identity(path)
-    verified = _verified(path, identity)
+    verified = _verified(path, identity, packed)
     kernel, initrd = (companion(path, suffix) for suffix in COMPANIONS)
     return Artifact(
         path=path,
@@ -125,21 +131,23 @@ class Verified:
 
 
 @functools.lru_cache(maxsize=64)
-def _verified(path: Path, identity: Identity) -> Verified:  # noqa: ARG001 -- another file of that name is another call
+def _verified(path: Path, identity: Identity, packed: bool) -> Verified:  # noqa: ARG001 -- another file of that name is another call
     # A run inspects its image for the header, for the build and for the upload: qemu-img is asked once.
-    return verify(path)
+    return verify(path, packed=packed)
 
 
-def verify(path: Path) -> Verified:
-    """Return what ``path`` is; raises ArtifactError unless it is a whole image."""
+def verify(path: Path, *, packed: bool = False) -> Verified:
+    """Return what ``path`` is; raises ArtifactError unless it is a whole image by itself.
+
+    ``packed`` allows an archive of an image.
+    """
     _identity(path)
-    info = _image_info(path)
-    disk_format, virtual_size = str(info["format"]), int(info["virtual-size"])
-    if disk_format == "raw" and path.suffix == ".qcow2":
-        raise ArtifactError(
-            f"{path}: not a qcow2 image, although its name says so",
-            hint="a file that was cut short or overwritten looks like this; build or fetch it again",
-        )
+    try:
+        disk_format = formats.of(path, packed=packed)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from None
+    info = _image_info(path, disk_format)
+    virtual_size = int(info["virtual-size"])
     _check_whole(path, disk_format)
     head = _head(path, disk_format, virtual_size)
     _check_filesystem_fits(path, head, virtual_size)
@@ -164,18 +172,24 @@ def _identity(path: Path) -> Identity:
 
 def _qemu_img(*argv: str, check: bool = True) -> process.Result:
     try:
-        return process.run(["qemu-img", *argv], check=check, timeout=60)
+        if shutil.which("qemu-img", path=process.tool_path()) is None:
+            raise ArtifactError("qemu-img: not found", hint="run `dibctl doctor` to see what is missing")
+        return process.run([*LIMITS, "qemu-img", *argv], check=check, timeout=60)
     except CommandError as error:
         raise ArtifactError(error.message, hint=error.hint) from None
 
 
-def _image_info(path: Path) -> Mapping[str, Any]:
-    result = _qemu_img("info", "--force-share", "--output=json", str(path), check=False)
+def _image_info(path: Path, disk_format: str) -> Mapping[str, Any]:
+    result = _qemu_img("info", "--force-share", "--output=json", "-f", disk_format, str(path), check=False)
     if result.returncode != 0:
         complaint = result.errors.strip().removeprefix("qemu-img: ")
         reason = complaint or f"qemu-img exited with {result.returncode}"
         raise ArtifactError(f"{path}: not a readable image: {reason}", hint="build or fetch it again")
     info: Mapping[str, Any] = json.loads(result.output)
+    # What formats.of overlooked, should a newer QEMU know more ways to name a file.
+    specific = info.get("format-specific", {}).get("data", {})
+    if "backing-filename" in info or "data-file" in specific or specific.get("corrupt"):
+        raise ArtifactError(f"{path}: is no image by itself, or damaged", hint=formats.AGAIN)
     return info
 
 

@@ -9,7 +9,7 @@ from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.guards import namespace
 from pytest_dibctl.system import checks
 
-TREE_TOOLS: Final = ("qemu-storage-daemon", "nsenter", "blkid", "sfdisk")
+TREE_TOOLS: Final = ("qemu-storage-daemon", "nsenter", "blkid", "sfdisk", "bwrap")
 """What opens an image's files, besides mount and the tools of every guard."""
 
 

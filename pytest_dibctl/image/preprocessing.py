@@ -21,6 +21,7 @@ from pytest_dibctl.config import interpolate
 from pytest_dibctl.config.models.command import Preprocessing
 from pytest_dibctl.errors import ArtifactError, CommandError, ConfigError, PreprocessingError, StoppedError
 from pytest_dibctl.image import artifact as images
+from pytest_dibctl.image import formats
 from pytest_dibctl.image.artifact import Artifact, Identity
 from pytest_dibctl.system import locks, process
 from pytest_dibctl.system.waiting import Every
@@ -33,8 +34,8 @@ HEARTBEAT = 30.0
 """Seconds between two lines of progress while another run has the file."""
 LAST_LINES = 20
 """Lines of a failed command's output that are shown."""
-GLANCE_NAMES = {"vpc": "vhd"}
-"""Glance's names of formats that QEMU calls otherwise."""
+PACKED = ("compressed", "ova")
+"""Container formats of Glance whose files are archives."""
 MIB = 1 << 20
 
 
@@ -58,7 +59,8 @@ def preprocessed(
     taken as it is and never removed. What a failed or interrupted command leaves is removed. ``stopped``
     interrupts it from another thread.
 
-    Raises PreprocessingError when the command fails or makes no image, ConfigError for names that cannot be
+    Raises PreprocessingError when the command fails, or makes no image or one of another format than Glance
+    is told, ConfigError for names that cannot be
     filled in.
     """
     if settings is None:
@@ -76,6 +78,7 @@ def preprocessed(
         argv=command.argv,
         output=cwd / command.output_filename,
         disk_format=disk_format,
+        packed=container_format in PACKED,
         where=where,
         cwd=cwd,
         progress=progress,
@@ -100,6 +103,7 @@ class _Job:
     argv: tuple[str, ...]
     output: Path
     disk_format: str
+    packed: bool
     where: str
     cwd: Path
     progress: Callable[[str], None]
@@ -216,16 +220,12 @@ class _Job:
 
     def _inspected(self, *, hint: str) -> Artifact:
         try:
-            made = images.inspect(self.output)
+            made = images.inspect(self.output, packed=self.packed)
+            if not self.packed:
+                told = "Glance's disk_format"
+                formats.refuse_other(self.output, made.disk_format, self.disk_format, where=told)
         except ArtifactError as error:
             raise PreprocessingError(f"{self.where}: {error.message}", hint=hint) from None
-        described = GLANCE_NAMES.get(made.disk_format, made.disk_format)
-        # Anything at all is raw to QEMU: an archive, an ISO image.
-        if described not in {"raw", self.disk_format}:
-            self.progress(
-                f"{self.output.name} is {described}, and Glance is told {self.disk_format}: "
-                "check glance.disk_format of the environment"
-            )
         # A whole disk made of a bare filesystem boots by itself.
         same_kind = made.layout in {self.source.layout, "unknown"}
         booted_by = self.source if same_kind else made

@@ -17,11 +17,12 @@ import stat
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from pytest_dibctl.errors import ArtifactError
-from pytest_dibctl.guards import image_mount
+from pytest_dibctl.guards import image_mount, image_views
 from pytest_dibctl.image.artifact import Artifact
-from pytest_dibctl.system import process, processes
+from pytest_dibctl.system import kernel, process, processes
 from pytest_dibctl.system.waiting import wait_while
 
 OPENING_MAY_TAKE = 120.0
@@ -29,6 +30,9 @@ OPENING_MAY_TAKE = 120.0
 
 CLOSING_MAY_TAKE = 10.0
 """Seconds until the guard is killed instead of asked."""
+
+LONGEST = 64 << 20
+"""Bytes of a file that ``ImageTree.read`` returns; a package database may have ten MiB."""
 
 MOST_LINKS = 40
 """Symbolic links that a path may go through, as in the kernel."""
@@ -82,9 +86,14 @@ class ImageTree:
         return self.directory / image_mount.ROOT
 
     @property
+    def scripts_root(self) -> Path:
+        """The tree's top for scripts that ``inside`` runs; no link of the image leads out of it."""
+        return self.directory / image_views.FILES
+
+    @property
     def enter(self) -> Path:
         """The program, for commands that ``inside`` runs, that runs its arguments in the image."""
-        return self.directory / image_mount.ENTER
+        return self.directory / image_views.ENTER
 
     def inside(self, argv: Sequence[str], *, cwd: Path | None = None) -> list[str]:
         """Return how to run ``argv``, a program of this machine, where the tree is mounted.
@@ -109,7 +118,8 @@ class ImageTree:
         """Return the path, for this process, of what the image calls ``name``.
 
         Symbolic links are followed as they would be in the image, so that nothing of this machine is
-        ever met; there may be nothing at the end of them. Raises OSError (ELOOP) for links in a circle.
+        ever met; there may be nothing at the end of them, or something that is no regular file: ``open``
+        and ``read`` refuse that. Raises OSError (ELOOP) for links in a circle.
         """
         resolved: list[str] = []
         ahead = list(reversed(PurePosixPath("/", name).parts[1:]))
@@ -136,11 +146,50 @@ class ImageTree:
         """Whether the image has ``name``, links followed."""
         return os.path.lexists(self.path(name))
 
-    def read(self, name: str) -> str:
-        """Return the text of a file, empty where there is none; raises OSError for what is no file."""
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            return self.path(name).read_text(errors="replace")
-        return ""
+    def open(self, name: str) -> BinaryIO:
+        """Open a regular file of the image for reading; links are followed as they would be in the image.
+
+        The caller closes it. Raises OSError, also for a pipe, a device or anything else that is no regular
+        file.
+        """
+        root = os.open(self.root, os.O_PATH | os.O_DIRECTORY)
+        try:
+            # Without O_NONBLOCK, a pipe would be waited for.
+            file = kernel.open_in_root(root, name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, name) from None
+        finally:
+            os.close(root)
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            raise OSError(errno.EINVAL, "is no regular file in the image", name)
+        return os.fdopen(file, "rb")
+
+    def read_bytes(self, name: str, most: int = LONGEST) -> bytes:
+        """Return the first ``most`` bytes of a regular file; raises OSError, as ``open`` does."""
+        with self.open(name) as file:
+            return file.read(most)
+
+    def read(self, name: str, most: int = LONGEST) -> str:
+        """Return the text of a file, empty where there is none.
+
+        Raises OSError for what is no regular file, and EFBIG for one of more than ``most`` bytes.
+        """
+        try:
+            content = self.read_bytes(name, most + 1)
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        if len(content) > most:
+            raise OSError(errno.EFBIG, f"has more than {most} bytes", name)
+        return content.decode(errors="replace")
+
+    def is_file(self, name: str) -> bool:
+        """Whether ``name`` is a regular file, links followed."""
+        try:
+            self.open(name).close()
+        except OSError:
+            return False
+        return True
 
     def glob(self, pattern: str) -> list[str]:
         """Return the names that match ``pattern``, as the image calls them, sorted.

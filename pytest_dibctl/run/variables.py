@@ -61,7 +61,7 @@ def for_image(tree: ImageTree, image: Entry[Image], extra: Mapping[str, str]) ->
     artifact = tree.artifact
     found = {
         "IMAGE_LABEL": image.label,
-        "IMAGE_ROOT": str(tree.mount_point),
+        "IMAGE_ROOT": str(tree.scripts_root),
         "IMAGE_CHROOT": str(tree.enter),
         "IMAGE_FILE": str(artifact.path),
         "IMAGE_FORMAT": artifact.disk_format,

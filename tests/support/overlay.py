@@ -1,4 +1,4 @@
-"""Images spoiled on purpose: overlays over a good one, changed without mounting anything."""
+"""Images spoiled on purpose: copies of a good one, changed without mounting anything."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENCE = 30.0
 def make(
     base: Path, path: Path, *, files: Mapping[str, str] | None = None, commands: Sequence[str] = ()
 ) -> Path:
-    """Make ``path``, a qcow2 overlay over the ext4 filesystem image ``base``, and change what is in it.
+    """Make ``path``, a copy of the ext4 filesystem image ``base`` in qcow2, and change what is in it.
 
     ``files`` are written, name in the image to content; ``commands`` are debugfs's, which takes names for
     new files in its current directory only, at first the root. Companions of the image,
@@ -33,6 +33,10 @@ def make(
         _change(path, [f"cd {folder or '/'}", f"rm {last}", f"write {source} {last}"])
         source.unlink()
     _change(path, commands)
+    # An overlay is no image by itself, and refused.
+    whole = path.with_suffix(".whole")
+    process.run(["qemu-img", "convert", "-f", "qcow2", "-O", "qcow2", str(path), str(whole)])
+    whole.replace(path)
     return path
 
 

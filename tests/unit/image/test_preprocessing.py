@@ -124,7 +124,9 @@ def test_any_name_reaches_the_command_as_it_is(bench: Bench, name: str) -> None:
 
 def test_a_shell_that_the_section_starts_gets_the_names_as_arguments(bench: Bench) -> None:
     with bench.run(
-        cmdline='sh -c \'cat "$1" > "$2"\' - %(input_filename)s %(output_filename)s', output="a b"
+        cmdline='sh -c \'cat "$1" > "$2"\' - %(input_filename)s %(output_filename)s',
+        output="a b",
+        disk_format="qcow2",
     ) as made:
         assert made.sha512 == bench.image.sha512
 
@@ -172,16 +174,39 @@ class TestFailures:
             pass
         assert images.compute_digest(bench.image.path) == bench.image.sha512
 
-    def test_a_wrong_format_is_told(self, bench: Bench) -> None:
-        with bench.run(cmdline="qemu-img convert -O vmdk %(input_filename)s %(output_filename)s"):
-            pass
-        assert any("is vmdk, and Glance is told raw" in line for line in bench.told)
+    def test_a_wrong_format_is_refused(self, bench: Bench) -> None:
+        command = "qemu-img convert -O vmdk %(input_filename)s %(output_filename)s"
+        with (
+            pytest.raises(PreprocessingError, match=r"is vmdk, and Glance's disk_format says raw"),
+            bench.run(cmdline=command),
+        ):
+            pytest.fail("it was taken")
+
+
+@pytest.mark.parametrize("container_format", ["bare", "compressed", "ova"])
+def test_an_archive_is_taken_only_where_glance_is_told(bench: Bench, container_format: str) -> None:
+    settings = Preprocessing(
+        cmdline='sh -c \'gzip < "$1" > "$2"\' - %(input_filename)s %(output_filename)s',
+        output_filename="out.gz",
+    )
+    made = preprocessing.preprocessed(
+        bench.image,
+        settings,
+        disk_format="raw",
+        container_format=container_format,
+        where=WHERE,
+        cwd=bench.cwd,
+        progress=bench.told.append,
+    )
+    refused = pytest.raises(PreprocessingError, match="is a gzip file, and no image by itself")
+    with refused if container_format == "bare" else contextlib.nullcontext(), made as taken:
+        assert taken.path.read_bytes().startswith(b"\x1f\x8b")
 
 
 class TestExistingFile:
     def test_it_is_taken_and_never_removed(self, bench: Bench) -> None:
         there = make_image(bench.cwd / "out.qcow2", "3M")
-        with bench.run(cmdline="false", output="out.qcow2", use_existing=True) as made:
+        with bench.run(cmdline="false", output="out.qcow2", disk_format="qcow2", use_existing=True) as made:
             assert made == there
         assert there.path.exists()
         assert "out.qcow2 is there already, and used" in bench.told
@@ -189,7 +214,7 @@ class TestExistingFile:
     def test_an_older_one_is_told(self, bench: Bench) -> None:
         there = make_image(bench.cwd / "out.qcow2")
         os.utime(there.path, (1, 1))
-        with bench.run(cmdline="false", output="out.qcow2", use_existing=True):
+        with bench.run(cmdline="false", output="out.qcow2", disk_format="qcow2", use_existing=True):
             pass
         assert any("is older than image.qcow2" in line for line in bench.told)
 
@@ -206,7 +231,7 @@ class TestExistingFile:
 
     def test_one_that_is_no_image_is_refused_and_left(self, bench: Bench) -> None:
         (bench.cwd / "out.qcow2").write_text("not one")
-        assert "use_existing" in str(bench.fails(output="out.qcow2", use_existing=True))
+        assert "use_existing" in str(bench.fails(output="out.qcow2", disk_format="qcow2", use_existing=True))
         assert (bench.cwd / "out.qcow2").read_text() == "not one"
 
 
@@ -248,7 +273,7 @@ with signals.as_keyboard_interrupt():
     with preprocessing.preprocessed(
         artifact.inspect(cwd / "image.qcow2"),
         Preprocessing(cmdline=cmdline, output_filename="out.raw", use_existing=use_existing),
-        disk_format="raw", container_format="bare", where="x", cwd=cwd,
+        disk_format="qcow2", container_format="bare", where="x", cwd=cwd,
         progress=lambda line: print(line, flush=True),
     ) as made:
         first = made.path.read_bytes()
