@@ -52,6 +52,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=count, default=3600, metavar="SECONDS", help="time for the bytes (3600)"
     )
+    parser.add_argument(
+        "--allow-unverified",
+        action="store_true",
+        help="accept an image of which Glance tells no size or no digest",
+    )
     add_json(parser)
 
 
@@ -101,6 +106,7 @@ def _transfer(arguments: Arguments, source: Region, destination: Region, rule: O
             meta=not arguments.ignore_meta,
             membership=not arguments.ignore_membership,
             timeout=arguments.timeout,
+            allow_unverified=arguments.allow_unverified,
             tell=lambda line: meter.say(destination.name, line),
             sent=lambda sent, total: meter.sent(destination.name, sent, total),
         )

@@ -2,24 +2,26 @@
 
 The first sender to need a block reads it; the others find it in a window that moves along the file. A sender
 that falls behind the window, or sends all of it again, reads by itself, so that a slow or broken region
-delays no other. The digest is known before the upload, and Glance computes that of the bytes that arrive, so
-no digest is computed here.
+delays no other. What is sent is what is hashed: the first read of each block computes the digest, which has
+to be the tested one before the last block is given out, and a block that is read again has to be the same.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import hashlib
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pytest_dibctl.clouds.protocols import Progress
 from pytest_dibctl.clouds.regions import LateError
 from pytest_dibctl.errors import ArtifactError
-from pytest_dibctl.image.artifact import file_digest, refuse_changed
+from pytest_dibctl.image.artifact import changed, file_digest, refuse_changed
 
 BLOCK = 1 << 20
 """Bytes that are read and sent at a time."""
@@ -32,7 +34,8 @@ TELL_EVERY = 5.0
 class SharedFile:
     """A file that several threads send at once; the caller closes it.
 
-    ``size`` is bytes, ``sha512`` the digest known of it, ``window`` how many blocks stay in memory.
+    ``size`` is bytes, ``sha512`` the digest that its bytes have to have, ``window`` how many blocks stay in
+    memory.
     """
 
     def __init__(self, path: Path, *, sha512: str, window: int = WINDOW) -> None:
@@ -49,6 +52,8 @@ class SharedFile:
         self._window = window
         self._blocks: collections.OrderedDict[int, bytes] = collections.OrderedDict()
         self._next = 0
+        self._digests = [hashlib.sha512()]
+        """After each block, of all bytes until there."""
         self._lock = threading.Lock()
 
     @property
@@ -57,17 +62,32 @@ class SharedFile:
         return -(-self.size // BLOCK)
 
     def block(self, number: int) -> bytes:
-        """Return a block; raises ArtifactError when the file has become shorter."""
+        """Return a block; raises ArtifactError when the file is not the one that the digest is of.
+
+        The last block shows that, so no sender gets the whole of another file.
+        """
         with self._lock:
             block = self._blocks.get(number)
             if block is not None:
                 return block
             if number == self._next:
                 return self._advance()
-        return self._read(number)
+        block = self._read(number)
+        if self._after(number, block).digest() != self._digests[number + 1].digest():
+            raise changed(self.path)
+        return block
+
+    def _after(self, number: int, block: bytes) -> Any:
+        digest = self._digests[number].copy()
+        digest.update(block)
+        return digest
 
     def _advance(self) -> bytes:
         block = self._read(self._next)
+        digest = self._after(self._next, block)
+        if self._next == self.count - 1 and digest.hexdigest() != self.sha512:
+            raise changed(self.path)
+        self._digests.append(digest)
         self._blocks[self._next] = block
         if len(self._blocks) > self._window:
             self._blocks.popitem(last=False)

@@ -26,6 +26,7 @@ class ImageSpec:
     """What Glance is told of an image. ``min_disk`` in GiB, ``min_ram`` in MiB.
 
     ``owner`` is the id of another project than the one logged in to, which only an admin may name.
+    ``allow_unverified`` accepts an image of which Glance tells no size or no digest that can be compared.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ImageSpec:
     tags: tuple[str, ...] = ()
     properties: Mapping[str, str] = dataclasses.field(default_factory=dict)
     importing: ImportSettings = dataclasses.field(default_factory=ImportSettings)
+    allow_unverified: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

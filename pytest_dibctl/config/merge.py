@@ -82,6 +82,7 @@ class MergedGlance:
     upload_timeout: float
     api_version: int | None
     importing: ImportSettings
+    allow_unverified: bool = False
 
     @property
     def public(self) -> bool:
@@ -144,6 +145,7 @@ def glance(
         visibility=_visibility(of_image, of_environment, members) if published else "private",
         members=members,
         protected=published and bool(of_image.protected or of_environment.protected),
+        allow_unverified=of_image.allow_unverified or of_environment.allow_unverified,
         min_disk=max(of_image.min_disk or 0, of_environment.min_disk or 0),
         min_ram=max(of_image.min_ram or 0, of_environment.min_ram or 0),
         properties={**of_image.properties, **of_environment.properties},

@@ -11,7 +11,7 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -296,10 +296,44 @@ def file_digest(path: Path, algorithm: str, *, sha512: str) -> str:
 def refuse_changed(path: Path, sha512: str) -> None:
     """Raise ArtifactError if the file is not what it was when it had this digest, or cannot be read."""
     if _computed(path) != sha512:
+        raise changed(path)
+
+
+def changed(path: Path) -> ArtifactError:
+    """Return the error for a file whose bytes are not those that its digest is of; the digest is forgotten.
+
+    A file whose times were set back after a change looks unchanged, so a digest that was kept proves nothing.
+    """
+    with contextlib.suppress(OSError):
+        _cache_file(path).unlink(missing_ok=True)
+    return ArtifactError(
+        f"{path} is not what was tested: its bytes changed since its digest was computed",
+        hint="build and test it again; if these bytes are wanted, `touch` it and test it first",
+    )
+
+
+@contextlib.contextmanager
+def unchanged(path: Path, sha512: str) -> Iterator[None]:
+    """Let a command read a file inside: its bytes have this digest, and nothing writes to it meanwhile.
+
+    The file is read once before; the time of its last change, which no program can set, vouches for the rest.
+    Raises ArtifactError.
+    """
+    before = _change(path)
+    refuse_changed(path, sha512)
+    yield
+    if _change(path) != before:
         raise ArtifactError(
-            f"{path} is not what was tested: it changed while it was uploaded",
-            hint="upload again, when nothing writes to it any more",
+            f"{path} changed while it was read", hint="repeat that, when nothing writes to the file any more"
         )
+
+
+def _change(path: Path) -> tuple[int, ...]:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from None
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def digest_of(path: Path) -> str:

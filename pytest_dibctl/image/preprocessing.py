@@ -177,7 +177,8 @@ class _Job:
         self.progress(f"preprocessing: {process.command_line(self.argv)}")
         try:
             self._unfinished.touch()
-            self._execute()
+            with images.unchanged(self.source.path, self.source.sha512):
+                self._execute()
             made = self._inspected(hint="the command has to write an image to %(output_filename)s")
         except BaseException as error:
             if Identity.if_any(self.output) != before:

@@ -121,6 +121,7 @@ def wanted(image: Entry[Image], environment: Entry[UploadEnvironment], built: Ar
         tags=glance.tags,
         properties=properties,
         importing=_importing(glance, environment, image, built),
+        allow_unverified=glance.allow_unverified,
     )
     properties[SPEC] = _digest(spec, companions)
     return Wanted(

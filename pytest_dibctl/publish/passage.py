@@ -36,14 +36,16 @@ class Passage:
 
     def __iter__(self) -> Iterator[bytes]:
         self._sendings += 1
-        algorithm = self._image.hash_algorithm or "md5"
-        digest = hashlib.new(algorithm, usedforsecurity=False)
+        # Of a kind that cannot be computed here the MD5 stands in, where the source tells one.
+        digest = hashlib.new(self._algorithm or "md5", usedforsecurity=False)
         done, held = 0, b""
         for block in self._region.download(self._image.id):
             if time.monotonic() > self._deadline:
                 raise LateError
             digest.update(block)
             done += len(block)
+            if done > len(self):
+                self._check(done, "")
             if held:
                 yield held
             held = block
@@ -54,13 +56,19 @@ class Passage:
             yield held
 
     def _check(self, done: int, digest: str) -> None:
-        expected = self._image.hash_value if self._image.hash_algorithm else self._image.checksum
+        expected = self._image.hash_value if self._algorithm else self._image.checksum
         if done != len(self) or expected not in {None, digest}:
             raise ApiError(
                 f"image {self._image.id} came damaged from {self._region.name}: "
                 f"{done} of {len(self)} bytes, digest {digest}",
                 transient=True,
             )
+
+    @property
+    def _algorithm(self) -> str | None:
+        """The kind of the source's digest, None where it tells none that can be computed here."""
+        known = self._image.hash_algorithm in hashlib.algorithms_available and self._image.hash_value
+        return self._image.hash_algorithm if known else None
 
     def digest(self, algorithm: str) -> str | None:
         """Return the source's digest, with which every iteration compares its bytes."""

@@ -165,6 +165,7 @@ def _companion(work: Work, companion: BootFile) -> ImageRecord:
         visibility=spec.visibility,
         hidden=True,
         tags=(COMPANION, UNFINISHED),
+        allow_unverified=spec.allow_unverified,
     )
     deadline = time.monotonic() + work.wanted.timeout
     with opened(companion.path, sha512=companion.sha512, deadline=deadline, go_on=work.go_on) as body:

@@ -48,7 +48,10 @@ def goal(request: Request, source: ImageRecord, parts: Mapping[str, str]) -> Goa
     NotInConfigError for a project without a counterpart at the destination.
     """
     spec = ImageSpec(
-        name=source.name, disk_format=source.disk_format, container_format=source.container_format
+        name=source.name,
+        disk_format=source.disk_format,
+        container_format=source.container_format,
+        allow_unverified=request.allow_unverified,
     )
     if request.meta:
         spec = dataclasses.replace(

@@ -18,7 +18,8 @@ class Request:
 
     ``what`` is an id, or the name of a current image of the source's project; ``rule`` says which images of
     the source are obsolete. Without ``meta`` only name, formats and bytes are copied, without ``membership``
-    neither owner nor members. ``timeout`` is seconds for each image's bytes. ``tell`` gets lines of progress,
+    neither owner nor members. ``timeout`` is seconds for each image's bytes; ``allow_unverified`` accepts
+    images of which Glance tells no size or digest. ``tell`` gets lines of progress,
     ``sent`` the bytes sent so far and their total.
     """
 
@@ -29,6 +30,7 @@ class Request:
     meta: bool = True
     membership: bool = True
     timeout: float = 3600.0
+    allow_unverified: bool = False
     tell: Callable[[str], None] = lambda _line: None
     sent: Callable[[int, int], None] = lambda _done, _total: None
 

@@ -14,6 +14,7 @@ from pytest_dibctl.config import interpolate, templates
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.upload import UploadEnvironment
 from pytest_dibctl.errors import CommandError, DibctlError, StoppedError
+from pytest_dibctl.image import artifact as files
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.publish.desired import Conversion, Wanted, wanted
 from pytest_dibctl.publish.jobs import Jobs
@@ -189,7 +190,9 @@ class Target:
         ready = [(where, interpolate.command(cmdline, names, where)) for where, cmdline in places]
         for where, argv in ready:
             self._jobs.go_on()
-            self._run_command(argv, where, timeout=self._wanted.timeout)
+            # The command sends the file by itself, so it is read here before.
+            with files.unchanged(self._request.built.path, self._request.built.sha512):
+                self._run_command(argv, where, timeout=self._wanted.timeout)
 
     def _run_command(self, argv: list[str], where: str, *, timeout: float) -> None:
         self._say(f"running {process.command_line(argv)}")

@@ -22,12 +22,14 @@ from pytest_dibctl.clouds.openstack.refusals import (
     CONFLICT,
     NOT_FOUND,
     REFUSED,
-    UNREADABLE,
     translated,
     whole,
 )
 from pytest_dibctl.clouds.openstack.services import CATALOG_TYPES, PROJECTS, Service
-from pytest_dibctl.errors import ApiError
+from pytest_dibctl.clouds.openstack.shapes import ShapeError
+from pytest_dibctl.clouds.openstack.transport import AnswerError, one_call
+from pytest_dibctl.clouds.regions import LateError
+from pytest_dibctl.errors import ApiError, DibctlError
 
 log = logging.getLogger(__name__)
 
@@ -102,9 +104,7 @@ class Api:
     def close(self) -> None:
         """Close the connections."""
         self.connection.close()
-        requests_session = getattr(self._session, "session", None)
-        if requests_session is not None:
-            requests_session.close()
+        self._session.close()
 
     def once(
         self,
@@ -169,7 +169,8 @@ class Api:
         asked = False
         while True:
             try:
-                self.once(service, doing, call)
+                left = max(1.0, deadline - time.monotonic())
+                self.once(service, doing, call, timeout=min(CALL_TIMEOUT, left))
             except ApiError as error:
                 if asked and error.status == CONFLICT:
                     return
@@ -206,7 +207,8 @@ class Api:
                 if not error.transient and error.status != CONFLICT:
                     raise
                 lost = error.transient and not error.undone
-                made = found_again(find, patience=LOST_ANSWER if lost else 0.0)
+                with self._no_later_than(max(deadline, time.monotonic() + LOST_ANSWER)):
+                    made = found_again(find, patience=LOST_ANSWER if lost else 0.0)
                 if made is not None:
                     return made
                 if not error.transient:
@@ -276,10 +278,12 @@ class Api:
 
     @contextlib.contextmanager
     def _answering_within(self, seconds: float) -> Iterator[None]:
+        """Let all of a call, with a login and what it asks besides, end within ``seconds``."""
         before = self._session.timeout
         self._session.timeout = seconds
         try:
-            yield
+            with one_call(seconds):
+                yield
         finally:
             self._session.timeout = before
 
@@ -288,11 +292,26 @@ class Api:
         try:
             with no_warnings():
                 yield
+        except AnswerError as error:
+            raise ApiError(
+                f"{self._where}: cannot {doing}: {PROJECTS[service]}: {error.message}", hint=error.hint
+            ) from None
+        except (DibctlError, LateError):
+            raise
         except REFUSED as error:
             raise translated(error, service, doing, at=at, where=self._where) from None
-        except UNREADABLE as error:
+        except Exception as error:
             log.debug("an answer of %s could not be read", PROJECTS[service], exc_info=True)
-            raise ApiError(
-                f"cannot {doing}: {PROJECTS[service]} gave an answer that cannot be read: {error!r}",
-                transient=True,
-            ) from None
+            raise self._unreadable(error, service, doing) from None
+
+    def _unreadable(self, error: Exception, service: Service, doing: str) -> ApiError:
+        """Return the error for an answer of another shape, or one that is cut off: that may work later."""
+        cut_off = isinstance(error, ValueError) and not isinstance(error, ShapeError)
+        last = getattr(self._session.session, "last", None)
+        told = f" ({last})" if last is not None else ""
+        reason = str(error) if isinstance(error, ShapeError) else repr(error)
+        return ApiError(
+            f"cannot {doing}: {PROJECTS[service]} gave an answer that cannot be read: {reason}{told}",
+            hint=None if cut_off else f"check that {PROJECTS[service]} answers there ({self._where})",
+            transient=cut_off,
+        )

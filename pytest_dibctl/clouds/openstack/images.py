@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_dibctl.clouds import marks
+from pytest_dibctl.clouds.openstack import shapes
 from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.clouds.openstack.lists import pages
 from pytest_dibctl.clouds.openstack.refusals import raise_for_status
@@ -59,7 +60,7 @@ def _failed_task(api: Api, image_id: str) -> str | None:
         answer = api.safely(
             "image",
             f"list the tasks of image {image_id}",
-            lambda: raise_for_status(api.image.get(f"/images/{image_id}/tasks")).json(),
+            lambda: shapes.read(raise_for_status(api.image.get(f"/images/{image_id}/tasks")), shapes.Tasks),
         )
         for task in answer.get("tasks", ()):
             if task.get("status") == "failure":
@@ -69,13 +70,14 @@ def _failed_task(api: Api, image_id: str) -> str | None:
 
 def get(api: Api, image_id: str) -> dict[str, Any]:
     """Return an image as Glance describes it; raises ImageNotFoundError."""
-    return dict(
-        api.safely(
-            "image",
-            f"find image {image_id}",
-            lambda: raise_for_status(api.image.get(f"/images/{image_id}")).json(),
-        )
-    )
+
+    def ask() -> dict[str, Any]:
+        image = shapes.read(raise_for_status(api.image.get(f"/images/{image_id}")), shapes.Image)
+        if image["id"] != image_id:
+            raise shapes.ShapeError(f"image {image['id']} instead of {image_id}")
+        return dict(image)
+
+    return api.safely("image", f"find image {image_id}", ask)
 
 
 def delete(api: Api, image_id: str, *, timeout: float = 60) -> None:

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 
-from pytest_dibctl.clouds.openstack import images, networks, servers
+from pytest_dibctl.clouds.openstack import images, networks, servers, shapes
 from pytest_dibctl.clouds.openstack.api import CALL_TIMEOUT, Api
 from pytest_dibctl.clouds.openstack.refusals import CONFLICT, FORBIDDEN, NOT_FOUND, raise_for_status
 from pytest_dibctl.clouds.protocols import Endpoint, Flavor, Interface
@@ -194,7 +194,7 @@ class OpenStackInstance:
                 microversion="2.45",
             )
         )
-        return str(response.json()["image_id"])
+        return str(shapes.read(response, shapes.Snapshot)["image_id"])
 
     def revert(self, name: str) -> None:
         """Rebuild the instance from the snapshot of that name; raises InstanceError when there is none."""

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import keystoneauth1.exceptions as auth_exceptions
 import openstack
 import openstack.config
-import openstack.exceptions as sdk_exceptions
-from openstack.config import loader
 
 import pytest_dibctl
+from pytest_dibctl.clouds.openstack import cloud_files
 from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.clouds.openstack.quiet import no_warnings, without_tls_warnings
+from pytest_dibctl.clouds.openstack.transport import GuardedSession
 from pytest_dibctl.config.credentials import Credentials
 from pytest_dibctl.config.models.site import Site
-from pytest_dibctl.errors import ConfigError, CredentialsError
 
 
 def open_api(
@@ -42,17 +41,10 @@ def open_api(
     if image_endpoint is not None:
         arguments["image_endpoint_override"] = image_endpoint
     arguments |= _tls(site)
-    try:
-        with no_warnings():
-            connection = _connection(
-                credentials, arguments, os.environ if environ is None else environ, where
-            )
-            session = connection.session
-    except sdk_exceptions.ConfigException as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"{where}: {reason}") from None
-    except (auth_exceptions.MissingRequiredOptions, auth_exceptions.NoMatchingPlugin) as error:
-        raise CredentialsError(f"{where}: not enough credentials: {error}") from None
+    environ = os.environ if environ is None else environ
+    with cloud_files.told(where=where, cloud=credentials.cloud), no_warnings():
+        connection = _connection(credentials, arguments, environ, where)
+        session = connection.session
     if site.disable_warnings:
         session.session = without_tls_warnings(session.session)
     return Api(connection, where=where)
@@ -62,51 +54,30 @@ def _connection(
     credentials: Credentials, arguments: dict[str, Any], environ: Mapping[str, str], where: str
 ) -> Any:
     given = {key: value for key, value in arguments.items() if value is not None}
+    vouched: list[str] = []
+    guarded: Any = functools.partial(GuardedSession, urls=vouched)
     if credentials.method == "cloud":
-        clouds_yaml = _clouds_yaml(environ)
-        if credentials.cloud not in clouds_yaml.get_cloud_names():
-            raise ConfigError(
-                f"{where}: there is no cloud {credentials.cloud!r} in clouds.yaml",
-                hint="clouds.yaml is looked for in the working directory, ~/.config/openstack and "
-                "/etc/openstack, or set OS_CLIENT_CONFIG_FILE",
-            )
-        region = clouds_yaml.get_one(cloud=credentials.cloud, **given)
+        cloud = str(credentials.cloud)
+        clouds_yaml = cloud_files.read(environ, cloud, where=where, session_constructor=guarded)
+        file = Path(str(clouds_yaml.config_filename))
+        with cloud_files.told(where=where, cloud=cloud, file=file):
+            region = clouds_yaml.get_one(cloud=cloud, **given)
+            cloud_files.check_complete(region.config, file, where=where, cloud=cloud)
     else:
-        config = openstack.config.OpenStackConfig(load_yaml_config=False, load_envvars=False)
+        config = openstack.config.OpenStackConfig(
+            load_yaml_config=False, load_envvars=False, session_constructor=guarded
+        )
         region = config.get_one(**_login(credentials), **given)
+    vouched += cloud_files.urls(region.config)
+    cloud_files.check_certificates(region.config, where=where)
     return openstack.connection.Connection(
         config=region, app_name="pytest-dibctl", app_version=pytest_dibctl.__version__
     )
 
 
-def _clouds_yaml(environ: Mapping[str, str]) -> Any:
-    """Return clouds.yaml and secure.yaml as the openstack client finds them, without the OS_* variables."""
-
-    def files(variable: str, usual: list[str]) -> list[str]:
-        named = environ.get(variable)
-        return [named, *usual] if named else list(usual)
-
-    return openstack.config.OpenStackConfig(
-        load_envvars=False,
-        config_files=files("OS_CLIENT_CONFIG_FILE", loader.CONFIG_FILES),
-        secure_files=files("OS_CLIENT_SECURE_FILE", loader.SECURE_FILES),
-    )
-
-
 def login_files(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the texts of the clouds.yaml and secure.yaml there are, by the variable that names each."""
-    files = {
-        "OS_CLIENT_CONFIG_FILE": loader.CONFIG_FILES,
-        "OS_CLIENT_SECURE_FILE": loader.SECURE_FILES,
-    }
-    texts = {}
-    for variable, usual in files.items():
-        named = environ.get(variable)
-        for path in map(Path, [named, *usual] if named else usual):
-            if path.exists():
-                texts[variable] = path.read_text()
-                break
-    return texts
+    return cloud_files.texts(environ)
 
 
 def _login(credentials: Credentials) -> dict[str, Any]:

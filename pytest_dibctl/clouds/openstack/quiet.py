@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import requests
-import requests.adapters
 import urllib3.exceptions
+
+from pytest_dibctl.clouds.openstack.transport import BoundedAdapter
 
 
 class _Redacted(logging.Filter):
@@ -38,7 +39,7 @@ def no_warnings() -> Iterator[None]:
         yield
 
 
-class _QuietAdapter(requests.adapters.HTTPAdapter):
+class _QuietAdapter(BoundedAdapter):
     """An adapter that does not warn about unverified certificates: the operator said to."""
 
     def send(self, *args: Any, **kwargs: Any) -> Any:

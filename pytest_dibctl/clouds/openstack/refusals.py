@@ -16,6 +16,7 @@ import urllib3.exceptions
 from openstack.resource import Resource
 
 from pytest_dibctl.clouds.openstack.services import INSTANCES, PROJECTS, Service
+from pytest_dibctl.clouds.openstack.shapes import ShapeError, check_resource
 from pytest_dibctl.errors import (
     ApiError,
     AuthorizationError,
@@ -33,9 +34,8 @@ TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 UNREACHED = (auth_exceptions.ConnectionError, requests.ConnectionError, requests.Timeout)
 REFUSED = (sdk_exceptions.SDKException, auth_exceptions.ClientException, requests.RequestException)
 UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT, TOO_LARGE, TOO_MANY = 401, 403, 404, 409, 413, 429
+MULTIPLE = 300
 _TOO_LARGE = "its store is full, or a quota does not allow so much: Glance's log says which"
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError)
-"""Errors of reading an answer that is cut off, empty, or not as documented."""
 
 
 def translated(
@@ -75,8 +75,10 @@ def translated(
 
 
 def raise_for_status(response: Any) -> Any:
-    """Return a raw response, or raise what the SDK raises for its status."""
+    """Return a raw response, or raise what the SDK raises for its status; ShapeError for a 3xx."""
     sdk_exceptions.raise_from_response(response)
+    if response.status_code >= MULTIPLE:
+        raise ShapeError(f"status {response.status_code} instead of success")
     return response
 
 
@@ -89,6 +91,10 @@ def whole(answer: T) -> T:
         present = {name for name, value in answer._body.attributes.items() if value is not None}  # noqa: SLF001
         if answer.id is None or present <= {"id", "name"}:
             raise ValueError("an answer without content")
+        check_resource(answer)
+    elif isinstance(answer, list):
+        for item in answer:
+            whole(item) if isinstance(item, Resource) else None
     return answer
 
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from pytest_dibctl.clouds.file_body import BLOCK
 from pytest_dibctl.clouds.glance_content import BOOT_KEYS
-from pytest_dibctl.clouds.openstack import image_documents, image_upload, images
+from pytest_dibctl.clouds.openstack import image_documents, image_upload, images, shapes
 from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.clouds.openstack.lists import pages
 from pytest_dibctl.clouds.openstack.refusals import CONFLICT, raise_for_status
@@ -104,7 +104,9 @@ class OpenStackRegion:
             answer = self.api.safely(
                 "image",
                 "ask for import methods",
-                lambda: raise_for_status(self.api.image.get("/info/import")).json(),
+                lambda: shapes.read(
+                    raise_for_status(self.api.image.get("/info/import")), shapes.ImportMethods
+                ),
             )
             if "glance-download" in answer["import-methods"]["value"]:
                 return region
@@ -129,7 +131,7 @@ class OpenStackRegion:
             answer = self.api.image.patch(
                 f"/images/{image_id}", json=steps, headers={"Content-Type": PATCH, "Accept": ""}
             )
-            return raise_for_status(answer).json()
+            return shapes.read(raise_for_status(answer), shapes.Image)
 
         return image_documents.record(self.api.safely("image", doing, patch))
 
@@ -161,17 +163,25 @@ class OpenStackRegion:
     def _projects(self, name_or_id: str) -> Iterator[Mapping[str, Any]]:
         """Yield the projects that Keystone shows: by that id, by that name, and the user's own."""
         with contextlib.suppress(DibctlError):
-            yield self._identity("find a project", f"/projects/{quote(name_or_id, safe='')}", {})["project"]
+            yield self._identity(
+                "find a project", f"/projects/{quote(name_or_id, safe='')}", {}, shapes.OneProject
+            )["project"]
         with contextlib.suppress(DibctlError):
-            yield from self._identity("find projects", "/projects", {"name": name_or_id})["projects"]
+            yield from self._identity("find projects", "/projects", {"name": name_or_id}, shapes.Projects)[
+                "projects"
+            ]
         with contextlib.suppress(DibctlError):
-            yield from self._identity("find one's projects", "/auth/projects", {})["projects"]
+            yield from self._identity("find one's projects", "/auth/projects", {}, shapes.Projects)[
+                "projects"
+            ]
 
-    def _identity(self, doing: str, url: str, params: Mapping[str, str]) -> Any:
+    def _identity(self, doing: str, url: str, params: Mapping[str, str], shape: Any) -> Any:
         return self.api.safely(
             "identity",
             doing,
-            lambda: raise_for_status(self.api.connection.identity.get(url, params=params)).json(),
+            lambda: shapes.read(
+                raise_for_status(self.api.connection.identity.get(url, params=params)), shape
+            ),
         )
 
     def members(self, image_id: str) -> Mapping[str, str]:
@@ -179,7 +189,9 @@ class OpenStackRegion:
         answer = self.api.safely(
             "image",
             f"list the members of image {image_id}",
-            lambda: raise_for_status(self.api.image.get(f"/images/{image_id}/members")).json(),
+            lambda: shapes.read(
+                raise_for_status(self.api.image.get(f"/images/{image_id}/members")), shapes.Members
+            ),
         )
         return {str(member["member_id"]): str(member["status"]) for member in answer["members"]}
 

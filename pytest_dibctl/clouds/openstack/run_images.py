@@ -67,7 +67,8 @@ def upload(
     )
 
     def make(file: BootFile) -> str:
-        spec = file.spec(_part_name(request.name, file.kind), tags=tags)
+        part_name = _part_name(request.name, file.kind)
+        spec = file.spec(part_name, tags=tags, allow_unverified=glance.allow_unverified)
         return str(create(file.path, spec, sha512=file.sha512)["id"])
 
     properties = dict(glance.properties)
@@ -84,6 +85,7 @@ def upload(
             min_ram=glance.min_ram,
             tags=tags,
             properties=properties,
+            allow_unverified=glance.allow_unverified,
         )
         progress(f"uploading {artifact.path.name} ({artifact.size / (1 << 20):.0f} MiB) as {request.name}")
         properties_at = request.image.at("glance.properties")

@@ -40,6 +40,9 @@ class Glance(Ruled):
     import_uri: NonEmpty | None = None
     stores: Annotated[tuple[NonEmpty, ...], Field(json_schema_extra=UNIQUE_ITEMS), Unique] = ()
     all_stores: Flag = False
+    allow_unverified: Annotated[
+        Flag, Field(description="accept an image whose size or digest Glance does not tell")
+    ] = False
 
     @classmethod
     def broken_rules(cls, data: Mapping[str, Any]) -> Iterator[Rule]:

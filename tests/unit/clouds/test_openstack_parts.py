@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import ipaddress
 import os
 import time
@@ -119,7 +120,8 @@ def test_no_answer_at_all(error: Exception, kind: type[DibctlError], said: str) 
 
 @contextlib.contextmanager
 def body(path: Path, *, seconds: float = 60) -> Iterator[file_body.FileBody]:
-    with file_body.opened(path, sha512="00", deadline=time.monotonic() + seconds) as made:
+    digest = hashlib.sha512(path.read_bytes()).hexdigest()
+    with file_body.opened(path, sha512=digest, deadline=time.monotonic() + seconds) as made:
         yield made
 
 
@@ -150,7 +152,8 @@ def test_a_slow_body_tells_its_progress_and_starts_anew_with_each_sending(
     path = tmp_path / "image"
     path.write_bytes(bytes(2 * file_body.BLOCK))
     lines: list[str] = []
-    with file_body.opened(path, sha512="00", deadline=float("inf"), progress=lines.append) as made:
+    digest = hashlib.sha512(path.read_bytes()).hexdigest()
+    with file_body.opened(path, sha512=digest, deadline=float("inf"), progress=lines.append) as made:
         for _ in range(2):
             list(made)
     percents = [line.partition(" of 2 MiB, ")[0] for line in lines]
@@ -167,7 +170,8 @@ def test_the_progress_of_a_body_counts_from_the_start_of_its_sending(
     path = tmp_path / "image"
     path.write_bytes(bytes(2 * file_body.BLOCK))
     lines: list[str] = []
-    with file_body.opened(path, sha512="00", deadline=float("inf"), progress=lines.append) as made:
+    digest = hashlib.sha512(path.read_bytes()).hexdigest()
+    with file_body.opened(path, sha512=digest, deadline=float("inf"), progress=lines.append) as made:
         now = 60.0
         blocks = iter(made)
         next(blocks)

@@ -656,6 +656,7 @@ OURS = {
     *(f"application_credential_{end}" for end in ("id", "name", "secret")),
     *("security_groups", "hints", "metadata", "volume", "size", "type", "floating_network"),
     *("visibility", "members", "import_method", "import_uri", "stores", "all_stores"),
+    "allow_unverified",
     *("convert", "compression", "require_tested", "obsolete"),
 }
 """Keys that dibctl did not have."""
