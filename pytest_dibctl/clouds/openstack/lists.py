@@ -13,8 +13,9 @@ from pytest_dibctl.clouds.openstack.services import Service
 
 PAGE = 1000
 """Images or servers asked for at a time; a service may give fewer."""
-MICROVERSION = "2.69"
-"""Nova's version that names servers it cannot describe, because their cell is down, instead of none."""
+MICROVERSIONS: Mapping[Service, str] = {"compute": "2.69", "volume": "3.31"}
+"""Nova's version that names servers it cannot describe, because their cell is down, instead of none; and
+Cinder's that refuses unknown filters of those who may not see all volumes."""
 
 
 def pages(
@@ -24,7 +25,7 @@ def pages(
 
     ``query`` holds filters; ``PAGE`` limits a page unless it says ``limit``. Raises ApiError and its like.
     """
-    options = {"microversion": MICROVERSION} if service == "compute" else {}
+    options = {"microversion": MICROVERSIONS[service]} if service in MICROVERSIONS else {}
 
     def page(address: str) -> tuple[list[Mapping[str, Any]], str | None]:
         document = raise_for_status(getattr(api, service).get(address, **options)).json()
