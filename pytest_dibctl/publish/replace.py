@@ -121,6 +121,9 @@ def replace(work: Work) -> Replaced:
         image = _hidden(work, found, made)
         pending = _share(work, image, members)
         work.go_on()
+        if _is_published(work, image.id):
+            # Another upload found these bytes whole and published them: that image is not ours to remove.
+            made.image, made.parts = None, []
         made.shown = True
         image = _reveal(work, image)
         losers, winner = _judged(work, found, image)
@@ -281,7 +284,10 @@ def _roll_back(
     if older and made.image is not None and not _any_current(work, older):
         error.add_note(f"image {made.image} is left: none of the older ones is known to be current")
         return
-    if made.shown and _may_be_needed(work, made):
+    if made.image is not None and not made.shown and _is_published(work, made.image):
+        error.add_note(f"image {made.image} is left: another upload of the same bytes has published it")
+        return
+    if made.image is not None and made.shown and _may_be_needed(work, made):
         error.add_note(f"image {made.image} is left: it may be the only current one")
         return
     # The image goes before its kernel, so that no user finds an image without one.
@@ -294,6 +300,13 @@ def _roll_back(
                 error.add_note(f"image {part_id} is left: {who}")
             else:
                 unfinished.take_back(work.region, part_id)
+
+
+def _is_published(work: Work, image_id: str) -> bool:
+    """Whether another upload, which found the whole image unfinished, took it up."""
+    with contextlib.suppress(DibctlError):
+        return UNFINISHED not in work.region.image(image_id).tags
+    return False
 
 
 def _may_be_needed(work: Work, made: _Made) -> bool:

@@ -102,7 +102,7 @@ class ImageUses:
             document = raise_for_status(answer).json()
             # An older Cinder, or a proxy that drops the version, would drop the filter as well.
             heeded = answer.headers.get("OpenStack-API-Version", "").split() == ["volume", version]
-            return heeded and document["volumes"] == []
+            return bool(heeded and document["volumes"] == [])
 
         if not self._api.safely("volume", "ask whether all volumes can be seen", ask):
             raise self._blind()
@@ -141,8 +141,8 @@ class _Users:
         if _is_in_creation(volume):
             for image_id in wanted:
                 self.note(image_id, _volume_words(volume))
-        elif (image_id := _volume_image(volume)) in wanted:
-            self.note(str(image_id), _volume_words(volume))
+        elif (made_of := _volume_image(volume)) is not None and made_of in wanted:
+            self.note(made_of, _volume_words(volume))
 
     def told(self) -> dict[str, str]:
         return {

@@ -163,7 +163,7 @@ def test_a_running_upload_stays_by_a_client_from_the_next_year(
         def now(cls, tz: dt.tzinfo | None = None) -> dt.datetime:  # type: ignore[override]
             return dt.datetime.fromtimestamp(time.time(), tz) + dt.timedelta(days=365)
 
-    monkeypatch.setattr("pytest_dibctl.clouds.openstack.regions.dt.datetime", Ahead)
+    monkeypatch.setattr(dt, "datetime", Ahead)
     shop.cloud.tells_time = tells_time
     shop.json("upload", "debian", "one")
     assert running in shop.cloud.region()

@@ -422,13 +422,13 @@ def test_two_uploads_at_a_time_leave_one_current_image(
     ended: list[DibctlError | None] = []
     changes = 0
 
-    def upload() -> None:
-        digest = hashlib.sha512(CONTENT).hexdigest()
-        stream = SharedFile(file, sha512=digest)
-        spec = dataclasses.replace(wanted(), sha512=digest)
+    def upload(label: str) -> None:
+        stream = SharedFile(file, sha512=hashlib.sha512(CONTENT).hexdigest())
+        image = wanted()  # with another property it is another image, which no other upload takes up
+        spec = dataclasses.replace(image.spec, properties={**image.spec.properties, "by": label})
         work = Work(
             region=MemoryRegion(cloud=cloud),
-            wanted=spec,
+            wanted=dataclasses.replace(image, spec=spec),
             content=lambda: FileBody(stream, deadline=float("inf")),
         )
         try:
@@ -446,13 +446,13 @@ def test_two_uploads_at_a_time_leave_one_current_image(
         changes += 1
         if changes == step + 1:
             before, cloud.fails = cloud.fails, (fails or cloud.fails) if second else lambda _call: None
-            upload()
+            upload("second")
             cloud.fails = before
 
     cloud.changed = changed
     if fails is not None and not second:
         cloud.fails = fails
-    upload()
+    upload("first")
     cloud.fails = lambda _call: None
     assert not had or min(least, default=1) >= 1
     if None in ended:
@@ -461,5 +461,32 @@ def test_two_uploads_at_a_time_leave_one_current_image(
         assert len(current(cloud)) == 1
     if not [note for error in ended if error for note in getattr(error, "__notes__", ())]:
         cloud.changed = lambda: None
-        upload()  # the next command repairs what is left
+        upload("first")  # the next command repairs what is left
         assert len(current(cloud)) == 1
+
+
+def test_an_image_that_another_upload_took_up_and_published_stays(file: Path) -> None:
+    cloud = Cloud()
+    stream = SharedFile(file, sha512=hashlib.sha512(CONTENT).hexdigest())
+    work = Work(
+        region=MemoryRegion(cloud=cloud),
+        wanted=wanted(),
+        content=lambda: FileBody(stream, deadline=float("inf")),
+    )
+
+    def changed() -> None:
+        cloud.changed = lambda: None
+        replace(work)
+        failing = iter([True])
+
+        def fails(call: str) -> None:
+            if call == "change" and next(failing, False):
+                raise ApiError("change failed")
+
+        cloud.fails = fails
+
+    cloud.changed = changed
+    with pytest.raises(ApiError):
+        replace(work)
+    stream.close()
+    assert len(current(cloud)) == 1
