@@ -17,6 +17,10 @@ SNAPSHOT = "snapshot"
 """The ``image_type`` of what users make of their servers."""
 
 
+UNKNOWN = dt.datetime.max.replace(tzinfo=dt.UTC)
+"""The time of what tells none: later than every other, so that nothing is too old because of it."""
+
+
 class LateError(Exception):
     """The time for sending a file is over."""
 
@@ -46,7 +50,7 @@ class ImageSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageRecord:
-    """An image as Glance describes it. ``size`` is bytes; times are the server's."""
+    """An image as Glance describes it. ``size`` is bytes; times are the server's, or ``UNKNOWN``."""
 
     id: str
     name: str
@@ -72,7 +76,8 @@ class ImageRecord:
     def is_snapshot(self) -> bool:
         """Whether a user made it of a server or a volume; such an image is never ours to judge."""
         marks = {"block_device_mapping", "instance_uuid"}
-        return self.properties.get("image_type") == SNAPSHOT or not marks.isdisjoint(self.properties)
+        kinds = {SNAPSHOT, "backup"}
+        return self.properties.get("image_type") in kinds or not marks.isdisjoint(self.properties)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,7 +136,7 @@ class Region(Protocol):
         ...
 
     def now(self) -> dt.datetime:
-        """Return the server's time."""
+        """Return the server's time; raises ApiError where it tells none: this machine's may be another."""
         ...
 
     def images(
@@ -204,7 +209,7 @@ class Region(Protocol):
         ...
 
     def use(self, image_id: str) -> str | None:
-        """Return which server uses one image by now, None if none does; raises as ``uses``."""
+        """Return which server or volume uses one image by now, None if none does; raises as ``uses``."""
         ...
 
     def needed_by(self, image_id: str) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.config import catalog as configuration
-from pytest_dibctl.config import templates, tests_list
+from pytest_dibctl.config import obsolete_rules, templates, tests_list
 from pytest_dibctl.config.catalog import Catalog, Override, SourceFile
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.input_files import exists, resolve_input
@@ -103,6 +103,18 @@ class Report:
             yield f"read {file.display_name}: {len(file.labels)} {noun}: {', '.join(file.labels) or '-'}"
 
 
+def _rule_errors(catalog: Catalog) -> Iterator[str]:
+    """Yield what is wrong with rules on obsolete images, each for the first image that shows it."""
+    for environment in catalog.uploads.values():
+        if environment.settings.external_upload:
+            continue
+        for image in catalog.images.values():
+            errors = [_one_line(error) for error in obsolete_rules.broken(image, environment)]
+            yield from errors
+            if errors:
+                break
+
+
 def validate(
     *,
     cwd: Path | None = None,
@@ -127,6 +139,7 @@ def validate(
     if not problems and not any(file.kind == "images" for file in catalog.files):
         errors.append(_one_line(not_found("images", cwd, system)))
     errors += _environment_errors(catalog, cwd)
+    errors += _rule_errors(catalog)
     errors += templates.errors(catalog)
     warnings = list(catalog.warnings)
     return Report(

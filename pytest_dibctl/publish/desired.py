@@ -14,7 +14,7 @@ from pytest_dibctl.build.dib import DISTRIBUTION
 from pytest_dibctl.clouds.glance_content import COMMAND_LINE, BootFile, boot_files, disk_format
 from pytest_dibctl.clouds.marks import UNFINISHED
 from pytest_dibctl.clouds.regions import ImageRecord, ImageSpec
-from pytest_dibctl.config import interpolate, merge
+from pytest_dibctl.config import interpolate, merge, obsolete_rules
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.command import Preprocessing
 from pytest_dibctl.config.models.images import Image
@@ -26,7 +26,8 @@ from pytest_dibctl.publish import image_state
 
 log = logging.getLogger(__name__)
 
-SHA512, SPEC, LABEL, CONVERSION = "dibctl_sha512", "dibctl_spec", "dibctl_label", "dibctl_conversion"
+SHA512 = image_state.SHA512
+SPEC, LABEL, CONVERSION = "dibctl_spec", "dibctl_label", "dibctl_conversion"
 """Properties of a published image: the digest of the built file, which is the one that was tested; a digest
 of all that Glance was told; the label in images.yaml; and what made the uploaded file of the built one."""
 TESTED, PACKAGES = "dibctl_tested", "dibctl_packages"
@@ -101,7 +102,8 @@ def wanted(image: Entry[Image], environment: Entry[UploadEnvironment], built: Ar
         )
     settings = environment.settings
     rule_at = environment.at("obsolete.name")
-    image_state.obsolete_name(glance.name, settings.obsolete, rule_at)
+    if not settings.external_upload:
+        obsolete_rules.check(image, environment)
     conversion = _conversion(environment, glance, built)
     companions = boot_files(built, glance.properties)
     properties = dict(glance.properties)

@@ -6,19 +6,33 @@ import datetime as dt
 from collections.abc import Iterable, Mapping
 
 from pytest_dibctl.clouds.marks import COMPANION, TEST, UNFINISHED
-from pytest_dibctl.clouds.regions import Change, ImageRecord
+from pytest_dibctl.clouds.regions import Change, ImageRecord, Region
 from pytest_dibctl.config import interpolate
-from pytest_dibctl.config.models.upload import Obsoleting
+from pytest_dibctl.config.models.upload import FACTS, Obsoleting
+from pytest_dibctl.config.obsolete_rules import LONGEST_NAME
+from pytest_dibctl.errors import ApiError
 
-AT, BY = "obsoleted_at", "obsoleted_by"
+AT, BY = FACTS
 """The properties that hold when an image became obsolete, and the id of its successor."""
-LONGEST_NAME = 255
-"""Characters that Glance allows."""
+NO_TIME = "unknown"
+"""What ``AT`` says where the server tells no time: the time of the image's last change counts then."""
+SHA512 = "dibctl_sha512"
+"""The property of each published image that holds the digest of the built file, which was tested."""
 
 
 def is_obsolete(image: ImageRecord, rule: Obsoleting) -> bool:
     """Whether an image is marked as ``rule`` marks obsolete ones."""
     return all(image.properties.get(key) == value for key, value in rule.properties.items())
+
+
+def is_marked(image: ImageRecord) -> bool:
+    """Whether an image bears the mark of a replacement: ours, or dibctl's on an image of dibctl's.
+
+    A rule of upload.yaml may be true of current images as well; the mark is not.
+    """
+    if AT in image.properties:
+        return True
+    return SHA512 not in image.properties and image.properties.get("obsolete") == "true"
 
 
 def is_current(image: ImageRecord, rule: Obsoleting) -> bool:
@@ -55,25 +69,44 @@ def has_obsolete_name(image: ImageRecord, rule: Obsoleting) -> bool:
 
 
 def obsoletion(
-    image: ImageRecord, rule: Obsoleting, *, now: dt.datetime, successor: str | None, where: str
+    image: ImageRecord, rule: Obsoleting, *, now: dt.datetime | None, successor: str | None, where: str
 ) -> Change:
-    """Return the change that makes an image obsolete."""
-    facts = {AT: now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), BY: successor}
-    return Change(name=obsolete_name(image.name, rule, where), properties={**rule.properties, **facts})
+    """Return the change that makes an image obsolete; ``now`` is the server's time, None if it tells none."""
+    at = now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if now is not None else NO_TIME
+    return Change(
+        name=obsolete_name(image.name, rule, where),
+        hidden=True if rule.hidden else None,
+        visibility=rule.visibility,
+        properties={**rule.properties, AT: at, BY: successor},
+    )
 
 
 def restoration(image: ImageRecord, change: Change) -> Change:
     """Return the change that takes ``change`` back; ``image`` is as it was before."""
     before: Mapping[str, str | None] = {key: image.properties.get(key) for key in change.properties}
-    return Change(name=image.name, properties=before)
+    return Change(
+        name=image.name,
+        hidden=image.hidden if change.hidden is not None else None,
+        visibility=image.visibility if change.visibility is not None else None,
+        properties=before,
+    )
 
 
 def obsolete_since(image: ImageRecord) -> dt.datetime:
     """Return when an image became obsolete; for one that does not say it, when it was changed last."""
     try:
-        return dt.datetime.fromisoformat(image.properties[AT]).astimezone(dt.UTC)
+        moment = dt.datetime.fromisoformat(image.properties[AT])
     except (KeyError, ValueError):
         return image.updated
+    return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).astimezone(dt.UTC)
+
+
+def time_of(region: Region) -> dt.datetime | None:
+    """Return the server's time, None where it tells none."""
+    try:
+        return region.now()
+    except ApiError:
+        return None
 
 
 def newest_first(images: Iterable[ImageRecord]) -> list[ImageRecord]:

@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 
 from pytest_dibctl.clouds.marks import COMPANION, TEST, UNFINISHED
-from pytest_dibctl.clouds.regions import ImageRecord, Region
+from pytest_dibctl.clouds.regions import UNKNOWN, ImageRecord, Region
 from pytest_dibctl.config.models.upload import Obsoleting
 from pytest_dibctl.errors import ApiError, ConfigError
 from pytest_dibctl.publish import image_state
@@ -36,10 +36,10 @@ def listing(region: Region, rule: Obsoleting) -> list[Listed]:
     It leaves out snapshots, images of test runs, and the kernels and initrds of other images, unless an
     upload left them unfinished.
     """
-    now = region.now()
     images = [image for image in region.images() if _is_shown(image)]
     images = sorted(image_state.newest_first(images), key=lambda image: image.name)
     used = _used(region, images)
+    now = image_state.time_of(region) or max((image.updated for image in images), default=UNKNOWN)
     return [
         Listed(
             image=image,

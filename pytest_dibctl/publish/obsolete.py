@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from pytest_dibctl.clouds.regions import Region
+from pytest_dibctl.clouds.marks import COMPANION, KEPT, TEST, UNFINISHED
+from pytest_dibctl.clouds.regions import ImageRecord, Region
 from pytest_dibctl.config.models.upload import Obsoleting
 from pytest_dibctl.errors import ApiError, DibctlError
 from pytest_dibctl.publish import image_state
@@ -38,9 +39,25 @@ def _mark(region: Region, image_id: str, rule: Obsoleting, where: str) -> Marked
                 f"image {image_id} ({image.name}) belongs to project {image.owner}, and is left alone",
                 hint="log in to that project to make it obsolete",
             )
-        if image_state.is_obsolete(image, rule):
+        if (what := _no_production_image(image)) is not None:
+            raise ApiError(f"image {image_id} ({image.name}) is {what}, and is left alone")
+        if image_state.is_obsolete(image, rule) and image_state.is_marked(image):
             return Marked(image_id=image_id, name=image.name)
-        change = image_state.obsoletion(image, rule, now=region.now(), successor=None, where=where)
+        now = image_state.time_of(region)
+        change = image_state.obsoletion(image, rule, now=now, successor=None, where=where)
         return Marked(image_id=image_id, name=region.change(image_id, change).name, changed=True)
     except DibctlError as error:
         return Marked(image_id=image_id, error=error)
+
+
+def _no_production_image(image: ImageRecord) -> str | None:
+    """Return what an image is that no command may make obsolete, None for one in production."""
+    if image.is_snapshot:
+        return "a snapshot of a user's server or volume"
+    if image.tags & {TEST, KEPT}:
+        return "an image of a test run"
+    if UNFINISHED in image.tags:
+        return "on its way in an upload"
+    if COMPANION in image.tags:
+        return "the kernel or initrd of another image"
+    return None

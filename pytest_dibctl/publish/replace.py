@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -74,15 +75,28 @@ class Found:
         return tuple(image for image in self.current if self.same is None or image.id != self.same.id)
 
 
-def look(region: Region, wanted: Wanted) -> Found:
-    """Return the images of the wanted image's name; raises ApiError and its like."""
+def look(region: Region, wanted: Wanted, *, obsolete: bool = True) -> Found:
+    """Return the images of the wanted image's name; raises ApiError and its like.
+
+    ``obsolete`` says whether older images are to make place.
+    """
     named = image_state.newest_first(region.images(name=wanted.spec.name))
     current = [image for image in named if image_state.is_current(image, wanted.rule)]
     return Found(
-        same=next((image for image in current if is_same(image, wanted)), None),
+        same=_same(current, wanted, obsolete=obsolete),
         current=tuple(current),
         unfinished=tuple(image for image in named if UNFINISHED in image.tags and image.hidden),
     )
+
+
+def _same(current: Sequence[ImageRecord], wanted: Wanted, *, obsolete: bool) -> ImageRecord | None:
+    """Return the current image that equals the wanted one; ``current`` is in order, the newest first.
+
+    Of several current images the newest stays, whichever command repairs that: if each command preferred its
+    own one, two at a time could make both obsolete.
+    """
+    candidates = current[:1] if obsolete else current
+    return next((image for image in candidates if is_same(image, wanted)), None)
 
 
 def replace(work: Work) -> Replaced:
@@ -90,7 +104,7 @@ def replace(work: Work) -> Replaced:
 
     What could not be put back is said in notes of the error.
     """
-    found = look(work.region, work.wanted)
+    found = look(work.region, work.wanted, obsolete=work.obsolete)
     members = [work.region.project(member) for member in work.wanted.members]
     if found.same is not None:
         pending = _share(work, found.same, members)
@@ -107,8 +121,13 @@ def replace(work: Work) -> Replaced:
         image = _hidden(work, found, made)
         pending = _share(work, image, members)
         work.go_on()
+        if _is_published(work, image.id):
+            # Another upload found these bytes whole and published them: that image is not ours to remove.
+            made.image, made.parts = None, []
+        made.shown = True
         image = _reveal(work, image)
-        obsoleted = tuple(_obsoleted(work, found.older, image, changed))
+        losers, winner = _judged(work, found, image)
+        obsoleted = tuple(_obsoleted(work, losers, winner, changed))
     except BaseException as error:
         _roll_back(work, made, changed, found.older, error)
         raise
@@ -121,13 +140,16 @@ class _Made:
     """The ids of what is there of a new image, and goes if anything fails."""
 
     image: str | None = None
+    shown: bool = False
     parts: list[str] = dataclasses.field(default_factory=list)
 
 
 def _hidden(work: Work, found: Found, made: _Made) -> ImageRecord:
     """Return the new image, whole and hidden; ``made`` gets the ids of what was made."""
     for image in found.unfinished:
-        if is_same(image, work.wanted) and (parts := _whole_parts(work, image)) is not None:
+        # One that is older than a current image would have to make place for that one.
+        overtaken = work.obsolete and found.current and _age(image) < _age(found.current[0])
+        if not overtaken and is_same(image, work.wanted) and (parts := _whole_parts(work, image)) is not None:
             work.tell("its bytes are there already, from an upload that did not come to its end")
             made.image, made.parts = image.id, parts
             return image
@@ -204,6 +226,29 @@ def _reveal(work: Work, image: ImageRecord) -> ImageRecord:
     )
 
 
+def _age(image: ImageRecord) -> tuple[dt.datetime, str]:
+    """Return the key by which images of one name are ordered, the same for all commands that look at them."""
+    return image.created, image.id
+
+
+def _judged(work: Work, found: Found, image: ImageRecord) -> tuple[tuple[ImageRecord, ...], ImageRecord]:
+    """Return the current images that make place, the newest first, and the one that stays.
+
+    Another upload may have published meanwhile: the newest of these images stays, by creation and then by
+    id. Each upload looks after its image shows, so at least the last one sees all of them, and none makes
+    the newest obsolete.
+    """
+    if not work.obsolete:
+        return (), image
+    current = look(work.region, work.wanted).current
+    before = {old.id for old in found.current}
+    rivals = [other for other in current if other.id not in before and other.id != image.id]
+    winner = max([image, *rivals], key=_age)
+    if winner.id != image.id:
+        work.tell(f"image {winner.id} was published meanwhile, is newer, and stays the current one")
+    return tuple(other for other in current if other.id != winner.id), winner
+
+
 def _obsoleted(
     work: Work,
     older: Sequence[ImageRecord],
@@ -213,7 +258,7 @@ def _obsoleted(
     """Make images obsolete, the oldest first; ``changed`` gets each one before it is changed."""
     if not work.obsolete or not older:
         return
-    now = work.region.now()
+    now = image_state.time_of(work.region)
     for image in reversed(older):
         change = image_state.obsoletion(
             image, work.wanted.rule, now=now, successor=successor.id, where=work.wanted.rule_at
@@ -233,11 +278,18 @@ def _roll_back(
     """Restore the older images, then remove what was made; what fails becomes a note on ``error``."""
     if changed:
         work.tell("going back to the older image")
+    older = tuple(image for image in older if made.image != image.id)
     for image, change in reversed(changed):
         with _noting(error, f"image {image.id} may have been left renamed"):
             work.region.change(image.id, image_state.restoration(image, change))
     if older and made.image is not None and not _any_current(work, older):
         error.add_note(f"image {made.image} is left: none of the older ones is known to be current")
+        return
+    if made.image is not None and not made.shown and _is_published(work, made.image):
+        error.add_note(f"image {made.image} is left: another upload of the same bytes has published it")
+        return
+    if made.image is not None and made.shown and _may_be_needed(work, made):
+        error.add_note(f"image {made.image} is left: it may be the only current one")
         return
     # The image goes before its kernel, so that no user finds an image without one.
     if made.image is not None:
@@ -249,6 +301,24 @@ def _roll_back(
                 error.add_note(f"image {part_id} is left: {who}")
             else:
                 unfinished.take_back(work.region, part_id)
+
+
+def _is_published(work: Work, image_id: str) -> bool:
+    """Whether another upload, which found the whole image unfinished, took it up."""
+    with contextlib.suppress(DibctlError):
+        return UNFINISHED not in work.region.image(image_id).tags
+    return False
+
+
+def _may_be_needed(work: Work, made: _Made) -> bool:
+    """Whether another upload may have made its image obsolete in favour of ours, so that none is left."""
+    try:
+        images = list(work.region.images(properties={image_state.BY: str(made.image)}))
+        return bool(images) and not any(
+            image.id != made.image for image in look(work.region, work.wanted).current
+        )
+    except DibctlError:
+        return True
 
 
 def _any_current(work: Work, older: Sequence[ImageRecord]) -> bool:

@@ -11,6 +11,7 @@ import dataclasses
 import datetime as dt
 from collections.abc import Callable, Sequence
 
+from pytest_dibctl.clouds.marks import TEST
 from pytest_dibctl.clouds.regions import ImageRecord, Region
 from pytest_dibctl.config.models.upload import Obsoleting
 from pytest_dibctl.errors import ApiError, DibctlError, ImageNotFoundError
@@ -42,7 +43,8 @@ class Policy:
 class Candidate:
     """An obsolete image. ``size`` is bytes, ``since`` when it became obsolete.
 
-    ``named`` says whether its name is that of an obsolete image; ``companions`` are the ids of the kernel and
+    ``named`` says whether its name is that of an obsolete image, ``marked`` whether it bears the mark of a
+    replacement, which no current image does; ``companions`` are the ids of the kernel and
     the initrd that it boots by.
     """
 
@@ -53,6 +55,8 @@ class Candidate:
     created: dt.datetime
     is_snapshot: bool
     named: bool
+    marked: bool
+    is_test: bool
     protected: bool
     disk_format: str
     companions: tuple[str, ...]
@@ -181,6 +185,10 @@ class _Rotation:
         for image in candidates:
             if image.is_snapshot:
                 reasons[image.id] = "is a snapshot"
+            elif image.is_test:
+                reasons[image.id] = "is an image of a test run"
+            elif not image.marked:
+                reasons[image.id] = "may be current: nothing but the rule says that it is obsolete"
             elif not image.named:
                 reasons[image.id] = "is not called like an obsolete image"
             elif image.protected:
@@ -199,11 +207,20 @@ class _Rotation:
         if candidate.disk_format in KERNELS and (user := self._region.needed_by(candidate.id)) is not None:
             return user
         image = self._region.image(candidate.id)
-        if not image_state.is_obsolete(image, self._rule) or image.owner != self._region.project_id:
+        if not self._is_still_obsolete(image):
             return "is not obsolete any more"
         if image.protected:
             return "is protected since a moment ago"
         return None
+
+    def _is_still_obsolete(self, image: ImageRecord) -> bool:
+        """Whether an image is what it was when it was listed: ours, and no current one."""
+        return (
+            image.owner == self._region.project_id
+            and image_state.is_obsolete(image, self._rule)
+            and image_state.is_marked(image)
+            and image_state.has_obsolete_name(image, self._rule)
+        )
 
 
 def _candidate(image: ImageRecord, rule: Obsoleting) -> Candidate:
@@ -215,6 +232,8 @@ def _candidate(image: ImageRecord, rule: Obsoleting) -> Candidate:
         created=image.created,
         is_snapshot=image.is_snapshot,
         named=image_state.has_obsolete_name(image, rule),
+        marked=image_state.is_marked(image),
+        is_test=TEST in image.tags,
         protected=image.protected,
         disk_format=image.disk_format,
         companions=tuple(unfinished.part_ids(image)),

@@ -88,6 +88,7 @@ def sweep(
         unfinished = [image for image in region.images(tag=UNFINISHED, owner=owner) if image.name in names]
         if not unfinished:
             return
+        # The ages are by the server's clock on both sides; where it tells no time, nothing is removed.
         limit = region.now() - STALE - dt.timedelta(seconds=timeout)
     except DibctlError as error:
         log.warning("what earlier runs left unfinished is not looked for: %s", error)

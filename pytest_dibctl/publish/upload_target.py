@@ -64,7 +64,7 @@ class Target:
             self._wanted = wanted(self._request.image, self._environment, self._request.built)
             if not self._environment.settings.external_upload:
                 self._region = self._request.open_region(self._environment)
-                self._found = look(self._region, self._wanted)
+                self._found = look(self._region, self._wanted, obsolete=self._request.obsolete)
 
     def send(self, file: Artifact | None, stream: SharedFile | None) -> None:
         """Upload ``file``, of which ``stream`` gives the bytes; None of both where none is needed."""

@@ -59,7 +59,7 @@ class Cloud:
 
     def tick(self) -> dt.datetime:
         self.made += 1
-        return START + dt.timedelta(days=1, seconds=self.made)
+        return START + dt.timedelta(days=2, seconds=self.made)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -194,7 +194,8 @@ class MemoryRegion:
 
     def use(self, image_id: str) -> str | None:
         self.cloud.fails("use")
-        return next(iter(self.cloud.servers.get(image_id, ())), None)
+        users = (self.cloud.servers, self.cloud.volumes)
+        return next((user for where in users for user in where.get(image_id, ())), None)
 
     def needed_by(self, image_id: str) -> str | None:
         self.cloud.fails("needed_by")

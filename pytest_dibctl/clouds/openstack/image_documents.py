@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pytest_dibctl.clouds.protocols import CloudImage
-from pytest_dibctl.clouds.regions import Change, ImageRecord, ImageSpec
+from pytest_dibctl.clouds.regions import UNKNOWN, Change, ImageRecord, ImageSpec
 from pytest_dibctl.errors import ConfigError
 from pytest_dibctl.image.artifact import Artifact
 
@@ -85,9 +85,10 @@ def _is_property(key: str, value: Any) -> bool:
 
 def _time(text: Any) -> dt.datetime:
     try:
-        return dt.datetime.fromisoformat(str(text)).astimezone(dt.UTC)
+        moment = dt.datetime.fromisoformat(str(text))
     except ValueError:
-        return dt.datetime.fromtimestamp(0, dt.UTC)
+        return UNKNOWN
+    return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).astimezone(dt.UTC)
 
 
 def patch(present: Mapping[str, Any], change: Change) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 from pytest_dibctl.clouds import marks
 from pytest_dibctl.clouds.openstack import shapes
 from pytest_dibctl.clouds.openstack.api import Api
+from pytest_dibctl.clouds.openstack.image_documents import OWN
 from pytest_dibctl.clouds.openstack.lists import pages
 from pytest_dibctl.clouds.openstack.refusals import raise_for_status
 from pytest_dibctl.errors import ApiError, DibctlError, ImageNotFoundError
@@ -18,6 +19,11 @@ from pytest_dibctl.errors import ApiError, DibctlError, ImageNotFoundError
 log = logging.getLogger(__name__)
 
 _SEE_LOG = "Glance's log says why: a full store, or a format that is not what it was told"
+NO_PROPERTIES = OWN | {
+    *("limit", "marker", "sort", "sort_key", "sort_dir", "tag", "member_status", "changes-since"),
+    *("deleted", "deleted_at", "is_public", "properties"),
+}
+"""What means something else in a query of Glance's than a property."""
 GOING_ON = frozenset({"queued", "saving", "importing", "uploading"})
 
 
@@ -112,21 +118,27 @@ def listed(
 ) -> Iterator[dict[str, Any]]:
     """Yield the images of the project ``owner``, hidden ones too, as Glance describes them.
 
-    Glance filters them by name, tag and properties; name and tag are compared here too. Raises ApiError.
+    Glance filters them by name, tag and properties; all are compared here too. Raises ApiError.
     """
-    query = {**(properties or {}), "owner": owner}
+    wanted = dict(properties or {})
+    query = {key: value for key, value in wanted.items() if _is_plain(key)} | {"owner": owner}
     if tag is not None:
         query["tag"] = tag
     if name is not None:
-        # Glance splits what stands behind "in:" at commas outside of quotes; a bare name it takes whole,
-        # unless it looks like an operator.
-        query["name"] = f'in:"{name}"' if name.startswith(("in:", "eq:", "neq:")) else name
+        # Glance takes whatever stands before a colon for an operator, and all that follows "eq:" as it is.
+        query["name"] = f"eq:{name}" if ":" in name else name
     for hidden in ("false", "true"):
         for image in pages(api, "image", "/images", {**query, "os_hidden": hidden}, "images"):
             is_named = name in {None, image.get("name")}
             is_tagged = tag is None or tag in image.get("tags", ())
-            if image.get("owner") == owner and is_named and is_tagged:
+            is_like = all(image.get(key) == value for key, value in wanted.items())
+            if image.get("owner") == owner and is_named and is_tagged and is_like:
                 yield dict(image)
+
+
+def _is_plain(key: str) -> bool:
+    """Whether Glance takes a key in a query for a property's name, and for nothing else."""
+    return key not in NO_PROPERTIES and not key.endswith(("_min", "_max"))
 
 
 def named(api: Api, names: Sequence[str], tags: Sequence[str]) -> list[dict[str, Any]]:

@@ -20,8 +20,9 @@ LISTING = 1800.0
 """Seconds that all pages of a list may take together."""
 MOST_EMPTY = 20
 """Pages without an item that may follow each other: Neutron and Cinder filter after they have cut a page."""
-MICROVERSION = "2.69"
-"""Nova's version that names servers it cannot describe, because their cell is down, instead of none."""
+MICROVERSIONS: Mapping[Service, str] = {"compute": "2.69", "volume": "3.31"}
+"""Nova's version that names servers it cannot describe, because their cell is down, instead of none; and
+Cinder's that refuses unknown filters of those who may not see all volumes."""
 
 
 def pages(
@@ -32,7 +33,7 @@ def pages(
     ``query`` holds filters; ``PAGE`` limits a page unless it says ``limit``. Raises ApiError and its like,
     also when the pages lead nowhere: to a page that was there already, or to the same items.
     """
-    options = {"microversion": MICROVERSION} if service == "compute" else {}
+    options = {"microversion": MICROVERSIONS[service]} if service in MICROVERSIONS else {}
 
     def page(address: str) -> tuple[list[Mapping[str, Any]], str | None]:
         answer = raise_for_status(getattr(api, service).get(address, **options))

@@ -46,15 +46,19 @@ class OpenStackRegion:
         return self._project
 
     def now(self) -> dt.datetime:
-        """Return the time of Glance's server, from the head of an answer."""
+        """Return the time of Glance's server, from the head of an answer; raises ApiError without one."""
         answer = self.api.safely(
             "image",
             "ask for the time",
             lambda: raise_for_status(self.api.image.get("/images", params={"limit": "1"})),
         )
         with contextlib.suppress(KeyError, ValueError, TypeError):
-            return email.utils.parsedate_to_datetime(answer.headers["Date"]).astimezone(dt.UTC)
-        return dt.datetime.now(dt.UTC)
+            moment = email.utils.parsedate_to_datetime(answer.headers["Date"])
+            return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).astimezone(dt.UTC)
+        raise ApiError(
+            f"Glance of {self._name} does not tell its time, so the age of an image is not known",
+            hint="let the proxy before it pass on the header Date",
+        )
 
     def images(
         self,
@@ -230,8 +234,8 @@ class OpenStackRegion:
         return ImageUses(self.api, where=self._where).of(image_ids)
 
     def use(self, image_id: str) -> str | None:
-        """Return which server uses an image by now."""
-        return ImageUses(self.api, where=self._where).server_of(image_id)
+        """Return which server or volume uses an image by now."""
+        return ImageUses(self.api, where=self._where).user_of(image_id)
 
     def needed_by(self, image_id: str) -> str | None:
         """Return which image, of all that these credentials can see, needs this one to boot."""

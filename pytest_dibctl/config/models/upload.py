@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from pytest_dibctl.config.models.command import Command
-from pytest_dibctl.config.models.section import Rule, Ruled, Section, given
+from pytest_dibctl.config.models.section import Rule, Ruled, given
 from pytest_dibctl.config.models.site import Site
 from pytest_dibctl.config.models.values import EmptyIfNone, Flag, NonEmpty, Text
 
@@ -26,11 +26,50 @@ class Conversion(Ruled):
             yield "compression", "is for disk_format: qcow2"
 
 
-class Obsoleting(Section):
+KEYS_OF_GLANCE = {
+    "name": "obsolete.name",
+    "os_hidden": "obsolete.hidden",
+    "visibility": "obsolete.visibility",
+}
+"""What Glance has a meaning of its own for, and the key that sets it on older images."""
+GLANCES_OWN = frozenset(
+    {
+        *KEYS_OF_GLANCE,
+        *("id", "status", "protected", "min_disk", "min_ram", "disk_format", "container_format", "tags"),
+        *("size", "virtual_size", "checksum", "owner", "os_hash_algo", "os_hash_value", "created_at"),
+        *("updated_at", "locations", "location", "stores", "direct_url", "self", "file", "schema"),
+        *("deleted", "deleted_at"),
+    }
+)
+"""Names that no image property can have."""
+FACTS = ("obsoleted_at", "obsoleted_by")
+"""The properties that only an obsolete image has; this tool sets them."""
+
+
+class Obsoleting(Ruled):
     """What becomes of an image when a newer one takes its place."""
 
     name: Annotated[NonEmpty, Field(description="%(name)s is the image's name")] = "Obsolete %(name)s"
     properties: dict[NonEmpty, Text] = Field(default_factory=lambda: {"obsolete": "true"}, min_length=1)
+    hidden: Annotated[Flag, Field(description="whether an older image is left out of lists")] = False
+    visibility: Literal["public", "private", "shared", "community"] | None = None
+
+    @classmethod
+    def broken_rules(cls, data: Mapping[str, Any]) -> Iterator[Rule]:
+        """Refuse a name that leaves images as they are called, and properties that are Glance's or ours."""
+        if str(data.get("name", "")).strip() == "%(name)s":
+            yield (
+                "name",
+                "%(name)s alone is the name of the current image; write Obsolete %(name)s, or the like",
+            )
+        properties = data.get("properties")
+        for key in properties if isinstance(properties, Mapping) else ():
+            if key in KEYS_OF_GLANCE:
+                yield "properties", f"{key} is no property: Glance has its own; write {KEYS_OF_GLANCE[key]}"
+            elif key in GLANCES_OWN or str(key).startswith("os_glance_"):
+                yield "properties", f"{key} is no property: Glance keeps it for itself"
+            elif key in FACTS or str(key).startswith("dibctl_"):
+                yield "properties", f"{key} is set by dibctl itself, on other images too; choose another name"
 
 
 class UploadEnvironment(Site):

@@ -35,7 +35,9 @@ class FakeCloud(State):
             return Answer(status=404)
         answer = service.handle(self, request, path)
         now = email.utils.format_datetime(self.now(), usegmt=True)
-        return dataclasses.replace(answer, headers={"Date": now, **answer.headers})
+        return dataclasses.replace(
+            answer, headers={**({"Date": now} if self.tells_time else {}), **answer.headers}
+        )
 
     def _give_calls(self) -> Answer:
         """Return the calls since this was last asked for, without Keystone's, for measurements elsewhere."""

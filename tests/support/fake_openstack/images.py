@@ -92,6 +92,20 @@ def _create(cloud: State, request: Request, region: str) -> Answer:
     return answer(201, image)
 
 
+def _is_like(image: Mapping[str, Any], key: str, value: str) -> bool:
+    """Compare as Glance does: what stands before a colon is an operator, for some attributes."""
+    if key not in {"name", "id", "status", "container_format", "disk_format"}:
+        return str(image.get(key)) == value
+    operator, colon, rest = value.partition(":")
+    if not colon:
+        return image.get(key) == value
+    if operator == "eq":
+        return image.get(key) == rest
+    if operator == "in":
+        return image.get(key) in rest.split(",")
+    raise Refusal(400, f"Unable to filter by unknown operator '{operator}'.")
+
+
 @SERVICE.call("GET", IMAGES)
 def _list(cloud: State, request: Request, region: str) -> Answer:
     query = {key: value for key, value in request.query.items() if key not in PAGING}
@@ -103,7 +117,7 @@ def _list(cloud: State, request: Request, region: str) -> Answer:
         if bool(image["os_hidden"]) == hidden
         and _sees(cloud, request, image)
         and (tag is None or tag in image["tags"])
-        and all(str(image.get(key)) == value for key, value in query.items())
+        and all(_is_like(image, key, value) for key, value in query.items())
     ]
     listed, marker = page(found, request.query, cloud.page)
     document: Document = {"images": listed, "schema": "/v2/schemas/images", "first": "/v2/images"}

@@ -42,6 +42,12 @@ class State:
     soft_deleted: Sequence[Mapping[str, Any]] = ()
     volumes: Sequence[Mapping[str, Any]] | None = None
     """Volumes of all projects; None is a cloud without Cinder."""
+    cinder_admins: set[str] = dataclasses.field(default_factory=lambda: {ADMIN})
+    """Users for whom Cinder heeds all_tenants."""
+    sees_hosts: set[str] = dataclasses.field(default_factory=set)
+    """Other users whom a policy of Cinder's shows the hosts of volumes."""
+    tells_time: bool = True
+    """Whether answers have a Date."""
     in_use: set[str] = dataclasses.field(default_factory=set)
     """The ids of images that Glance's store refuses to delete."""
     import_fails: str = ""

@@ -657,7 +657,7 @@ OURS = {
     *("security_groups", "hints", "metadata", "volume", "size", "type", "floating_network"),
     *("visibility", "members", "import_method", "import_uri", "stores", "all_stores"),
     "allow_unverified",
-    *("convert", "compression", "require_tested", "obsolete"),
+    *("convert", "compression", "require_tested", "obsolete", "hidden"),
 }
 """Keys that dibctl did not have."""
 CANONICAL_NAMES = {"project_name", "project_domain_id"}

@@ -356,7 +356,7 @@ def test_no_mark_of_a_test_run_is_transferred(two: Shop, abroad: FakeCloud) -> N
 
 def test_a_name_means_what_its_environment_does_not_call_obsolete(two: Shop, abroad: FakeCloud) -> None:
     there = {"auth_url": abroad.url, "username": "admin", "password": "secret", "project_name": "admin"}
-    rule = {"name": "%(name)s", "properties": {"lifecycle": "ended"}}
+    rule = {"name": "Ended %(name)s", "properties": {"lifecycle": "ended"}}
     two.write(
         {
             "here": {"keystone": two.keystone("admin"), "obsolete": rule},

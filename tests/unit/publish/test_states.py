@@ -390,3 +390,103 @@ def test_marking_changes_only_what_is_named_and_ours(
         for one in obsolete.mark(MemoryRegion(cloud=cloud), [one.image_id for one in again], RULE, where="")
     )
     assert cloud.images == after
+
+
+@thorough
+@given(cloud=clouds(), name=st.sampled_from(["%(name)s", "Obsolete %(name)s", "D%(name)s"]), data=st.data())
+def test_a_rotation_never_deletes_a_current_image_whatever_the_rule(
+    cloud: Cloud, name: str, data: st.DataObject
+) -> None:
+    """A rule that current images fulfil, on images that this tool published or replaced, or did not make."""
+    for image in list(cloud.images.values()):
+        facts = data.draw(st.sampled_from([{}, {SHA512: "0"}, {SHA512: "0", "obsoleted_at": "2025-01-01"}]))
+        properties = {key: value for key, value in image.properties.items() if key != "obsolete"}
+        cloud.images[image.id] = dataclasses.replace(image, properties={**properties, "os": "x", **facts})
+    before = dict(cloud.images)
+    rule = Obsoleting.model_construct(name=name, properties={"os": "x"})
+    rotate.rotate(MemoryRegion(cloud=cloud), rotate.Policy(rule=rule, where=""), tell=lambda _line: None)
+    for image in before.values():
+        is_part = COMPANION in image.tags and is_kernel(image, before)
+        if "obsoleted_at" not in image.properties and not is_part:
+            assert cloud.images[image.id] == image
+
+
+@thorough
+@given(cloud=clouds(), step=st.integers(0, 8), fails=st.one_of(st.none(), faults()), second=st.booleans())
+def test_two_uploads_at_a_time_leave_one_current_image(
+    cloud: Cloud, step: int, fails: Callable[[str], None] | None, second: bool, file: Path
+) -> None:
+    """The second upload runs between two changes of the first; one of them meets faults."""
+    had = current(cloud)
+    least: list[int] = []
+    ended: list[DibctlError | None] = []
+    changes = 0
+
+    def upload(label: str) -> None:
+        stream = SharedFile(file, sha512=hashlib.sha512(CONTENT).hexdigest())
+        image = wanted()  # with another property it is another image, which no other upload takes up
+        spec = dataclasses.replace(image.spec, properties={**image.spec.properties, "by": label})
+        work = Work(
+            region=MemoryRegion(cloud=cloud),
+            wanted=dataclasses.replace(image, spec=spec),
+            content=lambda: FileBody(stream, deadline=float("inf")),
+        )
+        try:
+            replace(work)
+        except DibctlError as error:
+            ended.append(error)
+        else:
+            ended.append(None)
+        finally:
+            stream.close()
+
+    def changed() -> None:
+        nonlocal changes
+        least.append(len(current(cloud)))
+        changes += 1
+        if changes == step + 1:
+            before, cloud.fails = cloud.fails, (fails or cloud.fails) if second else lambda _call: None
+            upload("second")
+            cloud.fails = before
+
+    cloud.changed = changed
+    if fails is not None and not second:
+        cloud.fails = fails
+    upload("first")
+    cloud.fails = lambda _call: None
+    assert not had or min(least, default=1) >= 1
+    if None in ended:
+        assert current(cloud)
+    if not any(ended):
+        assert len(current(cloud)) == 1
+    if not [note for error in ended if error for note in getattr(error, "__notes__", ())]:
+        cloud.changed = lambda: None
+        upload("first")  # the next command repairs what is left
+        assert len(current(cloud)) == 1
+
+
+def test_an_image_that_another_upload_took_up_and_published_stays(file: Path) -> None:
+    cloud = Cloud()
+    stream = SharedFile(file, sha512=hashlib.sha512(CONTENT).hexdigest())
+    work = Work(
+        region=MemoryRegion(cloud=cloud),
+        wanted=wanted(),
+        content=lambda: FileBody(stream, deadline=float("inf")),
+    )
+
+    def changed() -> None:
+        cloud.changed = lambda: None
+        replace(work)
+        failing = iter([True])
+
+        def fails(call: str) -> None:
+            if call == "change" and next(failing, False):
+                raise ApiError("change failed")
+
+        cloud.fails = fails
+
+    cloud.changed = changed
+    with pytest.raises(ApiError):
+        replace(work)
+    stream.close()
+    assert len(current(cloud)) == 1
