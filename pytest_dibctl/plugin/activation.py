@@ -50,6 +50,9 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
         options.refuse_contradictions(config, plan)
         options.refuse_what_cannot_work(plan, run_options)
     options.refuse_pytest_settings(config, at_terminal=at_terminal)
+    options.refuse_shadowing_modules(
+        plan
+    )  # of the folders of initial conftest files; of tests' when collected
     # Set here and not earlier: only now have all options been parsed, those of conftest files too.
     config.args = paths if paths_given else planning.paths(plan)
     config.args_source = pytest.Config.ArgsSource.ARGS  # the header would name testpaths, which are not used

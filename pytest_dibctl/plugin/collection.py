@@ -14,7 +14,7 @@ import pytest_timeout
 from _pytest import python, runner
 
 from pytest_dibctl.config.catalog import Catalog
-from pytest_dibctl.plugin import modules, planning
+from pytest_dibctl.plugin import modules, options, planning
 from pytest_dibctl.plugin.budget import failed_tally
 from pytest_dibctl.plugin.modules import ENTRY
 from pytest_dibctl.plugin.session import DibSession
@@ -46,6 +46,7 @@ class Collection:
 
         On a worker, say which target each test is for, before xdist tells the controller of them.
         """
+        options.refuse_shadowing_modules(self._session.plan)
         items = session.items
         self._session.wanting_pristine = _targets_of(
             item for item in items if item.get_closest_marker(PRISTINE_MARK)
