@@ -16,6 +16,7 @@ from pytest_dibctl.plugin.budget import EntryBudgets
 from pytest_dibctl.plugin.collection import Collection
 from pytest_dibctl.plugin.ending import SessionEnd, worker_cleanup, write_result
 from pytest_dibctl.plugin.finalizers import FinalizersFirst
+from pytest_dibctl.plugin.omissions import Omissions
 from pytest_dibctl.plugin.reporting import Reporting
 from pytest_dibctl.plugin.resources import RunResources
 from pytest_dibctl.plugin.results import ReportListener, Results
@@ -112,6 +113,7 @@ def _register_hooks(session: DibSession) -> None:
 
     register(TerminalOutput(session), "terminal")
     register(Collection(session), "collection")
+    register(Omissions(session), "omissions")
     register(budgets, "budgets")
     register(Running(session, budgets), "running")
     register(Reporting(session, budgets), "reporting")

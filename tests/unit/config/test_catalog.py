@@ -656,7 +656,7 @@ OURS = {
     *(f"application_credential_{end}" for end in ("id", "name", "secret")),
     *("security_groups", "hints", "metadata", "volume", "size", "type", "floating_network"),
     *("visibility", "members", "import_method", "import_uri", "stores", "all_stores"),
-    *("convert", "compression", "require_tested", "obsolete"),
+    *("convert", "compression", "require_tested", "accept_changed_tests", "obsolete"),
 }
 """Keys that dibctl did not have."""
 CANONICAL_NAMES = {"project_name", "project_domain_id"}
