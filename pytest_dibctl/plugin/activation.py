@@ -24,6 +24,7 @@ from pytest_dibctl.plugin.running import Running
 from pytest_dibctl.plugin.session import KEY, DibSession
 from pytest_dibctl.plugin.terminal import TerminalOutput
 from pytest_dibctl.plugin.xdist.controller import Controller
+from pytest_dibctl.plugin.xdist.refusals import WorkerRefusals
 from pytest_dibctl.plugin.xdist.worker import is_controller, worker_id
 from pytest_dibctl.run.targets import targets
 
@@ -49,7 +50,8 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
         chosen = targets(catalog, images, run_options)
         plan = planning.plan(chosen, cwd=cwd, paths_given=paths_given, given=paths)
         options.refuse_contradictions(config, plan)
-        options.refuse_what_cannot_work(plan, run_options)
+        if not _only_shows(config):
+            options.refuse_what_cannot_work(plan, run_options)
     options.refuse_pytest_settings(config, at_terminal=at_terminal)
     options.refuse_shadowing_modules(
         plan
@@ -70,6 +72,12 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
     config.stash[KEY] = session
     _add_ini_lines(config)
     _register_hooks(session)
+
+
+def _only_shows(config: pytest.Config) -> bool:
+    """Whether pytest lists tests or fixtures and runs nothing, so that the machine need not be able to."""
+    given = config.option
+    return bool(given.collectonly or given.showfixtures or given.show_fixtures_per_test or given.setupplan)
 
 
 @contextlib.contextmanager
@@ -127,5 +135,7 @@ def _register_hooks(session: DibSession) -> None:
         register(junit.Attachments(config), "attachments")
     if controller is not None:
         register(controller, "controller")
+    if session.is_worker:
+        register(WorkerRefusals(session), "refusals")
     register(FinalizersFirst(end), "finalizers")
     register(attestation, "attestation")

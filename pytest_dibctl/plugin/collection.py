@@ -46,7 +46,6 @@ class Collection:
 
         On a worker, say which target each test is for, before xdist tells the controller of them.
         """
-        options.refuse_shadowing_modules(self._session.plan)
         items = session.items
         self._session.wanting_pristine = _targets_of(
             item for item in items if item.get_closest_marker(PRISTINE_MARK)
@@ -162,6 +161,8 @@ class ImageCollector:
             marker = item.get_closest_marker("dib_entry")
             item.stash[ENTRY] = planned[marker.args[0], marker.args[1]] if marker else None
             _limit(item)
+        # The tests' folders are on the module path by now.
+        options.refuse_shadowing_modules(self._plan)
         self._refuse_lost_entries(session, items)
         self._refuse_boots_in_trees(items)
         # Before others choose by place (--stepwise), and after others have changed the order (--ff).
