@@ -5,8 +5,9 @@ charge, credentials included, comes through its stdin and stays in its memory; t
 every process of the run holds. When the kernel has released the last of these, the guardian looks at the
 ledger: a run that ended by itself needs nothing more, any other is swept.
 
-Started as ``python -m pytest_dibctl.cleanup.guardian``. It imports little until it is needed: it costs a run
-some hundredths of a second, and a run that makes nothing has none.
+It starts isolated from the tests: no module of theirs can take the place of one that it imports. The run goes
+on only when the guardian has said that it holds its charge. Each process of the run watches it, and starts
+another when it dies. A run that makes nothing has none.
 """
 
 from __future__ import annotations
@@ -16,14 +17,19 @@ import dataclasses
 import logging
 import os
 import pickle
+import re
 import signal
 import struct
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from pytest_dibctl.cleanup import watch
 from pytest_dibctl.errors import DibctlError, NotInConfigError
 from pytest_dibctl.run.ledger import GUARDIAN, LOCK, Ledger
 from pytest_dibctl.system import locks, process
@@ -35,17 +41,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHARGED = b"charged\n"
-"""The content of the locked file once the guardian no longer needs the process that started it."""
+CHARGED = re.compile(rb"charged (\d+)\n")
+"""The content of the locked file, with the guardian's process id, once it no longer needs its starter."""
 RETRY_FOR = 900.0
 """Seconds for which a removal that fails is tried again; then it is left to ``dibctl cleanup``."""
 LONGEST_PAUSE = 60.0
 PATIENCE = 5.0
 """Seconds a run waits at its end for its guardian, which has nothing to do then."""
-STARTING = 10.0
-"""Seconds another process of the run may take to start it."""
+STARTING = 60.0
+"""Seconds until a guardian must hold its charge, on a machine that is busy with builds."""
 POLL = 0.02
 """Seconds between two looks at whether it was started; nothing is made meanwhile."""
+BREATH = 1.0
+"""Seconds between the death of a guardian and the start of the next: one that cannot live is no busy loop."""
 LOG = "guardian.log"
 
 
@@ -74,66 +82,101 @@ class Charge:
 # -- in the run ------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(kw_only=True)
 class Guardian:
-    """A run's guardian, as the run's processes see it. Each may call ``ensure``; it is started once."""
+    """A run's guardian, as the run's processes see it. Each may call ``ensure``; it is started once.
 
-    directory: Path
-    make_charge: Callable[[], Charge]
-    _ensured: bool = False
-    _child: subprocess.Popen[bytes] | None = None
+    ``directory`` is the run's, ``make_charge`` returns what a guardian that is started must know.
+    """
+
+    def __init__(self, *, directory: Path, make_charge: Callable[[], Charge]) -> None:
+        self.directory = directory
+        self._make_charge = make_charge
+        self._child: subprocess.Popen[bytes] | None = None
+        self._watch: watch.Watch | None = None
+        self._one_at_a_time = threading.Lock()
 
     def ensure(self) -> None:
-        """Return once the run has a guardian that lives; raises DibctlError when it cannot be had."""
-        if self._ensured:
+        """Return once the run has a guardian that holds its charge and lives.
+
+        From then on its death is noticed, and another one started. Raises DibctlError when it cannot be had.
+        """
+        if self._watch is not None and self._watch.sees_life():
             return
+        self.end_watch()  # which waits for a successor that is being started
+        with self._one_at_a_time:
+            pid = self._one_that_lives()
+            self._watch = watch.Watch(pid, successor=self._successor)
+
+    def _successor(self) -> int | None:
+        """Return the process that follows a guardian that died, None when none can be had.
+
+        The next ``ensure`` tries again then, and raises.
+        """
+        time.sleep(BREATH)
+        with self._one_at_a_time:
+            try:
+                return self._one_that_lives()
+            except DibctlError:
+                log.exception("the run's guardian died, and no other can be started")
+                return None
+
+    def _one_that_lives(self) -> int:
         try:
             with locks.exclusive(self.directory / "guardian.starting", poll=POLL):
-                self._ensure()
+                return self._settled()
         except (OSError, ValueError) as error:
             raise DibctlError(
                 f"the guardian, which removes what a killed run leaves, cannot be started: {error}",
                 hint="--dib-keep-on-kill runs without one",
             ) from None
-        self._ensured = True
 
-    def _ensure(self) -> None:
+    def _settled(self) -> int:
+        """Return the process of the guardian that has the lock, a new one if none has it."""
         # The lock stays with the guardian, which inherits the descriptor.
         with locks.opened(self.directory / GUARDIAN) as descriptor:
-            is_ours = False
+            pid: int | None = None
 
             def is_settled() -> bool:
-                nonlocal is_ours
-                is_ours = locks.try_hold(descriptor)
+                nonlocal pid
+                if locks.try_hold(descriptor):
+                    pid = None
+                    return True
                 # A guardian without a charge will end, since its starter died in the middle.
-                return is_ours or os.pread(descriptor, len(CHARGED), 0) == CHARGED
+                pid = _charged(descriptor)
+                return pid is not None
 
             if not wait_until(is_settled, timeout=STARTING, poll=POLL):
                 raise TimeoutError("another one does not end")
-            if is_ours:
-                os.ftruncate(descriptor, 0)
-                self._child = self._start(descriptor)
+            if pid is not None:
+                return pid
+            if self._child is not None:
+                self._child.poll()  # the one that died
+            os.ftruncate(descriptor, 0)
+            self._child = self._start(descriptor)
+            return self._child.pid
 
     def _start(self, descriptor: int) -> subprocess.Popen[bytes]:
-        charge = self.make_charge()
+        """Start a guardian and return when it holds its charge; raises OSError when it does not take it."""
+        charge = self._make_charge()
         data = pickle.dumps(charge)
-        child = subprocess.Popen(
-            # -P: not the working directory, whose files may be called like modules.
-            [
-                *(process.interpreter(), "-P", "-m", "pytest_dibctl.cleanup.guardian"),
-                *(str(self.directory), str(descriptor)),
-            ],
-            cwd=charge.cwd,
-            env={**_plain_environment(), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            pass_fds=(descriptor,),
-        )
-        assert child.stdin is not None
-        with child.stdin as pipe:
-            pipe.write(struct.pack("!Q", len(data)) + data)
+        with tempfile.TemporaryFile() as said:
+            child = subprocess.Popen(
+                [*process.own_python(__name__), str(self.directory), str(descriptor)],
+                cwd=charge.cwd,
+                env=_plain_environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                start_new_session=True,
+                pass_fds=(descriptor,),
+            )
+            try:
+                _hand_over(child, data)
+                _await_charged(child, descriptor, said)
+            except BaseException:
+                child.kill()
+                child.wait()
+                raise
         return child
 
     @property
@@ -141,16 +184,48 @@ class Guardian:
         """Its process, if this process started it."""
         return self._child.pid if self._child is not None else None
 
+    def end_watch(self) -> None:
+        """Watch no more; to be called before the run's lock is released, which ends the guardian."""
+        if self._watch is not None:
+            self._watch.end()
+
     def reap(self) -> None:
         """Wait for the guardian's end, after that of the run; not for one that has something to do."""
+        self.end_watch()
         if self._child is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(PATIENCE)
 
     def disown(self) -> None:
         """Let it live on without us."""
+        self.end_watch()
         if self._child is not None:
             self._child.returncode = 0  # or Python would warn of a child that still runs
+
+
+def _charged(descriptor: int) -> int | None:
+    """Return the process of the guardian that has said in the locked file that it holds its charge."""
+    match = CHARGED.fullmatch(os.pread(descriptor, 64, 0))
+    return int(match.group(1)) if match else None
+
+
+def _hand_over(child: subprocess.Popen[bytes], data: bytes) -> None:
+    assert child.stdin is not None
+    # A child that has ended says why on stderr, which is read next.
+    with contextlib.suppress(BrokenPipeError), child.stdin as pipe:
+        pipe.write(struct.pack("!Q", len(data)) + data)
+
+
+def _await_charged(child: subprocess.Popen[bytes], descriptor: int, said: IO[bytes]) -> None:
+    def is_over() -> bool:
+        return _charged(descriptor) is not None or child.poll() is not None
+
+    if not wait_until(is_over, timeout=STARTING, poll=POLL):
+        raise TimeoutError(f"it does not take its charge within {STARTING:g} s")
+    if _charged(descriptor) is None:
+        said.seek(0)
+        last = said.read().decode(errors="replace").strip().splitlines()[-1:] or ["it says nothing"]
+        raise ChildProcessError(f"it {process.describe_exit(child.wait())}: {last[0]}")
 
 
 def _plain_environment() -> dict[str, str]:
@@ -194,12 +269,16 @@ def main() -> int:
     data = _read(sys.stdin.buffer)
     if data is None:
         return 1  # the process that started us was killed in the middle, before it made anything
-    os.pwrite(descriptor, CHARGED, 0)
+    # Before it is promised: a charge that cannot be read, or a library that is not there, is told now.
+    charge: Charge = pickle.loads(data)  # noqa: S301 -- from our own parent, through our own pipe
+    from pytest_dibctl.cleanup import sweep  # noqa: F401
+
+    os.pwrite(descriptor, b"charged %d\n" % os.getpid(), 0)
+    _let_go_of_stderr()
     _await_end(run)
     if run.finished or not run.directory.exists():
         run.remove_if_empty()  # our waiting lock may have made the run look alive to itself
         return 0
-    charge: Charge = pickle.loads(data)  # noqa: S301 -- from our own parent, through our own pipe
     _take_credentials(charge)
     return _clean_up(run, charge)
 
@@ -211,6 +290,13 @@ def _read(pipe: IO[bytes]) -> bytes | None:
     (length,) = struct.unpack("!Q", head)
     data = pipe.read(length)
     return data if len(data) == length else None
+
+
+def _let_go_of_stderr() -> None:
+    """Write into a file of the starter's no more, which nobody reads now."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
 
 
 def _take_credentials(charge: Charge) -> None:

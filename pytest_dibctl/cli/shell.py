@@ -59,6 +59,7 @@ def _guarded_run(environment: Entry[TestEnvironment]) -> Iterator[tuple[Ledger, 
         guard = guardian.of_run(directory, [environment], cwd=Path.cwd())
         stack.callback(guard.reap)  # last of all: it waits until the ledger is closed
         book = stack.enter_context(ledger.opened(directory.name))
+        stack.callback(guard.end_watch)
         stack.enter_context(process.marked(book.run_id))
         signals.guarded()
         try:

@@ -53,6 +53,7 @@ def pytest_argv(arguments: Arguments, result_file: Path) -> list[str]:
     """Return the pytest command line that ``dibctl test`` stands for."""
     argv = [
         process.interpreter(),
+        "-P",  # not the working directory, whose files may be called like modules; `pytest` does so too
         "-m",
         "pytest",
         f"--dib-image={arguments.image}",

@@ -1,8 +1,10 @@
 """What test runs say of an image file: in-toto test-result statements, one a line, in a file beside it.
 
 Runs write one for each image and environment; publishing reads them. A statement vouches for a file only if
-its digest is the file's, and the run was whole: every entry of ``tests_list`` ran and passed, nothing was
-left out by ``-k``, ``--lf``, a path or an early stop.
+its digest is the file's, and the run was whole: its exit status was 0, every test of every entry ran and
+passed, and none was left out by an option, a setting, a conftest file or a plugin. A skip counts as passed
+only where a shipped test says that it does not apply; the statement has its reason. The files of the tests
+have to be those that ran.
 """
 
 from __future__ import annotations
@@ -11,12 +13,16 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pytest_dibctl.config import tests_list
 from pytest_dibctl.config.entry import Entry
+from pytest_dibctl.config.input_files import resolve_input
 from pytest_dibctl.config.models.images import Image
+from pytest_dibctl.errors import ConfigError
 from pytest_dibctl.system import files, locks
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -32,7 +38,9 @@ class Statement:
     """What one run found out about one image in one environment.
 
     ``entries`` are the lines of ``tests_list`` that ran; ``finished`` is UTC, ISO 8601; ``configuration`` is
-    the file that lists the tests and ``configuration_sha256`` its digest.
+    the file that lists the tests and ``configuration_sha256`` its digest. ``not_applicable`` are shipped
+    tests that said so, with their reasons. ``test_files`` are the files of the tests, as ``named`` names
+    them, with their SHA-256; None in a statement of a version that did not write them.
     """
 
     file: str
@@ -47,6 +55,8 @@ class Statement:
     failed: tuple[str, ...] = ()
     configuration: str = ""
     configuration_sha256: str = ""
+    not_applicable: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    test_files: Mapping[str, str] | None = None
 
     @property
     def vouches(self) -> bool:
@@ -77,6 +87,8 @@ class Statement:
                 "finished": self.finished,
                 "whole": self.whole,
                 "tests_list": list(self.entries),
+                "not_applicable": dict(self.not_applicable),
+                "test_files": None if self.test_files is None else dict(self.test_files),
             },
         }
         return {
@@ -125,20 +137,86 @@ def add(image: Path, statement: Statement) -> Path:
     return target
 
 
-def vouching(image: Entry[Image], path: Path, sha512: str) -> Statement | None:
+def vouching(
+    image: Entry[Image], path: Path, sha512: str, *, cwd: Path | None = None, accept_changed: bool = False
+) -> Statement | None:
     """Return the newest statement that vouches for a file and all tests now listed for it, if any does.
 
-    A whole run that failed takes its environment's word back.
+    A whole run that failed takes its environment's word back. Tests whose files have changed since, looked up
+    from ``cwd`` (the current directory), do not vouch, unless ``accept_changed``.
     """
-    listed = _listed(image)
+    listed, cwd = _listed(image), cwd or Path.cwd()
     newest: dict[str, Statement] = {}
     for statement in read(path):
         if statement.sha512 == sha512 and statement.label == image.label and statement.whole:
             newest[statement.environment] = statement
     passing = [
-        statement for statement in newest.values() if statement.vouches and listed <= set(statement.entries)
+        statement
+        for statement in newest.values()
+        if statement.vouches
+        and listed <= set(statement.entries)
+        and (accept_changed or _are_unchanged(statement, image, cwd))
     ]
     return max(passing, key=lambda statement: statement.finished, default=None)
+
+
+def named(path: Path, cwd: Path) -> str:
+    """Return what statements call the file of a test: relative to ``cwd`` where it lies below, else absolute.
+
+    A shipped test is called by its path in the folder of the shipped ones, wherever that is installed.
+    """
+    for folder in _shipped():
+        if path.is_relative_to(folder):
+            return f"{tests_list.GENERIC}{path.relative_to(folder)}"
+    return str(path.relative_to(cwd) if path.is_relative_to(cwd) else path)
+
+
+def is_shipped(path: Path) -> bool:
+    """Whether a file is one of the shipped tests, or lies beside them."""
+    return any(path.is_relative_to(folder) for folder in _shipped())
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a test's file; raises OSError."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _shipped() -> set[Path]:
+    return {
+        path.parent.parent if path.parent.name == tests_list.TREE else path.parent
+        for path in tests_list.generic_tests().values()
+    }
+
+
+def _are_unchanged(statement: Statement, image: Entry[Image], cwd: Path) -> bool:
+    """Whether the files of the tests are those that ran, and listed folders have no other tests."""
+    if statement.test_files is None:
+        return False
+    try:
+        same = all(
+            digest_of(_located(name, image, cwd)) == digest for name, digest in statement.test_files.items()
+        )
+        return same and _tests_now(image, cwd) <= {
+            os.path.realpath(_located(name, image, cwd)) for name in statement.test_files
+        }
+    except (OSError, ConfigError):
+        return False
+
+
+def _located(name: str, image: Entry[Image], cwd: Path) -> Path:
+    if name.startswith(tests_list.GENERIC):
+        return next(iter(_shipped())) / name.removeprefix(tests_list.GENERIC)
+    return resolve_input(name, image, cwd)
+
+
+def _tests_now(image: Entry[Image], cwd: Path) -> set[str]:
+    """Return the files of the tests that are listed now, those in listed folders by pytest's usual names."""
+    found: set[str] = set()
+    for index, entry in enumerate(image.settings.tests.tests_list):
+        for path in tests_list.expand(entry, image, cwd, index=index):
+            usual = [*path.rglob("test_*.py"), *path.rglob("*_test.py")] if path.is_dir() else [path]
+            found |= {os.path.realpath(file) for file in usual}
+    return found
 
 
 def configuration_of(image: Entry[Image]) -> dict[str, str]:
@@ -179,6 +257,8 @@ def _parsed(line: str) -> Statement | None:
             # A result that says FAILED without naming a test is a failure all the same.
             failed=_texts(data["predicate"]["failedTests"])
             or (() if data["predicate"]["result"] == "PASSED" else ("?",)),
+            not_applicable=_mapping(notes.get("not_applicable") or {}),
+            test_files=None if notes.get("test_files") is None else _mapping(notes["test_files"]),
             configuration=str(descriptor.get("uri", "")),
             configuration_sha256=str(descriptor.get("digest", {}).get("sha256", "")),
         )
@@ -188,3 +268,7 @@ def _parsed(line: str) -> Statement | None:
 
 def _texts(values: Iterable[object]) -> tuple[str, ...]:
     return tuple(str(value) for value in values)
+
+
+def _mapping(values: Mapping[object, object]) -> dict[str, str]:
+    return {str(key): str(value) for key, value in values.items()}

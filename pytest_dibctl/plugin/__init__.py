@@ -1,4 +1,4 @@
-"""The pytest plugin's options. Everything else is imported only when ``--dib-image`` is given."""
+"""The pytest plugin's options. Nearly all else is imported only when ``--dib-image`` is given."""
 
 from __future__ import annotations
 
@@ -122,12 +122,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Activate the plugin: read the configuration, and collect the images' tests unless paths are given."""
+    """Activate the plugin: read the configuration, and collect the images' tests unless paths are given.
+
+    Without --dib-image, have tests of images skipped.
+    """
     # Known without --dib-image too: strict markers would refuse the files that use it.
     config.addinivalue_line(
         "markers", "dib_pristine: the test gets an instance as it was when it first let us log in"
     )
-    if not config.getoption("dib_image", None) or config.option.help:
+    if config.option.help:
+        return
+    if not config.getoption("dib_image", None):
+        from pytest_dibctl.plugin.without_image import WithoutImage
+
+        config.pluginmanager.register(WithoutImage(config), "dibctl-without-image")
         return
     from pytest_dibctl.plugin import activation
 

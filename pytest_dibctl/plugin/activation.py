@@ -16,6 +16,7 @@ from pytest_dibctl.plugin.budget import EntryBudgets
 from pytest_dibctl.plugin.collection import Collection
 from pytest_dibctl.plugin.ending import SessionEnd, worker_cleanup, write_result
 from pytest_dibctl.plugin.finalizers import FinalizersFirst
+from pytest_dibctl.plugin.omissions import Omissions
 from pytest_dibctl.plugin.reporting import Reporting
 from pytest_dibctl.plugin.resources import RunResources
 from pytest_dibctl.plugin.results import ReportListener, Results
@@ -23,6 +24,7 @@ from pytest_dibctl.plugin.running import Running
 from pytest_dibctl.plugin.session import KEY, DibSession
 from pytest_dibctl.plugin.terminal import TerminalOutput
 from pytest_dibctl.plugin.xdist.controller import Controller
+from pytest_dibctl.plugin.xdist.refusals import WorkerRefusals
 from pytest_dibctl.plugin.xdist.worker import is_controller, worker_id
 from pytest_dibctl.run.targets import targets
 from pytest_dibctl.system.text import visible
@@ -49,8 +51,12 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
         chosen = targets(catalog, images, run_options)
         plan = planning.plan(chosen, cwd=cwd, paths_given=paths_given, given=paths)
         options.refuse_contradictions(config, plan)
-        options.refuse_what_cannot_work(plan, run_options)
+        if not _only_shows(config):
+            options.refuse_what_cannot_work(plan, run_options)
     options.refuse_pytest_settings(config, at_terminal=at_terminal)
+    options.refuse_shadowing_modules(
+        plan
+    )  # of the folders of initial conftest files; of tests' when collected
     # Set here and not earlier: only now have all options been parsed, those of conftest files too.
     config.args = paths if paths_given else planning.paths(plan)
     config.args_source = pytest.Config.ArgsSource.ARGS  # the header would name testpaths, which are not used
@@ -67,6 +73,12 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
     config.stash[KEY] = session
     _add_ini_lines(config)
     _register_hooks(session)
+
+
+def _only_shows(config: pytest.Config) -> bool:
+    """Whether pytest lists tests or fixtures and runs nothing, so that the machine need not be able to."""
+    given = config.option
+    return bool(given.collectonly or given.showfixtures or given.show_fixtures_per_test or given.setupplan)
 
 
 @contextlib.contextmanager
@@ -112,6 +124,7 @@ def _register_hooks(session: DibSession) -> None:
 
     register(TerminalOutput(session), "terminal")
     register(Collection(session), "collection")
+    register(Omissions(session), "omissions")
     register(budgets, "budgets")
     register(Running(session, budgets), "running")
     register(Reporting(session, budgets), "reporting")
@@ -125,5 +138,7 @@ def _register_hooks(session: DibSession) -> None:
         register(junit.Attachments(config), "attachments")
     if controller is not None:
         register(controller, "controller")
+    if session.is_worker:
+        register(WorkerRefusals(session), "refusals")
     register(FinalizersFirst(end), "finalizers")
     register(attestation, "attestation")

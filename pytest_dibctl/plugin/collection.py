@@ -14,7 +14,7 @@ import pytest_timeout
 from _pytest import python, runner
 
 from pytest_dibctl.config.catalog import Catalog
-from pytest_dibctl.plugin import modules, planning
+from pytest_dibctl.plugin import modules, options, planning
 from pytest_dibctl.plugin.budget import failed_tally
 from pytest_dibctl.plugin.modules import ENTRY
 from pytest_dibctl.plugin.session import DibSession
@@ -161,6 +161,8 @@ class ImageCollector:
             marker = item.get_closest_marker("dib_entry")
             item.stash[ENTRY] = planned[marker.args[0], marker.args[1]] if marker else None
             _limit(item)
+        # The tests' folders are on the module path by now.
+        options.refuse_shadowing_modules(self._plan)
         self._refuse_lost_entries(session, items)
         self._refuse_boots_in_trees(items)
         # Before others choose by place (--stepwise), and after others have changed the order (--ff).

@@ -14,6 +14,7 @@ from pytest_dibctl.image import preflight
 from pytest_dibctl.plugin.planning import EXTERNAL, Plan, PlannedEntry
 from pytest_dibctl.plugin.xdist.worker import is_controller, worker_id
 from pytest_dibctl.run.options import RunOptions
+from pytest_dibctl.system import shadowed
 
 
 def path_of(text: str | None) -> Path | None:
@@ -112,6 +113,19 @@ def _logs_in(entry: PlannedEntry) -> bool:
     """Whether an entry cannot do without a login; of a pytest entry's files that is not known."""
     generic = entry.kind == "pytest" and entry.written.startswith(tests_list.GENERIC)
     return generic or entry.kind in ("shell", "ssh", EXTERNAL)
+
+
+def refuse_shadowing_modules(plan: Plan) -> None:
+    """Raise pytest.UsageError for modules beside the tests that take the place of a library's.
+
+    The libraries that talk to OpenStack count only where the run will.
+    """
+    in_openstack = any(target.environment.settings.engine != "qemu" for target in plan.targets)
+    found = shadowed.clashes(without=() if in_openstack else ("openstacksdk",))
+    if found:
+        raise pytest.UsageError(
+            "\n".join(map(str, found)) + "\nhint: rename the file, or run pytest with --import-mode=importlib"
+        )
 
 
 def refuse_pytest_settings(config: pytest.Config, *, at_terminal: bool) -> None:

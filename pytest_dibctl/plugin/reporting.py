@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.image import statements
 from pytest_dibctl.plugin.budget import EntryBudgets, failed_tally
 from pytest_dibctl.plugin.modules import ENTRY, kind_of, target_of, view_of
 from pytest_dibctl.plugin.planning import TREE
@@ -50,6 +51,8 @@ class Reporting:
         report = yield
         entry = item.stash.get(ENTRY, None)
         notes = Notes(phases=dict(target_run.phases), entry=entry.index if entry else None)
+        if report.skipped and call.excinfo:
+            notes = dataclasses.replace(notes, not_applicable=_own_reason(call.excinfo))
         if report.failed:
             error = call.excinfo.value if call.excinfo else None
             notes = _judged(notes, item, error, target_run)
@@ -87,6 +90,17 @@ class Reporting:
         if first_test == nodeid:
             return str(error)
         return f"{error.message.splitlines()[0]}\n(the same error as in {first_test})"
+
+
+def _own_reason(skip: pytest.ExceptionInfo[BaseException]) -> str | None:
+    """Return why a shipped test, or a fixture shipped with it, skipped it; None for a skip by anything else.
+
+    A mark, which a conftest file may add, is not the test's own word.
+    """
+    if not isinstance(skip.value, pytest.skip.Exception):
+        return None
+    *_, last = [entry for entry in skip.traceback if Path(entry.path).name != "outcomes.py"]
+    return str(skip.value) if statements.is_shipped(Path(last.path)) else None
 
 
 def _judged(notes: Notes, item: pytest.Item, error: BaseException | None, target_run: TargetRun) -> Notes:

@@ -27,6 +27,7 @@ class Notes:
     the test's entry among those of its image, None for a file named on the command line only.
     ``content_failed`` says that the image's files failed the test. ``failed_tally`` names the sum that
     counts the failures of the entry, and ``exit_code`` is that of the DibctlError that failed the test.
+    ``not_applicable`` is why a shipped test skipped itself; None for a test that another skipped.
     """
 
     phases: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -34,6 +35,7 @@ class Notes:
     content_failed: bool = False
     failed_tally: str | None = None
     exit_code: int | None = None
+    not_applicable: str | None = None
 
     def write(self, report: pytest.TestReport) -> None:
         """Put the notes on a report, in place of those that it has."""

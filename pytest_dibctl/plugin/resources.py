@@ -41,6 +41,9 @@ class RunResources:
                 # Closed last of all: it waits for all processes of the run to release the ledger.
                 stack.callback(run_guardian.disown if is_worker else run_guardian.reap)
             self.ledger: Ledger = stack.enter_context(ledger.opened(directory.name))
+            if not options.keep_on_kill:
+                # Before the ledger is released: the guardian ends then, and needs no successor.
+                stack.callback(run_guardian.end_watch)
             stack.enter_context(process.marked(self.ledger.run_id))
             interruption = stack.enter_context(signals.as_keyboard_interrupt())
             interruption.outlook = self._outlook

@@ -81,6 +81,8 @@ class DibSession:
         self.target_reports: dict[str, TargetReport] = {}
         self.verdict = Verdict()
         self.warnings: list[str] = []
+        self.collected: set[str] = set()
+        """The node ids of all tests that were collected here, before any were left out."""
         self._failed_tests: dict[Target, set[str]] = {}
 
     # -- the process and its run -----------------------------------------------------------------

@@ -165,7 +165,9 @@ def _packages(built: Path) -> str | None:
 
 
 def _tested(image: Entry[Image], environment: Entry[UploadEnvironment], built: Artifact) -> str | None:
-    statement = statements.vouching(image, built.path, built.sha512)
+    statement = statements.vouching(
+        image, built.path, built.sha512, accept_changed=environment.settings.accept_changed_tests
+    )
     if statement is None and environment.settings.require_tested:
         raise UntestedError(
             f"{environment.at('require_tested')}: no whole and passing test run of {image.label} vouches for "

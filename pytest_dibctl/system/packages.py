@@ -22,7 +22,6 @@ PACKAGES: Mapping[str, str] = MappingProxyType(
         "blkid": "util-linux",
         "qemu-system-x86_64": _QEMU["x86_64"],
         "qemu-system-aarch64": _QEMU["aarch64"],
-        "bwrap": "bubblewrap",
         "slirp4netns": "slirp4netns",
         "ip": "iproute2",
         "ssh": "openssh-client",

@@ -88,6 +88,41 @@ def isolated_python(module: str) -> list[str]:
     return [interpreter(), "-I", "-c", bootstrap, str(package.parent)]
 
 
+def own_python(module: str) -> list[str]:
+    """Return the argv that runs ``main`` of a module of ours with all libraries that this process has.
+
+    For a process that outlives this one. Neither the working directory nor a folder of tests is on its path,
+    and modules of $PYTHONPATH come last, so that none takes the place of Python's or of a library's.
+    """
+    late = [
+        *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
+        *filter(_has_packages, sys.path),
+    ]
+    late.append(str(Path(pytest_dibctl.__file__).parent.parent))
+    bootstrap = (
+        f"import sys; late = sys.argv.pop(1).split({os.pathsep!r}); "
+        "sys.path[:] = [*(place for place in sys.path if place not in late), *late]; "
+        f"from {module} import main; sys.exit(main())"
+    )
+    places = dict.fromkeys(os.path.abspath(place) for place in late if not _is_python_s(place))  # noqa: PTH100
+    return [interpreter(), "-P", "-c", bootstrap, os.pathsep.join(places)]
+
+
+def _has_packages(place: str) -> bool:
+    """Whether packages are installed in an entry of the path, by pip's --target for one."""
+    try:
+        return any(name.endswith((".dist-info", ".egg-info")) for name in os.listdir(place or "."))  # noqa: PTH208
+    except OSError:
+        return False
+
+
+def _is_python_s(place: str) -> bool:
+    """Whether Python itself puts an entry on the path, without being told."""
+    known = sysconfig.get_paths()
+    own = {known[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return os.path.abspath(place) in own  # noqa: PTH100
+
+
 def command_line(argv: Sequence[str]) -> str:
     """Return ``argv`` as a line that can be pasted into a shell."""
     return shlex.join(argv)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.plugin.conftest import Project
@@ -99,3 +101,56 @@ def test_truncated_image_file_is_an_error_of_its_tests(listed: Project) -> None:
     result = listed.run()
     result.assert_outcomes(errors=1)
     assert "upload" not in listed.counts()
+
+
+WORKER_ERRORS = {
+    "no test": ("test_it.py", "", "*no test was found for*", "*images.yaml:*: pytest entry test_it.py"),
+    "a boot": (
+        "look.py",
+        "def test_it(instance): pass",
+        "*look.py::test_it* asks for cloud_image and instance",
+        "hint: *",
+    ),
+}
+
+
+@pytest.mark.parametrize("workers", [[], ["-n1"], ["-n2"]], ids=["alone", "n1", "n2"])
+@pytest.mark.parametrize("case", WORKER_ERRORS)
+def test_usage_errors_are_one_sentence_with_workers_too(
+    project: Project, case: str, workers: list[str]
+) -> None:
+    name, text, *lines = WORKER_ERRORS[case]
+    project.write(name, text)
+    project.images({"debian": [{"image" if case == "a boot" else "pytest": name}]})
+    result = project.run(*workers)
+    refused(project, result, *lines)
+    assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
+
+
+@pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["alone", "n2"])
+def test_a_test_that_is_not_there_is_one_sentence_too(listed: Project, workers: list[str]) -> None:
+    result = listed.run("test_it.py::test_gone", *workers)
+    refused(listed, result, "*not found: *test_it.py::test_gone*")
+    assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
+
+
+@pytest.mark.parametrize(
+    "option", ["--collect-only", "--fixtures", "--fixtures-per-test", "--collect-only -n2", "--setup-plan"]
+)
+def test_what_only_shows_needs_nothing_of_what_a_run_needs(
+    listed: Project, option: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    listed.write("look.py", "def test_look(image_tree): pass")
+    listed.images({"debian": [{"image": "look.py"}, {"pytest": "test_it.py"}]})
+    text = (listed.path / "conftest.py").read_text()
+    listed.write("conftest.py", text + MACHINE_WITHOUT_TOOLS)
+    result = listed.run(*option.split())
+    assert result.ret == pytest.ExitCode.OK, result.stdout.str() + result.stderr.str()
+    assert listed.operations() == []
+    refused(listed, listed.run(), "ERROR:*cannot open the image's files*")
+
+
+MACHINE_WITHOUT_TOOLS = """
+from pytest_dibctl.system import checks
+checks.root = lambda: checks.Check(name="root", ok=False, detail="no root here")
+"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -284,3 +285,164 @@ def test_a_record_of_a_newer_version_stays(guarded: Project) -> None:
     result.stdout.fnmatch_lines(["*balloon *: could not be removed: this version knows nothing of its kind*"])
     result.stdout.fnmatch_lines(["*broken.json: could not be removed: this version cannot read*"])
     assert path.exists()
+
+
+def guardian_of(run: ledger.Ledger, tmp_path: Path) -> guardian.Guardian:
+    charge = guardian.charge_for(run.directory, [], cwd=tmp_path, environ={})
+    return guardian.Guardian(directory=run.directory, make_charge=lambda: charge)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_guardian_that_dies_is_followed_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    monkeypatch.setattr(guardian, "BREATH", 0.0)
+    with ledger.opened("0123abcd", base=tmp_path) as run:
+        first, second = guardian_of(run, tmp_path), guardian_of(run, tmp_path)
+        first.ensure()
+        second.ensure()  # another process of the run, which did not start it
+        seen = {first.pid}
+        for _ in range(3):
+            pid = next(one.pid for one in (second, first) if one.pid is not None and alive(one.pid))
+            os.kill(pid, number)
+            until(functools.partial(followed, seen, first, second))
+            until(run.has_guardian)
+            seen |= {first.pid, second.pid}
+        first.ensure()
+        assert run.has_guardian()
+        first.end_watch()
+        second.end_watch()
+        run.finish()
+    first.reap()
+    second.reap()
+    assert not run.has_guardian()
+
+
+def followed(seen: set[int | None], *guardians: guardian.Guardian) -> bool:
+    return any(one.pid is not None and one.pid not in seen and alive(one.pid) for one in guardians)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_run_whose_guardian_was_killed_leaves_nothing_when_it_is_killed_too(guarded: Project) -> None:
+    run = start(guarded)
+    until(lambda: "ready" in guarded.counts() or run.poll() is not None)
+    marker = os.environ[leaks.MARKER]
+
+    def guardians() -> list[int]:
+        return [pid for pid, line in leaks.processes(marker).items() if "cleanup.guardian" in line]
+
+    (first,) = guardians()
+    os.kill(first, signal.SIGKILL)
+    until(lambda: guardians() not in ([], [first]) and runs(guarded)[0].has_guardian())
+    until(lambda: re.search(rb"charged", (runs(guarded)[0].directory / "guardian").read_bytes()))
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    until(lambda: nothing_is_left(guarded))
+    assert guarded.counts()["remove_instance"] == 1
+
+
+@pytest.mark.parametrize("fault", ["import os; os._exit(3)", "raise RuntimeError('no')", "1 / 0"])
+def test_nothing_is_made_before_the_guardian_holds_its_charge(
+    guarded: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        f"import sys\nif 'cleanup.guardian' in ' '.join(sys.orig_argv):\n"
+        f"    from pytest_dibctl.cleanup import guardian\n    def main():\n        {fault}\n"
+        f"    guardian.main = main\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{ROOT}")
+    result = guarded.run()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*the guardian, which removes *, cannot be started: it exited with *"])
+    assert not {"upload", "boot"} & set(guarded.counts())
+
+
+SHADOWS = [
+    "platform",
+    "queue",
+    "random",
+    "signal",
+    "pickle",
+    "logging",
+    "select",
+    "pydantic",
+    "psutil",
+    "yaml",
+]
+
+
+@pytest.mark.parametrize("as_a_module", [False, True])
+@pytest.mark.parametrize("name", sampling.sampled(SHADOWS, 4))
+def test_modules_beside_the_tests_do_not_stop_the_guardian(
+    guarded: Project, name: str, *, as_a_module: bool
+) -> None:
+    guarded.write(f"{name}.py", "raise RuntimeError('a module of the tests')")
+    entry = (
+        [sys.executable, "-m", "pytest"] if as_a_module else [str(Path(sys.executable).with_name("pytest"))]
+    )
+    run = subprocess.Popen(
+        [*entry, "-p", "no:cacheprovider", "--dib-image=all"],
+        cwd=guarded.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        process_group=0,
+    )
+    until(lambda: "ready" in guarded.counts() or run.poll() is not None)
+    ended = run.poll() is not None
+    run.kill()
+    output, _ = run.communicate()
+    if ended:  # it never began
+        text = output.decode()
+        assert f"{name}.py" in text
+        assert not guarded.counts()
+    until(lambda: nothing_is_left(guarded))
+
+
+STAGING = """
+staging:
+  keystone: {auth_url: "http://127.0.0.1:9", username: u, project_name: p}
+  nova: {flavor: f, nics: [{net_id: 6f70656e-7374-4163-8b20-696d61676573}]}
+"""
+
+
+def run_alone(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest in an interpreter that has imported nothing yet."""
+    argv = [sys.executable, "-P", "-m", "pytest", "--dib-image=all", *arguments]
+    return subprocess.run(argv, cwd=project.path, text=True, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("name", ["openstack", "requests", "keystoneauth1", "http", "mailbox"])
+@pytest.mark.parametrize("place", ["", "deep/er"])
+def test_a_module_that_hides_a_library_s_is_named(guarded: Project, name: str, place: str) -> None:
+    guarded.write(f"{place}/{name}.py".lstrip("/"), "")
+    guarded.write(f"{place}/test_x.py".lstrip("/"), "def test_it(instance): pass")
+    guarded.images({"debian": [{"pytest": f"{place}/test_x.py".lstrip("/")}]})
+    guarded.write("test.yaml", STAGING)
+    guarded.monkeypatch.setenv("OS_PASSWORD", "x")
+    result = run_alone(guarded, "--dib-env=staging")
+    said = result.stdout + result.stderr
+    if result.returncode == 0:
+        assert name == "http"  # imported by pytest itself, from Python
+        return
+    assert result.returncode == pytest.ExitCode.USAGE_ERROR, said
+    assert re.search(rf"{name}\.py takes the place of .* module {name}, which runs with images need", said)
+    assert "Traceback" not in said
+    assert not guarded.counts().get("upload")
+
+
+def test_a_helper_that_no_library_is_called_like_is_no_clash(guarded: Project) -> None:
+    for name in ("helpers", "requests", "openstack"):  # a local guest needs no OpenStack
+        guarded.write(f"{name}.py", "answer = 42")
+    guarded.write(
+        "test_it.py", "import helpers, requests\ndef test_it(instance): assert requests.answer == 42"
+    )
+    result = run_alone(guarded)
+    assert result.returncode == 0, result.stdout

@@ -21,7 +21,8 @@ def passed(result: pytest.RunResult) -> list[str]:
 
 
 def test_without_the_option_nothing_is_collected_or_changed(project: Project) -> None:
-    project.images({"debian": [{"pytest": "checks/test_a.py"}]})
+    project.images({"debian": [{"pytest": "listed.py"}]})
+    project.write("listed.py", "def test_it(): pass")
     project.write("checks/test_a.py", "def test_it(): pass")
     result = project.run("-v", "checks", images=None)
     assert passed(result) == ["checks/test_a.py::test_it"]

@@ -85,6 +85,7 @@ class UploadEnvironment(Site):
     external_upload: tuple[Command, ...] = ()
     convert: Conversion | None = None
     require_tested: Flag = False
+    accept_changed_tests: Flag = False
     obsolete: Annotated[Obsoleting, EmptyIfNone] = Field(default_factory=Obsoleting)
 
     @classmethod

@@ -10,6 +10,7 @@ from pytest_dibctl.cleanup.workers import WorkerCleanup
 from pytest_dibctl.plugin.reports import PREFIX, Notes, PhaseReport
 from pytest_dibctl.plugin.session import DibSession
 from pytest_dibctl.plugin.target_report import TargetReport
+from pytest_dibctl.plugin.xdist import refusals
 from pytest_dibctl.plugin.xdist.scheduler import ImageScheduling, Node
 from pytest_dibctl.plugin.xdist.worker import CollectedTests
 from pytest_dibctl.run import building
@@ -55,6 +56,10 @@ class Controller:
             on_difference=self._refuse_difference,
         )
         return self._scheduling
+
+    def pytest_xdist_node_collection_finished(self) -> None:
+        """End the run as pytest without workers would, if a worker met a usage error."""
+        refusals.raise_refusal(self._session.run_state, self._nodes)
 
     def _collected(self, node: Node) -> CollectedTests | None:
         return CollectedTests.get(self._session.run_state, node.gateway.id)

@@ -7,7 +7,7 @@ short how long what may still appear is waited for, where the services are known
 import os
 import sys
 
-if "pytest_dibctl.cleanup.guardian" in sys.orig_argv and "MEMORY_CLOUD_LOG" in os.environ:
+if "pytest_dibctl.cleanup.guardian" in " ".join(sys.orig_argv) and "MEMORY_CLOUD_LOG" in os.environ:
     from tests.support import memory
 
     memory.install()

@@ -694,8 +694,11 @@ def test_an_images_own_endpoint_is_asked_by_every_command(shop: Shop) -> None:
 
 def statement(shop: Shop, **more: Any) -> None:
     """Write what a test run would have written of the image's file."""
-    file = shop.path / "debian.qcow2"
+    file, test = shop.path / "debian.qcow2", shop.path / "tests" / "test_it.py"
+    test.parent.mkdir(exist_ok=True)
+    test.touch()
     usual = {
+        "test_files": {"tests/test_it.py": hashlib.sha256(b"").hexdigest()},
         "file": file.name,
         "sha512": hashlib.sha512(file.read_bytes()).hexdigest(),
         "label": "debian",
@@ -729,6 +732,10 @@ class TestTested:
             {"sha512": "0" * 128},
             {"label": "other"},
             {"entries": ("pytest: tests/another.py",)},
+            {"test_files": None},
+            {"test_files": {}},
+            {"test_files": {"tests/test_it.py": hashlib.sha256(b"changed").hexdigest()}},
+            {"test_files": {"tests/gone.py": hashlib.sha256(b"").hexdigest()}},
         ],
     )
     def test_anything_less_is_refused_before_a_call(self, shop: Shop, more: dict[str, Any]) -> None:
@@ -736,6 +743,23 @@ class TestTested:
         (result,) = shop.json("upload", "debian", "one", code=int(ExitCode.TESTS_FAILED))
         assert "require_tested" in result["error"]
         assert not shop.cloud.calls
+
+    def test_changed_tests_vouch_where_the_environment_says_so(self, shop: Shop) -> None:
+        one = {"keystone": shop.keystone(), "require_tested": True, "accept_changed_tests": True}
+        shop.write({"one": one}, tests={"tests_list": [{"pytest": "tests/test_it.py"}]})
+        statement(shop, test_files={"tests/test_it.py": hashlib.sha256(b"changed").hexdigest()})
+        assert shop.run("upload", "debian", "one")[0] == ExitCode.OK
+
+    @pytest.mark.parametrize("name", ["test_new.py", "deep/new_test.py"])
+    def test_a_test_that_came_into_a_listed_folder_since_does_not_vouch(self, shop: Shop, name: str) -> None:
+        tests = {"tests_list": [{"pytest": "tests"}]}
+        shop.write({"one": {"keystone": shop.keystone(), "require_tested": True}}, tests=tests)
+        statement(shop, entries=("pytest: tests",))
+        (shop.path / "tests" / name).parent.mkdir(exist_ok=True)
+        (shop.path / "tests" / name).touch()
+        assert shop.run("upload", "debian", "one")[0] == ExitCode.TESTS_FAILED
+        (shop.path / "tests" / name).unlink()
+        assert shop.run("upload", "debian", "one")[0] == ExitCode.OK
 
     def test_external_tests_have_to_be_among_them(self, shop: Shop) -> None:
         environments = {"one": {"keystone": shop.keystone(), "require_tested": True}}
