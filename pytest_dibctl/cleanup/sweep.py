@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pytest_dibctl.cleanup import belonging
 from pytest_dibctl.clouds.protocols import IN_FLIGHT, Cloud, LeakedResource
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.catalog import built_in_environment
@@ -95,6 +96,9 @@ def sweep(find: Find, choice: Choice, *, cwd: Path, dry_run: bool = False) -> tu
         raise NotInConfigError(f"run {choice.run_id} left nothing on this machine")
     swept: list[Swept] = []
     for run in runs:
+        if run.machine() and not run.is_of_this_machine():
+            swept.append(_elsewhere(run))
+            continue
         if run.is_alive():
             if named:
                 raise DibctlError(f"run {choice.run_id} is still going on; nothing was removed")
@@ -114,6 +118,16 @@ def sweep(find: Find, choice: Choice, *, cwd: Path, dry_run: bool = False) -> tu
 def _shown(removal: Removal) -> str:
     """Return the resource as the list of what was swept names it; an unreadable record is its file."""
     return removal.resource.name if removal.resource.kind == RECORD else str(removal.resource)
+
+
+def _elsewhere(run: Ledger) -> Swept:
+    """Say that a run is another machine's or user's, whose locks and processes cannot be seen from here."""
+    removal = Removal(
+        resource=Resource(kind="run", name=run.run_id),
+        state=State.ELSEWHERE,
+        reason=f"it is of {belonging.described(run.machine())}; run `dibctl cleanup` there",
+    )
+    return Swept(run_id=run.run_id, what=str(removal.resource), removal=removal)
 
 
 def _unreadable(path: Path) -> Removal:
@@ -193,6 +207,8 @@ class _Remover:
         if record.kind not in ORDER:
             return _removal(record, State.LEFT, "this version knows nothing of its kind; a newer one does")
         try:
+            if record.kind in {"key", "tree"}:
+                belonging.refuse_other_machine(self.run.machine())
             if record.kind == "key":
                 remove_directory(self._inside(record.details["directory"]))
             elif record.kind == "tree":
@@ -223,19 +239,28 @@ class _Remover:
         return path
 
     def _cloud(self, record: Record) -> Cloud:
-        details: dict[str, Any] = record.details
-        local = details.get("engine") == "qemu"
-        place = (str(details.get("environment")), details.get("endpoint"))
+        """Return a login to the very cloud of a record; raises DibctlError if its label leads elsewhere.
+
+        That a resource is not in another cloud, project or region proves nothing.
+        """
+        recorded = belonging.cloud_of(record)
+        label = str(record.details.get("environment"))
+        endpoint = recorded.get("image_endpoint") or None
+        place = (label, endpoint)
         if place not in self._clouds:
-            environment = built_in_environment() if local else self.find(place[0])
+            local = record.details.get("engine") == "qemu"
+            with belonging.told(recorded, label):
+                environment = built_in_environment() if local else self.find(label)
             self._clouds[place] = environments.open_environment(
                 environment,
                 run=self.run,
                 cwd=self.cwd,
                 deadlines=merge.environment_deadlines(environment),
-                image_endpoint=place[1] or environment.settings.glance.endpoint,
+                image_endpoint=endpoint,
             )
-        return self._clouds[place]
+        cloud = self._clouds[place]
+        belonging.refuse_other(recorded, cloud.identity(), label)
+        return cloud
 
 
 def is_settled(record: Record) -> bool:

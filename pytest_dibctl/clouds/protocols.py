@@ -229,6 +229,13 @@ class Cloud(Protocol):
         """The label of the test environment."""
         ...
 
+    def identity(self) -> Mapping[str, str]:
+        """Return what tells this cloud, project and user for certain, whatever it is called; no secrets.
+
+        Two logins reach the same resources only if these are equal. Raises DibctlError without a login.
+        """
+        ...
+
     def preflight(self) -> None:
         """Raise PreflightError or ConfigError, in seconds, if nothing can be booted here."""
         ...

@@ -37,7 +37,7 @@ def booted(target_run: TargetRun, cloud: Cloud, image: CloudImage | None, key: S
         return
     # A host name has at most 63 characters and no underscore; guests take theirs from here.
     name = f"dibctl-{host_name(target_run.label)[:40].strip('-')}-{uuid.uuid4().hex[:8]}"
-    record = target_run.record("instance", name, key=str(key.private_key_file))
+    record = target_run.record(cloud, "instance", name, key=str(key.private_key_file))
 
     def note(**details: Any) -> None:
         nonlocal record

@@ -70,7 +70,7 @@ def _made_key(target_run: TargetRun, name: str) -> Iterator[SshKey]:
 
 @contextlib.contextmanager
 def _imported(target_run: TargetRun, cloud: Cloud, key: SshKey, name: str) -> Iterator[None]:
-    record = target_run.record("keypair", name, fingerprint=key.nova_fingerprint)
+    record = target_run.record(cloud, "keypair", name, fingerprint=key.nova_fingerprint)
     target_run.guest.key_name = name
     try:
         with target_run.phase("boot"):

@@ -59,7 +59,7 @@ def _uploaded(target_run: TargetRun, cloud: Cloud, built: Artifact) -> dict[str,
     request = _upload_request(target_run)
     # The endpoint may be named by the image, and a later sweep knows the environment only.
     endpoint = target_run.image_endpoint
-    record = target_run.record("image", request.name, **({"endpoint": endpoint} if endpoint else {}))
+    record = target_run.record(cloud, "image", request.name, **({"endpoint": endpoint} if endpoint else {}))
     whole = False
     try:
         with target_run.phase("upload"), _preprocessed(target_run, built) as file:

@@ -178,6 +178,9 @@ class MemoryCloud:
 
     name: str
 
+    def identity(self) -> Mapping[str, str]:
+        return {"engine": "memory", "project": self.name}
+
     def preflight(self) -> None:
         if self.name in faults().get("crash", ()):
             raise RuntimeError("a bug in the SDK")

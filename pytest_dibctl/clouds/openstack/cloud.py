@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.clouds import marks
-from pytest_dibctl.clouds.openstack import flavors, keypairs, leaked, networks, run_images, servers
+from pytest_dibctl.clouds.openstack import flavors, identity, keypairs, leaked, networks, run_images, servers
 from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.clouds.openstack.in_flight import undoing
 from pytest_dibctl.clouds.openstack.instance import Known, OpenStackInstance, with_console
@@ -84,6 +84,7 @@ class OpenStackCloud:
         self._credentials = resolve(settings.keystone, self._environ, "test", where=where)
         self._api: Api | None = None
         self._place: Place | None = None
+        self._identity: Mapping[str, str] | None = None
         self._image_endpoint = image_endpoint
 
     @property
@@ -103,6 +104,12 @@ class OpenStackCloud:
                 environ=self._environ,
             )
         return self._api
+
+    def identity(self) -> Mapping[str, str]:
+        """Return Keystone's URL, the region, and the ids of project and user; logs in."""
+        if self._identity is None:
+            self._identity = identity.of_login(self.api, image_endpoint=self._image_endpoint)
+        return self._identity
 
     def preflight(self) -> None:
         """Log in; raise a DibctlError if the cloud lacks what the nova section names."""

@@ -34,7 +34,7 @@ from pytest_dibctl.errors import (
 )
 from pytest_dibctl.guest.keys import SshKey, make_key
 from pytest_dibctl.image.artifact import Artifact, companion
-from pytest_dibctl.system import process
+from pytest_dibctl.system import host, process
 
 __all__ = ["QemuCloud", "QemuInstance"]
 
@@ -61,6 +61,10 @@ class QemuCloud:
     def name(self) -> str:
         """The label of the test environment."""
         return self._environment.label
+
+    def identity(self) -> Mapping[str, str]:
+        """Return which machine and user this is."""
+        return host.identity()
 
     def preflight(self) -> None:
         """Raise PreflightError or ConfigError if no guest can be started with these settings."""
