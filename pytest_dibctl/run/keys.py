@@ -79,7 +79,7 @@ def _imported(target_run: TargetRun, cloud: Cloud, key: SshKey, name: str) -> It
         yield
     finally:
         if keeps_instance(target_run):
-            keep(cloud, record, "its instance was kept")
+            keep(cloud, record, "its instance was kept", seconds=None)
         else:
             with target_run.removal(record.resource, record):
                 cloud.delete_key(name, fingerprint=key.nova_fingerprint)

@@ -83,7 +83,7 @@ def _release(target_run: TargetRun, cloud: Cloud, image: CloudImage, path: Path)
     reason = keeps_image(target_run.options, failed=target_run.failed)
     if reason is not None:
         if record is not None:
-            keep(cloud, record, reason)
+            keep(cloud, record, reason, seconds=target_run.options.keep_seconds(reason))
         target_run.note(image_resource(image), State.KEPT, reason)
     else:
         with target_run.removal(image_resource(image), record):

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.clouds import marks
-from pytest_dibctl.clouds.openstack import flavors, identity, keypairs, leaked, networks, run_images, servers
+from pytest_dibctl.clouds.openstack import (
+    flavors,
+    identity,
+    keypairs,
+    leaked,
+    leases,
+    networks,
+    run_images,
+    servers,
+)
 from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.clouds.openstack.in_flight import undoing
 from pytest_dibctl.clouds.openstack.instance import Known, OpenStackInstance, with_console
@@ -210,13 +219,21 @@ class OpenStackCloud:
             titles = tuple(str(title) for key, title in details.items() if key.startswith("snapshot"))
             servers.remove(self.api, name, run_id=self._run_id, timeout=timeout, snapshots=titles)
 
-    def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:  # noqa: ARG002
+    def keep(self, kind: str, name: str, details: Mapping[str, Any], *, seconds: float | None = None) -> None:
         """Mark an image or instance as kept; a keypair stays while a server has it. Raises DibctlError."""
-        if kind == "image":
-            run_images.keep(self.api, name, self._run_id)
-        elif kind == "instance":
-            for server in servers.named(self.api, name):
-                servers.annotate(self.api, server, {marks.KEPT_KEY: self._run_id})
+        leases.keep(self.api, kind, name, details, run_id=self._run_id, seconds=seconds)
+
+    def renew(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
+        """Renew the lease of an image or instance; a keypair stays as long as its run has one of these."""
+        leases.renew(self.api, kind, name, details, run_id=self._run_id)
+
+    def kept(self) -> tuple[LeakedResource, ...]:
+        """Return the project's images and instances that are marked as kept, those past their end too."""
+        return leaked.kept(self.api)
+
+    def remove_kept(self, resource: LeakedResource) -> None:
+        """Remove a thing that ``kept`` found, with its keypair."""
+        leaked.remove_kept(self.api, resource, timeout=self._deadlines.cleanup)
 
     def leaked(self, *, spare: Collection[str]) -> tuple[LeakedResource, ...]:
         """Return the project's resources that bear our marks and are older than their time."""

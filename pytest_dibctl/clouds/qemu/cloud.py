@@ -169,8 +169,18 @@ class QemuCloud:
         except OSError as error:
             raise InstanceError(f"{name}: {directory} cannot be removed: {error}") from None
 
-    def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
+    def keep(self, kind: str, name: str, details: Mapping[str, Any], *, seconds: float | None = None) -> None:
         """Do nothing: an instance on this machine needs no mark for other users."""
+
+    def renew(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
+        """Do nothing: a lock shows that a run on this machine lives."""
+
+    def kept(self) -> tuple[LeakedResource, ...]:
+        """Return nothing: all instances are in the ledgers of this machine."""
+        return ()
+
+    def remove_kept(self, resource: LeakedResource) -> None:
+        """Do nothing: ``kept`` returns no resources."""
 
     def leaked(self, *, spare: Collection[str]) -> tuple[LeakedResource, ...]:  # noqa: ARG002
         """Return nothing: all instances are in the ledgers of this machine."""
