@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import email.utils
 import shutil
 import tempfile
 import time
@@ -113,25 +114,18 @@ def test_a_lost_machine_leaves_nothing_once_lease_and_grace_are_over(world: Worl
     assert world.cloud.left() == set()
 
 
-@pytest.mark.parametrize("date", [None, "", "yesterday"], ids=repr)
-def test_nothing_is_judged_without_the_cloud_s_time(
-    world: World, date: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("date", ["", "yesterday"], ids=repr)
+def test_nothing_is_judged_without_the_cloud_s_time(world: World, date: str) -> None:
     with contextlib.ExitStack() as stack:
         world.run(stack)
         before = world.cloud.left()
         world.ahead += 1000 * HOUR
-        from pytest_dibctl.clouds.openstack import leases
-
-        monkeypatch.setattr(
-            leases.email.utils, "parsedate_to_datetime", lambda _text: (_ for _ in ()).throw(ValueError)
-        )
-        [item] = world.expired()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(email.utils, "format_datetime", lambda *_all, **_more: date)
+            [item] = world.expired()
         assert item.failed
         assert "does not say what time it is" in item.outcome
         assert world.cloud.left() == before
-        monkeypatch.undo()
-        world.ahead = 0
 
 
 @pytest.mark.parametrize("how", ["kept", "renewed"])
