@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pytest_dibctl.cleanup import belonging
 from pytest_dibctl.clouds.protocols import IN_FLIGHT, Cloud, LeakedResource
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.catalog import built_in_environment
@@ -22,7 +23,7 @@ from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import DibctlError, NotInConfigError
 from pytest_dibctl.image import tree
 from pytest_dibctl.run import environments
-from pytest_dibctl.run.ledger import Ledger, Record, all_runs, base_directory
+from pytest_dibctl.run.ledger import Ledger, Record, all_runs, base_directory, load
 from pytest_dibctl.run.removal import Removal, Resource, State, cleanup_command
 from pytest_dibctl.run.target_run import remove_directory
 from pytest_dibctl.system import processes
@@ -95,6 +96,9 @@ def sweep(find: Find, choice: Choice, *, cwd: Path, dry_run: bool = False) -> tu
         raise NotInConfigError(f"run {choice.run_id} left nothing on this machine")
     swept: list[Swept] = []
     for run in runs:
+        if run.machine() and not run.is_of_this_machine():
+            swept.append(_elsewhere(run))
+            continue
         if run.is_alive():
             if named:
                 raise DibctlError(f"run {choice.run_id} is still going on; nothing was removed")
@@ -114,6 +118,16 @@ def sweep(find: Find, choice: Choice, *, cwd: Path, dry_run: bool = False) -> tu
 def _shown(removal: Removal) -> str:
     """Return the resource as the list of what was swept names it; an unreadable record is its file."""
     return removal.resource.name if removal.resource.kind == RECORD else str(removal.resource)
+
+
+def _elsewhere(run: Ledger) -> Swept:
+    """Say that a run is another machine's or user's, whose locks and processes cannot be seen from here."""
+    removal = Removal(
+        resource=Resource(kind="run", name=run.run_id),
+        state=State.ELSEWHERE,
+        reason=f"left alone: it is of {belonging.described(run.machine())}; run `dibctl cleanup` there",
+    )
+    return Swept(run_id=run.run_id, what=str(removal.resource), removal=removal)
 
 
 def _unreadable(path: Path) -> Removal:
@@ -146,7 +160,8 @@ def sweep_records(
     ordered = sorted(records, key=_rank)
     removals: dict[Path, Removal] = {}
     with contextlib.closing(remover):
-        for record in ordered:
+        for listed in ordered:
+            record = listed if dry_run else (load(listed.path) or listed)  # it may be kept by now
             if record.kept is not None and not named:
                 command = cleanup_command(run.run_id)
                 removals[record.path] = _removal(record, State.KEPT, record.kept, command=command)
@@ -162,6 +177,19 @@ def sweep_records(
             for record in late:
                 removals[record.path] = remover.remove(record, last=left <= LOOK_AGAIN)
     return [removals[record.path] for record in ordered]
+
+
+def renew_records(
+    find: Find, run: Ledger, records: Iterable[Record], *, cwd: Path
+) -> Iterator[tuple[Record, DibctlError]]:
+    """Renew the leases of what ``records`` of a living run stand for; yield those that could not be."""
+    with contextlib.closing(_Remover(find=find, run=run, cwd=cwd)) as remover:
+        for record in records:
+            if record.kind in {"image", "instance"} and record.details.get("engine") != "qemu":
+                try:
+                    remover.cloud(record).renew(record.kind, record.name, record.details)
+                except DibctlError as error:
+                    yield record, error
 
 
 def _removal(record: Record, state: State, reason: str = "", *, command: str = "") -> Removal:
@@ -193,16 +221,21 @@ class _Remover:
         if record.kind not in ORDER:
             return _removal(record, State.LEFT, "this version knows nothing of its kind; a newer one does")
         try:
+            if record.kind in {"key", "tree"}:
+                belonging.refuse_other_machine(self.run.machine())
             if record.kind == "key":
                 remove_directory(self._inside(record.details["directory"]))
             elif record.kind == "tree":
                 tree.remove(self._inside(record.details["directory"]))
             else:
-                self._cloud(record).remove(record.kind, record.name, record.details)
+                self.cloud(record).remove(record.kind, record.name, record.details)
         except DibctlError as error:
             return _removal(record, State.LEFT, error.message)
-        except KeyError as error:
-            return _removal(record, State.LEFT, f"its record lacks {error}")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            # A damaged record must not hide what the others name.
+            lacks = f"its record lacks {error}"
+            damaged = f"its record is damaged: {error}"
+            return _removal(record, State.LEFT, lacks if isinstance(error, KeyError) else damaged)
         except OSError as error:
             return _removal(record, State.LEFT, str(error))
         if not (last or is_settled(record)):
@@ -222,20 +255,29 @@ class _Remover:
             raise DibctlError(f"{path} is not in the run's directory, so it is left alone")
         return path
 
-    def _cloud(self, record: Record) -> Cloud:
-        details: dict[str, Any] = record.details
-        local = details.get("engine") == "qemu"
-        place = (str(details.get("environment")), details.get("endpoint"))
+    def cloud(self, record: Record) -> Cloud:
+        """Return a login to the very cloud of a record; raises DibctlError if its label leads elsewhere.
+
+        That a resource is not in another cloud, project or region proves nothing.
+        """
+        recorded = belonging.cloud_of(record)
+        label = str(record.details.get("environment"))
+        endpoint = recorded.get("image_endpoint") or None
+        place = (label, endpoint)
         if place not in self._clouds:
-            environment = built_in_environment() if local else self.find(place[0])
+            local = record.details.get("engine") == "qemu"
+            with belonging.told(recorded, label):
+                environment = built_in_environment() if local else self.find(label)
             self._clouds[place] = environments.open_environment(
                 environment,
                 run=self.run,
                 cwd=self.cwd,
                 deadlines=merge.environment_deadlines(environment),
-                image_endpoint=place[1] or environment.settings.glance.endpoint,
+                image_endpoint=endpoint,
             )
-        return self._clouds[place]
+        cloud = self._clouds[place]
+        belonging.refuse_other(recorded, cloud.identity(), label)
+        return cloud
 
 
 def is_settled(record: Record) -> bool:
@@ -253,9 +295,25 @@ def sweep_expired(
 ) -> Iterator[Swept]:
     """Remove marked resources whose time is over, of runs on any machine; kept ones stay.
 
-    Runs that have a ledger here are left to it.
+    Runs of this machine that live, or kept something, are left to their ledgers. What the ledger of a
+    dead run could not remove, as after a damaged record, is found by its marks.
     """
-    here = {run.run_id for run in all_runs()}
+    here = {run.run_id for run in all_runs() if _needs_its_ledger(run)}
+
+    def remove(cloud: Cloud) -> Iterator[Swept]:
+        return _expired_in(cloud, choice, spare=here, dry_run=dry_run)
+
+    yield from in_clouds(selected, choice, remove, cwd=cwd)
+
+
+def in_clouds(
+    selected: Iterable[Entry[TestEnvironment]],
+    choice: Choice,
+    look: Callable[[Cloud], Iterator[Swept]],
+    *,
+    cwd: Path,
+) -> Iterator[Swept]:
+    """Yield what ``look`` yields of each OpenStack environment, and an outcome for one that fails."""
     for environment in selected:
         if choice.environment not in {None, environment.label} or environment.settings.engine == "qemu":
             continue
@@ -268,7 +326,7 @@ def sweep_expired(
                 image_endpoint=environment.settings.glance.endpoint,
             )
             with contextlib.closing(cloud):
-                yield from _expired_in(cloud, choice, spare=here, dry_run=dry_run)
+                yield from look(cloud)
         except DibctlError as error:  # one cloud that cannot be looked into must not hide the others
             unseen = Removal(
                 resource=Resource(kind="environment", name=environment.label),
@@ -277,6 +335,11 @@ def sweep_expired(
                 environment=environment.label,
             )
             yield Swept(run_id="?", what=f"what is in {environment.label}", removal=unseen)
+
+
+def _needs_its_ledger(run: Ledger) -> bool:
+    mine = not run.machine() or run.is_of_this_machine()
+    return mine and (run.is_alive() or any(record.kept is not None for record in run.records()))
 
 
 def _expired_in(cloud: Cloud, choice: Choice, *, spare: Collection[str], dry_run: bool) -> Iterator[Swept]:

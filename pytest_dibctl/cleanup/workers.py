@@ -113,7 +113,7 @@ class WorkerCleanup:
                 if reason is not None:
                     state, command = State.KEPT, cleanup_command(self.ledger.run_id)
                     if record is not None:
-                        keeping.keep(cloud, record, reason)
+                        keeping.keep(cloud, record, reason, seconds=self.options.keep_seconds(reason))
                 else:
                     cloud.delete_image(image)
                     if record is not None:
@@ -184,7 +184,7 @@ class WorkerCleanup:
         target = self._target_of(record)
         if target is not None and record.kind != "key":
             with self._opened(target) as cloud:
-                keeping.keep(cloud, record, reason)
+                keeping.keep(cloud, record, reason, seconds=self.options.keep_seconds(reason))
         if record.kind == "instance":
             self.removals.append(
                 Removal(

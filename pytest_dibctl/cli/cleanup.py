@@ -29,7 +29,16 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--expired",
         action="store_true",
         help="also resources that runs of any machine left in the OpenStack environments "
-        "more than 24 hours ago",
+        "more than 24 hours ago and do not use any more",
+    )
+    parser.add_argument(
+        "--list-kept", action="store_true", help="only list what was kept, in OpenStack by any machine"
+    )
+    parser.add_argument(
+        "--remove-kept",
+        dest="kept",
+        metavar="ID",
+        help="only remove the kept instance or image of this id or name from the OpenStack environments",
     )
     add_json(parser, "the outcome for each resource")
 
@@ -53,15 +62,29 @@ def _run(arguments: Arguments) -> int:
     finally:
         if arguments.json:
             print_json([item.as_data() for item in swept])
+    if not swept and arguments.kept is not None:
+        raise NotInConfigError(
+            f"nothing that was kept has the id or name {arguments.kept}",
+            hint="`dibctl cleanup --list-kept` shows what was",
+        )
     if not swept and not arguments.json:
-        show("nothing to remove")
+        show("nothing was kept" if arguments.list_kept else "nothing to remove")
     return ExitCode.UNSPECIFIED if any(item.failed for item in swept) else ExitCode.OK
 
 
 def _swept(arguments: Arguments, choice: Choice, catalog: Callable[[], Catalog]) -> Iterator[Swept]:
     """Remove what was chosen and yield what became of each thing, one by one."""
-    from pytest_dibctl.cleanup import sweep
+    from pytest_dibctl.cleanup import kept, sweep
 
+    if arguments.list_kept:
+        yield from kept.listed(catalog().environments.values(), choice, cwd=Path.cwd())
+        return
+    if arguments.kept is not None:
+        environments = catalog().environments.values()
+        yield from kept.removed(
+            environments, choice, arguments.kept, cwd=Path.cwd(), dry_run=arguments.dry_run
+        )
+        return
     # With --expired, a run that this machine has no record of may be another machine's.
     with contextlib.suppress(*([NotInConfigError] if arguments.expired else [])):
         yield from sweep.sweep(

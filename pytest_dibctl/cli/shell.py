@@ -51,7 +51,7 @@ def _run(arguments: Arguments) -> int:
 @contextlib.contextmanager
 def _guarded_run(environment: Entry[TestEnvironment]) -> Iterator[tuple[Ledger, Callable[[], None]]]:
     """Open a new run's ledger; yield it with the function that starts the run's guardian."""
-    from pytest_dibctl.cleanup import guardian
+    from pytest_dibctl.cleanup import guardian, renewal
     from pytest_dibctl.run import ledger
 
     with contextlib.ExitStack() as stack:
@@ -60,6 +60,7 @@ def _guarded_run(environment: Entry[TestEnvironment]) -> Iterator[tuple[Ledger, 
         stack.callback(guard.reap)  # last of all: it waits until the ledger is closed
         book = stack.enter_context(ledger.opened(directory.name))
         stack.callback(guard.end_watch)
+        stack.enter_context(renewal.renewing(lambda _label: environment, book, cwd=Path.cwd()))
         stack.enter_context(process.marked(book.run_id))
         signals.guarded()
         try:

@@ -1,12 +1,15 @@
 """The marks of this project on resources in a cloud: made by it, for which run, and for how long.
 
-A mark is a tag of an image or metadata of a server, and counts only together with a name of ours. It is never
-an image property: Nova copies those to the snapshots that users make of their servers. Lifetimes are seconds
-since the cloud made the resource, so the cloud's own clock counts, not that of a machine which ran tests.
+A mark is a tag of an image or metadata of a server, and counts only together with a name of ours. It is no
+image property: Nova copies those to the snapshots that users make of their servers. The one exception is the
+property of a test's own snapshot, which counts only where it equals the image's name. Lifetimes are seconds
+since the cloud made the resource; a run that lives longer renews a lease, and what is kept may have an end.
+Both are seconds since 1970 by the cloud's own clock, not that of a machine which ran tests.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 from collections.abc import Iterable, Mapping
@@ -24,6 +27,13 @@ COMPANION = "dibctl-companion"
 _RUN, _HOST, _LIFETIME = "dibctl-run-", "dibctl-host-", "dibctl-lifetime-"
 """How the tags begin that say which run made a test image, where, and for how many seconds."""
 KEPT_KEY = "dibctl_kept"
+_LEASE, _KEPT_UNTIL = "dibctl-lease-", "dibctl-kept-until-"
+_LEASE_KEY, _KEPT_UNTIL_KEY = "dibctl_lease", "dibctl_kept_until"
+SNAPSHOT_KEY = "dibctl_snapshot"
+"""The property of a snapshot that a test took: the name that it was given."""
+SNAPSHOT_RUN_KEY = "dibctl_snapshot_run"
+ALWAYS = math.inf
+"""The time of what has no end, and of what cannot be read: in doubt a resource stays."""
 RUN_KEY = "dibctl_run"
 LONGEST = 255
 """Characters of a tag or a value."""
@@ -49,6 +59,37 @@ def metadata(run_id: str) -> dict[str, str]:
     }
 
 
+def lease_tag(until: float) -> str:
+    """Return the tag of a lease that is over at ``until``."""
+    return f"{_LEASE}{until:.0f}"
+
+
+def is_lease(tag: str) -> bool:
+    """Whether a tag is that of a lease."""
+    return tag.startswith(_LEASE)
+
+
+def lease_metadata(until: float) -> dict[str, str]:
+    """Return the metadata of a server's lease."""
+    return {_LEASE_KEY: f"{until:.0f}"}
+
+
+def kept_tags(until: float | None) -> tuple[str, ...]:
+    """Return the tags of an image that is kept; ``until`` None: without an end."""
+    # The end comes first: between the two calls that set them, the image must not be kept for good.
+    return (KEPT,) if until is None else (f"{_KEPT_UNTIL}{until:.0f}", KEPT)
+
+
+def kept_metadata(run_id: str, until: float | None) -> dict[str, str]:
+    """Return the metadata of a server that is kept."""
+    return {KEPT_KEY: run_id, **({} if until is None else {_KEPT_UNTIL_KEY: f"{until:.0f}"})}
+
+
+def snapshot_properties(run_id: str, title: str) -> dict[str, str]:
+    """Return the properties of a snapshot that a test takes under the name ``title``."""
+    return {SNAPSHOT_KEY: title, SNAPSHOT_RUN_KEY: run_id}
+
+
 def description(name: str) -> str:
     """Return the description of a floating IP or port that belongs to the instance ``name``."""
     return f"dibctl test instance {name}"
@@ -56,7 +97,7 @@ def description(name: str) -> str:
 
 def is_passing(tag: str) -> bool:
     """Whether a tag is about one image in one cloud only, so that a transferred copy must not bear it."""
-    return tag in {TEST, KEPT, UNFINISHED} or tag.startswith((_RUN, _HOST, _LIFETIME))
+    return tag in {TEST, KEPT, UNFINISHED} or tag.startswith((_RUN, _HOST, _LIFETIME, _LEASE, _KEPT_UNTIL))
 
 
 # -- reading marks ---------------------------------------------------------------------------------
@@ -83,6 +124,45 @@ def lifetime_of_tags(tags: Iterable[str]) -> float:
 def lifetime_of(metadata: Mapping[str, str]) -> float:
     """Return the seconds a server was made for, by its metadata."""
     return _seconds(*([metadata["dibctl_lifetime"]] if "dibctl_lifetime" in metadata else []))
+
+
+def lease_of_tags(tags: Iterable[str]) -> float:
+    """Return when an image's lease is over, 0 where there is none."""
+    return max((_moment(tag.removeprefix(_LEASE)) for tag in tags if is_lease(tag)), default=0.0)
+
+
+def lease_of(metadata: Mapping[str, str]) -> float:
+    """Return when a server's lease is over, 0 where there is none."""
+    return _moment(metadata[_LEASE_KEY]) if _LEASE_KEY in metadata else 0.0
+
+
+def kept_until_of_tags(tags: Iterable[str]) -> float | None:
+    """Return until when an image is kept, None if it is not."""
+    present = set(tags)
+    ends = [_moment(tag.removeprefix(_KEPT_UNTIL)) for tag in present if tag.startswith(_KEPT_UNTIL)]
+    return max(ends, default=ALWAYS) if ends or KEPT in present else None
+
+
+def kept_until(metadata: Mapping[str, str]) -> float | None:
+    """Return until when a server is kept, None if it is not."""
+    if _KEPT_UNTIL_KEY in metadata:
+        return _moment(metadata[_KEPT_UNTIL_KEY])
+    return ALWAYS if KEPT_KEY in metadata else None
+
+
+def run_of_snapshot(image: Mapping[str, object]) -> str | None:
+    """Return the run whose test took a snapshot; None for a user's, which may have copied the properties."""
+    name, run_id = str(image.get("name")), str(image.get(SNAPSHOT_RUN_KEY))
+    ours = re.fullmatch(r"dibctl-[a-z0-9-]+-[0-9a-f]{8}-.+-[0-9a-f]{8}", name)
+    return run_id if ours and image.get(SNAPSHOT_KEY) == name and _is_run(run_id) else None
+
+
+def _is_run(text: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{8}", text) is not None
+
+
+def _moment(text: str) -> float:
+    return float(text) if re.fullmatch(r"[0-9]{1,12}", text) else ALWAYS
 
 
 def _seconds(*texts: str) -> float:

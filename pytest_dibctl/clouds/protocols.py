@@ -97,12 +97,17 @@ class UploadRequest:
 IN_FLIGHT = 15.0
 """Seconds in which a resource may still appear whose creation was cut off before it was answered."""
 LIFETIME = 24 * 3600
-"""Seconds after which a run's resources count as leaked, unless they were kept."""
+"""Seconds after which a run's resources count as leaked, unless they were kept or their lease was renewed."""
+GRACE = 1800
+"""Seconds that a lifetime or lease must be over before anything is removed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LeakedResource:
-    """A resource in a cloud that bears a mark of ours and is past its lifetime; ``why`` says so in words."""
+    """A resource in a cloud that bears a mark of ours; ``why`` says why it is listed.
+
+    That is past its lifetime (``leaked``), or kept (``kept``).
+    """
 
     kind: str
     name: str
@@ -229,6 +234,13 @@ class Cloud(Protocol):
         """The label of the test environment."""
         ...
 
+    def identity(self) -> Mapping[str, str]:
+        """Return what tells this cloud, project and user for certain, whatever it is called; no secrets.
+
+        Two logins reach the same resources only if these are equal. Raises DibctlError without a login.
+        """
+        ...
+
     def preflight(self) -> None:
         """Raise PreflightError or ConfigError, in seconds, if nothing can be booted here."""
         ...
@@ -281,8 +293,23 @@ class Cloud(Protocol):
         """
         ...
 
-    def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
-        """Mark what is on record as kept, so that ``leaked`` leaves it out; raises DibctlError."""
+    def keep(self, kind: str, name: str, details: Mapping[str, Any], *, seconds: float | None = None) -> None:
+        """Mark what is on record as kept, so that ``leaked`` leaves it out, for ``seconds`` (None: always).
+
+        Raises DibctlError.
+        """
+        ...
+
+    def renew(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
+        """Say, on what is on record, that its run lives for another ``LIFETIME``; raises DibctlError."""
+        ...
+
+    def kept(self) -> tuple[LeakedResource, ...]:
+        """Return the resources, of all runs and machines, that bear a mark as kept; raises DibctlError."""
+        ...
+
+    def remove_kept(self, resource: LeakedResource) -> None:
+        """Remove a thing that ``kept`` found; raises DibctlError when it cannot be removed."""
         ...
 
     def leaked(self, *, spare: Collection[str]) -> tuple[LeakedResource, ...]:
@@ -293,7 +320,7 @@ class Cloud(Protocol):
         ...
 
     def remove_leaked(self, resource: LeakedResource) -> None:
-        """Remove a thing that ``leaked`` found; raises DibctlError when it cannot be removed."""
+        """Look once more at a thing that ``leaked`` found, and remove it; raises DibctlError."""
         ...
 
     def client(self, service: str) -> Any | None:

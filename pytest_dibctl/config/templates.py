@@ -58,8 +58,6 @@ def _of_upload(environment: Entry[UploadEnvironment]) -> Iterator[_Try]:
     names = dict.fromkeys(UPLOAD_NAMES, "x")
     for number, command in enumerate(environment.settings.external_upload):
         yield partial(interpolate.command, command.cmdline, names, environment.at(upload_key(number)))
-    pattern = environment.settings.obsolete.name
-    yield partial(interpolate.text, pattern, {"name": "x"}, environment.at("obsolete.name"))
     yield from _of_site(environment)
 
 

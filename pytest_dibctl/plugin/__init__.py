@@ -110,6 +110,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type="int",
         default=0,
     )
+    parser.addini(
+        "dibctl_keep_days",
+        "days until `dibctl cleanup --expired` may remove what the keep-failed options kept (7; 0: never)",
+        default="7",
+    )
     for kind in ("images", "test", "upload"):
         add(
             f"--dib-{kind}-config",

@@ -39,7 +39,20 @@ def run_options(config: pytest.Config) -> RunOptions:
         build_jobs=build_jobs(config),
         logs=_logs_directory(config),
         keep_on_kill=options.dib_keep_on_kill,
+        keep_days=keep_days(config),
     )
+
+
+def keep_days(config: pytest.Config) -> float:
+    """Return for how many days what failed is kept: what the ini option says; raises pytest.UsageError."""
+    text = str(config.getini("dibctl_keep_days"))
+    try:
+        days = float(text)
+    except ValueError:
+        days = -1.0
+    if not 0 <= days <= 3650:  # noqa: PLR2004 -- ten years; infinity and NaN are none either
+        raise pytest.UsageError(f"dibctl_keep_days is {text!r}; it must be a number of days, 0 for no end")
+    return days
 
 
 def build_jobs(config: pytest.Config) -> int:

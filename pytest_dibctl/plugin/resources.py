@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pytest_dibctl.cleanup import guardian
+from pytest_dibctl.cleanup import guardian, renewal
 from pytest_dibctl.run import ledger
 from pytest_dibctl.run.ledger import Ledger, Record
 from pytest_dibctl.run.options import RunOptions
@@ -41,6 +41,9 @@ class RunResources:
                 # Closed last of all: it waits for all processes of the run to release the ledger.
                 stack.callback(run_guardian.disown if is_worker else run_guardian.reap)
             self.ledger: Ledger = stack.enter_context(ledger.opened(directory.name))
+            if not is_worker:
+                by_label = {target.environment.label: target.environment for target in targets}
+                stack.enter_context(renewal.renewing(by_label.__getitem__, self.ledger, cwd=cwd))
             if not options.keep_on_kill:
                 # Before the ledger is released: the guardian ends then, and needs no successor.
                 stack.callback(run_guardian.end_watch)

@@ -37,7 +37,7 @@ def booted(target_run: TargetRun, cloud: Cloud, image: CloudImage | None, key: S
         return
     # A host name has at most 63 characters and no underscore; guests take theirs from here.
     name = f"dibctl-{host_name(target_run.label)[:40].strip('-')}-{uuid.uuid4().hex[:8]}"
-    record = target_run.record("instance", name, key=str(key.private_key_file))
+    record = target_run.record(cloud, "instance", name, key=str(key.private_key_file))
 
     def note(**details: Any) -> None:
         nonlocal record
@@ -69,7 +69,7 @@ def booted(target_run: TargetRun, cloud: Cloud, image: CloudImage | None, key: S
                 cloud.remove("instance", name, record.details)
         elif keeps_instance(target_run):
             reason = "exit 42" if target_run.keep else "--dib-keep-failed-instance"
-            keep(cloud, record, reason)
+            keep(cloud, record, reason, seconds=target_run.options.keep_seconds(reason))
             resource = Resource(kind="instance", name=instance.name, id=instance.id)
             target_run.note(resource, State.KEPT, reason, login=target_run.guest.login)
         else:

@@ -12,11 +12,14 @@ from pytest_dibctl.run.target_run import TargetRun
 log = logging.getLogger(__name__)
 
 
-def keep(cloud: Cloud, record: Record, reason: str) -> None:
-    """Mark a resource as kept, in the ledger and in the cloud, where other machines see it."""
+def keep(cloud: Cloud, record: Record, reason: str, *, seconds: float | None) -> None:
+    """Mark a resource as kept, in the ledger and in the cloud, where other machines see it.
+
+    There the mark has an end after ``seconds``, unless that is None.
+    """
     record = record.keep(reason)
     try:
-        cloud.keep(record.kind, record.name, record.details)
+        cloud.keep(record.kind, record.name, record.details, seconds=seconds)
     except DibctlError as error:
         log.warning("%s %s is kept, but does not show it in the cloud: %s", record.kind, record.name, error)
 

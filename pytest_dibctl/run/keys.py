@@ -70,7 +70,7 @@ def _made_key(target_run: TargetRun, name: str) -> Iterator[SshKey]:
 
 @contextlib.contextmanager
 def _imported(target_run: TargetRun, cloud: Cloud, key: SshKey, name: str) -> Iterator[None]:
-    record = target_run.record("keypair", name, fingerprint=key.nova_fingerprint)
+    record = target_run.record(cloud, "keypair", name, fingerprint=key.nova_fingerprint)
     target_run.guest.key_name = name
     try:
         with target_run.phase("boot"):
@@ -79,7 +79,7 @@ def _imported(target_run: TargetRun, cloud: Cloud, key: SshKey, name: str) -> It
         yield
     finally:
         if keeps_instance(target_run):
-            keep(cloud, record, "its instance was kept")
+            keep(cloud, record, "its instance was kept", seconds=None)
         else:
             with target_run.removal(record.resource, record):
                 cloud.delete_key(name, fingerprint=key.nova_fingerprint)

@@ -27,7 +27,7 @@ from typing import Any
 
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.run.removal import Resource
-from pytest_dibctl.system import files, locks, short_paths
+from pytest_dibctl.system import files, host, locks, short_paths
 
 RECORD_VERSION = 1
 LOCK = "lock"
@@ -112,6 +112,18 @@ class Ledger:
         """Whether a process of this run still holds its lock."""
         return locks.is_held(self.directory / LOCK, pauses=PROBES)
 
+    def is_of_this_machine(self) -> bool:
+        """Whether this user ran it on this machine: only then does ``is_alive`` tell anything."""
+        return self.machine() == host.identity()
+
+    def machine(self) -> dict[str, str]:
+        """Return which machine and user the run is of; empty where an older version did not write it."""
+        try:
+            document = json.loads((self.directory / LOCK).read_text())
+        except (OSError, ValueError):
+            return {}
+        return {str(key): str(text) for key, text in document.items()} if isinstance(document, dict) else {}
+
     def has_guardian(self) -> bool:
         """Whether a guardian watches over this run, or is removing what it left."""
         return locks.is_held(self.directory / GUARDIAN, pauses=PROBES)
@@ -185,6 +197,8 @@ def opened(run_id: str, *, base: Path | None = None) -> Iterator[Ledger]:
     _held.add(descriptor)
     try:
         locks.hold(descriptor, shared=True)
+        # A directory may be shared with other machines, which see neither our locks nor our processes.
+        os.pwrite(descriptor, json.dumps(host.identity()).encode(), 0)
         yield ledger
     finally:
         if descriptor in _held:  # not in a forked child, which has closed its own

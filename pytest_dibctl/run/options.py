@@ -30,11 +30,20 @@ class RunOptions:
     build_jobs: int = 1
     logs: Path | None = None
     keep_on_kill: bool = False
+    keep_days: float = 7.0
+    """Days until what was kept since it failed counts as left by other machines; 0: it never does."""
 
     @property
     def has_file(self) -> bool:
         """Whether the image's file is tested, and not an image or instance that exists already."""
         return self.existing_image is None and self.existing_instance is None
+
+    def keep_seconds(self, reason: str) -> float | None:
+        """Return for how many seconds a thing is kept for ``reason``, None for what has no end.
+
+        What was kept by hand, or uploaded to be used, has none.
+        """
+        return self.keep_days * 86400 if self.keep_days and reason.startswith("--dib-keep-failed") else None
 
     @property
     def may_keep_instance(self) -> bool:

@@ -43,6 +43,10 @@ class State(enum.StrEnum):
     """It was not tried: something that needs it could not be removed."""
     MAY_APPEAR = "may appear"
     """It is not there, but the call that was to make it may still succeed."""
+    ELSEWHERE = "elsewhere"
+    """It is left alone: it can be judged in another place only."""
+    LISTED = "listed"
+    """It is only shown."""
     PLANNED = "planned"
     """It would be removed, were this not a dry run."""
 
@@ -80,6 +84,8 @@ class Removal:
                 return f"kept ({self.reason}); `{self.command}` removes it"
             case State.WAITING:
                 return "left, for the instance that could not be removed"
+            case State.ELSEWHERE | State.LISTED:
+                return self.reason
             case State.MAY_APPEAR:
                 return "may still appear"
         words = "would be removed" if self.state is State.PLANNED else "removed"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pytest_dibctl.clouds.protocols import Instance, Progress
+from pytest_dibctl.clouds.protocols import Cloud, Instance, Progress
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
@@ -144,9 +144,13 @@ class TargetRun:
         """The Glance that the image's files name; None for the catalog's."""
         return merge.glance(self.image, self.environment).endpoint
 
-    def record(self, kind: str, name: str, **details: Any) -> Record:
-        """Write down that a resource is about to be made in the test environment; raises DibctlError."""
-        return self.record_local(kind, name, engine=self.environment.settings.engine, **details)
+    def record(self, cloud: Cloud, kind: str, name: str, **details: Any) -> Record:
+        """Write down that a resource is about to be made in ``cloud``; raises DibctlError.
+
+        The label of an environment may come to mean another cloud, so the record holds the cloud's identity.
+        """
+        identity, engine = dict(cloud.identity()), self.environment.settings.engine
+        return self.record_local(kind, name, engine=engine, cloud=identity, **details)
 
     def record_local(self, kind: str, name: str, **details: Any) -> Record:
         """Write down that a resource is about to be made on this machine; raises DibctlError."""

@@ -59,7 +59,7 @@ def _uploaded(target_run: TargetRun, cloud: Cloud, built: Artifact) -> dict[str,
     request = _upload_request(target_run)
     # The endpoint may be named by the image, and a later sweep knows the environment only.
     endpoint = target_run.image_endpoint
-    record = target_run.record("image", request.name, **({"endpoint": endpoint} if endpoint else {}))
+    record = target_run.record(cloud, "image", request.name, **({"endpoint": endpoint} if endpoint else {}))
     whole = False
     try:
         with target_run.phase("upload"), _preprocessed(target_run, built) as file:
@@ -83,7 +83,7 @@ def _release(target_run: TargetRun, cloud: Cloud, image: CloudImage, path: Path)
     reason = keeps_image(target_run.options, failed=target_run.failed)
     if reason is not None:
         if record is not None:
-            keep(cloud, record, reason)
+            keep(cloud, record, reason, seconds=target_run.options.keep_seconds(reason))
         target_run.note(image_resource(image), State.KEPT, reason)
     else:
         with target_run.removal(image_resource(image), record):

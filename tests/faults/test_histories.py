@@ -24,7 +24,7 @@ from pytest_dibctl.cleanup import sweep
 from pytest_dibctl.clouds import marks
 from pytest_dibctl.clouds.openstack import cloud as engine
 from pytest_dibctl.clouds.openstack import in_flight
-from pytest_dibctl.clouds.protocols import LIFETIME
+from pytest_dibctl.clouds.protocols import GRACE, LIFETIME
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.guest.keys import make_key
 from pytest_dibctl.run import booting, environments, keys, ledger, uploading
@@ -222,7 +222,7 @@ class World:
 
 def flow(stage: Stage, run_id: str, *, keeps: bool) -> None:
     """Boot an instance of an image and remove both, or keep them since a test failed."""
-    run_options = RunOptions(keep_failed_image=keeps, keep_failed_instance=keeps)
+    run_options = RunOptions(keep_failed_image=keeps, keep_failed_instance=keeps, keep_days=0)
     with ledger.opened(run_id, base=stage.base) as run, contextlib.ExitStack() as stack:
         target_run = TargetRun(
             image=stage.catalog.image(LABEL),
@@ -322,7 +322,7 @@ def _live_through(world: World, history: list[Run | Pass | Foreign | Cleanup]) -
         world.happen(event)
         world.check_nothing_is_lost()
     world.clean_up(expired=False)
-    world.time += LIFETIME + HOUR
+    world.time += LIFETIME + GRACE + HOUR
     world.clean_up(expired=True)
     world.check_nothing_is_lost()
     world.check_nothing_leaks()

@@ -178,6 +178,9 @@ class MemoryCloud:
 
     name: str
 
+    def identity(self) -> Mapping[str, str]:
+        return {"engine": "memory", "project": self.name}
+
     def preflight(self) -> None:
         if self.name in faults().get("crash", ()):
             raise RuntimeError("a bug in the SDK")
@@ -226,8 +229,17 @@ class MemoryCloud:
     def remove(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
         log(f"remove_{kind}", name=name, details=dict(details))
 
-    def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
+    def keep(self, kind: str, name: str, details: Mapping[str, Any], *, seconds: float | None = None) -> None:
         """Nobody else looks."""
+
+    def renew(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
+        log("renew", kind=kind, name=name, details=dict(details))
+
+    def kept(self) -> tuple[LeakedResource, ...]:
+        return ()
+
+    def remove_kept(self, resource: LeakedResource) -> None:
+        """There are none."""
 
     def leaked(self, *, spare: Collection[str]) -> tuple[LeakedResource, ...]:
         del spare

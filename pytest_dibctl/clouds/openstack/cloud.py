@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.clouds import marks
-from pytest_dibctl.clouds.openstack import flavors, keypairs, leaked, networks, run_images, servers
+from pytest_dibctl.clouds.openstack import (
+    flavors,
+    identity,
+    keypairs,
+    leaked,
+    leases,
+    networks,
+    run_images,
+    servers,
+)
 from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.clouds.openstack.in_flight import undoing
 from pytest_dibctl.clouds.openstack.instance import Known, OpenStackInstance, with_console
@@ -84,6 +93,7 @@ class OpenStackCloud:
         self._credentials = resolve(settings.keystone, self._environ, "test", where=where)
         self._api: Api | None = None
         self._place: Place | None = None
+        self._identity: Mapping[str, str] | None = None
         self._image_endpoint = image_endpoint
 
     @property
@@ -103,6 +113,12 @@ class OpenStackCloud:
                 environ=self._environ,
             )
         return self._api
+
+    def identity(self) -> Mapping[str, str]:
+        """Return Keystone's URL, the region, and the ids of project and user; logs in."""
+        if self._identity is None:
+            self._identity = identity.of_login(self.api, image_endpoint=self._image_endpoint)
+        return self._identity
 
     def preflight(self) -> None:
         """Log in; raise a DibctlError if the cloud lacks what the nova section names."""
@@ -203,13 +219,21 @@ class OpenStackCloud:
             titles = tuple(str(title) for key, title in details.items() if key.startswith("snapshot"))
             servers.remove(self.api, name, run_id=self._run_id, timeout=timeout, snapshots=titles)
 
-    def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:  # noqa: ARG002
+    def keep(self, kind: str, name: str, details: Mapping[str, Any], *, seconds: float | None = None) -> None:
         """Mark an image or instance as kept; a keypair stays while a server has it. Raises DibctlError."""
-        if kind == "image":
-            run_images.keep(self.api, name, self._run_id)
-        elif kind == "instance":
-            for server in servers.named(self.api, name):
-                servers.annotate(self.api, server, {marks.KEPT_KEY: self._run_id})
+        leases.keep(self.api, kind, name, details, run_id=self._run_id, seconds=seconds)
+
+    def renew(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
+        """Renew the lease of an image or instance; a keypair stays as long as its run has one of these."""
+        leases.renew(self.api, kind, name, details, run_id=self._run_id)
+
+    def kept(self) -> tuple[LeakedResource, ...]:
+        """Return the project's images and instances that are marked as kept, those past their end too."""
+        return leaked.kept(self.api)
+
+    def remove_kept(self, resource: LeakedResource) -> None:
+        """Remove a thing that ``kept`` found, with its keypair."""
+        leaked.remove_kept(self.api, resource, timeout=self._deadlines.cleanup)
 
     def leaked(self, *, spare: Collection[str]) -> tuple[LeakedResource, ...]:
         """Return the project's resources that bear our marks and are older than their time."""

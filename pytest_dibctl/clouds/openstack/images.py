@@ -157,6 +157,21 @@ def every(api: Api) -> Iterator[dict[str, Any]]:
     yield from listed(api, owner=api.project_id, tag=marks.TEST)
 
 
+def snapshots(api: Api) -> Iterator[dict[str, Any]]:
+    """Yield all images of the project's own that were made of servers, users' too."""
+    for image in listed(api, owner=api.project_id, properties={"image_type": "snapshot"}):
+        if marks.TEST not in image.get("tags", ()):  # these are in ``every``
+            yield image
+
+
+def find(api: Api, image_id: str) -> dict[str, Any] | None:
+    """Return an image, None if there is none of that id."""
+    try:
+        return get(api, image_id)
+    except ImageNotFoundError:
+        return None
+
+
 def tag(api: Api, image_id: str, name: str) -> None:
     """Give an image a tag more; it may have it already."""
     api.safely(
@@ -164,6 +179,16 @@ def tag(api: Api, image_id: str, name: str) -> None:
         f"mark image {image_id}",
         lambda: raise_for_status(api.image.put(f"/images/{image_id}/tags/{name}")),
     )
+
+
+def untag(api: Api, image_id: str, name: str) -> None:
+    """Take a tag away; it may be gone already."""
+
+    def ask() -> None:
+        raise_for_status(api.image.delete(f"/images/{image_id}/tags/{name}"))
+
+    with contextlib.suppress(ImageNotFoundError):
+        api.safely("image", f"mark image {image_id}", ask)
 
 
 def remove_named(api: Api, names: Sequence[str], tags: Sequence[str], *, timeout: float) -> None:

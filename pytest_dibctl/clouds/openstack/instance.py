@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 
+from pytest_dibctl.clouds import marks
 from pytest_dibctl.clouds.openstack import images, networks, servers, shapes
 from pytest_dibctl.clouds.openstack.api import CALL_TIMEOUT, Api
 from pytest_dibctl.clouds.openstack.refusals import CONFLICT, FORBIDDEN, NOT_FOUND, raise_for_status
@@ -190,7 +191,12 @@ class OpenStackInstance:
         response = raise_for_status(
             self._api.compute.post(
                 f"/servers/{self.id}/action",
-                json={"createImage": {"name": title, "metadata": {}}},
+                json={
+                    "createImage": {
+                        "name": title,
+                        "metadata": marks.snapshot_properties(self._known.run_id, title),
+                    }
+                },
                 microversion="2.45",
             )
         )

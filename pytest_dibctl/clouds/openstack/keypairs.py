@@ -28,7 +28,8 @@ def create(api: Api, key: SshKey, *, name: str, timeout: float) -> None:
         keypair = find(api, name)
         return keypair if keypair is not None and keypair.fingerprint == key.nova_fingerprint else None
 
-    public = key.public_key
+    # Its comment is the only mark that a keypair can bear; the key may be the user's own.
+    public = " ".join([*key.public_key.split()[:2], name])
     api.create(
         "compute",
         f"import the ssh key {name}",

@@ -122,12 +122,6 @@ def delete_named(api: Api, name: str, run_id: str, *, timeout: float) -> None:
     images.remove_named(api, names(name), marks.tags(run_id), timeout=timeout)
 
 
-def keep(api: Api, name: str, run_id: str) -> None:
-    """Tag as kept what a run made under that name. Raises ApiError."""
-    for image in images.named(api, names(name), marks.tags(run_id)):
-        images.tag(api, image["id"], marks.KEPT)
-
-
 def existing(api: Api, image_id: str) -> CloudImage:
     """Return an image of Glance that the caller does not own; raises ImageNotFoundError."""
     document: dict[str, Any] = images.get(api, image_id)

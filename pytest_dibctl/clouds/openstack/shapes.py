@@ -67,8 +67,9 @@ class Image(TypedDict):
     os_hash_algo: NotRequired[Word]
     os_hash_value: NotRequired[Word]
     checksum: NotRequired[Word]
-    created_at: NotRequired[Moment]
-    updated_at: NotRequired[Moment]
+    # Unreadable times are no error: such an image counts as new.
+    created_at: NotRequired[Word]
+    updated_at: NotRequired[Word]
 
 
 class Task(TypedDict):

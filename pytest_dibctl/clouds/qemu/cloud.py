@@ -32,7 +32,7 @@ from pytest_dibctl.errors import (
 )
 from pytest_dibctl.guest.keys import SshKey, make_key
 from pytest_dibctl.image.artifact import Artifact, companion
-from pytest_dibctl.system import process
+from pytest_dibctl.system import host, process
 
 __all__ = ["QemuCloud", "QemuInstance"]
 
@@ -59,6 +59,10 @@ class QemuCloud:
     def name(self) -> str:
         """The label of the test environment."""
         return self._environment.label
+
+    def identity(self) -> Mapping[str, str]:
+        """Return which machine and user this is."""
+        return host.identity()
 
     def preflight(self) -> None:
         """Raise PreflightError or ConfigError if no guest can be started with these settings."""
@@ -166,8 +170,18 @@ class QemuCloud:
         except OSError as error:
             raise InstanceError(f"{name}: {directory} cannot be removed: {error}") from None
 
-    def keep(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
+    def keep(self, kind: str, name: str, details: Mapping[str, Any], *, seconds: float | None = None) -> None:
         """Do nothing: an instance on this machine needs no mark for other users."""
+
+    def renew(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
+        """Do nothing: a lock shows that a run on this machine lives."""
+
+    def kept(self) -> tuple[LeakedResource, ...]:
+        """Return nothing: all instances are in the ledgers of this machine."""
+        return ()
+
+    def remove_kept(self, resource: LeakedResource) -> None:
+        """Do nothing: ``kept`` returns no resources."""
 
     def leaked(self, *, spare: Collection[str]) -> tuple[LeakedResource, ...]:  # noqa: ARG002
         """Return nothing: all instances are in the ledgers of this machine."""

@@ -236,8 +236,9 @@ def _act(cloud: State, request: Request, identity: str) -> Answer:
 
 
 def _snapshot(cloud: State, request: Request, identity: str) -> Answer:
-    name = request.data["createImage"]["name"]
-    snapshot = cloud.add_snapshot(identity, name)
+    asked = request.data["createImage"]
+    name = asked["name"]
+    snapshot = cloud.add_snapshot(identity, name, **asked.get("metadata", {}))
     cloud.made.append(f"image {name}")
     if _microversion(request) >= (2, 45):
         return answer(202, {"image_id": snapshot})

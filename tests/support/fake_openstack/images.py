@@ -170,6 +170,15 @@ def _tag(cloud: State, request: Request, region: str, identity: str, tag: str) -
     return answer(204)
 
 
+@SERVICE.call("DELETE", rf"{IMAGE}/tags/([^/]+)")
+def _untag(cloud: State, request: Request, region: str, identity: str, tag: str) -> Answer:
+    image = _own(cloud, request, region, identity)
+    if tag not in image["tags"]:
+        raise Refusal(404, f"Tag {tag} could not be found")
+    image["tags"] = [one for one in image["tags"] if one != tag]
+    return answer(204)
+
+
 # -- content ---------------------------------------------------------------------------------------
 
 

@@ -147,15 +147,16 @@ class State:
         self.servers[server["id"]] = {**server, **more}
         return str(server["id"])
 
-    def add_snapshot(self, server_id: str, name: str) -> str:
-        """Make a user's snapshot of a server; return its id."""
+    def add_snapshot(self, server_id: str, name: str, **properties: str) -> str:
+        """Make a snapshot of a server, with more properties; return its id."""
         base = self.region().get(self.servers[server_id]["image"]["id"], {})
         inherited: Document = {
             key: value
             for key, value in base.items()
             if isinstance(value, str) and key not in documents.NOT_INHERITED
         }
-        return self.add_image(name, **inherited, image_type="snapshot", instance_uuid=server_id)
+        inherited |= properties
+        return self.add_image(name, **{**inherited, "image_type": "snapshot"}, instance_uuid=server_id)
 
     def add_keypair(self, name: str, public_key: str) -> None:
         """Put a keypair there."""

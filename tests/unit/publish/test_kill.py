@@ -105,6 +105,7 @@ def test_an_upload_that_died_anywhere_is_finished_by_the_next(shop: Shop, call: 
     shop.fill_filesystem()
     shop.json("upload", "debian", "one")
     (old,) = current(shop.cloud)
+    old["created_at"] = "2026-01-01T00:00:00Z"  # of two images of one second, the id decides which is newer
     shop.fill_filesystem()
     heard = dies(shop.cloud, call)
     shop.run("upload", "debian", "one")
