@@ -173,10 +173,11 @@ def remove_kept(api: Api, resource: LeakedResource, *, timeout: float) -> None:
 
 
 def _moment(created: str | None, now: float) -> float:
-    """Return when something was made, now where the cloud does not tell."""
-    if not created:
+    """Return when something was made, now where the cloud does not tell it, or not readably."""
+    try:
+        moment = dt.datetime.fromisoformat(str(created))
+    except ValueError:
         return now
-    moment = dt.datetime.fromisoformat(created)
     return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()
 
 
