@@ -41,7 +41,8 @@ class RunResources:
                 # Closed last of all: it waits for all processes of the run to release the ledger.
                 stack.callback(run_guardian.disown if is_worker else run_guardian.reap)
             self.ledger: Ledger = stack.enter_context(ledger.opened(directory.name))
-            if not is_worker:
+            # Local guests have no leases, and a thread less is a stack less in pytest-timeout's reports.
+            if not is_worker and any(target.environment.settings.engine != "qemu" for target in targets):
                 by_label = {target.environment.label: target.environment for target in targets}
                 stack.enter_context(renewal.renewing(by_label.__getitem__, self.ledger, cwd=cwd))
             if not options.keep_on_kill:

@@ -211,7 +211,7 @@ FILTERS = {
 @pytest.fixture
 def foldered(twofold: Project) -> Project:
     """The same with an entry that is a folder of two files."""
-    twofold.write("more/test_a.py", TWO.replace("test_", "test_x"))
+    twofold.write("more/test_d.py", TWO.replace("test_", "test_x"))
     twofold.write("more/sub/test_c.py", TWO)
     twofold.images({"debian": [*ENTRIES, {"pytest": "more"}]})
     return twofold
@@ -221,7 +221,7 @@ def test_a_folder_vouches_too(foldered: Project) -> None:
     foldered.run()
     (one,) = written(foldered)
     assert one.vouches
-    assert {"more/test_a.py", "more/sub/test_c.py", "conftest.py"} < set(one.test_files or {})
+    assert {"more/test_d.py", "more/sub/test_c.py", "conftest.py"} < set(one.test_files or {})
     digest = hashlib.sha256((foldered.path / "test_a.py").read_bytes()).hexdigest()
     assert (one.test_files or {})["test_a.py"] == digest
 
