@@ -12,10 +12,12 @@ import shlex
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pytest_dibctl.build import inputs
 from pytest_dibctl.build.dib import DISTRIBUTION, Recipe
+from pytest_dibctl.build.inputs import MADE
 from pytest_dibctl.config.models.command import Command
 from pytest_dibctl.errors import ArtifactError
 from pytest_dibctl.image import artifact
@@ -55,9 +57,6 @@ IRRELEVANT = frozenset(
 )
 """Variables that say how to build, not what; the elements that a path leads to count, not the path."""
 
-MADE = "made by the build"
-"""In the place of a digest: a file that commands of external_build name, and that was not there before."""
-
 _SHOWN = 3
 _SMALL = 64 * 1024**2
 """Bytes; what is larger is not read again while its identity stays the same."""
@@ -89,11 +88,18 @@ def new_salt() -> str:
 
 
 def components(
-    recipe: Recipe | None, external: Sequence[Command], *, salt: str, target: str, cwd: Path
+    recipe: Recipe | None,
+    external: Sequence[Command],
+    *,
+    salt: str,
+    target: str,
+    cwd: Path,
+    old: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
     """Return the fingerprint of a build: ``recipe``, then ``external``, giving a file named ``target``.
 
-    Relative names in variables are below ``cwd``, where the build runs.
+    Relative names in variables are below ``cwd``, where the build runs; what the build of the fingerprint
+    ``old`` has made does not count.
     """
     parts = {"external_build": _digest([command.cmdline for command in external]) if external else ""}
     if recipe is not None:
@@ -107,7 +113,7 @@ def components(
         parts |= {f"element:{element.name}": tree_digest(element.path) for element in recipe.elements}
         variables = relevant_environment(recipe.environment)
         parts |= {f"environment:{name}": _digest([salt, name, value]) for name, value in variables.items()}
-        parts |= inputs.digests(recipe.elements, variables, cwd, salt=salt)
+        parts |= inputs.digests(recipe.elements, variables, cwd, salt=salt, old=old)
     return {name: value for name, value in parts.items() if value}
 
 
@@ -168,6 +174,8 @@ def summary(components: Mapping[str, str]) -> str:
     said = [
         f"{name}={'' if name.startswith(('environment:', 'input:')) else value}"
         for name, value in sorted(components.items())
+        # Where a script's files lie differs between machines.
+        if not name.startswith("input:element ")
     ]
     return _digest(said)
 

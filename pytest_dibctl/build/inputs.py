@@ -22,8 +22,11 @@ OUTSIDE = (
 )
 """The phases whose scripts run on this machine and not in the image."""
 
-_SYSTEM = tuple(
-    f"/{name}/" for name in ("bin", "boot", "dev", "lib", "lib64", "proc", "run", "sbin", "sys", "usr")
+MADE = "made by the build"
+"""In the place of a digest: a file that is named, and that was not there before the build."""
+_SYSTEM = (
+    *("/bin/", "/boot/", "/dev/", "/lib/", "/lib64/", "/proc/", "/run/", "/sbin/", "/sys/", "/usr/"),
+    *("/var/cache/", "/var/log/"),
 )
 """Directories of this machine that are no input: tools, and what is never the same twice."""
 _SEPARATORS = re.compile(r"[\s,;'\"]+")
@@ -37,21 +40,27 @@ _MANY, _LARGE = 20_000, 256 * 1024**2
 
 
 def digests(
-    recipe_elements: Sequence[Element], environment: Mapping[str, str], cwd: Path, *, salt: str
+    recipe_elements: Sequence[Element],
+    environment: Mapping[str, str],
+    cwd: Path,
+    *,
+    salt: str,
+    old: Mapping[str, str],
 ) -> dict[str, str]:
-    """Return a digest of each file or folder that is read, by "input:where it is named:number".
+    """Return a digest of each file or folder that is read, by "input:where it is named:which one".
 
-    ``environment`` holds the variables that count. Digests are salted: such a file may hold a password.
+    ``environment`` holds the variables that count. Digests are salted: such a file may hold a password. What
+    the build of the fingerprint ``old`` has made does not count.
     """
-    named: dict[str, list[Path]] = {}
+    named: dict[str, Path] = {}
     for name, value in environment.items():
-        named[name] = list(dict.fromkeys(_of_value(value, cwd)))
+        for number, path in enumerate(dict.fromkeys(_of_value(value, cwd)), start=1):
+            named[f"input:{name}:{number}"] = path
     for element in recipe_elements:
-        named[f"element {element.name}"] = list(dict.fromkeys(_of_element(element)))
+        named |= {f"input:element {element.name}:{path}": path for path in _of_element(element)}
     return {
-        f"input:{where}:{number}": hashlib.sha256(f"{salt} {digest(path)}".encode()).hexdigest()
-        for where, paths in named.items()
-        for number, path in enumerate(paths, start=1)
+        name: MADE if old.get(name) == MADE else hashlib.sha256(f"{salt} {digest(path)}".encode()).hexdigest()
+        for name, path in named.items()
     }
 
 

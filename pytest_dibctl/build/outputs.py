@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from pytest_dibctl.build import fingerprint
+from pytest_dibctl.build import fingerprint, inputs
 from pytest_dibctl.build.plan import Plan
 from pytest_dibctl.errors import ArtifactError, BuildError
 from pytest_dibctl.image import artifact
@@ -76,14 +76,19 @@ def install(plan: Plan, made: Path, *, seconds: float, phases: Mapping[str, floa
 
 
 def _made_besides(plan: Plan) -> dict[str, str]:
-    """Return the files that commands name and that only the build has made, marked as such.
+    """Return the files that commands and elements name and that only the build has made, marked as such.
 
     One that was there keeps the digest it had before the build: an edit in the meantime is noticed.
     """
     files = fingerprint.arguments(
         plan.image.settings.external_build, target=plan.target, cwd=plan.cwd, old=plan.components
     )
-    return {name: fingerprint.MADE for name in files if name not in plan.components}
+    if plan.recipe is not None:
+        variables = fingerprint.relevant_environment(plan.recipe.environment)
+        files |= inputs.digests(
+            plan.recipe.elements, variables, plan.cwd, salt=plan.salt, old=plan.components
+        )
+    return {name: inputs.MADE for name in files if name not in plan.components}
 
 
 def _replace(source: Path, target: Path) -> None:

@@ -85,10 +85,10 @@ def plan_for(image: Entry[Image], target: Path, cwd: Path) -> Plan:
     recipe = checked_recipe(image, target, cwd)
     record = fingerprint.load(target)
     salt = record.salt if record is not None else fingerprint.new_salt()
-    components = fingerprint.components(
-        recipe, settings.external_build, salt=salt, target=target.name, cwd=cwd
-    )
     old = record.components if record is not None else {}
+    components = fingerprint.components(
+        recipe, settings.external_build, salt=salt, target=target.name, cwd=cwd, old=old
+    )
     files = fingerprint.arguments(settings.external_build, target=target, cwd=cwd, old=old)
     return Plan(
         image=image,

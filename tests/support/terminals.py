@@ -8,7 +8,7 @@ import pty
 import select
 import time
 from collections.abc import Callable, Iterator
-from subprocess import Popen
+from subprocess import Popen, TimeoutExpired
 
 PATIENCE = 240
 """Seconds to wait for words on the screen."""
@@ -28,7 +28,13 @@ def at_terminal(start: Callable[[int], Popen[str]]) -> Iterator[tuple[int, Popen
         finally:
             if child.poll() is None:
                 child.terminate()
-                child.wait(timeout=60)
+                try:
+                    child.wait(timeout=60)
+                except TimeoutExpired:
+                    # Its guardian removes what it made; a test that is run again shall not find it alive.
+                    child.kill()
+                    child.wait()
+                    raise
     finally:
         os.close(ours)
 
