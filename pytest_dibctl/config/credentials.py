@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from pytest_dibctl.config.models.keystone import IDENTITY_V2, Keystone
 from pytest_dibctl.errors import ConfigError, CredentialsError
+from pytest_dibctl.system import redaction
 
 Purpose = Literal["test", "publish"]
 Method = Literal["cloud", "password", "application_credential"]
@@ -135,6 +136,7 @@ def _from_file(keystone: Keystone, where: str) -> _Values:
         setting = getattr(keystone, name)
         if setting is not None:
             text = setting.get_secret_value() if isinstance(setting, SecretStr) else setting
+            _remember(name, text)
             values[name] = _Value(text=text, source=f"{where}: {keystone.key(name)}")
     return values
 
@@ -145,8 +147,14 @@ def _from_environment(environ: Mapping[str, str]) -> _Values:
     for name, variables in VARIABLES.items():
         variable = next((variable for variable in variables if environ.get(variable)), None)
         if variable:
+            _remember(name, environ[variable])
             values[name] = _Value(text=environ[variable], source=variable)
     return values
+
+
+def _remember(name: str, text: str) -> None:
+    if name in _SECRETS:
+        redaction.remember(text)
 
 
 def _merged(file: _Values, environment: _Values, purpose: Purpose) -> _Values:

@@ -17,6 +17,7 @@ from pytest_dibctl.plugin.collection import Collection
 from pytest_dibctl.plugin.ending import SessionEnd, worker_cleanup, write_result
 from pytest_dibctl.plugin.finalizers import FinalizersFirst
 from pytest_dibctl.plugin.omissions import Omissions
+from pytest_dibctl.plugin.redacting import Redacting
 from pytest_dibctl.plugin.reporting import Reporting
 from pytest_dibctl.plugin.resources import RunResources
 from pytest_dibctl.plugin.results import ReportListener, Results
@@ -142,3 +143,5 @@ def _register_hooks(session: DibSession) -> None:
         register(WorkerRefusals(session), "refusals")
     register(FinalizersFirst(end), "finalizers")
     register(attestation, "attestation")
+    # Last, so that its hooks come before those of all others.
+    register(Redacting(), "redacting")

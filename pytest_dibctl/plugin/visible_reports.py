@@ -13,20 +13,21 @@ LOG_HANDLERS = ("log_cli_handler", "log_file_handler")
 """The handlers of pytest's logging plugin that write at once; captured records go on reports."""
 
 
-def make_visible(report: pytest.TestReport) -> None:
-    """Escape what a terminal would obey in a report's failure and its captured output."""
+def make_visible(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Escape what a terminal would obey in a report's failure and its captured output; replace secrets."""
     report.sections = [(visible(name), visible(text)) for name, text in report.sections]
-    report.longrepr = _visible(report.longrepr)
+    report.longrepr = visible_value(report.longrepr)
 
 
-def _visible(value: Any) -> Any:
+def visible_value(value: Any) -> Any:
+    """Return a part of a report with visible texts; a representation of pytest's is changed itself."""
     if isinstance(value, str):
         return visible(value)
     if isinstance(value, list | tuple) and type(value) in {list, tuple}:
-        return type(value)(map(_visible, value))
+        return type(value)(map(visible_value, value))
     if isinstance(value, TerminalRepr):
         for name, part in vars(value).items():
-            setattr(value, name, _visible(part))
+            setattr(value, name, visible_value(part))
     return value
 
 

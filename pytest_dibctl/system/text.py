@@ -1,7 +1,8 @@
 """The gate for text from outside, from a service, a guest or an image, on its way to a person or a file.
 
 Names and messages of clouds and guests may hold escape sequences that rewrite a terminal, marks that turn
-the direction of text, and characters that nobody sees. They are shown as escapes, as Python writes them.
+the direction of text, and characters that nobody sees. They are shown as escapes, as Python writes
+them. Secrets of this process are replaced.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import re
 import unicodedata
 from typing import Final
 
+from pytest_dibctl.system.redaction import redacted
+
 _HIDDEN_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _HIDDEN: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 """Characters that show nothing, although Unicode counts them as letters, marks or symbols."""
@@ -22,8 +25,11 @@ LONGEST_FILE_NAME: Final = 100
 
 
 def visible(text: str) -> str:
-    """Return text with all that a terminal would obey, or show as nothing, as escapes; lines stay lines."""
-    return _SUSPECT.sub(_escape, text)
+    """Return text with all that a terminal would obey, or show as nothing, as escapes; lines stay lines.
+
+    Secrets that ``system/redaction.py`` knows are replaced.
+    """
+    return _SUSPECT.sub(_escape, redacted(text))
 
 
 def visible_line(text: str) -> str:
@@ -33,7 +39,7 @@ def visible_line(text: str) -> str:
 
 def is_visible(text: str) -> bool:
     """Whether all of the text can be seen, in one line."""
-    return visible_line(text) == text
+    return not ("\n" in text or "\t" in text) and _SUSPECT.sub(_escape, text) == text
 
 
 def _escape(match: re.Match[str]) -> str:

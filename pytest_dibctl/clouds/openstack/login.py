@@ -13,7 +13,7 @@ import openstack
 import openstack.config
 
 import pytest_dibctl
-from pytest_dibctl.clouds.openstack import cloud_files
+from pytest_dibctl.clouds.openstack import cloud_files, redacting
 from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.clouds.openstack.quiet import no_warnings, without_tls_warnings
 from pytest_dibctl.clouds.openstack.transport import GuardedSession
@@ -68,6 +68,7 @@ def _connection(
             load_yaml_config=False, load_envvars=False, session_constructor=guarded
         )
         region = config.get_one(**_login(credentials), **given)
+    redacting.remember_login(region.config)
     vouched += cloud_files.urls(region.config)
     cloud_files.check_certificates(region.config, where=where)
     return openstack.connection.Connection(

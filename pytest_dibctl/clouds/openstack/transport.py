@@ -26,6 +26,7 @@ from urllib3 import poolmanager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from pytest_dibctl.clouds.openstack import redacting
 from pytest_dibctl.errors import ApiError
 
 LARGEST = 64 << 20
@@ -116,8 +117,10 @@ class Transport(requests.Session):
         self._refuse_stranger(method, url)
         _refuse_circle(method, url)
         self.last = Exchange(method=method, url=url)
+        redacting.remember_request(request)
         with within(_seconds(kwargs.get("timeout"))):
             response = super().send(request, **kwargs)
+        redacting.remember_answer(response, streamed=bool(kwargs.get("stream")))
         request_id = response.headers.get("x-openstack-request-id") or response.headers.get(
             "x-compute-request-id"
         )
