@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dibctl.build import dib, fingerprint
+from pytest_dibctl.build import dib, fingerprint, inputs
 from pytest_dibctl.config.models.command import Command
 from pytest_dibctl.image import artifact
 from pytest_dibctl.image.artifact import Identity
@@ -261,7 +261,7 @@ def test_arguments_that_are_no_files_or_the_image_itself_do_not_count(tmp_path: 
 
 
 def test_a_file_that_a_build_made_does_not_count(tmp_path: Path) -> None:
-    made = {"file:base.raw": fingerprint.MADE}
+    made = {"file:base.raw": inputs.MADE}
     assert arguments(tmp_path, "fetch base.raw", old=made) == made
     (tmp_path / "base.raw").write_text("new every time")
     assert arguments(tmp_path, "fetch base.raw", old=made) == made
