@@ -98,18 +98,27 @@ def recipe(image: Entry[Image], dib: Dib, cwd: Path) -> Recipe:
         environment=environment,
         arch=arch,
         version=version,
+        notes=_caller_directory(),
         warnings=(*use.warnings, *_unused(image, dib), *skipped),
     )
 
 
+_CALLERS = "TMPDIR"
+"""Which callers set for all programs: the log says that a build does not use it, the user need not hear."""
+_WHY_UNUSED = "builds work in a directory beside the image, where the room is checked and removal is sure"
+
+
+def _caller_directory() -> tuple[str, ...]:
+    return (f"${_CALLERS} is not used: {_WHY_UNUSED}",) if _CALLERS in os.environ else ()
+
+
 def _unused(image: Entry[Image], dib: Dib) -> Iterator[str]:
     """Say which variables of the recipe a build does not use."""
-    why = "builds work in a directory beside the image, where the room is checked and removal is sure"
     for name in TEMPORARY:
         if name in dib.environment_variables:
-            yield f"{image.at(f'dib.environment_variables.{name}')}: is not used: {why}"
-        elif name in os.environ and name != "TMPDIR":
-            yield f"${name} is not used: {why}"
+            yield f"{image.at(f'dib.environment_variables.{name}')}: is not used: {_WHY_UNUSED}"
+        elif name in os.environ and name != _CALLERS:
+            yield f"${name} is not used: {_WHY_UNUSED}"
 
 
 def installed_version() -> str | None:

@@ -56,7 +56,5 @@ def use(dib: Dib, host: Mapping[str, str]) -> Use:
     return Use(
         environment={**taken, **told},
         element=Element(name=ELEMENT, path=_SHIPPED / ELEMENT),
-        warnings=(
-            f"{said}; the image's own sources are the distribution's (dib.keep_host_mirror keeps this machine's)",
-        ),
+        warnings=(f"{said}; the image gets the distribution's own (dib.keep_host_mirror keeps these)",),
     )

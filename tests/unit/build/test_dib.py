@@ -340,7 +340,8 @@ def test_a_debian_mirror_of_the_image_wins_by_its_other_name_too(tmp_path: Path)
 def test_a_temporary_directory_that_is_not_used_is_told(elements: Path, name: str) -> None:
     variables = {"ELEMENTS_PATH": "elements", name: "/somewhere"}
     found = recipe(elements.parent, environment_variables=variables)
-    assert any(f"{name}: is not used" in warning for warning in found.warnings)
+    [said] = [warning for warning in found.warnings if "is not used" in warning]
+    assert f"dib.environment_variables.{name}" in said
 
 
 @pytest.mark.usefixtures("_mirrors")
@@ -410,3 +411,12 @@ def test_scripts_that_diskimage_builder_skips_are_told(elements: Path) -> None:
     assert [warning.partition(": ")[0] for warning in found] == [str(folder / "50-no-bit"), str(dotted)]
     assert "chmod +x" in found[0]
     assert "letters, digits" in found[1]
+
+
+def test_a_callers_temporary_directory_is_told_too(elements: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMP_DIR", "/somewhere")
+    monkeypatch.setenv("TMPDIR", "/elsewhere")
+    found = recipe(elements.parent, environment_variables={"ELEMENTS_PATH": "elements"})
+    assert any("$TMP_DIR is not used" in warning for warning in found.warnings)
+    assert not any("$TMPDIR" in warning for warning in found.warnings)
+    assert any("$TMPDIR is not used" in note for note in found.notes)

@@ -1,4 +1,4 @@
-"""The script that puts the distribution's mirrors into an image's apt sources, and what the caller's variables count."""
+"""The distribution's mirrors in an image's apt sources, and the caller's variables that count."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class TestScript:
         def text(main: str, secure: str) -> str:
             return (
                 f"Types: deb\nURIs: {main}\nSuites: bookworm bookworm-updates\nComponents: main\n\n"
-                f"Types: deb\nURIs: {secure} http://other.test/\nSuites: bookworm-security\nComponents: main\n"
+                f"Types: deb\nURIs: {secure} http://other.test/\nSuites: bookworm-security\n"
             )
 
         found = rewritten(tmp_path, "sources.list.d/x.sources", text(MAIN, security), security=security)
