@@ -69,8 +69,8 @@ def host(image: Entry[Image], dib_view: str, request: pytest.FixtureRequest) -> 
         # --sudo alone asks for what is there: programs of a file tree run as a confined root.
         if option.sudo_user:
             pytest.fail(
-                "--sudo-user is for instances: programs of an image's files run as their root, confined; leave "
-                "the option out, or choose tests of the instance with -k",
+                "--sudo-user is for instances: programs of an image's files run as their root, confined; "
+                "leave the option out, or choose tests of the instance with -k",
                 pytrace=False,
             )
         return of_tree(request.getfixturevalue("image_tree"))

@@ -174,8 +174,8 @@ def refuse_pytest_settings(config: pytest.Config, *, at_terminal: bool) -> None:
     for option in _TESTINFRA_CONNECTION:
         if config.getoption(option.removeprefix("--").replace("-", "_"), None):
             raise pytest.UsageError(
-                f"{option} and --dib-image exclude each other: `host` is the instance under test, over the run's "
-                "own ssh connection"
+                f"{option} and --dib-image exclude each other: `host` is the instance under test, over the "
+                "run's own ssh connection"
             )
     if config.getoption("sudo_user", None) and not config.getoption("sudo", None):
         raise pytest.UsageError("--sudo-user needs --sudo")
