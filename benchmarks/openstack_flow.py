@@ -41,7 +41,8 @@ image=$(upload "$IMAGE.qcow2" --disk-format qcow2 --property kernel_id=$kernel -
 openstack keypair create -f value -c name --public-key $name.key.pub $name > /dev/null
 server=$(openstack server create -f value -c id --wait --image $image --flavor $FLAVOR --key-name $name \
     --availability-zone $ZONE --nic net-id=$NETWORK $name)
-address=$(openstack port list -f value -c fixed_ips --server $server | grep -oE '([0-9]+\.){3}[0-9]+')
+# The list's whole JSON: its columns are called otherwise from version to version of the client.
+address=$(openstack port list -f json --server $server | grep -oE '([0-9]+\.){3}[0-9]+' | head -n1)
 until said=$(ssh -q -i $name.key -o BatchMode=yes -o ConnectTimeout=5 -o StrictHostKeyChecking=no \
     -o UserKnownHostsFile=/dev/null root@$address hostname); do
     sleep 0.5

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pytest_dibctl.build import mirrors
 from pytest_dibctl.build.elements import Element, elements_path, expand, setting, skipped_scripts
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Dib, Image
@@ -23,8 +24,11 @@ DISTRIBUTION = "diskimage-builder"
 DEBIAN_ELEMENTS = frozenset({"debian", "debian-minimal", "debian-systemd"})
 """The elements that read the two mirror variables."""
 
-MAIN_MIRROR = "DIB_DISTRIBUTION_MIRROR"
-SECURITY_MIRROR = "DIB_DEBIAN_SECURITY_MIRROR"
+MAIN_MIRROR = mirrors.MAIN_MIRROR
+SECURITY_MIRROR = mirrors.SECURITY_MIRROR
+
+TEMPORARY = ("TMP_DIR", "TMPDIR")
+"""Variables that a build gets a value of its own for."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,25 +80,45 @@ def recipe(image: Entry[Image], dib: Dib, cwd: Path) -> Recipe:
     paths = elements_path(image, dib, cwd)
     arch = options.arch or setting(dib, "ARCH") or host_arch()
     elements = expand(image, dib, paths, base=options.base, arch=arch)
-    environment = {**dib.environment_variables}
+    use = mirrors.Use()
+    if not DEBIAN_ELEMENTS.isdisjoint(element.name for element in elements) and is_debian():
+        use = mirrors.use(dib, host_mirrors())
+    environment = {**dib.environment_variables, **use.environment}
+    if use.element is not None:
+        elements = tuple(sorted((*elements, use.element), key=lambda element: element.name))
+        paths = (*paths, use.element.path.parent)
     if paths:
         environment["ELEMENTS_PATH"] = ":".join(str(path) for path in paths)
-    notes = []
-    if not DEBIAN_ELEMENTS.isdisjoint(element.name for element in elements) and is_debian():
-        mirrors = {name: value for name, value in host_mirrors().items() if setting(dib, name) is None}
-        environment |= mirrors
-        notes += [f"{name}={value} (from this machine's apt sources)" for name, value in mirrors.items()]
+    skipped = (warning for element in elements for warning in skipped_scripts(element))
     return Recipe(
         argv_options=dib.cli_options,
         options=options,
-        named=dib.elements,
+        named=(*dib.elements, *([use.element.name] if use.element is not None else [])),
         elements=elements,
         environment=environment,
         arch=arch,
         version=version,
-        notes=tuple(notes),
-        warnings=tuple(warning for element in elements for warning in skipped_scripts(element)),
+        notes=_caller_directory(),
+        warnings=(*use.warnings, *_unused(image, dib), *skipped),
     )
+
+
+_CALLERS = "TMPDIR"
+"""Which callers set for all programs: the log says that a build does not use it, the user need not hear."""
+_WHY_UNUSED = "builds work in a directory beside the image, where the room is checked and removal is sure"
+
+
+def _caller_directory() -> tuple[str, ...]:
+    return (f"${_CALLERS} is not used: {_WHY_UNUSED}",) if _CALLERS in os.environ else ()
+
+
+def _unused(image: Entry[Image], dib: Dib) -> Iterator[str]:
+    """Say which variables of the recipe a build does not use."""
+    for name in TEMPORARY:
+        if name in dib.environment_variables:
+            yield f"{image.at(f'dib.environment_variables.{name}')}: is not used: {_WHY_UNUSED}"
+        elif name in os.environ and name != _CALLERS:
+            yield f"${name} is not used: {_WHY_UNUSED}"
 
 
 def installed_version() -> str | None:

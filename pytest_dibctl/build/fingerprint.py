@@ -30,8 +30,12 @@ VERSION = 1
 INHERITED = frozenset(
     {
         "ARCH",
+        "BASE_IMAGE_FILE",
+        "BASE_IMAGE_TAR",
         "FS_TYPE",
         "ROOT_LABEL",
+        "SHA256SUMS",
+        "XS_TOOLS_DIR",
         "MAX_ONLINE_RESIZE",
         "QEMU_IMG_OPTIONS",
         "RAMDISK_ELEMENT",
@@ -39,6 +43,9 @@ INHERITED = frozenset(
     },
 )
 """Variables without the DIB_ prefix that disk-image-create or its elements read from the caller."""
+
+INHERITED_PREFIXES = ("DIB_", "REG_", "GENTOO_")
+"""Of the variables of diskimage-builder itself, its rhel elements and its gentoo elements."""
 
 IRRELEVANT = frozenset(
     {
@@ -160,7 +167,9 @@ def _file_digest(path: Path) -> str:
 def relevant_environment(given: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that decide what is built: ``given``, and what the build inherits."""
     inherited = {
-        name: value for name, value in os.environ.items() if name.startswith("DIB_") or name in INHERITED
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(INHERITED_PREFIXES) or name in INHERITED
     }
     return {name: value for name, value in sorted({**inherited, **given}.items()) if name not in IRRELEVANT}
 

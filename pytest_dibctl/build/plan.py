@@ -55,6 +55,8 @@ class Plan:
         """What is laid over this process's environment for the commands."""
         temporary = str(self.building / build_steps.TMP)
         given = dict(self.recipe.environment) if self.recipe is not None else {}
+        # The image's or the caller's are not used: the space check, the guard of mounts and loop devices and
+        # the removal know this one directory. The recipe's warnings say so.
         # DIB_QUIET: with --logfile, disk-image-create would say nothing here.
         return {"DIB_QUIET": "0", **given, "TMP_DIR": temporary, "TMPDIR": temporary}
 

@@ -146,9 +146,10 @@ class CamelCase:
 
 
 @pytest.fixture(scope="session")
-def ssh_backend(ssh_access: SshAccess) -> CamelCase:
+def ssh_backend(ssh_access: SshAccess, request: pytest.FixtureRequest) -> CamelCase:
     """testinfra over ssh, as dibctl's tests call it: ``ssh_backend.SystemInfo.hostname`` works."""
-    return CamelCase(host.connect(ssh_access))
+    option = request.config.option
+    return CamelCase(host.connect(ssh_access, sudo=option.sudo, sudo_user=option.sudo_user))
 
 
 @pytest.fixture

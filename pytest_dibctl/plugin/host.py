@@ -19,10 +19,19 @@ from pytest_dibctl.plugin import planning
 from pytest_dibctl.system import process
 
 
-def connect(access: SshAccess) -> Any:
-    """Return a testinfra host that shares the run's one multiplexed connection."""
+def connect(access: SshAccess, *, sudo: bool = False, sudo_user: str | None = None) -> Any:
+    """Return a testinfra host that shares the run's one multiplexed connection.
+
+    ``sudo`` and ``sudo_user`` are testinfra's: commands run as root, or as that user, in the guest.
+    """
     # controlpersist=0 keeps testinfra from adding ControlMaster options of its own: ours are in the file.
-    return testinfra.get_host(f"ssh://{access.name}", ssh_config=str(access.config_file), controlpersist=0)
+    return testinfra.get_host(
+        f"ssh://{access.name}",
+        ssh_config=str(access.config_file),
+        controlpersist=0,
+        sudo=sudo,
+        sudo_user=sudo_user,
+    )
 
 
 class TreeBackend(ChrootBackend):  # type: ignore[misc]  # testinfra is not typed here
@@ -55,6 +64,15 @@ def of_tree(tree: ImageTree) -> Any:
 def host(image: Entry[Image], dib_view: str, request: pytest.FixtureRequest) -> Any:  # noqa: ARG001 -- ends with it
     """testinfra's ``Host``: the instance under test over ssh; in ``image`` entries the image's file tree."""
     # Asked for only here: tests of a file tree need no instance, and the others no file tree.
+    option = request.config.option
     if dib_view == planning.TREE:
+        # --sudo alone asks for what is there: programs of a file tree run as a confined root.
+        if option.sudo_user:
+            pytest.fail(
+                "--sudo-user is for instances: programs of an image's files run as their root, confined; "
+                "leave the option out, or choose tests of the instance with -k",
+                pytrace=False,
+            )
         return of_tree(request.getfixturevalue("image_tree"))
-    return connect(request.getfixturevalue("ssh_access"))
+    access = request.getfixturevalue("ssh_access")
+    return connect(access, sudo=option.sudo, sudo_user=option.sudo_user)

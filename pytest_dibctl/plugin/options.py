@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -141,6 +141,18 @@ def refuse_shadowing_modules(plan: Plan) -> None:
         )
 
 
+_TESTINFRA_CONNECTION: Final = (
+    "--hosts",
+    "--connection",
+    "--ssh-config",
+    "--ssh-extra-args",
+    "--ssh-identity-file",
+    "--ansible-inventory",
+    "--force-ansible",
+)
+"""testinfra's options that say how its host is reached, which is the run's business."""
+
+
 def refuse_pytest_settings(config: pytest.Config, *, at_terminal: bool) -> None:
     """Raise pytest.UsageError for settings of pytest and its plugins with which images cannot be tested.
 
@@ -159,7 +171,11 @@ def refuse_pytest_settings(config: pytest.Config, *, at_terminal: bool) -> None:
         raise pytest.UsageError("--dib-shell needs a terminal, and no -n")
     if not config.pluginmanager.hasplugin("timeout"):
         raise pytest.UsageError("--dib-image needs pytest-timeout; leave out -p no:timeout")
-    if config.getoption("hosts", None):
-        raise pytest.UsageError(
-            "--hosts and --dib-image exclude each other: `host` is the instance under test"
-        )
+    for option in _TESTINFRA_CONNECTION:
+        if config.getoption(option.removeprefix("--").replace("-", "_"), None):
+            raise pytest.UsageError(
+                f"{option} and --dib-image exclude each other: `host` is the instance under test, over the "
+                "run's own ssh connection"
+            )
+    if config.getoption("sudo_user", None) and not config.getoption("sudo", None):
+        raise pytest.UsageError("--sudo-user needs --sudo")

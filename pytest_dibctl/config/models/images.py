@@ -33,6 +33,9 @@ class Dib(Section):
     max_version: Version | None = None
     environment_variables: Variables = Field(default_factory=dict)
     cli_options: tuple[NonEmpty, ...] = ()
+    keep_host_mirror: Annotated[
+        Flag, Field(description="leave the building machine's apt mirrors in the image's sources")
+    ] = False
 
 
 class Ssh(Section):

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_dibctl.build import dib
+from pytest_dibctl.build import dib, fingerprint, mirrors
 from pytest_dibctl.errors import BuildError, ConfigError
 from tests.support import building
 
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ELEMENTS_PATH", "ARCH", "SKIP_BASE", dib.MAIN_MIRROR, dib.SECURITY_MIRROR):
+    for name in ("ELEMENTS_PATH", "ARCH", "SKIP_BASE", "TMP_DIR", dib.MAIN_MIRROR, dib.SECURITY_MIRROR):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -290,21 +291,60 @@ def test_security_suites_are_known_by_their_names(tmp_path: Path, suite: str) ->
 
 
 @pytest.fixture
-def mirrors(monkeypatch: pytest.MonkeyPatch) -> None:
+def _mirrors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dib, "host_mirrors", lambda: MIRRORS)
     monkeypatch.setattr(dib, "is_debian", lambda: True)
 
 
-@pytest.mark.usefixtures("mirrors")
+@pytest.mark.usefixtures("_mirrors")
 def test_a_debian_image_takes_the_mirrors_of_this_machine(tmp_path: Path) -> None:
     found = recipe(tmp_path, elements=["debian-minimal"])
-    assert found.environment == MIRRORS
-    assert found.notes[0] == (
-        "DIB_DISTRIBUTION_MIRROR=http://mirror.test/debian (from this machine's apt sources)"
-    )
+    assert MIRRORS.items() <= found.environment.items()
+    assert "http://mirror.test/debian and http://mirror.test/debian-security" in found.warnings[0]
+    assert "keep_host_mirror" in found.warnings[0]
+    assert mirrors.ELEMENT in found.named
+    assert mirrors.ELEMENT in found.element_names
+    directory = Path(found.environment["ELEMENTS_PATH"].split(":")[-1])
+    [script] = (directory / mirrors.ELEMENT / "finalise.d").iterdir()
+    assert os.access(script, os.X_OK)
+    parts = fingerprint.components(found, [], salt="", target="x", cwd=tmp_path)
+    assert f"element:{mirrors.ELEMENT}" in parts
 
 
-@pytest.mark.usefixtures("mirrors")
+@pytest.mark.usefixtures("_mirrors")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"keep_host_mirror": True},
+        {"environment_variables": {"DIB_APT_SOURCES_CONF": "default:deb http://image.test/ x main"}},
+    ],
+)
+def test_the_image_may_keep_the_mirrors_or_write_its_sources_itself(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    found = recipe(tmp_path, elements=["debian-minimal"], **settings)
+    assert MIRRORS.items() <= found.environment.items()
+    assert found.named == ("debian-minimal",)
+    assert "image" in found.warnings[0]
+
+
+@pytest.mark.usefixtures("_mirrors")
+def test_a_debian_mirror_of_the_image_wins_by_its_other_name_too(tmp_path: Path) -> None:
+    given = {"DIB_DEBIAN_DISTRIBUTION_MIRROR": MIRRORS[dib.MAIN_MIRROR]}
+    found = recipe(tmp_path, elements=["debian-minimal"], environment_variables=given)
+    assert dib.MAIN_MIRROR not in found.environment
+    assert "DIB_DIBCTL_HOST_MIRROR" not in found.environment
+
+
+@pytest.mark.parametrize("name", ["TMP_DIR", "TMPDIR"])
+def test_a_temporary_directory_that_is_not_used_is_told(elements: Path, name: str) -> None:
+    variables = {"ELEMENTS_PATH": "elements", name: "/somewhere"}
+    found = recipe(elements.parent, environment_variables=variables)
+    [said] = [warning for warning in found.warnings if "is not used" in warning]
+    assert f"dib.environment_variables.{name}" in said
+
+
+@pytest.mark.usefixtures("_mirrors")
 def test_mirrors_that_the_image_or_the_caller_sets_win(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,10 +353,11 @@ def test_mirrors_that_the_image_or_the_caller_sets_win(
         tmp_path, elements=["debian-minimal"], environment_variables={dib.MAIN_MIRROR: "http://image.test/"}
     )
     assert found.environment == {dib.MAIN_MIRROR: "http://image.test/"}
-    assert found.notes == ()
+    assert found.warnings == ()
+    assert mirrors.ELEMENT not in found.named
 
 
-@pytest.mark.usefixtures("mirrors")
+@pytest.mark.usefixtures("_mirrors")
 def test_other_images_do_not_take_the_mirrors(elements: Path) -> None:
     found = recipe(elements.parent, environment_variables={"ELEMENTS_PATH": "elements"})
     assert dib.MAIN_MIRROR not in found.environment
@@ -370,3 +411,12 @@ def test_scripts_that_diskimage_builder_skips_are_told(elements: Path) -> None:
     assert [warning.partition(": ")[0] for warning in found] == [str(folder / "50-no-bit"), str(dotted)]
     assert "chmod +x" in found[0]
     assert "letters, digits" in found[1]
+
+
+def test_a_callers_temporary_directory_is_told_too(elements: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMP_DIR", "/somewhere")
+    monkeypatch.setenv("TMPDIR", "/elsewhere")
+    found = recipe(elements.parent, environment_variables={"ELEMENTS_PATH": "elements"})
+    assert any("$TMP_DIR is not used" in warning for warning in found.warnings)
+    assert not any("$TMPDIR" in warning for warning in found.warnings)
+    assert any("$TMPDIR is not used" in note for note in found.notes)
