@@ -283,25 +283,31 @@ class _Response(http.client.HTTPResponse):
         self.fp = io.BufferedReader(_Timed(self.fp.detach(), sock))
 
 
-class _HttpConnection(HTTPConnection):
+class _Timely:
+    """What connections of both kinds have: each of their calls has the time that is left."""
+
     response_class = _Response
+    timeout: float | None
+    sock: Any
 
     def connect(self) -> None:
         left = _left()
         if left is not None:
             self.timeout = left
-        super().connect()
+        super().connect()  # type: ignore[misc]
 
     def send(self, data: Any) -> None:
         # Python's sendall takes the timeout for all of what it is given.
         _set_timeout(self.sock)
-        super().send(data)
+        super().send(data)  # type: ignore[misc]
 
 
-class _HttpsConnection(HTTPSConnection):
-    response_class = _Response
-    connect = _HttpConnection.connect
-    send = _HttpConnection.send
+class _HttpConnection(_Timely, HTTPConnection):  # type: ignore[misc]
+    pass
+
+
+class _HttpsConnection(_Timely, HTTPSConnection):  # type: ignore[misc]
+    pass
 
 
 class _HttpPool(HTTPConnectionPool):

@@ -656,7 +656,7 @@ OURS = {
     *(f"application_credential_{end}" for end in ("id", "name", "secret")),
     *("security_groups", "hints", "metadata", "volume", "size", "type", "floating_network"),
     *("visibility", "members", "import_method", "import_uri", "stores", "all_stores"),
-    *("allow_unverified", "accept_changed_tests"),
+    *("allow_unverified", "accept_changed_tests", "keep_host_mirror"),
     *("convert", "compression", "require_tested", "obsolete", "hidden"),
 }
 """Keys that dibctl did not have."""
