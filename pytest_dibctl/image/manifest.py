@@ -24,6 +24,22 @@ LONGEST = 60_000
 MOST = 1 << 22
 """Bytes that a property may unpack to."""
 
+PRESENT = {
+    "i": "",
+    "W": "",
+    "t": "",
+    "U": " (unpacked, not configured)",
+    "F": " (half configured)",
+    "H": " (half installed)",
+}
+"""What is said behind the version, by dpkg's state: the second letter of its status, after what is wanted.
+
+A package that is held, or chosen for removal, is there all the same; of the states that are left out, not
+installed and only configuration left, no program is there.
+"""
+DAMAGED = " (to be reinstalled)"
+"""What is said of a package whose status has R as its third letter."""
+
 Packages = Mapping[str, str]
 """Versions by name; of an architecture that is not the image's main one, the name has it behind a colon."""
 
@@ -57,13 +73,18 @@ def read(image: Path) -> Packages | None:
         return None
     try:
         listed = json.loads(files[0].read_text())["packages"]
-        return {
-            str(package["package"]): str(package["version"])
-            for package in listed
-            if package["status"].startswith("ii")
-        }
+        present = {str(package["package"]): _version(package) for package in listed}
+        return {name: version for name, version in present.items() if version is not None}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{files[0]}: is no manifest of packages: {error}") from None
+
+
+def _version(package: Mapping[str, str]) -> str | None:
+    """Return a package's version, with its state if that is not as it should be; None if gone."""
+    status = package["status"].ljust(3)
+    if status[1] not in PRESENT:
+        return None
+    return f"{package['version']}{PRESENT[status[1]]}{DAMAGED if status[2] == 'R' else ''}"
 
 
 def packed(packages: Packages) -> str | None:

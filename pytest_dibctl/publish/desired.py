@@ -189,9 +189,18 @@ def is_same(image: ImageRecord, wanted: Wanted) -> bool:
         return False
     if UNFINISHED not in image.tags and image.protected != spec.protected:
         return False
+    return _has_bytes(image, wanted)
+
+
+def _has_bytes(image: ImageRecord, wanted: Wanted) -> bool:
+    """Whether an image has the wanted bytes, as far as that can be known before a conversion."""
     # Of a converted file the digest is known only once it is made; the properties vouch for it then.
-    bytes_known = wanted.conversion is None and image.hash_algorithm == "sha512"
-    return image.hash_value == wanted.sha512 if bytes_known else True
+    if wanted.conversion is not None:
+        return True
+    if image.hash_algorithm == "sha512" and image.hash_value:
+        return image.hash_value == wanted.sha512
+    # A digest of another kind proves nothing here, and properties can be set by hand.
+    return wanted.spec.allow_unverified
 
 
 def _digest(spec: ImageSpec, companions: tuple[BootFile, ...]) -> str:

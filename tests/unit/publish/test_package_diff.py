@@ -91,3 +91,34 @@ def test_a_damaged_property_is_an_error(text: str) -> None:
 
 def test_the_folder_is_beside_the_file() -> None:
     assert manifest.folder(Path("/a/web.qcow2")) == Path("/a/web.d/dib-manifests")
+
+
+@pytest.mark.parametrize(
+    ("status", "version"),
+    [
+        ("ii ", "1"),
+        ("hi ", "1"),
+        ("ri ", "1"),
+        ("pi ", "1"),
+        ("iW ", "1"),
+        ("it ", "1"),
+        ("ii", "1"),
+        ("iU ", "1 (unpacked, not configured)"),
+        ("iF ", "1 (half configured)"),
+        ("rH ", "1 (half installed)"),
+        ("iHR", "1 (half installed) (to be reinstalled)"),
+        ("iiR", "1 (to be reinstalled)"),
+        ("rc ", None),
+        ("pc ", None),
+        ("hc ", None),
+        ("un ", None),
+        ("pn ", None),
+        ("", None),
+    ],
+)
+def test_a_package_is_there_by_its_state_whatever_is_wanted(
+    shop: Shop, status: str, version: str | None
+) -> None:
+    write(shop, {"a": "1"}, status=status)
+    found = manifest.read(shop.path / "debian.qcow2")
+    assert found == ({} if version is None else {"a": version})

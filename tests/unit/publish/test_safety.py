@@ -352,3 +352,15 @@ def test_a_server_and_a_volume_are_told(attic: Shop) -> None:
     attic.cloud.other_servers = [server(left)]
     attic.cloud.volumes = [volume(left)]
     assert "and 1 more" in reasons(attic)[left]
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+@pytest.mark.parametrize("digest", [("sha256", "0" * 64), (None, None), ("sha512", None)])
+def test_properties_alone_do_not_vouch_for_an_image_that_is_there(
+    shop: Shop, digest: tuple[str | None, str | None], allowed: bool
+) -> None:
+    shop.write({"one": {"keystone": shop.keystone(), "glance": {"allow_unverified": allowed}}})
+    (first,) = shop.json("upload", "debian", "one")
+    shop.cloud.region()[first["image"]].update(os_hash_algo=digest[0], os_hash_value=digest[1])
+    (second,) = shop.json("upload", "debian", "one")
+    assert second["outcome"] == ("unchanged" if allowed else "uploaded")
