@@ -93,3 +93,21 @@ def test_a_login_at_the_scope_of_a_test_can_reboot_and_rebuild(project: Project)
     project.write("test_it.py", LOGIN_OF_A_TEST)
     project.images({"debian": [{"pytest": "test_it.py"}]})
     project.run().assert_outcomes(passed=1)
+
+
+def test_the_warning_of_ssl_insecure_is_no_error(project: Project) -> None:
+    project.write("pytest.ini", "[pytest]\nfilterwarnings = error\n")
+    project.write(
+        "test_it.py",
+        """
+        import warnings
+
+        def test_asked_for():
+            warnings.warn("Unverified HTTPS request is being made to host 'x'.")
+
+        def test_any_other():
+            warnings.warn("something else")
+        """,
+    )
+    project.images({"debian": [{"pytest": "test_it.py"}]})
+    project.run().assert_outcomes(passed=1, failed=1)

@@ -440,17 +440,23 @@ FAULTS: dict[str, tuple[object, object, int]] = {
 }
 
 
-@pytest.mark.parametrize("command", [["upload", "debian", "bad", "good"], ["list", "bad", "good"]], ids=str)
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_of_one_cloud_leaves_the_others_alone(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch, fault: str, command: list[str]
-) -> None:
+def write_clouds(shop: Shop, monkeypatch: pytest.MonkeyPatch, fault: str) -> int:
+    """Write clouds.yaml and secure.yaml with a fault; return the exit code that it means."""
     clouds, secure, code = FAULTS[fault]
     for variable, document in (("OS_CLIENT_CONFIG_FILE", clouds), ("OS_CLIENT_SECURE_FILE", secure)):
         file = shop.path / f"{variable}.yaml"
         text = document if isinstance(document, str | bytes) else yaml.safe_dump(document or {})
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
         monkeypatch.setenv(variable, str(file))
+    return code
+
+
+@pytest.mark.parametrize("command", [["upload", "debian", "bad", "good"], ["list", "bad", "good"]], ids=str)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_one_cloud_leaves_the_others_alone(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, fault: str, command: list[str]
+) -> None:
+    code = write_clouds(shop, monkeypatch, fault)
     shop.write({"bad": {"keystone": {"cloud": "bad"}}, "good": {"keystone": shop.keystone()}})
     shop.cloud.add_image("already")
     found, out, err = shop.run(*command)
@@ -459,6 +465,46 @@ def test_a_fault_of_one_cloud_leaves_the_others_alone(
     assert "good" in out
     if command[0] == "upload":
         assert len(shop.images()) == 2
+
+
+SOME = "5d3d6cb9-3a9c-4c1e-9f0a-4f1f2f3a7a10"
+SINGLE = (
+    ["rotate", "bad"],
+    ["rotate-single", "debian", "bad"],
+    ["mark-obsolete", "bad", SOME],
+    ["diff", "debian", "bad"],
+    ["transfer", SOME, "bad", "good"],
+    ["transfer", "already", "good", "bad"],
+)
+"""Commands for one cloud, or from one to another."""
+
+
+@pytest.mark.parametrize("command", SINGLE, ids=" ".join)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_the_only_cloud_is_told(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, fault: str, command: list[str]
+) -> None:
+    code = write_clouds(shop, monkeypatch, fault)
+    shop.write({"bad": {"keystone": {"cloud": "bad"}}, "good": {"keystone": shop.keystone()}})
+    shop.cloud.add_image("already")
+    found, out, err = shop.run(*command)
+    assert (found, "Traceback" in out + err) == (code, False), out + err
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_cleanup_says_which_cloud_it_could_not_look_into(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    write_clouds(shop, monkeypatch, fault)
+    environments = {"bad": {"keystone": {"cloud": "bad"}}, "good": {"keystone": shop.keystone()}}
+    nova = {"nova": {"flavor": "m1"}}
+    text = yaml.safe_dump({label: {**section, **nova} for label, section in environments.items()})
+    (shop.path / "test.yaml").write_text(text)
+    found, out, err = shop.run("cleanup", "--expired")
+    assert found == 1, out + err
+    assert "Traceback" not in out + err
+    assert "bad" in out + err
+    assert shop.cloud.calls, "the other cloud was looked into"
 
 
 def test_threads_have_deadlines_of_their_own() -> None:
