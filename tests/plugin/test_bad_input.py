@@ -154,3 +154,13 @@ MACHINE_WITHOUT_TOOLS = """
 from pytest_dibctl.system import checks
 checks.root = lambda: checks.Check(name="root", ok=False, detail="no root here")
 """
+
+
+@pytest.mark.parametrize("days", ["soon", "-1", "nan", "inf", "7 days"])
+def test_a_number_of_days_that_is_none_is_refused(project: Project, days: str) -> None:
+    project.write("pytest.ini", f"[pytest]\ndibctl_keep_days = {days}\n")
+    project.write("test_it.py", "def test_it(): pass")
+    project.images({"debian": [{"pytest": "test_it.py"}]})
+    result = project.run()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*dibctl_keep_days is '{days}'; it must be a number of days*"])

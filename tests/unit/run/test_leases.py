@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import email.utils
+import json
 import shutil
 import tempfile
 import time
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from pytest_dibctl.cleanup import kept, renewal, sweep
+from pytest_dibctl.cli.main import main
+from pytest_dibctl.errors import ExitCode
 from pytest_dibctl.run import booting, environments, keys, ledger, uploading
 from pytest_dibctl.run.options import RunOptions
 from pytest_dibctl.run.removal import State
@@ -223,3 +226,60 @@ def test_a_damaged_record_does_not_hide_the_others(world: World, text: bytes) ->
     left = {one.split()[0] for one in world.cloud.left()}
     assert "keypair" not in left
     assert len(removals) >= len(records) - 1
+
+
+def test_a_record_that_was_kept_since_it_was_read_stays(world: World) -> None:
+    with contextlib.ExitStack() as stack:
+        target_run = world.run(stack)
+        world.lost.append(stack.pop_all())
+    run = target_run.ledger
+    read = run.records()
+    [instance] = [record for record in read if record.kind == "instance"]
+    instance.keep("somebody looks at it")
+    before = {one for one in world.cloud.left() if one.startswith("server")}
+    assert before
+    sweep.sweep_records(world.stage.catalog.environment, run, read, cwd=world.stage.directory)
+    assert before <= world.cloud.left()
+
+
+def test_a_run_renews_by_itself(world: World) -> None:
+    def leases() -> set[str]:
+        tags = [tag for image in world.cloud.region().values() for tag in image["tags"]]
+        return {tag for tag in tags if tag.startswith("dibctl-lease-")}
+
+    with contextlib.ExitStack() as stack:
+        target_run = world.run(stack)
+        world.ahead += 10 * HOUR
+        find = world.stage.catalog.environment
+        before, deadline = leases(), time.monotonic() + 30
+        with renewal.renewing(find, target_run.ledger, cwd=world.stage.directory, every=0.05):
+            while leases() == before and time.monotonic() < deadline:
+                time.sleep(0.05)
+        assert leases() != before
+
+
+def test_kept_things_on_the_command_line(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def dibctl(*arguments: str) -> tuple[int, str, str]:
+        code = main(["cleanup", *arguments])
+        return code, *capsys.readouterr()
+
+    monkeypatch.chdir(world.stage.directory)
+    assert dibctl("--list-kept")[:2] == (0, "nothing was kept\n")
+    keep(world)
+    before = world.cloud.left()
+    code, out, _ = dibctl("--list-kept", "--json")
+    assert code == 0
+    listed = [one["what"] for one in json.loads(out)]
+    assert {what.split()[0] for what in listed} == {"instance", "image"}
+    [identity] = [what.split("(")[1].split(")")[0] for what in listed if what.startswith("instance")]
+    code, out, err = dibctl("--remove-kept", "nothing")
+    assert code == ExitCode.NOT_IN_CONFIG
+    assert "--list-kept" in err
+    code, out, _ = dibctl("--remove-kept", identity, "--dry-run")
+    assert (code, world.cloud.left()) == (0, before)
+    code, out, _ = dibctl("--remove-kept", identity)
+    assert code == 0
+    assert "removed" in out
+    assert not {one for one in world.cloud.left() if one.startswith("server")}
