@@ -103,13 +103,12 @@ def recipe(image: Entry[Image], dib: Dib, cwd: Path) -> Recipe:
     )
 
 
-_CALLERS = "TMPDIR"
-"""Which callers set for all programs: the log says that a build does not use it, the user need not hear."""
 _WHY_UNUSED = "builds work in a directory beside the image, where the room is checked and removal is sure"
 
 
 def _caller_directory() -> tuple[str, ...]:
-    return (f"${_CALLERS} is not used: {_WHY_UNUSED}",) if _CALLERS in os.environ else ()
+    """Say, for the log, which of the caller's variables a build does not use: they are set for all programs."""
+    return tuple(f"${name} is not used: {_WHY_UNUSED}" for name in TEMPORARY if name in os.environ)
 
 
 def _unused(image: Entry[Image], dib: Dib) -> Iterator[str]:
@@ -117,8 +116,6 @@ def _unused(image: Entry[Image], dib: Dib) -> Iterator[str]:
     for name in TEMPORARY:
         if name in dib.environment_variables:
             yield f"{image.at(f'dib.environment_variables.{name}')}: is not used: {_WHY_UNUSED}"
-        elif name in os.environ and name != _CALLERS:
-            yield f"${name} is not used: {_WHY_UNUSED}"
 
 
 def installed_version() -> str | None:
