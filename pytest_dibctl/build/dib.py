@@ -107,7 +107,7 @@ _WHY_UNUSED = "builds work in a directory beside the image, where the room is ch
 
 
 def _caller_directory() -> tuple[str, ...]:
-    """Say, for the log, which of the caller's variables a build does not use: they are set for all programs."""
+    """Say, for the log, which of the caller's variables a build does not use: they are for all programs."""
     return tuple(f"${name} is not used: {_WHY_UNUSED}" for name in TEMPORARY if name in os.environ)
 
 
