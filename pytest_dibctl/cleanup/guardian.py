@@ -195,6 +195,9 @@ class Guardian:
         if self._child is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(PATIENCE)
+        else:
+            # A worker may have started it: then it removes the run's directory while this process ends.
+            wait_until(lambda: not locks.is_held(self.directory / GUARDIAN), timeout=PATIENCE, poll=POLL)
 
     def disown(self) -> None:
         """Let it live on without us."""
