@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from pytest_dibctl.clouds.file_body import opened
 from pytest_dibctl.clouds.glance_content import BOOT_KEYS, BootFile, make_boot_images
-from pytest_dibctl.clouds.marks import COMPANION, UNFINISHED
+from pytest_dibctl.clouds.marks import CLAIM_KEY, COMPANION, UNFINISHED
 from pytest_dibctl.clouds.regions import Change, Content, ImageRecord, ImageSpec, Region
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.publish import image_state, unfinished
@@ -115,14 +115,14 @@ def replace(work: Work) -> Replaced:
         obsoleted = tuple(_obsoleted(work, found.older, found.same, []))
         _tidy_up(work, found.same)
         return Replaced(image=found.same, uploaded=False, obsoleted=obsoleted, pending=pending)
-    made = _Made()
+    made = _Made(claim=unfinished.new_claim())
     changed: list[tuple[ImageRecord, Change]] = []
     try:
         image = _hidden(work, found, made)
         pending = _share(work, image, members)
         work.go_on()
-        if _is_published(work, image.id):
-            # Another upload found these bytes whole and published them: that image is not ours to remove.
+        if not unfinished.is_claimed(work.region, image.id, made.claim):
+            # Another upload took up these bytes after this process had slept for long: they stay.
             made.image, made.parts = None, []
         made.shown = True
         image = _reveal(work, image)
@@ -137,9 +137,14 @@ def replace(work: Work) -> Replaced:
 
 @dataclasses.dataclass(kw_only=True)
 class _Made:
-    """The ids of what is there of a new image, and goes if anything fails."""
+    """The ids of what is there of a new image, and goes if anything fails.
 
+    One that was ``taken`` up was there before, and is unfinished again then.
+    """
+
+    claim: str
     image: str | None = None
+    taken: ImageRecord | None = None
     shown: bool = False
     parts: list[str] = dataclasses.field(default_factory=list)
 
@@ -149,9 +154,11 @@ def _hidden(work: Work, found: Found, made: _Made) -> ImageRecord:
     for image in found.unfinished:
         # One that is older than a current image would have to make place for that one.
         overtaken = work.obsolete and found.current and _age(image) < _age(found.current[0])
-        if not overtaken and is_same(image, work.wanted) and (parts := _whole_parts(work, image)) is not None:
+        if overtaken or not is_same(image, work.wanted) or not _has_whole_parts(work, image):
+            continue
+        if unfinished.take_up(work.region, image, made.claim, timeout=work.wanted.timeout):
             work.tell("its bytes are there already, from an upload that did not come to its end")
-            made.image, made.parts = image.id, parts
+            made.image, made.taken = image.id, image
             return image
     work.go_on()
     spec = work.wanted.spec
@@ -163,7 +170,7 @@ def _hidden(work: Work, found: Found, made: _Made) -> ImageRecord:
     )
     hidden_spec = dataclasses.replace(
         spec,
-        properties={**spec.properties, **boot_properties},
+        properties={**spec.properties, **boot_properties, CLAIM_KEY: made.claim},
         hidden=True,
         protected=False,
         tags=(*spec.tags, UNFINISHED),
@@ -173,11 +180,10 @@ def _hidden(work: Work, found: Found, made: _Made) -> ImageRecord:
     return image
 
 
-def _whole_parts(work: Work, image: ImageRecord) -> list[str] | None:
-    """Return the ids of an image's companions, None unless all that it has to have are there."""
-    parts = [part.id for part in unfinished.companions(work.region, image) if part.status == "active"]
-    needed = [image.properties.get(companion.key) for companion in work.wanted.companions]
-    return parts if set(needed) <= set(parts) else None
+def _has_whole_parts(work: Work, image: ImageRecord) -> bool:
+    """Whether the companions that an image has to have are there."""
+    parts = {part.id for part in unfinished.companions(work.region, image) if part.status == "active"}
+    return {image.properties.get(companion.key) for companion in work.wanted.companions} <= parts
 
 
 def _companion(work: Work, companion: BootFile) -> ImageRecord:
@@ -221,7 +227,7 @@ def _reveal(work: Work, image: ImageRecord) -> ImageRecord:
             hidden=False,
             protected=spec.protected,
             tags=frozenset(spec.tags),
-            properties=work.wanted.facts,
+            properties={**work.wanted.facts, CLAIM_KEY: None},
         ),
     )
 
@@ -282,19 +288,35 @@ def _roll_back(
     for image, change in reversed(changed):
         with _noting(error, f"image {image.id} may have been left renamed"):
             work.region.change(image.id, image_state.restoration(image, change))
-    if older and made.image is not None and not _any_current(work, older):
-        error.add_note(f"image {made.image} is left: none of the older ones is known to be current")
-        return
-    if made.image is not None and not made.shown and _is_published(work, made.image):
-        error.add_note(f"image {made.image} is left: another upload of the same bytes has published it")
-        return
-    if made.image is not None and made.shown and _may_be_needed(work, made):
-        error.add_note(f"image {made.image} is left: it may be the only current one")
-        return
-    # The image goes before its kernel, so that no user finds an image without one.
-    if made.image is not None:
+    if made.image is None:
+        reason = None
+    elif reason := _why_it_stays(work, made, older):
+        error.add_note(f"image {made.image} is left: {reason}")
+    elif made.taken is not None:
+        if made.shown:
+            with _noting(error, f"image {made.image} may have been left as a current one"):
+                _hide_again(work, made)
+    else:
         with _noting(error, f"image {made.image} may have been left"):
             unfinished.take_back(work.region, made.image)
+    if not reason:
+        _remove_parts(work, made, error)
+
+
+def _why_it_stays(work: Work, made: _Made, older: Sequence[ImageRecord]) -> str | None:
+    """Return why the new image must stay where it is, None if nobody can need it."""
+    assert made.image is not None
+    if older and not _any_current(work, older):
+        return "none of the older ones is known to be current"
+    if not unfinished.is_claimed(work.region, made.image, made.claim, or_published=made.shown):
+        return "another upload of the same bytes has taken it up"
+    if made.shown and _may_be_needed(work, made):
+        return "it may be the only current one"
+    return None
+
+
+def _remove_parts(work: Work, made: _Made, error: BaseException) -> None:
+    """Remove a new image's companions, after the image, so that no user finds an image without them."""
     for part_id in made.parts:
         with _noting(error, f"image {part_id} may have been left"):
             if (who := work.region.needed_by(part_id)) is not None:
@@ -303,11 +325,19 @@ def _roll_back(
                 unfinished.take_back(work.region, part_id)
 
 
-def _is_published(work: Work, image_id: str) -> bool:
-    """Whether another upload, which found the whole image unfinished, took it up."""
-    with contextlib.suppress(DibctlError):
-        return UNFINISHED not in work.region.image(image_id).tags
-    return False
+def _hide_again(work: Work, made: _Made) -> None:
+    """Make a published image what it was when it was taken up, so that the next upload finds it."""
+    assert made.taken is not None
+    facts = {key: made.taken.properties.get(key) for key in work.wanted.facts}
+    work.region.change(
+        made.taken.id,
+        Change(
+            hidden=True,
+            protected=made.taken.protected,
+            tags=made.taken.tags,
+            properties={**facts, CLAIM_KEY: made.claim},
+        ),
+    )
 
 
 def _may_be_needed(work: Work, made: _Made) -> bool:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 
 from pytest_dibctl.clouds.glance_content import BOOT_KEYS
-from pytest_dibctl.clouds.marks import UNFINISHED
-from pytest_dibctl.clouds.regions import ImageRecord, ImageSpec, Region
+from pytest_dibctl.clouds.marks import CLAIM_KEY, UNFINISHED
+from pytest_dibctl.clouds.regions import ImageRecord, ImageSpec
 from pytest_dibctl.config.merge import ImportSettings
 from pytest_dibctl.errors import ApiError, DibctlError, ImageNotFoundError
 from pytest_dibctl.publish import image_state, unfinished
@@ -110,6 +110,8 @@ class _Transfer:
     def __init__(self, request: Request) -> None:
         self._request = request
         self._destination = request.destination
+        self._claim = unfinished.new_claim()
+        self._completed: set[str] = set()
         self._made_image: str | None = None
         self._made_parts: list[str] = []
 
@@ -121,7 +123,7 @@ class _Transfer:
                 self._request.tell(f"transferring its {key.removesuffix('_id')}")
                 parts[key] = self.copy(_with_bytes(self._request, part_id), is_part=True)
         wanted = goal(self._request, source, {key: part.image.id for key, part in parts.items()})
-        image = _existing(self._destination, source, wanted)
+        image = self._existing(source, wanted)
         how: How = "unchanged"
         if image is None:
             image, how = self._send(source, wanted)
@@ -147,6 +149,7 @@ class _Transfer:
         changes = UNFINISHED in image.tags or (self._request.meta and not copy.goal.is_met_by(image))
         if changes:
             image = self._destination.change(image.id, copy.goal.change(image))
+        self._completed.add(image.id)
         for part in copy.parts:
             self.complete(part)
         return image, changes
@@ -161,16 +164,43 @@ class _Transfer:
     def _remove(self, image_id: str, error: BaseException, *, unless_needed: bool = False) -> None:
         where = self._destination.name
         try:
-            if unless_needed and (user := self._destination.needed_by(image_id)) is not None:
+            image = self._destination.image(image_id)
+            if image_id not in self._completed and image.properties.get(CLAIM_KEY) != self._claim:
+                error.add_note(f"image {image_id} is left in {where}: another transfer has taken it up")
+            elif unless_needed and (user := self._destination.needed_by(image_id)) is not None:
                 error.add_note(f"image {image_id} is left in {where}: {user}")
             else:
                 unfinished.take_back(self._destination, image_id)
+        except ImageNotFoundError:
+            return
         except DibctlError as second:
             error.add_note(f"image {image_id} may have been left in {where}: {second.message}")
 
+    def _existing(self, source: ImageRecord, wanted: Goal) -> ImageRecord | None:
+        """Return an image that has name, formats and bytes already: a finished one rather."""
+        spec = wanted.spec
+        found = image_state.newest_first(
+            image
+            for image in self._destination.images(name=source.name, owner=spec.owner)
+            if image.status == "active"
+            and not image.is_snapshot
+            and (image.disk_format, image.container_format) == (spec.disk_format, spec.container_format)
+            and same_bytes(image, source)
+        )
+        for image in sorted(found, key=lambda image: UNFINISHED in image.tags):
+            if UNFINISHED not in image.tags or unfinished.take_up(
+                self._destination, image, self._claim, timeout=self._request.timeout
+            ):
+                return image
+        return None
+
     def _send(self, source: ImageRecord, wanted: Goal) -> tuple[ImageRecord, How]:
         spec = dataclasses.replace(
-            wanted.spec, hidden=True, protected=False, tags=tuple({*wanted.spec.tags, UNFINISHED})
+            wanted.spec,
+            hidden=True,
+            protected=False,
+            tags=tuple({*wanted.spec.tags, UNFINISHED}),
+            properties={**wanted.spec.properties, CLAIM_KEY: self._claim},
         )
         region = self._destination.fetches_from(self._request.source)
         if region is not None:
@@ -196,21 +226,6 @@ class _Transfer:
             for member in wanted.members
             if known.get(member) != "accepted" and not self._destination.share(image.id, member)
         )
-
-
-def _existing(destination: Region, source: ImageRecord, wanted: Goal) -> ImageRecord | None:
-    """Return an image of the destination that has name, formats and bytes already: a finished one rather."""
-    spec = wanted.spec
-    found = [
-        image
-        for image in destination.images(name=source.name, owner=spec.owner)
-        if image.status == "active"
-        and not image.is_snapshot
-        and (image.disk_format, image.container_format) == (spec.disk_format, spec.container_format)
-        and same_bytes(image, source)
-    ]
-    finished = [image for image in found if UNFINISHED not in image.tags]
-    return next(iter(image_state.newest_first(finished or found)), None)
 
 
 def same_bytes(image: ImageRecord, other: ImageRecord) -> bool:

@@ -1,7 +1,8 @@
 """Images of a publication that was cut off, and the kernel and initrd that go with an image.
 
 An image bears the tag ``marks.UNFINISHED`` until it is published, and its kernel and initrd bear it as long,
-so that one search by the tag finds all that a killed process left.
+so that one search by the tag finds all that a killed process left. Its claim, a property, names the process
+that is at work on it: another one takes up only what no living process may publish or remove any more.
 """
 
 from __future__ import annotations
@@ -9,17 +10,67 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import logging
+import os
+import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from pytest_dibctl.clouds.glance_content import BOOT_KEYS
-from pytest_dibctl.clouds.marks import COMPANION, UNFINISHED
+from pytest_dibctl.clouds.marks import CLAIM_KEY, COMPANION, UNFINISHED
 from pytest_dibctl.clouds.regions import Change, ImageRecord, Region
-from pytest_dibctl.errors import DibctlError, ImageNotFoundError
+from pytest_dibctl.errors import ApiError, DibctlError, ImageNotFoundError
+from pytest_dibctl.system import host
 
 log = logging.getLogger(__name__)
 
 STALE = dt.timedelta(hours=1)
 """Time after an upload's deadline at which its unfinished image counts as abandoned."""
+
+
+def new_claim() -> str:
+    """Return the claim of one upload or transfer of this process."""
+    return f"{host.process_token(os.getpid())}/{secrets.token_hex(4)}"
+
+
+def take_up(region: Region, image: ImageRecord, claim: str, *, timeout: float) -> bool:
+    """Claim an image that another upload has left unfinished; False if its uploader may still be at work.
+
+    ``timeout`` is the seconds that an upload may take. Of two that claim it at a time at most the last one
+    has it. Raises ApiError and its like.
+    """
+    if not _is_abandoned(region, image, timeout):
+        return False
+    try:
+        region.change(image.id, Change(properties={CLAIM_KEY: claim}))
+        now = region.image(image.id)
+        if UNFINISHED in now.tags:
+            return now.properties.get(CLAIM_KEY) == claim
+        if now.properties.get(CLAIM_KEY) == claim:  # it was published since it was listed
+            region.change(image.id, Change(properties={CLAIM_KEY: None}))
+    except ImageNotFoundError:
+        pass
+    return False
+
+
+def is_claimed(region: Region, image_id: str, claim: str, *, or_published: bool = False) -> bool:
+    """Whether an image is still that of ``claim``: False only if it is known to be another's.
+
+    ``or_published`` says that this process may have published it, which takes its claim away.
+    """
+    try:
+        present = region.image(image_id).properties.get(CLAIM_KEY)
+    except DibctlError:
+        return True
+    return present == claim or (or_published and present is None)
+
+
+def _is_abandoned(region: Region, image: ImageRecord, timeout: float) -> bool:
+    uploader = image.properties.get(CLAIM_KEY, "").partition("/")[0]
+    if host.is_over(uploader):
+        return True
+    try:
+        return _is_still(image, _limit(region, timeout))
+    except ApiError:  # the server tells no time
+        return False
 
 
 def part_ids(image: ImageRecord) -> list[str]:
@@ -88,8 +139,7 @@ def sweep(
         unfinished = [image for image in region.images(tag=UNFINISHED, owner=owner) if image.name in names]
         if not unfinished:
             return
-        # The ages are by the server's clock on both sides; where it tells no time, nothing is removed.
-        limit = region.now() - STALE - dt.timedelta(seconds=timeout)
+        limit = _limit(region, timeout)
     except DibctlError as error:
         log.warning("what earlier runs left unfinished is not looked for: %s", error)
         return
@@ -112,6 +162,14 @@ def sweep(
         for part in remove_companions(region, part_ids(image), owner=image.owner):
             gone.add(part.id)
             tell(f"removed {part.id}, which went with it")
+
+
+def _limit(region: Region, timeout: float) -> dt.datetime:
+    """Return the time before which an abandoned image was changed last; raises ApiError.
+
+    The ages are by the server's clock on both sides; where it tells no time, nothing is removed.
+    """
+    return region.now() - STALE - dt.timedelta(seconds=timeout)
 
 
 def _is_still(image: ImageRecord, limit: dt.datetime) -> bool:

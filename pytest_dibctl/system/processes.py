@@ -35,6 +35,18 @@ def parent(pid: int) -> int | None:
     return None
 
 
+def start_tick(pid: int) -> int | None:
+    """Return when a living process began, in clock ticks since this machine's boot; None if it is dead.
+
+    Seconds since 1970, as psutil counts, would move with the machine's clock.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        # The program's name stands in parentheses and may hold some itself.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else int(fields[19])
+    return None
+
+
 def is_alive(pid: int) -> bool:
     """Whether there is a process of this id and it is not dead."""
     return parent(pid) is not None

@@ -20,7 +20,7 @@ from pytest_dibctl.publish import connect
 from tests.openstack import proxy
 from tests.openstack.cloud import names
 from tests.openstack.shelf import MIB, REGIONS, Shelf
-from tests.support import leaks
+from tests.support import claims, leaks
 from tests.support.loopback import QuietHandler, listening
 from tests.support.publishing import write_qcow2
 
@@ -220,10 +220,12 @@ def test_kernel_and_initrd_go_along_hidden(shelf: Shelf) -> None:
 def test_what_was_left_hidden_is_shown_by_the_next_run(shelf: Shelf) -> None:
     (first,) = shelf.json("upload", "web", "demo")
     with shelf.connected("demo") as demo:
-        demo.image.update_image(first["image"], is_hidden=True, tags=["dibctl-unfinished"])
+        claim = {"dibctl_claim": claims.of_a_dead_process()}
+        demo.image.update_image(first["image"], is_hidden=True, tags=["dibctl-unfinished"], **claim)
     (again,) = shelf.json("upload", "web", "demo")
     assert again["image"] == first["image"]
     assert shelf.named() == [first["image"]]
+    assert "dibctl_claim" not in shelf.images()[first["image"]].properties
 
 
 def test_packages_fit_into_a_property(shelf: Shelf) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_dibctl.clouds import marks
+from tests.support import claims
 from tests.support.fake_openstack import FakeCloud, Refusal
 from tests.support.publishing import NAME, Shop, child
 
@@ -70,6 +71,13 @@ def age(cloud: FakeCloud) -> None:
         image["updated_at"] = LONG_AGO
 
 
+def dead(cloud: FakeCloud) -> None:
+    """Have the uploader of everything that is unfinished be dead."""
+    for image in unfinished(cloud):
+        if "dibctl_claim" in image:
+            image["dibctl_claim"] = claims.of_a_dead_process()
+
+
 def unfinished(cloud: FakeCloud) -> list[dict[str, Any]]:
     return [image for image in cloud.region().values() if marks.UNFINISHED in image["tags"]]
 
@@ -112,7 +120,11 @@ def test_an_upload_that_died_anywhere_is_finished_by_the_next(shop: Shop, call: 
     assert len(heard) > call
     assert old in current(shop.cloud) or len(current(shop.cloud)) == 1
     recover(shop.cloud)
+    dead(shop.cloud)
+    bodies = shop.cloud.count("PUT", "/file$")
     (result,) = shop.json("upload", "debian", "one")
+    if call == UPLOAD_CALLS.index("reveal"):
+        assert shop.cloud.count("PUT", "/file$") == bodies
     assert result["outcome"] == ("unchanged" if call > UPLOAD_CALLS.index("reveal") else "uploaded")
     age(shop.cloud)
     (again,) = shop.json("upload", "debian", "one")
@@ -206,19 +218,94 @@ def test_what_is_published_while_it_is_looked_for_stays(shop: Shop) -> None:
     assert shop.cloud.region()[left.pop()]["os_hidden"] is False
 
 
-def test_what_was_taken_up_and_fails_goes_with_its_kernel(shop: Shop) -> None:
+@pytest.mark.parametrize("call", ["claim", "reveal", "obsolete"])
+def test_what_was_taken_up_and_fails_is_unfinished_again(shop: Shop, call: str) -> None:
+    shop.fill_filesystem()
+    shop.json("upload", "debian", "one")
+    (old,) = current(shop.cloud)
+    old["created_at"] = "2026-01-01T00:00:00Z"
     shop.fill_filesystem()
     dies(shop.cloud, UPLOAD_CALLS.index("reveal"))
     shop.run("upload", "debian", "one")
-    assert len(unfinished(shop.cloud)) == 3
+    dead(shop.cloud)
+    (image,) = [image for image in unfinished(shop.cloud) if image["name"] == NAME]
+    before = {key: value for key, value in image.items() if key not in {"updated_at", "dibctl_claim"}}
+    patches: list[str] = []
 
-    def before(method: str, path: str, _query: Mapping[str, str]) -> None:
+    def refuse(method: str, path: str, _query: Mapping[str, str]) -> None:
         if method == "PATCH":
+            patches.append(path)
+            if len(patches) == ["claim", "reveal", "obsolete"].index(call) + 1:
+                raise Refusal(403, "locked")
+
+    shop.cloud.before = refuse
+    assert shop.run("upload", "debian", "one")[0] == 1
+    recover(shop.cloud)
+    after = {key: value for key, value in image.items() if key not in {"updated_at", "dibctl_claim"}}
+    assert after == before
+    assert current(shop.cloud) == [old]
+    dead(shop.cloud)
+    (result,) = shop.json("upload", "debian", "one")
+    assert result["image"] == image["id"]
+    check_upload(shop, old)
+
+
+@pytest.mark.parametrize("claim", ["own", "elsewhere", "none", "nonsense"])
+def test_what_a_living_upload_may_still_publish_is_not_taken_up(shop: Shop, claim: str) -> None:
+    """Only time tells whether an uploader on another machine, or of an earlier version, has ended."""
+    shop.fill()
+    dies(shop.cloud, 2)
+    shop.run("upload", "debian", "one")
+    recover(shop.cloud)
+    (left,) = unfinished(shop.cloud)
+    match claim:
+        case "elsewhere":
+            left["dibctl_claim"] = claims.ELSEWHERE
+        case "none":
+            del left["dibctl_claim"]
+        case "nonsense":
+            left["dibctl_claim"] = "../\n-1/ä"
+    kept = dict(left)
+    (first,) = shop.json("upload", "debian", "one")
+    assert first["image"] != left["id"]
+    assert left == kept
+    shop.cloud.region().pop(first["image"])
+    age(shop.cloud)
+    (second,) = shop.json("upload", "debian", "one")
+    assert second["image"] == left["id"]
+    assert "dibctl_claim" not in left
+
+
+def test_an_upload_that_slept_removes_nothing_that_another_took_up(shop: Shop) -> None:
+    shop.fill()
+
+    def sleeps(method: str, path: str, _query: Mapping[str, str]) -> None:
+        if method == "PATCH":  # it is about to publish, and has slept for long
+            (image,) = unfinished(shop.cloud)
+            image.update(dibctl_claim=claims.ELSEWHERE)
             raise Refusal(403, "locked")
 
-    shop.cloud.before = before
-    assert shop.run("upload", "debian", "one")[0] == 1
-    assert not shop.cloud.region()
+    shop.cloud.before = sleeps
+    code, _, err = shop.run("upload", "debian", "one")
+    assert code == 1
+    assert "another upload of the same bytes has taken it up" in err
+    (image,) = shop.cloud.region().values()
+    assert image["dibctl_claim"] == claims.ELSEWHERE
+
+
+def test_what_was_published_while_it_was_claimed_stays_another_uploads(shop: Shop) -> None:
+    shop.fill()
+    dies(shop.cloud, 2)
+    shop.run("upload", "debian", "one")
+    recover(shop.cloud)
+    dead(shop.cloud)
+    (left,) = unfinished(shop.cloud)
+    at_call(shop.cloud, "^PATCH", lambda: left.update(os_hidden=False, tags=[]))
+    (result,) = shop.json("upload", "debian", "one")
+    assert "dibctl_claim" not in left
+    assert left["id"] in shop.cloud.region()
+    assert {left["id"], result["image"]} <= set(shop.cloud.region())
+    assert len(current(shop.cloud)) == 1
 
 
 def test_an_unfinished_image_whose_kernel_is_gone_is_not_taken_up(shop: Shop) -> None:
@@ -226,6 +313,7 @@ def test_an_unfinished_image_whose_kernel_is_gone_is_not_taken_up(shop: Shop) ->
     dies(shop.cloud, UPLOAD_CALLS.index("reveal"))
     shop.run("upload", "debian", "one")
     recover(shop.cloud)
+    dead(shop.cloud)
     (broken,) = [image for image in unfinished(shop.cloud) if image["name"] == NAME]
     del shop.cloud.region()[broken["kernel_id"]]
     (result,) = shop.json("upload", "debian", "one")
@@ -268,7 +356,11 @@ def test_a_transfer_that_died_anywhere_is_finished_by_the_next(
     assert two.run("transfer", image_id, "here", "there")[0] == 1
     assert len(heard) > call
     recover(abroad)
+    dead(abroad)
+    bodies = abroad.count("PUT", "/file$")
     two.json("transfer", image_id, "here", "there")
+    if call >= TRANSFER_CALLS.index("reveal"):
+        assert abroad.count("PUT", "/file$") == bodies
     age(abroad)
     assert two.json("transfer", image_id, "here", "there")["how"] == "unchanged"
     check_transfer(abroad)
@@ -340,8 +432,9 @@ def test_another_projects_image_is_transferred_once(two: Shop, abroad: FakeCloud
     assert two.json("transfer", image_id, "here", "there")["how"] == "unchanged"
     (image,) = abroad.region().values()
     assert image["owner"] == "other-id"
-    image.update(os_hidden=True, tags=[marks.UNFINISHED])
+    image.update(os_hidden=True, tags=[marks.UNFINISHED], dibctl_claim=claims.of_a_dead_process())
     assert two.json("transfer", image_id, "here", "there")["how"] == "updated"
+    assert "dibctl_claim" not in image
     left: dict[str, Any] = {"os_hidden": True, "status": "queued", "tags": [marks.UNFINISHED]}
     abroad.add_image(NAME, owner="other-id", **left, updated_at=LONG_AGO)
     two.json("transfer", image_id, "here", "there")

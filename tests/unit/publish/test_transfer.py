@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_dibctl.errors import ExitCode
+from tests.support import claims
 from tests.support.fake_openstack import FakeCloud, Refusal, serving
 from tests.support.publishing import NAME, Shop
 
@@ -125,7 +126,7 @@ def test_an_interrupted_transfer_is_taken_up(two: Shop, abroad: FakeCloud) -> No
     image_id = add(two)
     two.json("transfer", image_id, "here", "far")
     (image,) = abroad.region().values()
-    image.update(os_hidden=True, tags=["dibctl-unfinished"])
+    image.update(os_hidden=True, tags=["dibctl-unfinished"], dibctl_claim=claims.of_a_dead_process())
     assert two.json("transfer", image_id, "here", "far")["how"] == "updated"
     assert (image["os_hidden"], image["tags"]) == (False, [])
     assert len(abroad.region()) == 1

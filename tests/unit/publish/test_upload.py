@@ -17,6 +17,7 @@ from pytest_dibctl.build import fingerprint
 from pytest_dibctl.clouds.file_body import BLOCK, FileBody, SharedFile
 from pytest_dibctl.errors import ArtifactError, ExitCode
 from pytest_dibctl.image import artifact, statements
+from tests.support import claims
 from tests.support.fake_openstack import Refusal
 from tests.support.patience import shorten
 from tests.support.publishing import NAME, Shop
@@ -289,7 +290,7 @@ def test_bytes_that_are_there_already_are_not_sent_again(shop: Shop) -> None:
     """A run that was killed between its upload and the moment at which its image shows."""
     shop.json("upload", "debian", "one")
     (image,) = shop.images()
-    image.update(os_hidden=True, tags=["dibctl-unfinished"])
+    image.update(os_hidden=True, tags=["dibctl-unfinished"], dibctl_claim=claims.of_a_dead_process())
     (result,) = shop.json("upload", "debian", "one")
     assert (result["outcome"], result["image"]) == ("uploaded", image["id"])
     assert (image["os_hidden"], image["tags"]) == (False, [])
