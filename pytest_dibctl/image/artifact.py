@@ -41,7 +41,10 @@ _RECORD = ".dibctl.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """An image file: ``size`` and ``virtual_size`` are bytes, ``sha512`` is hex and of the file's bytes."""
+    """An image file: ``size`` and ``virtual_size`` are bytes, ``sha512`` is hex and of the file's bytes.
+
+    ``unproven`` is a file that is used in place of a built one although nothing shows that it was made of it.
+    """
 
     path: Path
     disk_format: str
@@ -51,6 +54,7 @@ class Artifact:
     kernel: Path | None = None
     initrd: Path | None = None
     layout: Layout = "unknown"
+    unproven: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -23,7 +24,7 @@ from pytest_dibctl.errors import ArtifactError, CommandError, ConfigError, Prepr
 from pytest_dibctl.image import artifact as images
 from pytest_dibctl.image import formats
 from pytest_dibctl.image.artifact import Artifact, Identity
-from pytest_dibctl.system import locks, process
+from pytest_dibctl.system import files, locks, process
 from pytest_dibctl.system.waiting import Every
 
 log = logging.getLogger(__name__)
@@ -55,9 +56,11 @@ def preprocessed(
 
     ``disk_format`` and ``container_format`` are what Glance will be told; ``where`` is the place of the
     section, for messages. The command runs in ``cwd``, which its output is relative to. What it made goes
-    when the block ends, unless ``settings`` says otherwise; with ``use_existing``, a file that is there is
-    taken as it is and never removed. What a failed or interrupted command leaves is removed. ``stopped``
-    interrupts it from another thread.
+    when the block ends, unless ``settings`` says otherwise. What a failed or interrupted command leaves is
+    removed. ``stopped`` interrupts it from another thread.
+
+    With ``use_existing``, a file that is there is taken and never removed. It is ``unproven`` unless a record
+    beside it says that this command made it of ``artifact``; one that was made of another is made again.
 
     Raises PreprocessingError when the command fails, or makes no image or one of another format than Glance
     is told, ConfigError for names that cannot be
@@ -86,12 +89,12 @@ def preprocessed(
     )
     job.refuse_what_cannot_work()
     with job.locked():
-        taken = settings.use_existing and job.is_whole()
-        made = job.take() if taken else job.make()
+        taken = job.take() if settings.use_existing and job.is_whole() else None
+        made = taken or job.make()
         try:
             yield made
         finally:
-            if settings.delete_processed_after_upload and not taken:
+            if settings.delete_processed_after_upload and taken is None:
                 job.remove()
 
 
@@ -162,13 +165,38 @@ class _Job:
             return False
         return self.output.exists()
 
-    def take(self) -> Artifact:
-        """Return the output that is there."""
-        if self.output.stat().st_mtime < self.source.path.stat().st_mtime:
-            self.progress(f"{self.output.name} is older than {self.source.path.name}, and used all the same")
-        else:
-            self.progress(f"{self.output.name} is there already, and used")
-        return self._inspected(hint=f"remove it, or set use_existing to false ({self.where})")
+    def take(self) -> Artifact | None:
+        """Return the output that is there, None if it was made by this tool, but not of this image."""
+        there = self._inspected(hint=f"remove it, or set use_existing to false ({self.where})")
+        name, source = self.output.name, self.source.path.name
+        record = self._read_record()
+        if record is None or record.get("sha512") != there.sha512:
+            self.progress(
+                f"{name} is there already, and used; nothing shows that it was made of {source}, so no test "
+                "run vouches for it"
+            )
+            return dataclasses.replace(there, unproven=True)
+        if record != self._record_of(there):
+            self.progress(f"{name} was made of another image or by another command, and is made again")
+            return None
+        self.progress(f"{name} is there already, made of {source}, and used")
+        return there
+
+    @property
+    def _record(self) -> Path:
+        return self.output.with_name(f".{self.output.name}.made")
+
+    def _record_of(self, made: Artifact) -> dict[str, object]:
+        """Return what the record of an output says: of what, how and that it is this one."""
+        return {"source": self.source.sha512, "command": list(self.argv), "sha512": made.sha512}
+
+    def _read_record(self) -> dict[str, object] | None:
+        """Return the record beside the output, None if there is none that can be read."""
+        try:
+            record = json.loads(self._record.read_text())
+        except (OSError, ValueError):
+            return None
+        return record if isinstance(record, dict) else None
 
     def make(self) -> Artifact:
         """Run the command and return what it made."""
@@ -180,6 +208,7 @@ class _Job:
             with images.unchanged(self.source.path, self.source.sha512):
                 self._execute()
             made = self._inspected(hint="the command has to write an image to %(output_filename)s")
+            files.write_atomically(self._record, json.dumps(self._record_of(made)))
         except BaseException as error:
             if Identity.if_any(self.output) != before:
                 self.remove()
@@ -197,6 +226,7 @@ class _Job:
         """Remove the output."""
         try:
             self.output.unlink(missing_ok=True)
+            self._record.unlink(missing_ok=True)
         except OSError as error:
             self.progress(f"{self.output} could not be removed: {error.strerror}")
 

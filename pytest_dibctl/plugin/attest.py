@@ -16,6 +16,7 @@ from pytest_dibctl.image.statements import Statement
 from pytest_dibctl.plugin import collection, modules, planning
 from pytest_dibctl.plugin.reports import PhaseReport
 from pytest_dibctl.plugin.session import DibSession
+from pytest_dibctl.run import uploading
 from pytest_dibctl.run.targets import Target
 
 CHOOSING = (*collection.NOT_ALL_COLLECTED, "keyword", "markexpr", "stepwise", "collectonly")
@@ -147,6 +148,7 @@ class Attestation:
             return
         planned = [entry for entry in self._session.plan.entries if entry.image == label]
         tests: Mapping[str, int | None] = collected.get("tests", {})
+        unproven = uploading.unproven_file(label, target.environment.label)
         path = builder.target_file(target.image, options.input, self._session.cwd)
         statement = Statement(
             file=path.name,
@@ -155,6 +157,7 @@ class Attestation:
             environment=target.environment.label,
             finished=dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             whole=whole
+            and not self._session.run_state.get(unproven)
             and all(map(outcomes.is_settled, tests))
             and {entry.index for entry in planned} <= set(tests.values()),
             entries=tuple(statements.entry_name(entry.kind, entry.written) for entry in planned),

@@ -89,6 +89,23 @@ class Wanted:
         return {key: value for key, value in facts.items() if value is not None}
 
 
+UNPROVEN = "no: nothing shows that this file was made of the one that was tested"
+"""What the image says of its tests where ``preprocessing.use_existing`` took a file of unknown origin."""
+
+
+def unproven(wanted: Wanted, environment: Entry[UploadEnvironment], file: Artifact) -> Wanted:
+    """Return what an image is to be whose file may have been made of another one than the tested.
+
+    Raises UntestedError where a test run must vouch for it.
+    """
+    if environment.settings.require_tested:
+        raise UntestedError(
+            f"{environment.at('require_tested')}: nothing shows that {file.path} was made of the tested file",
+            hint=f"remove {file.path.name} or set preprocessing.use_existing to false: it is made again",
+        )
+    return dataclasses.replace(wanted, tested=UNPROVEN)
+
+
 def wanted(image: Entry[Image], environment: Entry[UploadEnvironment], built: Artifact) -> Wanted:
     """Return what ``built`` is to be in ``environment``.
 

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from pytest_dibctl.clouds.file_body import FileBody, SharedFile
 from pytest_dibctl.clouds.regions import Region
@@ -16,7 +15,7 @@ from pytest_dibctl.config.models.upload import UploadEnvironment
 from pytest_dibctl.errors import CommandError, DibctlError, StoppedError
 from pytest_dibctl.image import artifact as files
 from pytest_dibctl.image.artifact import Artifact
-from pytest_dibctl.publish.desired import Conversion, Wanted, wanted
+from pytest_dibctl.publish.desired import UNPROVEN, Conversion, Wanted, unproven, wanted
 from pytest_dibctl.publish.jobs import Jobs
 from pytest_dibctl.publish.replace import Found, Work, look, replace
 from pytest_dibctl.publish.upload_request import Request, Result
@@ -70,10 +69,13 @@ class Target:
         """Upload ``file``, of which ``stream`` gives the bytes; None of both where none is needed."""
         with self._judged():
             self._jobs.go_on()
+            if file is not None and file.unproven:
+                assert self._wanted is not None
+                self._wanted = unproven(self._wanted, self._environment, file)
             self.begun = True
             if self._region is None:
                 assert file is not None
-                self._run_external(file.path)
+                self._run_external(file)
                 self.result = Result(environment=self.label, outcome="external")
             else:
                 self.result = self._replace(self._region, file, stream)
@@ -113,6 +115,7 @@ class Target:
 
     def _completed(self, result: Result) -> Result:
         tested = self._wanted.tested if self._wanted is not None else None
+        tested = None if tested == UNPROVEN else tested
         return dataclasses.replace(result, seconds=self._seconds, tested=tested)
 
     @contextlib.contextmanager
@@ -170,13 +173,13 @@ class Target:
 
     # -- external_upload ---------------------------------------------------------------------------
 
-    def _run_external(self, file: Path) -> None:
+    def _run_external(self, file: Artifact) -> None:
         """Run the environment's own commands, which upload the file; raises CommandError."""
         assert self._wanted is not None
         spec = self._wanted.spec
         names = {
             "input_filename": str(self._request.built.path),
-            "output_filename": str(file),
+            "output_filename": str(file.path),
             "disk_format": spec.disk_format,
             "container_format": spec.container_format,
             "label": self._request.image.label,
@@ -190,8 +193,9 @@ class Target:
         ready = [(where, interpolate.command(cmdline, names, where)) for where, cmdline in places]
         for where, argv in ready:
             self._jobs.go_on()
-            # The command sends the file by itself, so it is read here before.
-            with files.unchanged(self._request.built.path, self._request.built.sha512):
+            # The command sends the file by itself, so both are read here before and after.
+            built = self._request.built
+            with files.unchanged(built.path, built.sha512), files.unchanged(file.path, file.sha512):
                 self._run_command(argv, where, timeout=self._wanted.timeout)
 
     def _run_command(self, argv: list[str], where: str, *, timeout: float) -> None:

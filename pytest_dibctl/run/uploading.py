@@ -46,6 +46,11 @@ def upload_step(image: str, environment: str) -> str:
     return f"upload {image} to {environment}"
 
 
+def unproven_file(image: str, environment: str) -> str:
+    """Return under which name a run knows that the file it tests may not be made of the built one."""
+    return f"unproven file of {image} in {environment}"
+
+
 def _upload_request(target_run: TargetRun) -> UploadRequest:
     # Each attempt has its own name: what a worker that died began to upload is removed by its name.
     return UploadRequest(
@@ -63,6 +68,8 @@ def _uploaded(target_run: TargetRun, cloud: Cloud, built: Artifact) -> dict[str,
     whole = False
     try:
         with target_run.phase("upload"), _preprocessed(target_run, built) as file:
+            if file.unproven:
+                target_run.run_state.put(unproven_file(target_run.label, target_run.environment.label), True)
             image = cloud.upload(file, request, progress=target_run.progress)
         record = confirmed(record)
         whole = True

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pytest_dibctl.image import statements
 from tests.plugin.conftest import Project
 
 CONVERT = "qemu-img convert -O %(disk_format)s %(input_filename)s %(output_filename)s"
@@ -21,12 +22,12 @@ def staging(project: Project) -> Project:
     return project
 
 
-def preprocess(project: Project, cmdline: str) -> None:
+def preprocess(project: Project, cmdline: str, **more: Any) -> None:
     environment: dict[str, Any] = {
         "keystone": {},
         "nova": {"flavor": "small"},
         "glance": {"disk_format": "raw"},
-        "preprocessing": {"cmdline": cmdline, "output_filename": "made.%(disk_format)s"},
+        "preprocessing": {"cmdline": cmdline, "output_filename": "made.%(disk_format)s", **more},
     }
     project.write("test.yaml", json.dumps({"staging": environment}))
 
@@ -49,3 +50,18 @@ def test_a_failing_command_is_an_error_of_what_needed_it(staging: Project) -> No
     assert "Traceback" not in result.stdout.str()
     assert json.loads((staging.path / "result.json").read_text())["exit_code"] == 18
     assert "upload" not in staging.counts()
+
+
+@pytest.mark.parametrize("origin", ["made", "elsewhere"])
+def test_a_run_vouches_only_for_a_file_that_was_made_of_the_image(staging: Project, origin: str) -> None:
+    preprocess(staging, CONVERT, delete_processed_after_upload=False)
+    staging.run().assert_outcomes(passed=2)
+    preprocess(staging, CONVERT, use_existing=True)
+    if origin == "elsewhere":
+        with (staging.path / "made.raw").open("r+b") as file:
+            file.write(b"another")
+    result = staging.run()
+    result.assert_outcomes(passed=2)
+    *_, last = statements.read(staging.path / "debian.qcow2")
+    assert last.vouches == (origin == "made")
+    assert (staging.path / "made.raw").exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import signal
 import subprocess
 import sys
@@ -57,8 +56,9 @@ class Bench:
 
     @property
     def files(self) -> set[str]:
-        """The files that are there, without locks."""
-        return {path.name for path in self.cwd.iterdir() if not path.name.endswith(".lock")}
+        """The files that are there, without locks and the records of files that are there."""
+        names = {path.name for path in self.cwd.iterdir() if not path.name.endswith(".lock")}
+        return names - {f".{name}.made" for name in names}
 
 
 def make_image(path: Path, size: str = "2M") -> Artifact:
@@ -204,19 +204,50 @@ def test_an_archive_is_taken_only_where_glance_is_told(bench: Bench, container_f
 
 
 class TestExistingFile:
-    def test_it_is_taken_and_never_removed(self, bench: Bench) -> None:
+    def test_one_from_elsewhere_is_taken_and_never_removed(self, bench: Bench) -> None:
         there = make_image(bench.cwd / "out.qcow2", "3M")
         with bench.run(cmdline="false", output="out.qcow2", disk_format="qcow2", use_existing=True) as made:
-            assert made == there
+            assert made == dataclasses.replace(there, unproven=True)
         assert there.path.exists()
-        assert "out.qcow2 is there already, and used" in bench.told
+        assert any("nothing shows that it was made of image.qcow2" in line for line in bench.told)
 
-    def test_an_older_one_is_told(self, bench: Bench) -> None:
-        there = make_image(bench.cwd / "out.qcow2")
-        os.utime(there.path, (1, 1))
-        with bench.run(cmdline="false", output="out.qcow2", disk_format="qcow2", use_existing=True):
+    def test_one_that_was_made_of_the_image_is_proven(self, bench: Bench) -> None:
+        with bench.run(delete_processed_after_upload=False) as first:
+            assert not first.unproven
+        inode = first.path.stat().st_ino
+        with bench.run(use_existing=True) as second:
+            assert (second, second.path.stat().st_ino) == (first, inode)
+        assert first.path.exists()
+        assert "out.raw is there already, made of image.qcow2, and used" in bench.told
+
+    @pytest.mark.parametrize("change", ["image", "command"])
+    def test_one_that_was_made_of_another_image_is_made_again(self, bench: Bench, change: str) -> None:
+        with bench.run(delete_processed_after_upload=False) as first:
             pass
-        assert any("is older than image.qcow2" in line for line in bench.told)
+        if change == "image":
+            bench = dataclasses.replace(bench, image=make_image(bench.cwd / "image.qcow2", "5M"))
+            size = 5 << 20
+        else:
+            size = first.size
+        command = CONVERT if change == "image" else CONVERT.replace("convert", "convert -W")
+        with bench.run(command, use_existing=True, delete_processed_after_upload=False) as second:
+            assert (second.size, second.unproven) == (size, False)
+        assert any("and is made again" in line for line in bench.told)
+
+    @pytest.mark.parametrize("record", ["", "[]", "{}", None])
+    def test_one_that_was_changed_since_or_has_no_record_is_unproven(
+        self, bench: Bench, record: str | None
+    ) -> None:
+        with bench.run(delete_processed_after_upload=False) as first:
+            pass
+        if record is None:
+            with first.path.open("r+b") as file:
+                file.write(b"x")
+        else:
+            first.path.with_name(".out.raw.made").write_text(record)
+        with bench.run(use_existing=True) as second:
+            assert second.unproven
+        assert first.path.exists()
 
     def test_what_was_made_because_there_was_none_goes(self, bench: Bench) -> None:
         with bench.run(use_existing=True):

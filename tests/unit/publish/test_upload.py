@@ -380,6 +380,33 @@ def test_preprocessing_makes_the_file_and_its_failure_is_18(shop: Shop) -> None:
     assert not shop.images("RegionTwo")
 
 
+def test_no_test_vouches_for_a_file_from_elsewhere(shop: Shop) -> None:
+    section = {"cmdline": "false", "output_filename": "other.raw", "use_existing": True}
+    (shop.path / "other.raw").write_bytes(b"anything" * 1000)
+    entry = {"keystone": shop.keystone(), "glance": {"disk_format": "raw"}, "preprocessing": section}
+    statement(shop)
+    shop.write({"one": {**entry, "require_tested": True}})
+    (result,) = shop.json("upload", "debian", "one", code=int(ExitCode.TESTS_FAILED))
+    assert "other.raw was made of the tested file" in result["error"]
+    assert not shop.images()
+    shop.write({"one": entry})
+    (result,) = shop.json("upload", "debian", "one")
+    assert result["tested"] is None
+    (image,) = shop.images()
+    assert image["dibctl_tested"].startswith("no: ")
+    (result,) = shop.json("upload", "debian", "one")
+    assert result["outcome"] == "unchanged"
+    assert image["dibctl_tested"].startswith("no: ")
+
+
+def test_an_external_command_that_changes_the_converted_file_is_told(shop: Shop) -> None:
+    convert = {"disk_format": "qcow2", "compression": "zstd"}
+    command = {"cmdline": "sh -c 'echo more >> \"$1\"' - %(output_filename)s"}
+    shop.write({"one": {"external_upload": [command], "convert": convert}})
+    (result,) = shop.json("upload", "debian", "one", code=1)
+    assert "changed" in result["error"]
+
+
 def test_external_upload_replaces_ours_and_gets_the_names_quoted(shop: Shop) -> None:
     script = shop.path / "send.sh"
     script.write_text('#!/bin/sh\nprintf "%s|" "$@" > sent\n')
