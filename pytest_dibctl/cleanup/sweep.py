@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -295,13 +295,16 @@ def sweep_expired(
 ) -> Iterator[Swept]:
     """Remove marked resources whose time is over, of runs on any machine; kept ones stay.
 
-    Runs of this machine that live, or kept something, are left to their ledgers. What the ledger of a
-    dead run could not remove, as after a damaged record, is found by its marks.
+    Runs of this machine that live are left to their ledgers, and so is what a ledger calls kept. What the
+    ledger of a dead run could not remove, as after a damaged record, is found by its marks.
     """
-    here = {run.run_id for run in all_runs() if _needs_its_ledger(run)}
+    runs = [run for run in all_runs() if not run.machine() or run.is_of_this_machine()]
+    living = {run.run_id for run in runs if run.is_alive()}
+    kept = {record.name for run in runs for record in run.records() if record.kept is not None}
 
     def remove(cloud: Cloud) -> Iterator[Swept]:
-        return _expired_in(cloud, choice, spare=here, dry_run=dry_run)
+        leaked = [resource for resource in cloud.leaked(spare=living) if resource.name not in kept]
+        return _expired_in(cloud, choice, leaked, dry_run=dry_run)
 
     yield from in_clouds(selected, choice, remove, cwd=cwd)
 
@@ -337,13 +340,10 @@ def in_clouds(
             yield Swept(run_id="?", what=f"what is in {environment.label}", removal=unseen)
 
 
-def _needs_its_ledger(run: Ledger) -> bool:
-    mine = not run.machine() or run.is_of_this_machine()
-    return mine and (run.is_alive() or any(record.kept is not None for record in run.records()))
-
-
-def _expired_in(cloud: Cloud, choice: Choice, *, spare: Collection[str], dry_run: bool) -> Iterator[Swept]:
-    for resource in cloud.leaked(spare=spare):
+def _expired_in(
+    cloud: Cloud, choice: Choice, leaked: Iterable[LeakedResource], *, dry_run: bool
+) -> Iterator[Swept]:
+    for resource in leaked:
         if choice.run_id not in {None, resource.run_id}:
             continue
         yield Swept(

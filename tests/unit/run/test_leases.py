@@ -228,6 +228,24 @@ def test_a_damaged_record_does_not_hide_the_others(world: World, text: bytes) ->
     assert len(removals) >= len(records) - 1
 
 
+def test_a_damaged_record_beside_a_kept_thing_holds_back_nothing_else(world: World) -> None:
+    with contextlib.ExitStack() as stack:
+        target_run = world.run(stack)
+        world.lost.append(stack.pop_all())
+    lost = target_run.ledger.directory
+    dead = ledger.Ledger(directory=ledger.base_directory() / lost.name)
+    shutil.copytree(lost, dead.directory, ignore=shutil.ignore_patterns("*.sock"))
+    records = {record.kind: record for record in dead.records()}
+    records["image"].keep("somebody looks at it")  # of which the cloud was not told
+    records["instance"].path.write_text("{")
+    world.ahead += 25 * HOUR
+    assert not any(item.failed for item in world.expired())
+    world.expired()
+    left = world.cloud.left()
+    assert not any(one.startswith(("server", "keypair")) for one in left), left
+    assert any(records["image"].name in one for one in left), left
+
+
 def test_a_record_that_was_kept_since_it_was_read_stays(world: World) -> None:
     with contextlib.ExitStack() as stack:
         target_run = world.run(stack)
