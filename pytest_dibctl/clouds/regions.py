@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
@@ -93,6 +94,10 @@ class Change:
     protected: bool | None = None
     tags: frozenset[str] | None = None
     properties: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+
+
+DIGESTS = frozenset(name for name in hashlib.algorithms_available if not name.startswith("shake"))
+"""Kinds of digests that can be computed here; those of shake have no length of their own."""
 
 
 class Content(Protocol):

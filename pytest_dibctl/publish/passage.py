@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 
-from pytest_dibctl.clouds.regions import ImageRecord, LateError, Region
+from pytest_dibctl.clouds.regions import DIGESTS, ImageRecord, LateError, Region
 from pytest_dibctl.errors import ApiError
 
 
@@ -57,7 +57,7 @@ class Passage:
 
     def _check(self, done: int, digest: str) -> None:
         expected = self._image.hash_value if self._algorithm else self._image.checksum
-        if done != len(self) or expected not in {None, digest}:
+        if done != len(self) or (expected and expected != digest):
             raise ApiError(
                 f"image {self._image.id} came damaged from {self._region.name}: "
                 f"{done} of {len(self)} bytes, digest {digest}",
@@ -67,14 +67,14 @@ class Passage:
     @property
     def _algorithm(self) -> str | None:
         """The kind of the source's digest, None where it tells none that can be computed here."""
-        known = self._image.hash_algorithm in hashlib.algorithms_available and self._image.hash_value
+        known = self._image.hash_algorithm in DIGESTS and self._image.hash_value
         return self._image.hash_algorithm if known else None
 
     def digest(self, algorithm: str) -> str | None:
         """Return the source's digest, with which every iteration compares its bytes."""
-        if algorithm == self._image.hash_algorithm:
+        if algorithm == self._algorithm:
             return self._image.hash_value
-        return self._image.checksum if algorithm == "md5" else None
+        return self._image.checksum or None if algorithm == "md5" else None
 
     def go_on(self) -> None:
         """Do nothing: an interruption of a transfer interrupts this thread itself."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import threading
 import time
@@ -20,15 +19,12 @@ from pytest_dibctl.clouds.openstack.in_flight import undoing
 from pytest_dibctl.clouds.openstack.pauses import pause_before_again, pauses_between
 from pytest_dibctl.clouds.openstack.refusals import CONFLICT, raise_for_status
 from pytest_dibctl.clouds.protocols import Progress
-from pytest_dibctl.clouds.regions import Content, ImageSpec, LateError
+from pytest_dibctl.clouds.regions import DIGESTS, Content, ImageSpec, LateError
 from pytest_dibctl.config.merge import ImportSettings
 from pytest_dibctl.errors import ApiError
 from pytest_dibctl.system import signals
 
 log = logging.getLogger(__name__)
-
-_DIGESTS = frozenset(name for name in hashlib.algorithms_available if not name.startswith("shake"))
-"""Kinds of digests that can be computed here; those of shake have no length of their own."""
 
 SENDINGS = 3
 """How often a body is sent when the connection breaks, or its token expires, meanwhile.
@@ -236,7 +232,7 @@ def _verify(image: Mapping[str, Any], content: Content, *, arrived: bool, allow_
     if not allow_unverified:
         raise ApiError(
             f"{told}, so it cannot be verified; it is removed again",
-            hint="allow_unverified: true in the glance section lets such an image pass",
+            hint="allow_unverified: true in the glance section, or transfer --allow-unverified, lets it pass",
         )
     log.warning("%s, so it is not verified", told)
 
@@ -245,7 +241,7 @@ def _expected(image: Mapping[str, Any], content: Content) -> Iterator[tuple[str,
     """Yield attributes of the image and their expected values; the MD5 checksum only where no hash is."""
     yield "size", len(content)
     algorithm = str(image.get("os_hash_algo") or "")
-    if algorithm in _DIGESTS and image.get("os_hash_value"):
+    if algorithm in DIGESTS and image.get("os_hash_value"):
         yield "os_hash_value", content.digest(algorithm)
     else:
         yield "checksum", content.digest("md5")

@@ -6,6 +6,9 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +26,8 @@ from pytest_dibctl.clouds.openstack.regions import OpenStackRegion
 from pytest_dibctl.config.credentials import Credentials
 from pytest_dibctl.config.models.upload import UploadEnvironment
 from pytest_dibctl.errors import ApiError, DibctlError
-from tests.support.fake_openstack import FakeCloud
+from tests.support.fake_openstack import FakeCloud, serving
+from tests.support.fake_openstack.documents import NETWORK
 from tests.support.fake_openstack.messages import TOKEN, Answer, Request
 from tests.support.fake_openstack.server import Server, serving_backend
 from tests.support.loopback import QuietHandler, listening
@@ -298,7 +302,8 @@ def saying(shop: Shop) -> Iterator[Callable[..., None]]:
 
     def backend(request: Request) -> Answer:
         answer = shop.cloud.handle(request)
-        if request.method == "GET" and "/v2/images/" in request.path and answer.status == 200 and more:
+        described = request.method == "GET" and re.search("/v2/images/[^/]+$", request.path)
+        if described and answer.status == 200 and more:
             document = {**json.loads(answer.content), **more}
             return _json({key: value for key, value in document.items() if value != "left out"})
         return answer
@@ -343,6 +348,36 @@ def test_unless_that_is_allowed(shop: Shop, saying: Callable[..., None], said: d
     code, out, err = shop.run("upload", "debian", "one")
     assert code == 0, out + err
     assert shop.images()
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+@pytest.mark.parametrize("spoilt", ["source", "destination"])
+@pytest.mark.parametrize("said", UNVERIFIED[2:], ids=str)
+def test_a_transfer_that_cannot_be_verified_is_refused_unless_that_is_allowed(
+    shop: Shop, saying: Callable[..., None], said: dict[str, object], spoilt: str, allowed: bool
+) -> None:
+    """``saying`` spoils one cloud's answers; the other one is as it should be."""
+    with serving(FakeCloud()) as other:
+        source, destination = (shop.cloud, other) if spoilt == "source" else (other, shop.cloud)
+        image_id = source.add_image("web", owner="admin-id", disk_format="raw", content=b"x" * 4096)
+        keystones = {
+            label: {**shop.keystone("admin"), "auth_url": cloud.url}
+            for label, cloud in (("from", source), ("to", destination))
+        }
+        shop.write({label: {"keystone": keystone} for label, keystone in keystones.items()})
+        saying(**said)
+        arguments = ["--allow-unverified"] if allowed else []
+        code, out, err = shop.run("transfer", *arguments, image_id, "from", "to")
+        assert "Traceback" not in err
+        if allowed:
+            assert code == 0, out + err
+            (image,) = destination.region().values()
+            assert destination.contents[image["id"]] == b"x" * 4096
+        else:
+            assert code != 0
+            assert "cannot be verified" in out + err
+            assert "--allow-unverified" in out + err
+            assert not destination.region()
 
 
 def test_the_size_is_told_before_the_bytes(shop: Shop) -> None:
@@ -505,6 +540,40 @@ def test_cleanup_says_which_cloud_it_could_not_look_into(
     assert "Traceback" not in out + err
     assert "bad" in out + err
     assert shop.cloud.calls, "the other cloud was looked into"
+
+
+@pytest.mark.parametrize("fault", ["no password", "no CA", "malformed", "text in secure.yaml", "profile"])
+def test_a_fault_of_one_cloud_fails_only_its_tests(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    write_clouds(shop, monkeypatch, fault)
+    nova = {"nova": {"flavor_id": "1", "nics": [{"net_id": NETWORK}], "ssh_host_key": "first-seen"}}
+    environments = {
+        "bad": {"keystone": {"cloud": "bad"}, **nova},
+        "good": {"keystone": shop.keystone(), **nova},
+    }
+    (shop.path / "test.yaml").write_text(yaml.safe_dump(environments))
+    (shop.path / "test_it.py").write_text("def test_it(cloud_image):\n    assert cloud_image.id\n")
+    tests = {"ssh": {"username": "root"}, "tests_list": [{"pytest": "test_it.py"}]}
+    shop.write(tests=tests)
+    argv = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-rA",
+        "--dib-image=debian",
+        "--dib-env=bad,good",
+        "-p",
+        "no:randomly",
+    ]
+    ran = subprocess.run(argv, cwd=shop.path, capture_output=True, text=True, check=False)
+    assert "PASSED test_it.py::test_it[debian-good]" in ran.stdout, ran.stdout + ran.stderr
+    assert "ERROR test_it.py::test_it[debian-bad]" in ran.stdout
+    assert "1 passed, 1 error" in ran.stdout
+    assert "INTERNALERROR" not in ran.stdout
+    assert "Traceback" not in ran.stdout + ran.stderr
+    assert "(bad.keystone)" in ran.stdout
+    assert not shop.images()
 
 
 def test_threads_have_deadlines_of_their_own() -> None:
