@@ -38,6 +38,7 @@ from pytest_dibctl.run.operations import GuestOperations
 from pytest_dibctl.run.target_run import TargetRun
 
 # -- the ladder ------------------------------------------------------------------------------------
+from pytest_dibctl.system import signals
 
 
 @pytest.fixture(scope="session")
@@ -156,8 +157,8 @@ def ssh_access(
 
 
 def _offer_shell(session: DibSession, target_run: TargetRun, access: SshAccess) -> None:
-    """Open ``--dib-shell``'s shell if the image failed."""
-    if not (session.options.shell and target_run.failed):
+    """Open ``--dib-shell``'s shell if the image failed, and nobody wants the run to end."""
+    if not (session.options.shell and target_run.failed) or signals.interrupted():
         return
     session.progress.say(
         f"{target_run.label} failed; a shell in its instance (`exit {operations.SHELL_KEEPS}` keeps it)"

@@ -12,10 +12,12 @@ from pytest_dibctl.errors import DibctlError, InstanceError, PortTimeoutError
 from pytest_dibctl.guest.ssh import SshAccess
 from pytest_dibctl.run import readiness
 from pytest_dibctl.run.target_run import TargetRun
-from pytest_dibctl.system import process
+from pytest_dibctl.system import process, signals
 
 SHELL_KEEPS = 42
 """Exit code of an interactive shell that asks for the instance to be kept."""
+SHELL_GRACE = 5.0
+"""Seconds that ssh has to end a shell."""
 PRISTINE = "pristine"
 """The snapshot of an instance as it was when it first let us log in."""
 OLD_BOOT_PATIENCE = 20.0
@@ -145,6 +147,21 @@ class GuestOperations:
 def open_shell(target_run: TargetRun, access: SshAccess) -> int:
     """Give the terminal to a shell in the instance and return its exit code; 42 keeps the instance."""
     # The terminal is the point here: this one command keeps our session and process group.
-    code = subprocess.call(access.command_line(), env=process.environment())
-    target_run.keep = target_run.keep or code == SHELL_KEEPS
-    return code
+    with subprocess.Popen(access.command_line(), env=process.environment()) as shell:
+        try:
+            with signals.at_once():
+                shell.wait()
+        finally:
+            _end(shell)
+    target_run.keep = target_run.keep or shell.returncode == SHELL_KEEPS
+    return shell.returncode
+
+
+def _end(shell: subprocess.Popen[bytes]) -> None:
+    """End a shell that is still open; ssh makes the terminal usable again first."""
+    if shell.poll() is None:
+        shell.terminate()
+        try:
+            shell.wait(SHELL_GRACE)
+        except subprocess.TimeoutExpired:
+            shell.kill()

@@ -37,6 +37,8 @@ class Interruption:
         self.removals = 0
         self.teardowns = 0
         self.pending: str | None = None
+        self.ends_at_once = False
+        """Whether each signal interrupts what goes on now."""
         self.outlook: Callable[[], list[str]] | None = None
         """Returns what is still to be removed, in words; called for the answer to a signal."""
         self.guarded = False
@@ -58,7 +60,7 @@ class Interruption:
             raise KeyboardInterrupt(f"{name} received again: removal abandoned")
         if self.removals or (self.teardowns and self.received == 1):
             self.pending = self.pending or f"{name} received"
-        elif self.received == 1 or self.teardowns:
+        elif self.received == 1 or self.teardowns or self.ends_at_once:
             raise KeyboardInterrupt(f"{name} received")
         _say(self._patience() if self.received > 1 else "")
 
@@ -117,6 +119,34 @@ def held(*, for_removal: bool = True) -> Iterator[None]:
         if interruption.pending is not None and not interruption.removals and not interruption.teardowns:
             reason, interruption.pending = interruption.pending, None
             raise KeyboardInterrupt(reason)
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """Have any signal end the block, also where ``held`` puts signals off: for what only a person ends.
+
+    Around such a block the interruption is due when the outermost ``held`` ends; elsewhere it is raised now.
+    """
+    interruption = _current
+    if interruption is None:
+        yield
+        return
+    before = interruption.removals, interruption.teardowns
+    interruption.removals, interruption.teardowns, interruption.ends_at_once = 0, 0, True
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if not any(before):
+            raise
+        interruption.pending = interruption.pending or str(stop)
+    finally:
+        interruption.removals, interruption.teardowns = before
+        interruption.ends_at_once = False
+
+
+def interrupted() -> bool:
+    """Whether a signal came, and work has not gone on since."""
+    return _current is not None and _current.received > 0
 
 
 @contextlib.contextmanager

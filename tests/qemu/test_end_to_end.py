@@ -434,3 +434,21 @@ def test_dib_shell_opens_once_after_a_failure_and_the_instance_goes(
     assert "a shell in its instance" not in shown
     assert "2 failed" in shown
     assert "kept" not in shown
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_shell_and_the_run(
+    operator: Operator, micro_files: Path, number: signal.Signals
+) -> None:
+    """In a shell after a failure the run is within a finalizer, where signals are put off otherwise."""
+    operator.write("test_it.py", "def test_it(ssh_access): assert 0\n")
+    operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
+    argv = ("pytest", "--dib-image=micro", "--dib-build=never", "--dib-shell")
+    with terminal(operator, *argv) as (screen, child):
+        read_until(screen, "a shell in its instance")
+        read_until(screen, "#")
+        child.send_signal(number)
+        shown = read_until(screen, None)
+        assert child.wait(timeout=PATIENCE) == 2, shown
+    assert f"{number.name} received" in shown
+    assert "kept" not in shown
