@@ -35,9 +35,10 @@ def main(folder: str, total: str) -> None:
     reports = Path(folder)
     rows: list[tuple[str, str, str, str]] = []
     for line in (reports / "stages.tsv").read_text().splitlines():
-        stage, seconds, status = line.split("\t")
+        stage, seconds, status, busy = line.split("\t")
         inner = environments(reports / f"{stage}.log")
-        rows.append((stage, "", seconds, "" if status == "0" else f"failed ({status})"))
+        ended = "" if status == "0" else f"failed ({status})"
+        rows.append((stage, "", seconds, f"{busy:>3} % {ended}"))
         for name, taken in inner:
             found = tests(reports, name)
             counts = ", ".join(f"{count} {outcome}" for outcome, count in found.get("outcomes", {}).items())
@@ -46,7 +47,7 @@ def main(folder: str, total: str) -> None:
             summary = re.findall(r"(\d+ passed[^=\n]*) in [\d.]+s", (reports / f"{stage}.log").read_text())
             rows[-1] = (stage, summary[-1] if summary else "", seconds, rows[-1][3])
     rows.append(("all", "", total, ""))
-    head = ("stage", "tests", "seconds", "")
+    head = ("stage", "tests", "seconds", "processors")
     widths = [max(len(row[number]) for row in [head, *rows]) for number in range(3)]
     print()
     for stage, counts, seconds, note in [head, *rows]:
