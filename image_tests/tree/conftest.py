@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import pytest
 
+from .findings import refusal
+
 if TYPE_CHECKING:
     from pytest_dibctl import ImageTree, Result
-
-SHOWN = 30
-"""Names that a failed test lists before it only counts them."""
 
 
 @pytest.fixture
@@ -25,18 +23,10 @@ def refuse(variable: Callable[..., str]) -> Callable[..., None]:
 
     def check(what: str, found: Iterable[str], allowed: str) -> None:
         __tracebackhide__ = True
-        patterns = variable(allowed).split()
-        bad = [line for line in found if not _matches(line.partition(": ")[0], patterns)]
-        if bad:
-            more = [f"and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
-            hint = f"what is there on purpose can be named in {allowed} among environment_variables"
-            pytest.fail("\n  ".join([f"{what}:", *bad[:SHOWN], *more]) + f"\nhint: {hint}", pytrace=False)
+        if said := refusal(what, found, allowed, variable(allowed).split()):
+            pytest.fail(said, pytrace=False)
 
     return check
-
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 @pytest.fixture

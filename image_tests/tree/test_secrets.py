@@ -2,91 +2,132 @@
 
 Names of files that are there on purpose go, as patterns between blanks, into SECRETS_ALLOWED in
 ``environment_variables`` of the image or the environment; users with a password into PASSWORDS_ALLOWED.
+What programs log in elsewhere with is looked for in ``credentials``.
 """
 
 from __future__ import annotations
 
 import re
-import stat
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
+from .findings import Sign, content, find, find_in_homes, homes, plain_files
+
 if TYPE_CHECKING:
-    from pytest_dibctl import ImageTree, TreeItem
+    from pytest_dibctl import ImageTree
 
 pytestmark = pytest.mark.usefixtures("image_tree")
 
-PLACES = (
-    *("/etc", "/root", "/home", "/opt", "/srv", "/usr/local"),
-    *("/var/lib/cloud", "/var/backups", "/var/spool/cron"),
+PRIVATE_KEY = re.compile(
+    rb"^[ \t]*-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY( BLOCK)?-----"
+    rb"|^-----BEGIN OpenVPN Static key V1-----|^PuTTY-User-Key-File-"
+    rb'|"private_key"[ \t]*:[ \t]*"-----BEGIN ',
+    re.MULTILINE,
 )
-"""Where people and build scripts leave files of their own; packages keep examples of keys elsewhere."""
+"""Indented it is in YAML, as under cloud-init's ``ssh_keys``; in JSON, a key of a Google service account."""
 
-MOST = 1024 * 1024
-"""Bytes of a file that are searched; no key or credentials file is longer."""
+HISTORIES = ("_history", "/.lesshst", "/.viminfo", "/.wget-hsts", "/.zhistory", "/.histfile")
 
-PRIVATE_KEY = re.compile(rb"^[ \t]*-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY( BLOCK)?-----", re.MULTILINE)
-"""Indented it is in YAML, as under cloud-init's ``ssh_keys``."""
-
-CREDENTIALS = (
-    *("/.netrc", "/.pgpass", "/.my.cnf", "/.pypirc", "/.git-credentials", "/.vault-token", "/.npmrc"),
-    *("/.aws/credentials", "/.docker/config.json", "/.config/gh/hosts.yml", "/.kube/config"),
-    *("/.config/openstack/clouds.yaml", "/etc/openstack/clouds.yaml", "/etc/openstack/secure.yaml"),
-    *("/openrc", "openrc.sh", "/clouds.yaml", "/.azure/accessTokens.json"),
-)
-"""How the names of files end that hold credentials and nothing else."""
-
-HISTORIES = ("_history", "/.lesshst", "/.viminfo", "/.wget-hsts")
-
-SECRET_SETTING = re.compile(
-    rb"^[^#;\n]*(?<![^\W_])(password|passwd|secret|token|api_?key)[ \t]*[=:][ \t]*['\"]?[^\s'\"]{6,}",
-    re.IGNORECASE | re.MULTILINE,
-)
-"""A line of an apt, pip or proxy configuration that holds a password, by that name or as proxy_password."""
-
-WORDS = {
-    "/etc/apt/auth.conf": re.compile(rb"^[^#\n]*(?<!\S)password[ \t]+\S", re.MULTILINE),
-    "/root/.curlrc": re.compile(
-        rb"^[ \t]*(-u|-U|(--)?(proxy-)?user(?![-\w]))[ \t:=]*['\"]?[^\s:'\"]+:[^\s'\"]", re.MULTILINE
-    ),
-}
-"""How a password is written without its sign of equality, in files whose names start so."""
-
-URL_WITH_PASSWORD = re.compile(rb"\b[a-z][a-z0-9+.-]*://[^/\s:@]+:[^/\s:@]+@", re.IGNORECASE)
-
-SOURCES = (
-    *("/etc/apt/sources.list", "/etc/apt/sources.list.d/*", "/etc/apt/auth.conf", "/etc/apt/auth.conf.d/*"),
-    *("/etc/apt/apt.conf", "/etc/apt/apt.conf.d/*", "/etc/yum.repos.d/*", "/etc/dnf/dnf.conf"),
-    *("/etc/apk/repositories", "/etc/pip.conf", "/root/.config/pip/pip.conf", "/root/.pip/pip.conf"),
-    *("/etc/environment", "/etc/wgetrc", "/root/.curlrc", "/root/.gitconfig", "/etc/gitconfig"),
-    *("/etc/dib-manifests/dib_environment", "/etc/dib-manifests/dib_arguments"),
-)
-"""Files that build scripts write addresses into, of mirrors, proxies and package indexes."""
-
-HOME = 5
-"""Which field of /etc/passwd is the home directory."""
-
-KEY = re.compile(r"^\s*[^\s#]", re.MULTILINE)
+KEY = rb"^[ \t]*[^\s#]"
 """A line of authorized_keys that is neither empty nor a comment."""
 
-PASSWORD_SET = re.compile(r"^(?P<user>[^:]+):(?P<hash>[^:]*):")
+LETS_IN = "its key opens all instances; remove it"
 
+AUTHORIZED = (
+    Sign(
+        names=(
+            "/etc/ssh/authorized_keys*/*",
+            "/etc/skel/.ssh/authorized_keys*",
+            "/home/*/.ssh/authorized_keys",
+        ),
+        pattern=KEY,
+        what=LETS_IN,
+    ),
+    Sign(
+        names=(
+            *("/etc/dropbear/authorized_keys", "/etc/dropbear-initramfs/authorized_keys"),
+            "/etc/dropbear/initramfs/authorized_keys",
+        ),
+        pattern=KEY,
+        what=LETS_IN,
+    ),
+)
 
-def plain_files(tree: ImageTree) -> Iterator[TreeItem]:
-    """Yield the regular files in PLACES."""
-    for place in PLACES:
-        if tree.path(place).is_dir():
-            yield from (item for item in tree.walk(place) if stat.S_ISREG(item.mode))
+AUTHORIZED_IN_HOMES = (
+    Sign(names=("/.ssh/authorized_keys", "/.ssh/authorized_keys2"), pattern=KEY, what=LETS_IN),
+)
 
+LOGINS = ("/etc/shadow", "/etc/passwd")
+"""What decides who needs no password; an empty field of a group or of a copy decides nothing."""
 
-def filled(tree: ImageTree) -> list[str]:
-    return [item.name for item in plain_files(tree) if item.stat.st_size]
+COPIES = tuple(
+    f"{name}{copy}"
+    for name in (*LOGINS, "/etc/gshadow")
+    for copy in ("-", ".bak", ".orig", ".old", ".rpmsave", ".rpmnew", ".dpkg-old")
+)
 
+PASSWORDS = (
+    *(*LOGINS, "/etc/gshadow", *COPIES),
+    *("/var/backups/shadow.bak", "/var/backups/passwd.bak", "/var/backups/gshadow.bak"),
+)
 
-def content(tree: ImageTree, name: str) -> bytes:
-    return tree.read_bytes(name, MOST)
+ENTRY = re.compile(r"^(?P<user>[^:#\s]+):(?P<lock>[*!]*)(?P<hash>[^:]*):")
+
+HASH = re.compile(r"\$\w+\$")
+"""How crypt's hashes begin. An installer may write a word after the lock, as in ``!locked``."""
+
+NO_PASSWORD = (
+    rb"['\"]?(?:[*!x]+|locked|thereisnopassword\w*|R|RANDOM|REDACTED|null|~)?['\"]?[ \t]*(?:[,}#\s]|$)"
+)
+"""What stands in a password's place where there is none, or it is made on the first boot."""
+
+INSTALLERS = (
+    Sign(
+        names=(
+            *("/root/*ks.cfg", "/root/*.ks", "/root/*kickstart*", "/*ks.cfg", "/*.ks"),
+            *("/var/log/anaconda/*ks*", "/etc/sysconfig/*ks.cfg"),
+        ),
+        pattern=rb"^[ \t]*+(?:(?:rootpw|sshpw|user|bootloader)\b[^\n]*(?:\$\w+\$|grub\.pbkdf2\.)"
+        rb"|(?![^\n]*--iscrypted)(?:(?:rootpw|sshpw)\b(?:[ \t]+--\S+)*[ \t]+(?!--)"
+        rb"|(?:user|bootloader)\b[^\n]*[ \t]--password[= \t]+)(?!" + NO_PASSWORD + rb")\S"
+        rb"|\w+\b[^\n]*[ \t]--(?:passphrase|activation-key|one-time-password)[= \t]+\S)",
+        what="passwords of a kickstart installation; remove it in %post, or write `rootpw --lock`",
+    ),
+    Sign(
+        names=("/preseed*", "/root/preseed*", "/var/log/installer/*", "/var/log/installer/cdebconf/*"),
+        pattern=rb"^[ \t]*[^#\s]\S*[ \t]+(?:passwd|partman-crypto|grub-installer)/\S*pass(?:word|phrase)\S*"
+        rb"[ \t]+(?:password|string)[ \t]+(?!" + NO_PASSWORD + rb")\S",
+        what="passwords of a preseeded installation; remove it",
+    ),
+    Sign(
+        names=("/var/cache/debconf/passwords.dat*",),
+        pattern=rb"^Value:[ \t]*\S",
+        what="an answer to a package's question for a password; answer on the first boot, or purge it",
+    ),
+    Sign(
+        names=(
+            *("/etc/cloud/cloud.cfg", "/etc/cloud/cloud.cfg.d/*.cfg", "/autoinstall.y*ml"),
+            *("/var/lib/cloud/seed/*/*-data", "/var/lib/cloud/instances/*/*.txt*", "/user-data"),
+            *("/run/cloud-init/*.json", "/var/log/installer/*user-data*", "/root/user-data*"),
+        ),
+        pattern=rb"^[^#\n]*?(?<![\w-])(?:plain_text_passwd|hashed_passwd|hashed-passwd|passwd|password|token_secret)"
+        rb"(?:['\"][ \t]*:[ \t]*|[ \t]*:[ \t]+)(?!" + NO_PASSWORD + rb")(?![\[{|>&*])\S"
+        rb"|^(?P<i>[ \t]*)chpasswd[ \t]*:[ \t]*\n(?:(?P=i)[ \t]+[^\n]*\n){0,50}?"
+        rb"(?P=i)[ \t]+(?:-[ \t]+)?['\"]?[a-z_][\w.-]*:(?!" + NO_PASSWORD + rb")\S",
+        what="a password in cloud-init's configuration; have the user who boots the image bring it",
+    ),
+    Sign(
+        names=(
+            *("/boot/grub/grub.cfg", "/boot/grub2/grub.cfg", "/boot/grub*/user.cfg", "/etc/grub.d/*"),
+            "/boot/efi/EFI/*/*.cfg",
+        ),
+        pattern=rb"^[^#\n]*grub\.pbkdf2\.\w+\.\d+\.[0-9A-Fa-f]",
+        what="the boot loader's password as a hash that all instances share; set it on the first boot",
+    ),
+)
+"""Answers to questions of an installer, or of cloud-init."""
 
 
 def test_no_private_keys(image_tree: ImageTree, refuse: Callable[..., None]) -> None:
@@ -100,65 +141,59 @@ def test_no_private_keys(image_tree: ImageTree, refuse: Callable[..., None]) -> 
     refuse("private keys are in the image", found, "SECRETS_ALLOWED")
 
 
-def test_no_credentials(image_tree: ImageTree, refuse: Callable[..., None]) -> None:
-    """No file is there whose only use is to hold credentials, of a cloud, a registry or a database.
-
-    If this fails, a build script logged in somewhere with its own home directory as the image's: remove the
-    file in a finalise.d script.
-    """
-    found = [name for name in filled(image_tree) if name.endswith(CREDENTIALS)]
-    refuse("credentials are in the image", found, "SECRETS_ALLOWED")
-
-
-def test_no_passwords_in_sources(image_tree: ImageTree, refuse: Callable[..., None]) -> None:
-    """No address of a mirror, proxy or package index carries a password, nor does what DIB wrote down.
-
-    If this fails, give the build its password in another way than by an address (a proxy on the build
-    machine, apt's auth.conf.d removed in finalise.d), and keep it out of DIB_* variables.
-    """
-    names = [name for pattern in SOURCES for name in image_tree.glob(pattern)]
-    found = []
-    for name in names:
-        if not image_tree.is_file(name):
-            continue
-        text = content(image_tree, name)
-        patterns = [URL_WITH_PASSWORD, SECRET_SETTING]
-        patterns += [pattern for start, pattern in WORDS.items() if name.startswith(start)]
-        if any(pattern.search(text) for pattern in patterns):
-            found.append(name)
-    refuse("passwords are in the image", found, "SECRETS_ALLOWED")
-
-
 def test_no_passwords_of_users(image_tree: ImageTree, refuse: Callable[..., None]) -> None:
     """No user has a password, or needs none: everybody who knows the image would know it.
 
-    If this fails, lock the account (``passwd --lock``); DIB's ``devuser`` and ``dynamic-login`` elements, for
-    example, set passwords. Users log in with keys, which cloud-init brings.
+    A locked account shows its hash too: who finds the password can use it elsewhere, and unlocking brings it
+    back. Copies that programs made of these files count.
+
+    If this fails, replace the hash (``usermod --password '!*' USER``, ``gpasswd --remove-password GROUP``);
+    ``passwd --lock`` leaves it. DIB's ``devuser`` and ``dynamic-login`` elements, for example, set passwords.
+    Users log in with keys, which cloud-init brings.
     """
-    found = []
-    for name in ("/etc/shadow", "/etc/passwd"):
-        for line in image_tree.read(name).splitlines():
-            known = PASSWORD_SET.match(line)
-            if known is None or known["hash"].startswith(("*", "!")) or known["hash"] == "x":
-                continue
-            how = "has a password" if known["hash"] else "needs no password"
-            found.append(f"{known['user']}: {how} in {name}")
-    refuse("users could log in with a password", found, "PASSWORDS_ALLOWED")
+    found = [line for name in PASSWORDS for line in _passwords(name, content(image_tree, name))]
+    refuse("passwords of users are in the image", found, "PASSWORDS_ALLOWED")
+
+
+def _passwords(name: str, text: bytes) -> Iterator[str]:
+    for line in text.decode(errors="replace").splitlines():
+        entry = ENTRY.match(line)
+        if entry is None or entry["hash"] == "x":
+            continue
+        user = entry["user"]
+        if entry["lock"]:
+            if HASH.match(entry["hash"]):
+                yield f"{user}: is locked, but the hash can be read in {name}; usermod -p '!*' {user}"
+        elif entry["hash"]:
+            yield f"{user}: has a password in {name}"
+        elif name in LOGINS:
+            yield f"{user}: needs no password in {name}"
 
 
 def test_no_authorized_keys(image_tree: ImageTree, refuse: Callable[..., None]) -> None:
     """No ssh key opens every instance of the image.
 
     If this fails, remove the file; cloud-init writes the keys of the user who boots the image. DIB's element
-    ``local-config`` copies those of the build's user.
+    ``local-config`` copies those of the build's user. What is in /etc/skel, every new user gets.
     """
-    users = [line.split(":") for line in image_tree.read("/etc/passwd").splitlines()]
-    homes = {user[HOME].rstrip("/") for user in users if len(user) > HOME}
-    files = ("authorized_keys", "authorized_keys2")
-    names = [f"{home}/.ssh/{file}" for home in sorted(homes) for file in files]
-    names += image_tree.glob("/etc/ssh/authorized_keys*/*")
-    found = [name for name in dict.fromkeys(names) if KEY.search(image_tree.read(name))]
-    refuse("ssh keys are let in", found, "SECRETS_ALLOWED")
+    in_homes = [
+        f"{home}{end}: {sign.what}"
+        for home in homes(image_tree)
+        for sign in AUTHORIZED_IN_HOMES
+        for end in sign.names
+        if sign.shows(content(image_tree, f"{home}{end}"))
+    ]
+    refuse(
+        "ssh keys are let in", dict.fromkeys([*in_homes, *find(image_tree, AUTHORIZED)]), "SECRETS_ALLOWED"
+    )
+
+
+def test_no_passwords_for_installers(image_tree: ImageTree, refuse: Callable[..., None]) -> None:
+    """No file of answers to an installer is left: kickstart, preseed, debconf, autoinstall, cloud-init.
+
+    If this fails, remove the file at the end of the installation. A hash is a password that takes longer.
+    """
+    refuse("passwords for installers are in the image", find(image_tree, INSTALLERS), "SECRETS_ALLOWED")
 
 
 def test_no_histories(image_tree: ImageTree, refuse: Callable[..., None]) -> None:
@@ -166,5 +201,5 @@ def test_no_histories(image_tree: ImageTree, refuse: Callable[..., None]) -> Non
 
     If this fails, the image was changed by hand, or a build script runs an interactive shell.
     """
-    found = [name for name in filled(image_tree) if name.endswith(HISTORIES)]
-    refuse("histories are in the image", found, "SECRETS_ALLOWED")
+    sign = Sign(names=HISTORIES, what="what was typed or read while the image was made; remove it")
+    refuse("histories are in the image", find_in_homes(image_tree, [sign]), "SECRETS_ALLOWED")

@@ -441,7 +441,7 @@ class TestImage:
         project.images({"debian": [{"pytest": "generic:login"}]})
         # There are no files here; that they are asked for is what shows.
         result = project.run(name, "--dib-use-existing-image=42", "-rs")
-        result.assert_outcomes(skipped=6)
+        result.assert_outcomes(skipped=5)
         result.stdout.fnmatch_lines(["*what file it was made from is not known*"])
 
     def test_one_given_on_the_command_line_is_for_what_it_is_listed_for(self, project: Project) -> None:
