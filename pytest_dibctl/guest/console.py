@@ -169,3 +169,19 @@ def host_keys(text: str) -> tuple[str, ...]:
     """
     blocks = _KEY_BLOCK.findall(text)
     return tuple(dict.fromkeys(_KEY.findall(blocks[-1]))) if blocks else ()
+
+
+_STAGE = re.compile(r"Cloud-init v\. \S+ (?:running '|(?P<finished>finished) at)")
+MOST_USERS = 5
+_KEYS_OF = re.compile(r"Authorized keys from \S+ for user ([^\s+]{1,32})")
+
+
+def cloud_init_has_finished(text: str) -> bool | None:
+    """Return whether the cloud-init of the last boot has come to its end; None if it is not heard of."""
+    stages = list(_STAGE.finditer(text))
+    return bool(stages[-1]["finished"]) if stages else None
+
+
+def users_with_keys(text: str) -> tuple[str, ...]:
+    """Return the users to whom cloud-init says that it gave an ssh key."""
+    return tuple(dict.fromkeys(_KEYS_OF.findall(text)))[:MOST_USERS]

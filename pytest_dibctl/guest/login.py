@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from pytest_dibctl.errors import PortTimeoutError
+from pytest_dibctl.errors import DibctlError, PortTimeoutError
+from pytest_dibctl.guest import console
 from pytest_dibctl.guest.port_probe import PortProbe, ProbeResult
 from pytest_dibctl.system import process
 
@@ -21,6 +22,12 @@ FOREIGN_KEY_GRACE = 30.0
 
 Some images start sshd before cloud-init has installed the guest's own key.
 """
+
+REFUSAL_GRACE = 15.0
+"""Seconds until refused logins end the wait once cloud-init has come to its end: no more keys will come."""
+
+REFUSAL_LIMIT = 180.0
+"""The same where the console tells nothing of cloud-init."""
 
 TELL_EVERY = 30.0
 """Seconds between two equal lines of progress."""
@@ -59,6 +66,10 @@ _NOISE = re.compile(
 _FOREIGN_KEY = re.compile(
     r"HOST IDENTIFICATION HAS CHANGED|Host key verification failed|no matching host key type"
 )
+
+
+_OTHER_USER = re.compile(r'Please login as the user "([^"\s]+)" rather than the user')
+"""What cloud-init has root's key say."""
 
 
 def judge(returncode: int, output: str) -> Login:
@@ -109,13 +120,15 @@ class Wait:
     """One wait until a guest accepts a login, for at most ``timeout`` seconds in all.
 
     ``check`` is called between attempts; an error that it raises ends the wait. ``progress`` gets lines to
-    show, the same one at most every ``TELL_EVERY`` seconds. Call ``for_banner``, then ``for_login``.
+    show, the same one at most every ``TELL_EVERY`` seconds. ``console`` returns the guest's console so far:
+    it tells a login that is refused from one that is too early. Call ``for_banner``, then ``for_login``.
     """
 
     access: Access
     timeout: float
     check: Callable[[], None]
     progress: Callable[[str], None]
+    console: Callable[[], str] = str
 
     def __post_init__(self) -> None:
         self._started = time.monotonic()
@@ -154,9 +167,11 @@ class Wait:
 
         Raises PortTimeoutError that says how the last attempt ended. A host key that is not the guest's ends
         the wait after ``FOREIGN_KEY_GRACE`` seconds, unless the policy learns keys from the guest itself.
+        Refusals end it once nothing more is to come in the guest.
         """
         pause = 0.5
         foreign_since: float | None = None
+        refused_since: float | None = None
         previous: tuple[Login, str] | None = None
         self._for_host_keys()
         while True:
@@ -174,6 +189,9 @@ class Wait:
                 foreign_since = self.elapsed if foreign_since is None else foreign_since
             else:
                 foreign_since = None
+            refused_since = (refused_since or self.elapsed) if outcome is Login.REFUSED else None
+            if refused_since is not None and self._is_final(output, self.elapsed - refused_since):
+                raise self._refused(output)
             patient = foreign_since is None or self.elapsed - foreign_since < FOREIGN_KEY_GRACE
             if self._left <= 0 or not patient:
                 raise self._no_login(outcome, output)
@@ -181,6 +199,21 @@ class Wait:
             # Servers block addresses whose logins fail too often.
             time.sleep(max(0.0, min(pause, self._left)))
             pause = min(pause * 1.5, 5.0)
+
+    def _is_final(self, output: str, seconds: float) -> bool:
+        """Whether a login that has been refused for ``seconds`` will be refused for good."""
+        if _OTHER_USER.search(output):
+            return True
+        if seconds < REFUSAL_GRACE:
+            return False
+        finished = console.cloud_init_has_finished(self._console())
+        return finished or (finished is None and seconds >= REFUSAL_LIMIT)
+
+    def _console(self) -> str:
+        try:
+            return self.console()
+        except DibctlError:
+            return ""
 
     def _for_host_keys(self) -> None:
         """Wait until the guest has told its host keys, where they are to be learned from it."""
@@ -223,10 +256,28 @@ class Wait:
         if outcome is Login.REFUSED:
             return PortTimeoutError(
                 f"{server}, but no login as {user} succeeded within {self.timeout:g} s\n  {output}",
-                hint=f"check that the image has a user {user} (tests.ssh.username) and that cloud-init gave "
-                "it the key",
+                hint=self._whose_key(output),
             )
         return PortTimeoutError(
             f"{server}, but no login as {user} came to an end within {self.timeout:g} s\n  {output}",
             hint="the guest may be too slow or out of memory: look at its console",
+        )
+
+    def _refused(self, output: str) -> PortTimeoutError:
+        user, finished = self.access.username, console.cloud_init_has_finished(self._console())
+        reason = "; cloud-init has come to its end" if finished else ""
+        return PortTimeoutError(
+            f"the ssh server at {self._where} refuses the login as {user}{reason}\n  {output}",
+            hint=self._whose_key(output),
+        )
+
+    def _whose_key(self, output: str) -> str:
+        """Return what to do about a refused login."""
+        user = self.access.username
+        named = _OTHER_USER.search(output)
+        users = (named[1],) if named else console.users_with_keys(self._console())
+        if users and user not in users:
+            return f"the guest has the key for {' and '.join(users)}: set tests.ssh.username in images.yaml"
+        return (
+            f"check that the image has a user {user} (tests.ssh.username) and that cloud-init gave it the key"
         )

@@ -125,17 +125,18 @@ class SshAccess:
         timeout: float,
         check: Callable[[], None],
         progress: Callable[[str], None],
+        console: Callable[[], str] = str,
     ) -> float:
         """Wait until a login succeeds; return the seconds it took.
 
         ``check`` is called between attempts; it raises an error, which ends the wait, when the guest will
-        never be ready. ``progress`` gets lines to show.
+        never be ready. ``progress`` gets lines to show. ``console`` returns the guest's console so far.
 
-        Raises PortTimeoutError after ``timeout`` seconds; it says what failed: no listener, no banner,
-        another host key, or a refused login.
+        Raises PortTimeoutError after ``timeout`` seconds, or earlier for a login that will always be refused;
+        it says what failed: no listener, no banner, another host key, or a refused login.
         """
         self.disconnect()  # a shared connection to the guest's previous boot would hang
-        wait = Wait(access=self, timeout=timeout, check=check, progress=progress)
+        wait = Wait(access=self, timeout=timeout, check=check, progress=progress, console=console)
         wait.for_banner()
         wait.for_login()
         return wait.elapsed

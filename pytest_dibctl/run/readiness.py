@@ -18,7 +18,12 @@ def wait_ready(target_run: TargetRun, instance: Instance, access: SshAccess) -> 
     """Wait for a login, then for ``wait_for_port``; raises PortTimeoutError and InstanceError."""
     deadline = target_run.deadlines.port
     try:
-        waited = access.wait_ready(timeout=deadline, check=instance.check, progress=target_run.progress)
+        waited = access.wait_ready(
+            timeout=deadline,
+            check=instance.check,
+            progress=target_run.progress,
+            console=instance.console_output,
+        )
         wait_for_configured_port(target_run, instance, timeout=max(0.0, deadline - waited))
     except PortTimeoutError as error:
         tail = console_tail(instance)

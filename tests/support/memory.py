@@ -294,9 +294,14 @@ class LocalAccess:
         return process.run(["sh", "-c", f"{guest}; {command}"], timeout=timeout, check=check)
 
     def wait_ready(
-        self, *, timeout: float, check: Callable[[], None], progress: Callable[[str], None]
+        self,
+        *,
+        timeout: float,
+        check: Callable[[], None],
+        progress: Callable[[str], None],
+        console: Callable[[], str] = str,
     ) -> float:
-        del timeout, progress
+        del timeout, progress, console
         check()
         return 0.0
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import serialization as form
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from pytest_dibctl.errors import CredentialsError, InstanceError, PortTimeoutError
-from pytest_dibctl.guest import port_probe, ssh
+from pytest_dibctl.guest import login, port_probe, ssh
 from pytest_dibctl.guest.keys import SshKey, make_key
 from pytest_dibctl.guest.login import HostKeyPolicy, Login, judge
 from pytest_dibctl.guest.port_probe import PortProbe, port_answers
@@ -327,6 +327,12 @@ class TestPortAnswers:
         assert not port_answers("127.0.0.1", free_port())
 
 
+AT_WORK = "[   12.3] cloud-init[441]: Cloud-init v. 22.4.2 running 'modules:config' at Sat, 28 Nov 2026\n"
+FINISHED = f"""{AT_WORK}ci-info: ++Authorized keys from /home/debian/.ssh/authorized_keys for user debian++
+[   14.9] cloud-init[498]: Cloud-init v. 22.4.2 finished at Sat, 28 Nov 2026 07:00:00 +0000.
+"""
+
+
 def content() -> None:
     pass
 
@@ -371,17 +377,62 @@ class TestWaiting:
         before: tuple[Login, str],
         found: str,
     ) -> None:
-        def login(_access: SshAccess, *, timeout: float) -> tuple[Login, str]:
+        def try_login(_access: SshAccess, *, timeout: float) -> tuple[Login, str]:
             if timeout > 1:
                 return before
             return Login.BROKEN, "ssh did not end within 1 s"
 
-        monkeypatch.setattr(SshAccess, "try_login", login)
+        monkeypatch.setattr(SshAccess, "try_login", try_login)
         with (
             contextlib.closing(make_access(tmp_path, port=serve(say(b"SSH-2.0-x\r\n")).port)) as access,
             pytest.raises(PortTimeoutError, match=found),
         ):
             access.wait_ready(timeout=5, check=content, progress=print)
+
+    @pytest.mark.parametrize(
+        "case",
+        [
+            ('Please login as the user "debian" rather than the user "somebody".', "", "the key for debian"),
+            ("Permission denied (publickey).", FINISHED, "the key for debian"),
+            ("Permission denied (publickey).", FINISHED.replace("debian", "somebody"), "has a user somebody"),
+            ("Permission denied (publickey).", "login:", "has a user somebody"),
+        ],
+        ids=["told by the guest", "another user", "this user", "no cloud-init"],
+    )
+    def test_a_login_that_stays_refused_ends_the_wait(
+        self,
+        tmp_path: Path,
+        serve: Callable[..., Server],
+        monkeypatch: pytest.MonkeyPatch,
+        case: tuple[str, str, str],
+    ) -> None:
+        output, text, hint = case
+        monkeypatch.setattr(login, "REFUSAL_GRACE", 1.0)
+        monkeypatch.setattr(login, "REFUSAL_LIMIT", 3.0)
+        monkeypatch.setattr(SshAccess, "try_login", lambda *_args, **_more: (Login.REFUSED, output))
+        started = time.monotonic()
+        with (
+            contextlib.closing(make_access(tmp_path, port=serve(say(b"SSH-2.0-x\r\n")).port)) as access,
+            pytest.raises(PortTimeoutError, match="refuses the login as somebody") as caught,
+        ):
+            access.wait_ready(timeout=120, check=content, progress=print, console=lambda: text)
+        assert time.monotonic() - started < 60
+        assert hint in str(caught.value.hint)
+
+    @pytest.mark.parametrize("text", [AT_WORK, FINISHED + AT_WORK], ids=["first boot", "next boot"])
+    def test_a_login_that_may_still_succeed_is_waited_for(
+        self,
+        tmp_path: Path,
+        serve: Callable[..., Server],
+        monkeypatch: pytest.MonkeyPatch,
+        text: str,
+    ) -> None:
+        monkeypatch.setattr(login, "REFUSAL_GRACE", 0.0)
+        monkeypatch.setattr(login, "REFUSAL_LIMIT", 0.0)
+        outcomes = iter([Login.REFUSED] * 3)
+        monkeypatch.setattr(SshAccess, "try_login", lambda *_args, **_more: (next(outcomes, Login.DONE), ""))
+        with contextlib.closing(make_access(tmp_path, port=serve(say(b"SSH-2.0-x\r\n")).port)) as access:
+            access.wait_ready(timeout=120, check=content, progress=print, console=lambda: text)
 
     def test_dead_instance_ends_the_wait(self, tmp_path: Path) -> None:
         def dead() -> None:
