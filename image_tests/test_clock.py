@@ -22,6 +22,7 @@ PROCESSES = frozenset({"systemd-timesyn", "chronyd", "ntpd"})
 """As the kernel calls them: at most 15 characters."""
 
 
+@pytest.mark.dib_needs("clock")
 def test_clock_agrees_with_ours(host: Host, variable: Callable[..., str]) -> None:
     """The guest's clock and the clock of the machine that runs the tests agree.
 
@@ -46,6 +47,7 @@ def synchronised(host: Host) -> bool:
     return said.strip() == "yes" or "synchronized: yes" in said
 
 
+@pytest.mark.dib_needs("clock")
 def test_time_source_runs(host: Host, settle: Callable[..., None]) -> None:
     """The clock is synchronised, or a time service runs that would do it once its servers answer.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pytest_dibctl import Instance
 
-pytestmark = pytest.mark.usefixtures("instance")
+pytestmark = [pytest.mark.usefixtures("instance"), pytest.mark.dib_needs("kernel")]
 
 SERIAL = re.compile(r"tty(S|AMA|USB|LP|mxc)\d+|hvc\d+|sclp\d*|ttysclp\d+")
 

@@ -44,6 +44,7 @@ def routes(host: Host, ip: str, version: int) -> str:
     return str(host.check_output("%s -%s route show", ip, str(version)))
 
 
+@pytest.mark.dib_needs("kernel", "modules")
 def test_every_interface_is_there(instance: Instance, names: Names) -> None:
     """The guest has a network card for each MAC address that the cloud lists.
 
@@ -53,6 +54,7 @@ def test_every_interface_is_there(instance: Instance, names: Names) -> None:
     assert not missing, f"not in the guest: {', '.join(missing)}; the guest has {names}"
 
 
+@pytest.mark.dib_needs("kernel", "modules")
 def test_every_interface_is_up(instance: Instance, host: Host, names: Names) -> None:
     """Each interface is up and has a carrier.
 
@@ -70,6 +72,7 @@ def test_every_interface_is_up(instance: Instance, host: Host, names: Names) -> 
     assert not down, "; ".join(down)
 
 
+@pytest.mark.dib_needs("kernel", "modules")
 def test_every_interface_has_its_addresses(
     instance: Instance,
     host: Host,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pytest_dibctl import Instance
 
-pytestmark = pytest.mark.usefixtures("instance")
+pytestmark = [pytest.mark.usefixtures("instance"), pytest.mark.dib_needs("kernel", "boot-loader", "initrd")]
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 MARK = "/var/tmp/dibctl-before-the-reboot"  # noqa: S108 -- in the guest; /tmp may be in memory there

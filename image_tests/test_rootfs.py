@@ -75,6 +75,7 @@ def root_device(host: Host, instance: Instance) -> RootDevice:
     )
 
 
+@pytest.mark.dib_needs("disk", "root-growth")
 def test_disk_has_the_size_of_the_flavor(root_device: RootDevice, flavor: Flavor) -> None:
     """The guest sees a disk as large as the flavor promises.
 
@@ -89,6 +90,7 @@ def test_disk_has_the_size_of_the_flavor(root_device: RootDevice, flavor: Flavor
     )
 
 
+@pytest.mark.dib_needs("disk", "root-growth")
 def test_partitions_take_the_whole_disk(root_device: RootDevice) -> None:
     """No space is left outside the partitions (a root filesystem on the bare disk leaves none).
 
@@ -104,6 +106,7 @@ def test_partitions_take_the_whole_disk(root_device: RootDevice) -> None:
     )
 
 
+@pytest.mark.dib_needs("disk", "root-growth")
 def test_filesystem_takes_the_whole_device(
     root_device: RootDevice, host: Host, settle: Callable[..., None]
 ) -> None:
@@ -125,6 +128,7 @@ def test_filesystem_takes_the_whole_device(
     settle(problem, GROWING_MAY_TAKE)
 
 
+@pytest.mark.dib_needs("disk")
 def test_root_filesystem_is_writable(host: Host, instance: Instance) -> None:
     """A file can be made on the root filesystem.
 

@@ -10,7 +10,11 @@ import pytest
 if TYPE_CHECKING:
     from testinfra.host import Host
 
-pytestmark = pytest.mark.usefixtures("instance", "systemd")
+# In a container systemd leaves out the units that wait for devices, mounts and modules.
+pytestmark = [
+    pytest.mark.usefixtures("instance", "systemd"),
+    pytest.mark.dib_needs("kernel", "modules", "disk"),
+]
 
 BOOT_MAY_TAKE = 240
 """Seconds after ssh answers until the last service of a slow guest has started."""

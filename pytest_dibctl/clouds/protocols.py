@@ -234,6 +234,11 @@ class Cloud(Protocol):
         """The label of the test environment."""
         ...
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What instances here have of a machine, out of ``config.engines.CAPABILITIES``."""
+        ...
+
     def identity(self) -> Mapping[str, str]:
         """Return what tells this cloud, project and user for certain, whatever it is called; no secrets.
 

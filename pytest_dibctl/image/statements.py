@@ -4,7 +4,8 @@ Runs write one for each image and environment; publishing reads them. A statemen
 its digest is the file's, and the run was whole: its exit status was 0, every test of every entry ran and
 passed, and none was left out by an option, a setting, a conftest file or a plugin. A skip counts as passed
 only where a shipped test says that it does not apply; the statement has its reason. The files of the tests
-have to be those that ran.
+have to be those that ran. An environment whose engine lacks parts of a machine (a container) vouches for
+nothing alone; of a ladder of environments the last one in which a test ran has the word.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class Statement:
     ``entries`` are the lines of ``tests_list`` that ran; ``finished`` is UTC, ISO 8601; ``configuration`` is
     the file that lists the tests and ``configuration_sha256`` its digest. ``not_applicable`` are shipped
     tests that said so, with their reasons. ``test_files`` are the files of the tests, as ``named`` names
-    them, with their SHA-256; None in a statement of a version that did not write them.
+    them, with their SHA-256; None in a statement of a version that did not write them. ``environment`` is
+    the one that the statement is about, and ``environment_vouches`` whether it counts for an upload;
+    ``ladder`` are all environments in which tests ran, in order, where each ran some of them.
     """
 
     file: str
@@ -57,16 +60,23 @@ class Statement:
     configuration_sha256: str = ""
     not_applicable: Mapping[str, str] = dataclasses.field(default_factory=dict)
     test_files: Mapping[str, str] | None = None
+    environment_vouches: bool = True
+    ladder: tuple[str, ...] = ()
+
+    @property
+    def passed_all(self) -> bool:
+        """Whether the image passed all that it has to, wherever that was."""
+        return self.whole and not self.failed
 
     @property
     def vouches(self) -> bool:
-        """Whether the image passed all that it has to."""
-        return self.whole and not self.failed
+        """Whether the image passed all that it has to, where it counts."""
+        return self.passed_all and self.environment_vouches
 
     @property
     def described(self) -> str:
         """When and where, in a few words."""
-        return f"{self.finished} in {self.environment}"
+        return f"{self.finished} in {' and '.join(self.ladder) or self.environment}"
 
     def same_matter(self, other: Statement) -> bool:
         """Whether a newer statement takes the place of this one."""
@@ -89,6 +99,8 @@ class Statement:
                 "tests_list": list(self.entries),
                 "not_applicable": dict(self.not_applicable),
                 "test_files": None if self.test_files is None else dict(self.test_files),
+                "environment_vouches": self.environment_vouches,
+                "ladder": list(self.ladder),
             },
         }
         return {
@@ -145,19 +157,35 @@ def vouching(
     A whole run that failed takes its environment's word back. Tests whose files have changed since, looked up
     from ``cwd`` (the current directory), do not vouch, unless ``accept_changed``.
     """
-    listed, cwd = _listed(image), cwd or Path.cwd()
+    passing = _passing(image, path, sha512, cwd=cwd or Path.cwd(), accept_changed=accept_changed)
+    vouching = [statement for statement in passing if statement.vouches]
+    return max(vouching, key=lambda statement: statement.finished, default=None)
+
+
+def passed_elsewhere(
+    image: Entry[Image], path: Path, sha512: str, *, cwd: Path | None = None, accept_changed: bool = False
+) -> Statement | None:
+    """Return the newest statement that would vouch if its environment did; the rest is as in ``vouching``."""
+    passing = _passing(image, path, sha512, cwd=cwd or Path.cwd(), accept_changed=accept_changed)
+    others = [statement for statement in passing if not statement.vouches]
+    return max(others, key=lambda statement: statement.finished, default=None)
+
+
+def _passing(
+    image: Entry[Image], path: Path, sha512: str, *, cwd: Path, accept_changed: bool
+) -> list[Statement]:
+    listed = _listed(image)
     newest: dict[str, Statement] = {}
     for statement in read(path):
         if statement.sha512 == sha512 and statement.label == image.label and statement.whole:
             newest[statement.environment] = statement
-    passing = [
+    return [
         statement
         for statement in newest.values()
-        if statement.vouches
+        if statement.passed_all
         and listed <= set(statement.entries)
         and (accept_changed or _are_unchanged(statement, image, cwd))
     ]
-    return max(passing, key=lambda statement: statement.finished, default=None)
 
 
 def named(path: Path, cwd: Path) -> str:
@@ -259,6 +287,8 @@ def _parsed(line: str) -> Statement | None:
             or (() if data["predicate"]["result"] == "PASSED" else ("?",)),
             not_applicable=_mapping(notes.get("not_applicable") or {}),
             test_files=None if notes.get("test_files") is None else _mapping(notes["test_files"]),
+            environment_vouches=notes.get("environment_vouches", True) is True,
+            ladder=_texts(notes.get("ladder") or ()),
             configuration=str(descriptor.get("uri", "")),
             configuration_sha256=str(descriptor.get("digest", {}).get("sha256", "")),
         )

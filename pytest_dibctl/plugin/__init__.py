@@ -27,6 +27,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="test environments to use instead of the one each image names: labels, comma lists, globs, or "
         "`all`; repeatable; each image is tested in each of them",
     )
+    add(
+        "--dib-ladder",
+        action="append",
+        metavar="LABELS",
+        help="test environments in order, from quick to complete: each test runs once, in the first that has "
+        "all that it needs, and the next is booted only if all passed before; ini option dibctl_ladder",
+    )
     add("--dib-input", metavar="FILE", help="test this image file instead of building one")
     add(
         "--dib-build",
@@ -115,6 +122,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "days until `dibctl cleanup --expired` may remove what the keep-failed options kept (7; 0: never)",
         default="7",
     )
+    parser.addini(
+        "dibctl_ladder",
+        "the value of --dib-ladder in runs that name no environment, and nothing that exists already",
+        default="",
+    )
     for kind in ("images", "test", "upload"):
         add(
             f"--dib-{kind}-config",
@@ -131,9 +143,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Without --dib-image, have tests of images skipped.
     """
-    # Known without --dib-image too: strict markers would refuse the files that use it.
+    # Known without --dib-image too: strict markers would refuse the files that use them.
     config.addinivalue_line(
         "markers", "dib_pristine: the test gets an instance as it was when it first let us log in"
+    )
+    config.addinivalue_line(
+        "markers",
+        "dib_needs(*capabilities): the test is skipped where the engine of the test environment lacks one, "
+        'such as "kernel" or "clock"',
     )
     if config.option.help:
         return

@@ -16,6 +16,7 @@ from pytest_dibctl.plugin.budget import EntryBudgets
 from pytest_dibctl.plugin.collection import Collection
 from pytest_dibctl.plugin.ending import SessionEnd, worker_cleanup, write_result
 from pytest_dibctl.plugin.finalizers import FinalizersFirst
+from pytest_dibctl.plugin.ladder import Ladder
 from pytest_dibctl.plugin.omissions import Omissions
 from pytest_dibctl.plugin.redacting import Redacting
 from pytest_dibctl.plugin.reporting import Reporting
@@ -50,7 +51,9 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
         paths = planning.translate(config.args, cwd) if paths_given else []
         run_options = options.run_options(config)
         chosen = targets(catalog, images, run_options)
-        plan = planning.plan(chosen, cwd=cwd, paths_given=paths_given, given=paths)
+        plan = planning.plan(
+            chosen, cwd=cwd, paths_given=paths_given, given=paths, ladder=bool(run_options.ladder)
+        )
         options.refuse_contradictions(config, plan)
         if not _only_shows(config):
             options.refuse_what_cannot_work(plan, run_options)
@@ -113,8 +116,9 @@ def _register_hooks(session: DibSession) -> None:
     controller = Controller(session, cleanup) if is_controller(config) else None
     attestation = Attestation(session)
     budgets = EntryBudgets(session)
+    ladder = Ladder(session)
     end = SessionEnd(session, cleanup, controller)
-    receivers = [Results(session).add]
+    receivers = [Results(session).add, ladder.add]
     if controller is not None:
         receivers.insert(0, controller.remember)
     if not session.is_worker:
@@ -126,8 +130,9 @@ def _register_hooks(session: DibSession) -> None:
     register(TerminalOutput(session), "terminal")
     register(Collection(session), "collection")
     register(Omissions(session), "omissions")
+    register(ladder, "ladder")
     register(budgets, "budgets")
-    register(Running(session, budgets), "running")
+    register(Running(session, budgets, ladder), "running")
     register(Reporting(session, budgets), "reporting")
     register(ReportListener(session, receivers), "reports")
     register(end, "end")

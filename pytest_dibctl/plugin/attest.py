@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 import pytest
 
 from pytest_dibctl.build import builder
+from pytest_dibctl.config.entry import Entry
+from pytest_dibctl.config.models.images import Image
+from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.image import statements
 from pytest_dibctl.image.statements import Statement
 from pytest_dibctl.plugin import collection, modules, planning
@@ -38,6 +42,11 @@ class _TargetOutcomes:
     not_applicable: dict[str, str] = dataclasses.field(default_factory=dict)
     rerunning: set[str] = dataclasses.field(default_factory=set)
 
+    @property
+    def have_run(self) -> bool:
+        """Whether a test was run to an end of its own, and not skipped."""
+        return bool({"passed", "failed"} & set(self.outcomes.values()))
+
     def tests(self, outcome: str) -> tuple[str, ...]:
         """Return the node ids of the tests with an outcome, sorted."""
         return tuple(sorted(nodeid for nodeid, given in self.outcomes.items() if given == outcome))
@@ -45,6 +54,69 @@ class _TargetOutcomes:
     def is_settled(self, nodeid: str) -> bool:
         """Whether a test passed, failed, or said of itself that it does not apply."""
         return self.outcomes.get(nodeid) in {"passed", "failed"} or nodeid in self.not_applicable
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Matter:
+    """What one statement is about: a target, or the rungs of one image, in order.
+
+    ``targets`` are these with their outcomes, ``collected`` what is known of the tests of each.
+    """
+
+    targets: Sequence[tuple[Target, _TargetOutcomes]]
+    collected: Sequence[Mapping[str, Any]]
+
+    @property
+    def image(self) -> Entry[Image]:
+        """The image."""
+        return self.targets[0][0].image
+
+    @functools.cached_property
+    def outcomes(self) -> _TargetOutcomes:
+        """The outcomes of all targets; no two have a test in common."""
+        whole = _TargetOutcomes()
+        for _, outcomes in self.targets:
+            whole.outcomes |= outcomes.outcomes
+            whole.not_applicable |= outcomes.not_applicable
+        return whole
+
+    @property
+    def tests(self) -> dict[str, int | None]:
+        """The tests that were collected, with the turns of their entries."""
+        return {test: entry for known in self.collected for test, entry in known.get("tests", {}).items()}
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files of the tests, with their digests."""
+        return {file: digest for known in self.collected for file, digest in known.get("files", {}).items()}
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether each test came to an end, but for those skipped after a failed rung."""
+        for (_, outcomes), known in zip(self.targets, self.collected, strict=True):
+            if not all(map(outcomes.is_settled, known.get("tests", {}))):
+                return False
+            if outcomes.tests("failed"):
+                break
+        return True
+
+    @property
+    def _ran(self) -> list[Target]:
+        return [target for target, outcomes in self.targets if outcomes.have_run]
+
+    @property
+    def ladder(self) -> tuple[str, ...]:
+        """The environments in which tests ran, if these are several."""
+        return tuple(target.environment.label for target in self._ran) if len(self._ran) > 1 else ()
+
+    @property
+    def last(self) -> Entry[TestEnvironment]:
+        """The environment that has the word: the last in which a test ran.
+
+        What failed takes back what was said of the one that it was on the way to.
+        """
+        every = [target for target, _ in self.targets]
+        return ((not self.outcomes.tests("failed") and self._ran) or every)[-1].environment
 
 
 class Attestation:
@@ -125,10 +197,10 @@ class Attestation:
             whole = self._is_whole(session)
             passed = session.exitstatus == pytest.ExitCode.OK
             collected = self._session.run_state.get(COLLECTED) or {}
-            for target, outcomes in self._targets.items():
+            for matter in self._matters(collected):
                 # A run that failed vouches for nothing; of what failed in it the statement says so.
-                counts = whole and (passed or bool(outcomes.tests("failed")))
-                self._write(target, outcomes, collected.get(target.id, {}), whole=counts)
+                counts = whole and (passed or bool(matter.outcomes.tests("failed")))
+                self._write(matter, whole=counts)
         return result
 
     def _is_whole(self, session: pytest.Session) -> bool:
@@ -139,40 +211,64 @@ class Attestation:
         partial = self._session.plan.paths_given or bool(self._session.run_state.total("deselected"))
         return ended and not (stopped or chosen or partial)
 
-    def _write(
-        self, target: Target, outcomes: _TargetOutcomes, collected: Mapping[str, Any], *, whole: bool
-    ) -> None:
-        label, options = target.image.label, self._session.options
-        digest = self._session.target_report(target.id).digest
+    def _matters(self, collected: Mapping[str, Mapping[str, Any]]) -> list[_Matter]:
+        """Return what statements are about: each target, or the rungs of an image that have a test."""
+        plan = self._session.plan
+        groups: list[list[Target]] = [[target] for target in self._targets]
+        if plan.ladder:
+            ladders = [plan.rungs(image) for image in plan.images]
+            groups = [[rung for rung in rungs if rung.id in collected] for rungs in ladders]
+        return [
+            _Matter(
+                targets=[(target, self._targets.get(target, _TargetOutcomes())) for target in targets],
+                collected=[collected.get(target.id, {}) for target in targets],
+            )
+            for targets in groups
+            if targets
+        ]
+
+    def _write(self, matter: _Matter, *, whole: bool) -> None:
+        image, options = matter.image, self._session.options
+        digests = [self._session.target_report(target.id).digest for target, _ in matter.targets]
+        digest = next(filter(None, digests), None)
         if digest is None or not options.has_file:
             return
-        planned = [entry for entry in self._session.plan.entries if entry.image == label]
-        tests: Mapping[str, int | None] = collected.get("tests", {})
-        unproven = uploading.unproven_file(label, target.environment.label)
-        path = builder.target_file(target.image, options.input, self._session.cwd)
+        planned = [entry for entry in self._session.plan.entries if entry.image == image.label]
+        unproven = [
+            uploading.unproven_file(image.label, target.environment.label) for target, _ in matter.targets
+        ]
+        path = builder.target_file(image, options.input, self._session.cwd)
+        last, outcomes = matter.last, matter.outcomes
         statement = Statement(
             file=path.name,
             sha512=digest,
-            label=label,
-            environment=target.environment.label,
+            label=image.label,
+            environment=last.label,
+            environment_vouches=last.settings.is_vouching,
+            ladder=matter.ladder,
             finished=dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             whole=whole
-            and not self._session.run_state.get(unproven)
-            and all(map(outcomes.is_settled, tests))
-            and {entry.index for entry in planned} <= set(tests.values()),
+            and matter.is_settled
+            and not any(map(self._session.run_state.get, unproven))
+            and {entry.index for entry in planned} <= set(matter.tests.values()),
             entries=tuple(statements.entry_name(entry.kind, entry.written) for entry in planned),
             passed=outcomes.tests("passed"),
             skipped=outcomes.tests("skipped"),
             failed=outcomes.tests("failed"),
             not_applicable=outcomes.not_applicable,
-            test_files=collected.get("files", {}),
-            **statements.configuration_of(target.image),
+            test_files=matter.files,
+            **statements.configuration_of(image),
         )
         try:
             statements.add(path, statement)
         except OSError as error:
             self._session.warnings.append(
-                f"{label}: what was tested could not be written beside {path}: {error}"
+                f"{image.label}: what was tested could not be written beside {path}: {error}"
+            )
+        if statement.passed_all and not statement.vouches:
+            self._session.notes.append(
+                f"{image.label}: passed in {last.label}, which does not vouch for it: uploads with "
+                "`require_tested` want a test run in an environment that does"
             )
 
 

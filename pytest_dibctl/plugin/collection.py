@@ -14,7 +14,7 @@ import pytest_timeout
 from _pytest import python, runner
 
 from pytest_dibctl.config.catalog import Catalog
-from pytest_dibctl.plugin import modules, options, planning
+from pytest_dibctl.plugin import modules, needs, options, planning
 from pytest_dibctl.plugin.budget import failed_tally
 from pytest_dibctl.plugin.modules import ENTRY
 from pytest_dibctl.plugin.session import DibSession
@@ -47,11 +47,12 @@ class Collection:
         On a worker, say which target each test is for, before xdist tells the controller of them.
         """
         items = session.items
+        served = [item for item in items if not needs.is_unmet(item)]
         self._session.wanting_pristine = _targets_of(
-            item for item in items if item.get_closest_marker(PRISTINE_MARK)
+            item for item in served if item.get_closest_marker(PRISTINE_MARK)
         )
         self._session.booting = _targets_of(
-            item for item in items if modules.view_of(item) == planning.INSTANCE
+            item for item in served if modules.view_of(item) == planning.INSTANCE
         )
         worker = worker_id(session.config)
         if worker is not None:
@@ -161,6 +162,7 @@ class ImageCollector:
             marker = item.get_closest_marker("dib_entry")
             item.stash[ENTRY] = planned[marker.args[0], marker.args[1]] if marker else None
             _limit(item)
+        needs.skip_unmet(items, self._catalog)
         # The tests' folders are on the module path by now.
         options.refuse_shadowing_modules(self._plan)
         self._refuse_lost_entries(session, items)

@@ -29,6 +29,7 @@ def run_options(config: pytest.Config) -> RunOptions:
         build=options.dib_build,
         input=path_of(options.dib_input),
         environments=tuple(options.dib_env or ()),
+        ladder=_ladder(config),
         keep_failed_image=options.dib_keep_failed_image,
         keep_failed_instance=options.dib_keep_failed_instance,
         shell=options.dib_shell,
@@ -41,6 +42,24 @@ def run_options(config: pytest.Config) -> RunOptions:
         keep_on_kill=options.dib_keep_on_kill,
         keep_days=keep_days(config),
     )
+
+
+def _ladder(config: pytest.Config) -> tuple[str, ...]:
+    """Return the ladder that the command line gives, else the ini option's; raises DibctlError.
+
+    The ini option is for runs that say nothing of where they run.
+    """
+    options: Any = config.option
+    if options.dib_ladder:
+        if options.dib_env:
+            raise DibctlError(
+                "--dib-ladder and --dib-env exclude each other: --dib-ladder runs each test once, in the "
+                "first environment that has what it needs, --dib-env runs all tests in each environment"
+            )
+        return tuple(options.dib_ladder)
+    elsewhere = ("dib_env", "dib_upload_only", "dib_use_existing_image", "dib_use_existing_instance")
+    text = str(config.getini("dibctl_ladder")).strip()
+    return (text,) if text and not any(getattr(options, name) for name in elsewhere) else ()
 
 
 def keep_days(config: pytest.Config) -> float:
@@ -100,8 +119,8 @@ def refuse_contradictions(config: pytest.Config, plan: Plan) -> None:
             )
         if getattr(options, option) and len(environments) > 1 and option != "dib_input":
             raise DibctlError(
-                f"{_flag(option)} is in one environment; --dib-env selects {len(environments)}: "
-                + ", ".join(environments)
+                f"{_flag(option)} is in one environment; {'--dib-ladder' if plan.ladder else '--dib-env'} "
+                f"selects {len(environments)}: " + ", ".join(environments)
             )
 
 

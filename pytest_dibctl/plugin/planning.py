@@ -33,7 +33,7 @@ class PlannedEntry:
 
     ``index`` is its turn among the image's entries, ``place`` the key it is written at. ``paths`` are files
     or directories, for an external test the file that says so; ``folder`` is the directory that a line
-    names, if it names one.
+    names, if it names one. ``needs`` are the capabilities that all its tests need.
     """
 
     image: str
@@ -45,6 +45,7 @@ class PlannedEntry:
     place: str
     folder: Path | None = None
     sudo: bool = False
+    needs: frozenset[str] = frozenset()
 
     @property
     def key(self) -> tuple[str, int]:
@@ -80,13 +81,14 @@ class Plan:
     """What a run tests: targets in the order of the command line, with the entries of their images.
 
     With ``paths_given`` the command line names the tests, and each of them is for every image; ``given``
-    are the files among them.
+    are the files among them. With ``ladder`` an image's targets are rungs: each test is for one of them.
     """
 
     targets: tuple[Target, ...]
     entries: tuple[PlannedEntry, ...]
     paths_given: bool
     given: frozenset[Path] = frozenset()
+    ladder: bool = False
 
     @property
     def images(self) -> tuple[Entry[Image], ...]:
@@ -100,6 +102,15 @@ class Plan:
             (target for target in self.targets if (target.image.label, target.environment.label) == names),
             None,
         )
+
+    def rungs(self, image: Entry[Image]) -> tuple[Target, ...]:
+        """Return the targets of an image, in order."""
+        return tuple(target for target in self.targets if target.image is image)
+
+    def earlier(self, target: Target) -> tuple[Target, ...]:
+        """Return the rungs that come before ``target`` on the ladder of its image; none without a ladder."""
+        rungs = self.rungs(target.image) if self.ladder else (target,)
+        return rungs[: rungs.index(target)]
 
     def uses(self, path: Path, command: str | None = None) -> tuple[Use, ...]:
         """Return the targets that ``path`` is tested for; ids tell repeated entries and kinds apart.
@@ -174,12 +185,19 @@ def plan(
     cwd: Path,
     paths_given: bool,
     given: Iterable[str | Path] = (),
+    ladder: bool = False,
 ) -> Plan:
     """Resolve the entries of all images of ``targets``; raises ConfigError for missing or unusable files."""
     images = {target.image.label: target.image for target in targets}.values()
     planned = [entry for image in images for entry in _planned(image, cwd)]
     files = frozenset(absolute(Path(str(path).partition("::")[0]), cwd) for path in given)
-    return Plan(targets=tuple(targets), entries=tuple(planned), paths_given=paths_given, given=files)
+    return Plan(
+        targets=tuple(targets),
+        entries=tuple(planned),
+        paths_given=paths_given,
+        given=files,
+        ladder=ladder,
+    )
 
 
 def _planned(image: Entry[Image], cwd: Path) -> Iterator[PlannedEntry]:
@@ -210,6 +228,7 @@ def _listed(image: Entry[Image], index: int, entry: TestEntry, cwd: Path) -> Pla
         place=f"tests.tests_list[{index}]",
         folder=absolute(folder, cwd) if folder else None,
         sudo=bool(entry.sudo),
+        needs=frozenset(entry.needs),
     )
 
 
@@ -222,6 +241,7 @@ def _external(image: Entry[Image], index: int, test: ExternalTest, cwd: Path) ->
         timeout=float(test.timeout),
         written=test.cmdline,
         place=tests_list.external_place(index),
+        needs=frozenset(test.needs),
     )
 
 

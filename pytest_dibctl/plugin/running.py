@@ -12,6 +12,7 @@ import pytest
 
 from pytest_dibctl.plugin import facts, fixtures
 from pytest_dibctl.plugin.budget import EntryBudgets
+from pytest_dibctl.plugin.ladder import Ladder
 from pytest_dibctl.plugin.modules import target_of
 from pytest_dibctl.plugin.session import DibSession
 from pytest_dibctl.system import signals
@@ -20,14 +21,16 @@ from pytest_dibctl.system import signals
 class Running:
     """Hooks of setup and call of each test, and of fixtures that are set up for it."""
 
-    def __init__(self, session: DibSession, budgets: EntryBudgets) -> None:
+    def __init__(self, session: DibSession, budgets: EntryBudgets, ladder: Ladder) -> None:
         self._session = session
         self._budgets = budgets
+        self._ladder = ladder
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Skip a test whose entry is over; write the test's line again if progress broke it."""
+        """Skip a test whose entry or ladder is over; write the test's line again if progress broke it."""
         signals.forget()
+        self._ladder.stop(item)
         self._budgets.limit(item)
         with self._session.progress.line_of(item), self._charged(item):
             return (yield)

@@ -55,7 +55,8 @@ class DibSession:
 
     ``booting`` are the targets with a test that looks at an instance, ``wanting_pristine`` those with a
     test that asks for a first-booted one; both are known once tests are collected. ``target_reports`` are
-    kept by the id of their target. ``warnings`` are lines that the terminal shows with the summary.
+    kept by the id of their target. ``notes`` and ``warnings`` are lines that the terminal shows with the
+    summary.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class DibSession:
         self.target_runs: dict[Target, TargetRun] = {}
         self.target_reports: dict[str, TargetReport] = {}
         self.verdict = Verdict()
+        self.notes: list[str] = []
         self.warnings: list[str] = []
         self.collected: set[str] = set()
         """The node ids of all tests that were collected here, before any were left out."""

@@ -8,6 +8,7 @@ from pytest_dibctl.build import builder
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.plugin import ladder
 from pytest_dibctl.plugin.session import DibSession
 from pytest_dibctl.plugin.target_report import TargetReport, phase_table
 from pytest_dibctl.plugin.xdist.worker import is_controller
@@ -33,9 +34,10 @@ class TerminalOutput:
         return [visible_line(line) for line in lines]
 
     def _header(self, image: Entry[Image]) -> str:
-        targets = [target for target in self._session.plan.targets if target.image is image]
+        targets = self._session.plan.rungs(image)
         labels = ", ".join(target.environment.label for target in targets)
-        where = f"environment{'' if len(targets) == 1 else 's'} {labels}"
+        several = "ladder" if self._session.plan.ladder else "environments"
+        where = f"{'environment' if len(targets) == 1 else several} {labels}"
         return f"dib-image {image.label}: {self._what_is_tested(image)}, {where}"
 
     def _what_is_tested(self, image: Entry[Image]) -> str:
@@ -62,6 +64,8 @@ class TerminalOutput:
             return
         terminalreporter.write_sep("=", "images")
         for line in phase_table(target_reports):
+            _write(terminalreporter, line)
+        for line in (*ladder.summary(self._session), *self._session.notes):
             _write(terminalreporter, line)
         for warning in self._session.warnings:
             _write(terminalreporter, warning, red=True, bold=True)

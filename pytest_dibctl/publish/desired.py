@@ -186,12 +186,27 @@ def _tested(image: Entry[Image], environment: Entry[UploadEnvironment], built: A
         image, built.path, built.sha512, accept_changed=environment.settings.accept_changed_tests
     )
     if statement is None and environment.settings.require_tested:
-        raise UntestedError(
-            f"{environment.at('require_tested')}: no whole and passing test run of {image.label} vouches for "
-            f"{built.path}",
-            hint=f"run `dibctl test {image.label}`, without leaving tests out",
-        )
+        raise _untested(image, environment, built)
     return statement.described if statement is not None else None
+
+
+def _untested(image: Entry[Image], environment: Entry[UploadEnvironment], built: Artifact) -> UntestedError:
+    text = (
+        f"{environment.at('require_tested')}: no whole and passing test run of {image.label} vouches for "
+        f"{built.path}"
+    )
+    elsewhere = statements.passed_elsewhere(
+        image, built.path, built.sha512, accept_changed=environment.settings.accept_changed_tests
+    )
+    if elsewhere is None:
+        return UntestedError(text, hint=f"run `dibctl test {image.label}`, without leaving tests out")
+    place = elsewhere.environment
+    command = f"pytest --dib-image={image.label} --dib-ladder={place},local"
+    return UntestedError(
+        f"{text}; it passed on {elsewhere.described}, but {place} does not vouch for images",
+        hint=f"test it where a machine is booted: `{command}`; or let {place} vouch, with `vouches: true` in "
+        "test.yaml",
+    )
 
 
 def is_same(image: ImageRecord, wanted: Wanted) -> bool:

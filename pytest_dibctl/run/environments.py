@@ -28,8 +28,8 @@ def environments_of(
 
     Raises NotInConfigError.
     """
-    if run_options.environments:
-        return catalog.select_environments(run_options.environments)
+    if patterns := run_options.environments or run_options.ladder:
+        return catalog.select_environments(patterns)
     if run_options.existing_instance is not None:
         with contextlib.suppress(NotInConfigError):
             _, record = find_instance(run_options.existing_instance)

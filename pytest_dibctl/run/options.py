@@ -13,6 +13,8 @@ BuildPolicy = Literal["auto", "always", "never"]
 class RunOptions:
     """The options of a run; one value for all of its targets.
 
+    ``environments`` are patterns: each image is tested in each of them. ``ladder`` are patterns too, in their
+    order: each test runs once, in the first of them that has what it needs. Only one of the two is given.
     ``build_jobs`` is how many builds of the run may go on at once; ``logs`` is a directory that consoles and
     build logs are copied to.
     """
@@ -20,6 +22,7 @@ class RunOptions:
     build: BuildPolicy = "auto"
     input: Path | None = None
     environments: tuple[str, ...] = ()
+    ladder: tuple[str, ...] = ()
     keep_failed_image: bool = False
     keep_failed_instance: bool = False
     shell: bool = False

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_dibctl import plugin
 from pytest_dibctl.cli import main
-from pytest_dibctl.config import catalog, models, tests_list
+from pytest_dibctl.config import catalog, engines, models, tests_list
 from pytest_dibctl.config.models.section import Section
 from pytest_dibctl.errors import ExitCode
 from pytest_dibctl.plugin import facts, fixtures, host, target_report
@@ -46,6 +46,8 @@ def written(project: Project) -> Project:
 
 
 REBOOTS = """
+    import types
+
     import pytest
 
     # The in-memory guest is this machine: it keeps its name, and is not rebooted.
@@ -58,6 +60,9 @@ REBOOTS = """
         class Host:
             def check_output(self, command):
                 return instance.name
+
+            def run(self, command):
+                return types.SimpleNamespace(rc=0)
         return Host()
 """
 
@@ -72,7 +77,7 @@ def test_the_first_block_holds_exactly_the_two_lines() -> None:
 
 def test_every_example_file_is_named() -> None:
     files = [text for language, text in readme.BLOCKS if language in {"yaml", "python", "sh"}]
-    assert len(files) == len(readme.FILES) == 7
+    assert len(files) == len(readme.FILES) == 8
 
 
 def test_the_example_configuration_is_valid(written: Project) -> None:
@@ -86,8 +91,8 @@ def test_the_example_configuration_is_valid(written: Project) -> None:
 def test_the_example_tests_pass(written: Project) -> None:
     text = (written.path / "conftest.py").read_text()
     written.write("conftest.py", text + "\n        import reboots; config.pluginmanager.register(reboots)\n")
-    result = written.run("--dib-build=never", "tests/test_web.py", images="web")
-    result.assert_outcomes(passed=3)
+    result = written.run("--dib-build=never", "tests/test_web.py", "tests/test_modules.py", images="web")
+    result.assert_outcomes(passed=4)
 
 
 def test_the_example_script_is_run(written: Project) -> None:
@@ -203,6 +208,10 @@ def test_every_property_of_junit_is_in_the_table() -> None:
     }
     others = {"image", "environment", "kind", "digest", "instance", "console_log", "build_log"}
     assert documented == {f"dib_{name}" for name in seconds | of_guests | others}
+
+
+def test_every_capability_is_in_the_table() -> None:
+    assert set(table("### What a test needs")) == set(engines.CAPABILITIES)
 
 
 def test_every_exit_code_is_in_the_table() -> None:

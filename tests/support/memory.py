@@ -31,6 +31,7 @@ from pytest_dibctl.clouds.protocols import (
     Progress,
     UploadRequest,
 )
+from pytest_dibctl.config import engines
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import (
@@ -83,7 +84,7 @@ def install() -> None:
     """Make this the cloud of every test environment."""
 
     def open_environment(environment: Entry[TestEnvironment], **_others: Any) -> Cloud:
-        return MemoryCloud(name=environment.label)
+        return MemoryCloud(name=environment.label, capabilities=environment.settings.capabilities)
 
     environments.open_environment = open_environment
 
@@ -177,6 +178,7 @@ class MemoryCloud:
     """A cloud that boots at once."""
 
     name: str
+    capabilities: frozenset[str] = frozenset(engines.CAPABILITIES)
 
     def identity(self) -> Mapping[str, str]:
         return {"engine": "memory", "project": self.name}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+
+from pytest_dibctl.config import engines
 
 FOLDER = Path(__file__).parents[2] / "image_tests"
 MODULES = sorted([*FOLDER.glob("test_*.py"), *FOLDER.glob("tree/test_*.py")])
@@ -18,14 +20,28 @@ def functions(module: Path) -> Iterator[ast.FunctionDef]:
             yield node
 
 
-def marked_for(module: Path) -> set[str]:
-    """Return the fixtures that a module's ``pytestmark`` makes all its tests use."""
+def module_marks(module: Path) -> Iterator[ast.Call]:
+    """Yield the marks that a module's ``pytestmark`` gives to all its tests."""
     for node in ast.parse(module.read_text()).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark":
-            assert isinstance(node.value, ast.Call)
-            assert ast.unparse(node.value.func) == "pytest.mark.usefixtures"
-            return {ast.literal_eval(argument) for argument in node.value.args}
-    return set()
+            for mark in node.value.elts if isinstance(node.value, ast.List) else [node.value]:
+                assert isinstance(mark, ast.Call)
+                yield mark
+
+
+def arguments_of(marks: Iterable[ast.expr], name: str) -> set[str]:
+    """Return what the marks of one name are given."""
+    return {
+        ast.literal_eval(argument)
+        for mark in marks
+        if isinstance(mark, ast.Call) and ast.unparse(mark.func) == f"pytest.mark.{name}"
+        for argument in mark.args
+    }
+
+
+def marked_for(module: Path) -> set[str]:
+    """Return the fixtures that a module's ``pytestmark`` makes all its tests use."""
+    return arguments_of(module_marks(module), "usefixtures")
 
 
 CASES = [
@@ -51,6 +67,28 @@ def test_each_asks_for_what_it_looks_at(module: Path, function: ast.FunctionDef)
 def test_each_says_what_to_do_when_it_fails(module: Path, function: ast.FunctionDef) -> None:
     said = ast.get_docstring(function) or ""
     assert "If this fails" in said, f"{module.name}: {function.name}"
+
+
+NEEDED = {
+    "clock": {"clock"},
+    "console": {"kernel"},
+    "reboot": {"kernel", "boot-loader", "initrd"},
+    "rootfs": {"disk", "root-growth"},
+    "systemd": {"kernel", "modules", "disk"},
+    "network": {"kernel", "modules"},
+}
+"""What a test of each file needs of a machine; tests of other files run in a container too."""
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.stem)
+def test_what_only_a_machine_has_is_asked_for_in_a_mark(module: Path) -> None:
+    marks = [
+        *module_marks(module),
+        *(mark for function in functions(module) for mark in function.decorator_list),
+    ]
+    needed = arguments_of(marks, "dib_needs")
+    assert needed == NEEDED.get(module.stem.removeprefix("test_"), set())
+    assert needed <= set(engines.CAPABILITIES)
 
 
 def test_nothing_is_collected_without_an_image(pytester: pytest.Pytester) -> None:

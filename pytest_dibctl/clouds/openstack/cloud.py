@@ -102,6 +102,11 @@ class OpenStackCloud:
         return self._environment.label
 
     @property
+    def capabilities(self) -> frozenset[str]:
+        """What instances here have of a machine."""
+        return self._environment.settings.capabilities
+
+    @property
     def api(self) -> Api:
         """The login, opened at the first use."""
         if self._api is None:

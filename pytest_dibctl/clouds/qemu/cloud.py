@@ -60,6 +60,11 @@ class QemuCloud:
         """The label of the test environment."""
         return self._environment.label
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What instances here have of a machine."""
+        return self._environment.settings.capabilities
+
     def identity(self) -> Mapping[str, str]:
         """Return which machine and user this is."""
         return host.identity()

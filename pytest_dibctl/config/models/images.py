@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
+from pydantic.json_schema import WithJsonSchema
 
+from pytest_dibctl.config import engines
 from pytest_dibctl.config.models.command import Command
 from pytest_dibctl.config.models.glance import Glance
 from pytest_dibctl.config.models.instance import NovaTimeouts
@@ -22,6 +24,7 @@ from pytest_dibctl.config.models.values import (
     Unique,
     Variables,
     Version,
+    broken_rule,
 )
 
 
@@ -45,6 +48,23 @@ class Ssh(Section):
     port: Port | None = None
 
 
+def _known(name: str) -> str:
+    if text := engines.problem(name):
+        raise broken_rule(text)
+    return name
+
+
+Need = Annotated[
+    NonEmpty,
+    AfterValidator(_known),
+    WithJsonSchema({"type": "string", "enum": sorted(engines.CAPABILITIES)}),
+]
+Needs = Annotated[
+    tuple[Need, ...],
+    Field(json_schema_extra=UNIQUE_ITEMS, description="skip the tests where the engine lacks one of these"),
+    Unique,
+]
+
 TestKind = Literal["shell", "pytest", "ssh", "image"]
 TEST_KINDS: tuple[TestKind, ...] = get_args(TestKind)
 """What an entry of ``tests_list`` may be."""
@@ -58,6 +78,7 @@ class TestEntry(Ruled):
         json_schema_extra={
             "oneOf": [{"required": [kind]} for kind in TEST_KINDS],
             "dependentRequired": {"sudo": ["ssh"]},
+            "not": {"required": ["image", "needs"]},
         }
     )
 
@@ -66,11 +87,12 @@ class TestEntry(Ruled):
     ssh: NonEmpty | None = None
     image: NonEmpty | None = None
     sudo: Annotated[Flag, Field(description="run an ssh entry's scripts as root")] | None = None
+    needs: Needs = ()
     timeout: Seconds = 300
 
     @classmethod
     def broken_rules(cls, data: Mapping[str, Any]) -> Iterator[Rule]:
-        """Refuse an entry of no kind or of several, and ``sudo`` outside an ssh entry."""
+        """Refuse an entry of no kind or of several, and keys that mean nothing beside its kind."""
         kinds = given(data, *TEST_KINDS)
         if len(kinds) != 1:
             names = " and ".join(kinds) or "none"
@@ -78,6 +100,8 @@ class TestEntry(Ruled):
             yield "", f"an entry names exactly one of {known}; this one names {names}"
         elif data.get("sudo") is not None and kinds != ["ssh"]:
             yield "sudo", f"sudo is for ssh entries, which run in the guest; this is a {kinds[0]} entry"
+        if kinds == ["image"] and data.get("needs") is not None:
+            yield "needs", "needs is about a running instance; image entries look at files, and need none"
 
     @property
     def kind(self) -> TestKind:
@@ -94,6 +118,7 @@ class TestEntry(Ruled):
 class ExternalTest(Command):
     """A command that is a test of its own, run on this machine before those of ``tests_list``."""
 
+    needs: Needs = ()
     timeout: Seconds = 300
 
 

@@ -7,11 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pytest_dibctl.config import engines
 from pytest_dibctl.config.models.nova import Nova
 from pytest_dibctl.config.models.qemu import Qemu
 from pytest_dibctl.config.models.section import Rule, Section
 from pytest_dibctl.config.models.site import Site
-from pytest_dibctl.config.models.values import Duration, EmptyIfNone, Variables
+from pytest_dibctl.config.models.values import Duration, EmptyIfNone, Flag, Variables
 
 
 class Neutron(BaseModel):
@@ -47,6 +48,19 @@ class TestEnvironment(Site):
     neutron: Neutron | None = None
     qemu: Annotated[Qemu | None, EmptyIfNone] = None
     tests: Annotated[EnvironmentTests, EmptyIfNone] = Field(default_factory=EnvironmentTests)
+    vouches: Annotated[
+        Flag | None, Field(description="whether tests that pass here vouch for an upload with require_tested")
+    ] = None
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What the engine has, out of ``engines.CAPABILITIES``."""
+        return engines.ENGINES[self.engine].capabilities
+
+    @property
+    def is_vouching(self) -> bool:
+        """Whether tests that pass here vouch for an image: ``vouches``, else what is usual for the engine."""
+        return engines.ENGINES[self.engine].vouches if self.vouches is None else self.vouches
 
     @property
     def engine(self) -> Literal["openstack", "qemu"]:

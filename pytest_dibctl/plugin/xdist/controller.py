@@ -51,6 +51,7 @@ class Controller:
             numnodes=len(parse_tx_spec_config(config)),
             groups_of=lambda node: self._tests_of(node).groups,
             first_of=self._first_of,
+            earlier_than=self._earlier_than,
             instances=config.getoption("dib_instances"),
             on_done=self._group_done,
             on_difference=self._refuse_difference,
@@ -73,6 +74,11 @@ class Controller:
     def _first_of(self, node: Node) -> Sequence[bool]:
         """Tell which tests come before any boot: none may begin while these could still forbid it."""
         return [kind == "image" for kind in self._tests_of(node).kinds]
+
+    def _earlier_than(self, group: Hashable) -> Sequence[Hashable]:
+        """Name the groups that must be over before one begins: those of the rungs before its own."""
+        target = self._target(group)
+        return [earlier.id for earlier in self._session.plan.earlier(target)] if target else []
 
     def _refuse_difference(self, node: Node, other: Node) -> None:
         from xdist.report import report_collection_diff

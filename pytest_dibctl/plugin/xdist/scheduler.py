@@ -23,8 +23,9 @@ class ImageScheduling:
     It begins when ``numnodes`` workers have collected. ``groups_of`` returns the group of each of a worker's
     tests, in order, and ``first_of`` which of them come before all others of their group. At most
     ``instances`` workers share a group: only once its first tests are over, and only where no group is
-    without a worker. ``on_done`` is called with a group when no worker has a test of it left, and again
-    after a test of it was run once more. ``on_difference`` is called with two workers whose tests differ.
+    without a worker. A group begins only once those that ``earlier_than`` names for it are over. ``on_done``
+    is called with a group when no worker has a test of it left, and again after a test of it was run once
+    more. ``on_difference`` is called with two workers whose tests differ.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class ImageScheduling:
         numnodes: int,
         groups_of: Callable[[Node], Sequence[Hashable]],
         first_of: Callable[[Node], Sequence[bool]],
+        earlier_than: Callable[[Hashable], Sequence[Hashable]] = lambda _group: (),
         instances: int,
         on_done: Callable[[Hashable], None],
         on_difference: Callable[[Node, Node], None],
@@ -43,6 +45,7 @@ class ImageScheduling:
         self.collection: list[str] | None = None
         self._groups_of = groups_of
         self._first_of = first_of
+        self._earlier_than = earlier_than
         self._instances = instances
         self._on_done = on_done
         self._on_difference = on_difference
@@ -107,8 +110,7 @@ class ImageScheduling:
         del duration
         self._pending[node].remove(item_index)
         self._first.discard(item_index)
-        self._feed_all()
-        self._count_down(item_index)
+        self._over(item_index)
 
     def mark_test_pending(self, item: str) -> None:
         """Have a test run once more: pytest-rerunfailures repeats a test that crashed its worker."""
@@ -135,8 +137,7 @@ class ImageScheduling:
         self._first.discard(crashed)
         for index in reversed(others):
             self._queues[self._group[index]].appendleft(index)
-        self._feed_all()
-        self._count_down(crashed)
+        self._over(crashed)
         return self.collection[crashed]
 
     def remove_pending_tests_from_node(self, node: Node, indices: Sequence[int]) -> NoReturn:
@@ -206,17 +207,34 @@ class ImageScheduling:
         free = [
             group
             for group, queue in self._queues.items()
-            if queue and workers[group] < (1 if group in exclusive else self._instances)
+            if queue
+            and workers[group] < (1 if group in exclusive else self._instances)
+            and not self._is_held(node, group)
         ]
         return min(free, key=lambda group: workers[group], default=None)
 
     def _may_come(self, node: Node) -> bool:
         """Whether a worker could join a group later, once the tests are over that come first in it.
 
-        Their worker does not wait for this one: while its group has tests, it always knows the next.
+        Their worker does not wait for this one: while its group has tests, it always knows the next. Of the
+        workers whose last tests a held group waits for, one stays for it; the others have to run theirs.
         """
         workers = self._workers_without(node)
-        return any(self._queues[group] and workers[group] < self._instances for group in self._exclusive())
+        exclusive = self._exclusive()
+        held = {group for group, queue in self._queues.items() if queue and self._is_held(node, group)}
+        if any(self._queues[group] and workers[group] < self._instances for group in exclusive - held):
+            return True
+        last = (
+            other
+            for other, pending in self._pending.items()
+            if 0 < len(pending) < LOOKAHEAD and not other.shutting_down
+        )
+        return bool(held) and node is next(last, None)
+
+    def _is_held(self, node: Node, group: Hashable) -> bool:
+        """Whether an earlier group has tests left that ``node`` does not run itself before any new one."""
+        own = collections.Counter(self._group[index] for index in self._pending[node])
+        return any(self._left.get(earlier, 0) > own[earlier] for earlier in self._earlier_than(group))
 
     def _workers_without(self, node: Node) -> collections.Counter[Hashable]:
         return collections.Counter(self._attached[other] for other in self._attached if other is not node)
@@ -225,9 +243,11 @@ class ImageScheduling:
         """Return the groups that no second worker may join yet."""
         return {self._group[index] for index in self._first}
 
-    def _count_down(self, index: int) -> None:
+    def _over(self, index: int) -> None:
+        """Count a test that has run, or that a worker died of, and give the workers others."""
         group = self._group[index]
         self._left[group] -= 1
+        self._feed_all()
         if not self._left[group]:
             self._on_done(group)
 

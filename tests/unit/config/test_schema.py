@@ -40,7 +40,9 @@ def test_files_of_dibctl_are_valid(kind: Kind) -> None:
     [
         ("images", ""),
         ("images", "a: {filename: 12.10, dib: {elements: [x], environment_variables: {A: 1, B: yes}}}"),
+        ("images", "a: {filename: x, tests: {tests_list: [{shell: b, needs: [kernel, clock]}]}}"),
         ("test", "a: {qemu: {}}"),
+        ("test", "a: {qemu: {}, vouches: false}"),
         ("test", "a: {keystone: {OS_USERNAME: x, Pass: 1}, nova: {flavor: 1}}"),
         (
             "test",
@@ -65,6 +67,8 @@ def test_what_is_valid(kind: Kind, text: str) -> None:
         ("images", "a: {filename: x, dib: {elements: [b], min_version: new}}"),
         ("images", "a: {filename: x, tests: {tests_list: [{shell: b, pytest: c}]}}"),
         ("images", "a: {filename: x, tests: {tests_list: [{timeout: 1}]}}"),
+        ("images", "a: {filename: x, tests: {tests_list: [{shell: b, needs: [gpu]}]}}"),
+        ("images", "a: {filename: x, tests: {tests_list: [{image: b, needs: [disk]}]}}"),
         ("images", "a: {filename: x, tests: {wait_for_port: 70000}}"),
         ("test", "a: {}"),
         ("test", "a: {keystone: {}}"),

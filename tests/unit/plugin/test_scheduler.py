@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Hashable, Sequence
 
 from hypothesis import given, settings
@@ -34,10 +35,11 @@ class Worker:
 class Run:
     """An xdist run: its controller's loop, over a scheduler and workers.
 
-    ``groups`` has a letter for each test; those in upper case come before others of their group.
+    ``groups`` has a letter for each test; those in upper case come before others of their group. ``ladders``
+    are groups of which each begins when those before it are over.
     """
 
-    def __init__(self, groups: str, workers: int, instances: int = 1) -> None:
+    def __init__(self, groups: str, workers: int, instances: int = 1, *ladders: str) -> None:
         first = [letter.isupper() for letter in groups]
         groups = groups.lower()
         self.groups = groups
@@ -51,6 +53,9 @@ class Run:
             numnodes=workers,
             groups_of=lambda _: groups,
             first_of=lambda _: first,
+            earlier_than=lambda group: "".join(
+                rungs[: rungs.index(str(group))] for rungs in ladders if str(group) in rungs
+            ),
             instances=instances,
             on_done=self.done.append,
             on_difference=lambda _, node: self.different.append(node.number),
@@ -228,6 +233,42 @@ def test_the_group_of_a_test_is_known_by_its_node_id() -> None:
     assert run.scheduling.group_of("elsewhere") is None
 
 
+def test_a_later_rung_is_the_same_workers_and_begins_when_the_earlier_is_over() -> None:
+    run = Run("aabb", 2, 1, "ab")
+    one, other = run.workers
+    assert (one.queue, other.queue) == ([0, 1], [])
+    run.step(one)
+    assert (one.queue, other.queue) == ([1, 2], [])
+    run.to_the_end()
+    assert run.ran == [(0, 0), (0, 1), (0, 2), (0, 3)]
+    assert run.done == ["a", "b"]
+
+
+def test_workers_that_share_a_rung_do_not_wait_for_each_other() -> None:
+    run = Run("aabbbb", 2, 2, "ab")
+    one, other = run.workers
+    assert (one.queue, other.queue) == ([0], [1])
+    assert other.can_run
+    assert not one.can_run
+    run.step(other)
+    assert one.queue == [0, 2]
+    run.to_the_end()
+    assert [index for _, index in run.ran] == [1, 0, 2, 3, 4, 5]
+
+
+def test_a_free_worker_takes_another_image_while_a_rung_is_held() -> None:
+    run = Run("aabbcc", 2, 1, "ab")
+    assert [worker.queue for worker in run.workers] == [[0, 1], [4, 5]]
+
+
+def test_a_rung_is_not_held_by_a_test_that_killed_its_worker() -> None:
+    run = Run("abb", 2, 1, "ab")
+    run.crash(run.workers[0])
+    run.to_the_end()
+    assert run.crashed == [0]
+    assert [index for _, index in run.ran] == [1, 2]
+
+
 def in_order(letters: list[str]) -> str:
     return "".join(sorted(letters, key=lambda letter: (letter.lower(), letter)))
 
@@ -238,11 +279,12 @@ def in_order(letters: list[str]) -> str:
     workers=st.integers(1, 5),
     instances=st.integers(1, 3),
     choices=st.lists(st.tuples(st.integers(0, 20), st.booleans()), max_size=60),
+    ladders=st.sampled_from([[], ["ab"], ["abc"], ["ab", "cd"], ["abcd"]]),
 )
 def test_whatever_crashes_every_test_is_run_or_died_of_once(
-    groups: str, workers: int, instances: int, choices: list[tuple[int, bool]]
+    groups: str, workers: int, instances: int, choices: list[tuple[int, bool]], ladders: list[str]
 ) -> None:
-    run = Run(groups, workers, instances)
+    run = Run(groups, workers, instances, *ladders)
     first = {index for index, letter in enumerate(groups) if letter.isupper()}
     groups = groups.lower()
     for number, dies in choices:
@@ -259,6 +301,12 @@ def test_whatever_crashes_every_test_is_run_or_died_of_once(
             to_come = {index for index in first if groups[index] == group} - set(run.crashed)
             if not to_come <= {index for _, index in run.ran}:
                 assert len(live) <= 1
+        for rungs in ladders:
+            for lower, upper in itertools.combinations(rungs, 2):
+                begun = {groups[worker.queue[0]] for worker in run.workers if worker.queue}
+                over = {index for _, index in run.ran} | set(run.crashed)
+                if upper in begun | {groups[index] for _, index in run.ran}:
+                    assert {index for index, group in enumerate(groups) if group == lower} <= over
     run.to_the_end()
     assert sorted([index for _, index in run.ran] + run.crashed) == list(range(len(groups)))
     assert {str(group) for group in run.done} == set(groups)

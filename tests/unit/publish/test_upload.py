@@ -772,6 +772,20 @@ class TestTested:
         assert "require_tested" in result["error"]
         assert not shop.cloud.calls
 
+    def test_tests_that_passed_in_a_container_alone_do_not_vouch(self, shop: Shop) -> None:
+        statement(shop, environment="container", environment_vouches=False)
+        code, out, err = shop.run("upload", "debian", "one")
+        told = " ".join((out + err).split())
+        assert code == ExitCode.TESTS_FAILED
+        assert "it passed on 2026-01-01T00:00:00Z in container, but container does not vouch" in told
+        assert "`pytest --dib-image=debian --dib-ladder=container,local`" in told
+        assert not shop.cloud.calls
+
+    def test_a_ladder_that_ends_in_a_machine_vouches_and_is_told(self, shop: Shop) -> None:
+        statement(shop, ladder=("container", "local"))
+        assert shop.run("upload", "debian", "one")[0] == ExitCode.OK
+        assert shop.images()[0]["dibctl_tested"] == "2026-01-01T00:00:00Z in container and local"
+
     def test_changed_tests_vouch_where_the_environment_says_so(self, shop: Shop) -> None:
         one = {"keystone": shop.keystone(), "require_tested": True, "accept_changed_tests": True}
         shop.write({"one": one}, tests={"tests_list": [{"pytest": "tests/test_it.py"}]})
