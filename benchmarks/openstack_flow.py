@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import paired
+from tests.openstack.belongings import looking
 from tests.openstack.cloud import environment, sessions
 from tests.openstack.cloud.layout import Layout
 from tests.openstack.site import Site
@@ -61,9 +62,16 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as directory,
         sessions.using(layout, keep=keep) as cloud,
+        looking(cloud) as belongings,
     ):
         image = Path(shutil.copytree(micro.cached(), Path(directory, "image"))) / "micro"
-        site = Site(path=Path(directory), cloud=cloud, image=image.with_suffix(".qcow2"))
+        site = Site(
+            path=Path(directory),
+            cloud=cloud,
+            image=image.with_suffix(".qcow2"),
+            belongings=belongings,
+            before=frozenset(belongings.known()),
+        )
         (site.path / "test_it.py").write_text(TEST)
         site.write({"here": site.live()}, [{"pytest": "test_it.py"}])
         clients = environment.path(layout) / "bin"
@@ -91,6 +99,6 @@ def main() -> None:
                 raise SystemExit(done.stdout + done.stderr)
 
         pair = paired.measure(ours, theirs, rounds=ROUNDS)
-        if left := site.left():
+        if left := site.left_at_last():
             raise SystemExit(f"left behind: {', '.join(sorted(left))}")
     paired.report("upload, boot, login, removal", pair, ours="pytest", theirs="openstack commands")
