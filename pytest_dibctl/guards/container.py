@@ -29,6 +29,7 @@ from pytest_dibctl.guards import container_limits, container_machine, namespace
 from pytest_dibctl.guards.container_network import ContainerNetwork
 from pytest_dibctl.guards.container_root import ContainerRoot
 from pytest_dibctl.guards.namespace import MachineProc
+from pytest_dibctl.system.waiting import wait_until
 
 SPEC: Final = "container.json"
 """What the container is to be, in the instance's directory; it holds secrets."""
@@ -38,6 +39,8 @@ ORDER: Final = 5.0
 """Seconds in which a connection has to say what it wants."""
 LONGEST: Final = 65536
 """Bytes of an order."""
+STARTED: Final = 2.0
+"""Seconds that are waited for systemd-nspawn to start the container's init; it takes 0.05."""
 REBOOT: Final = 133
 """How systemd-nspawn ends when the container asks for a reboot and the caller is to start it again."""
 REBOOT_PAUSE: Final = 0.2
@@ -200,6 +203,9 @@ class ContainerGuard:
         )
         self._state, self._code = "running", 0
         self._boots += 1
+        leader = wait_until(self._leader, timeout=STARTED, poll=0.01)
+        if leader is not None:
+            self._network.hasten(leader, timeout=STARTED)
 
     def press(self) -> None:
         """Ask the container's init to power off."""
