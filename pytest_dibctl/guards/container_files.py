@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -18,6 +19,8 @@ from pytest_dibctl.guards.container_machine import INITS, SYSTEMD
 from pytest_dibctl.guards.namespace import FIRST_USER, USERS
 from pytest_dibctl.system import kernel
 
+MOUNT_POINTS: Final = ("dev", "proc", "run", "sys", "tmp")
+"""Directories of the image that systemd-nspawn mounts on."""
 CLOUD_INIT: Final = ("/usr/bin/cloud-init", "/usr/local/bin/cloud-init", "/bin/cloud-init")
 HOME: Final = 5
 """The field of a line of passwd that says where a user's home is."""
@@ -46,6 +49,20 @@ def write(root: Path, spec: Mapping[str, Any]) -> None:
         tree.close()
 
 
+def refuse_links(root: Path) -> None:
+    """Raise InstanceError where systemd-nspawn would follow a link of ``root`` out of it.
+
+    An image may have such links, and a container may have made them before it boots again.
+    """
+    for name in MOUNT_POINTS:
+        path = root / name
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise InstanceError(
+                f"/{name} of the image is no plain directory, so it cannot be booted as a container",
+                hint="look at what made it: `image` entries can test it with image_tree",
+            )
+
+
 def has_systemd(root: Path) -> bool:
     """Whether ``root`` has a systemd; a link in there leads nowhere else."""
     tree = _Tree(root)
@@ -62,7 +79,7 @@ def _let_log_in(tree: _Tree, spec: Mapping[str, Any]) -> None:
         (
             fields
             for fields in _passwd(tree)
-            if fields[0] == user and fields[2].isdigit() and fields[3].isdigit()
+            if fields[0] == user and all(re.fullmatch(r"[0-9]{1,9}", number) for number in fields[2:4])
         ),
         None,
     )

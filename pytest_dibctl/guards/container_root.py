@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_dibctl.errors import ArtifactError, CommandError, InstanceError
-from pytest_dibctl.guards import container_files, image_mount, namespace
+from pytest_dibctl.guards import container_files, container_machine, image_mount, namespace
 from pytest_dibctl.guards.image_views import mount_points
 from pytest_dibctl.guards.mounts import mount
 from pytest_dibctl.system import kernel, process
 
 TREE: Final = "tree"
-"""Where everything is mounted, in the instance's directory."""
+"""Where everything of the image is mounted, in the instance's directory."""
 DISK: Final = "disk.img"
 LOWER, WRITTEN, ROOT = "lower", "written", "container"
 """In there: the image's filesystems, the mounted disk, and the container's root."""
@@ -53,14 +53,16 @@ class ContainerRoot:
     @classmethod
     def opened(cls, directory: Path, spec: Mapping[str, Any]) -> ContainerRoot:
         """Mount the image read-only, and a first disk; raises DibctlError and OSError."""
-        tree = directory / TREE
+        here = container_machine.moved(directory)
+        tree = here / TREE
         opened = image_mount.mount_image(Path(spec["image"]), spec["format"], tree)
+        container_machine.close_to_writing({here, tree})
         (tree / LOWER).mkdir()
         points = [str(point.relative_to(opened.root)) for point in mount_points(opened.root)]
         with _users() as users:
             for number, point in enumerate(points):
                 _show_to_users(users, opened.root / point, tree / LOWER / str(number))
-        root = cls(directory, spec, points, opened.notes)
+        root = cls(here, spec, points, opened.notes)
         for name in (WRITTEN, ROOT):
             (tree / name).mkdir()
         root.renew()
@@ -71,6 +73,7 @@ class ContainerRoot:
 
         Raises InstanceError for an image that cannot be booted or logged in to, and OSError.
         """
+        container_files.refuse_links(self.path)
         if first:
             container_files.write(self.path, self._spec)
 
