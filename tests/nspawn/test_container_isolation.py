@@ -146,17 +146,17 @@ class TestMachine:
             "echo 1 > /proc/sys/kernel/panic",
             "echo x > /proc/sys/kernel/core_pattern",
             "echo b > /proc/sysrq-trigger",
-            "date -s 2001-01-01",
+            "date -s 2001-01-01; date | grep 2001",
             "mount -t ext4 /dev/vda /mnt",
             "mount -t debugfs d /mnt",
-            "cat /proc/kcore | head -c 1",
-            "cat /dev/mem | head -c 1",
+            "head -c 1 /proc/kcore",
+            "head -c 1 /dev/mem",
             "dmesg | grep Linux",
             "insmod /bin/busybox",
             "swapon /root/swap",
             "echo 10000000000 > /sys/fs/cgroup/memory/memory.limit_in_bytes",
             "echo max > /sys/fs/cgroup/pids/pids.max",
-            "echo max > /sys/fs/cgroup/memory.max",
+            "test -e /sys/fs/cgroup/memory.max && echo max > /sys/fs/cgroup/memory.max",
             "ls /sys/fs/cgroup/*/dibctl-*",
             "mount -o remount,rw /proc/sys && echo 1 > /proc/sys/kernel/panic",
         ],
@@ -164,6 +164,7 @@ class TestMachine:
     def test_what_it_may_not_do(self, shut: Running, attempt: str) -> None:
         _, _, access = shut
         result = access.run(f"({attempt}) 2>&1; echo code $?")
+        assert "code " in result.output
         assert not result.output.endswith("code 0\n"), result.output
 
     def test_it_has_few_devices(self, shut: Running) -> None:
@@ -222,9 +223,8 @@ class TestLimits:
         made = bench()
         instance = made.boot(plain)
         access = made.ready(instance)
-        access.run(
-            "dd if=/dev/zero bs=1M count=20 2>/dev/null | tr '\\0' x > /proc/1/fd/1", check=True, timeout=60
-        )
+        flood = "dd if=/dev/zero bs=1M count=20 2>/dev/null | tr '\\0' x > /proc/1/fd/1"
+        access.run(flood, check=True, timeout=60)
         log = instance.directory / launch.CONSOLE
         assert leaks.settled(lambda: set() if b"limit of 1 MiB" in log.read_bytes() else {"not yet"}) == set()
         assert log.stat().st_size < MIB + 200
@@ -275,5 +275,5 @@ def test_a_setuid_program_is_root_in_the_container_only(
     assert access.run("id -u").output.strip() == "1000"
     access.run("ln -s /usr/bin/su-id /tmp/id; /tmp/id -u >/tmp/who")
     assert access.run("cat /tmp/who").output.strip() in {"0", "1000"}
-    seen = Path(f"/proc/{instance.facts['process']}/root{instance.directory}/tree/container/usr/bin/su-id")
+    seen = Path(f"/proc/{instance.facts['process']}/root/run/instance/tree/container/usr/bin/su-id")
     assert seen.stat().st_uid == FIRST_USER
