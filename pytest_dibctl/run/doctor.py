@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_dibctl.build import preflight
+from pytest_dibctl.clouds.nspawn import preflight as containers
 from pytest_dibctl.clouds.qemu import accel
 from pytest_dibctl.guards import namespace
 from pytest_dibctl.image.preflight import TREE_TOOLS
@@ -50,6 +51,7 @@ def examine(directory: Path | None = None) -> list[Check]:
         checks.device_mapper(),
         checks.filesystem("vfat"),
         _kvm(),
+        containers.summary(),
     ]
 
 

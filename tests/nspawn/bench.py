@@ -50,7 +50,7 @@ class Bench:
     ) -> BootRequest:
         """Return a request to boot; names differ, as control groups of all tests are in one place."""
         return BootRequest(
-            name=name or f"dibctl-micro-{uuid.uuid4().hex[:8]}",
+            name=name or f"dibctl-bench-{uuid.uuid4().hex[:8]}",
             key=self.key,
             key_name=self.key.name,
             deadlines=Deadlines(port=READY),
