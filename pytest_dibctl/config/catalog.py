@@ -117,7 +117,9 @@ class Catalog:
 
     def _labels(self, kind: Kind, entries: Mapping[str, Entry[T_co]]) -> Labels[T_co]:
         files = tuple(file.display_name for file in self.files if file.kind == kind)
-        return Labels(kind=kind, entries=entries, files=files)
+        # A pattern of test environments means those of the files, and `local`, which was there first.
+        built_in = {label for label, entry in entries.items() if entry.display_name == BUILT_IN} - {LOCAL}
+        return Labels(kind=kind, entries=entries, files=files, by_name=frozenset(built_in))
 
 
 def load(

@@ -8,7 +8,6 @@ are outside.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -28,10 +27,9 @@ DISK: Final = "disk.img"
 LOWER, WRITTEN, ROOT = "lower", "written", "container"
 """In there: the image's filesystems, the mounted disk, and the container's root."""
 GIB: Final = 1 << 30
-ROUND: Final = 4
-"""Seconds times this is how long a copy of the disk may take at 100 MiB/s and more."""
+COPIED: Final = 600.0
+"""Seconds that a copy of the disk may take."""
 
-_FREEZE, _THAW = 0xC0045877, 0xC0045878
 _OVERLAY: Final = ("nodev", "redirect_dir=on", "metacopy=off", "index=off", "volatile")
 """What is written is thrown away, so nothing has to reach the disk before an answer is given."""
 
@@ -99,7 +97,7 @@ class ContainerRoot:
         written = os.open(self._directory / TREE / WRITTEN, os.O_RDONLY | os.O_DIRECTORY)
         try:
             # The kernel writes what is in memory and lets nobody write until the copy is made.
-            fcntl.ioctl(written, _FREEZE, 0)
+            kernel.freeze(written)
             try:
                 needed, free = disk.stat().st_blocks * 512, shutil.disk_usage(self._directory).free
                 if free < needed:
@@ -109,7 +107,7 @@ class ContainerRoot:
                     )
                 _copy(disk, draft)
             finally:
-                fcntl.ioctl(written, _THAW, 0)
+                kernel.thaw(written)
             draft.replace(copy)
         finally:
             os.close(written)
@@ -206,4 +204,4 @@ def _make_filesystem(path: Path, size: int) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    process.run(["cp", "--sparse=always", "--reflink=auto", str(source), str(target)], timeout=600)
+    process.run(["cp", "--sparse=always", "--reflink=auto", str(source), str(target)], timeout=COPIED)
