@@ -453,8 +453,10 @@ ERRORS: list[tuple[Kind, str, list[str]]] = [
     ),
     (
         "test",
-        "a: {nspawn: {memory: 1, processes: 1, accelerator: kvm, forward_ports: [{host: 1}], userdata: x, "
-        "userdata_file: y}}",
+        (
+            "a: {nspawn: {memory: 1, processes: 1, accelerator: kvm, forward_ports: [{host: 1}], "
+            "userdata: x, userdata_file: y}}"
+        ),
         [
             "1:14: a.nspawn.memory: must be at least 64, got the number 1",
             "1:25: a.nspawn.processes: must be at least 16, got the number 1",
