@@ -112,6 +112,7 @@ class ContainerGuard:
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._state = "off"
         self._code = 0
+        self._trouble: str | None = None
         self._boots = 0
         self._restart_at: float | None = None
         self._proc = MachineProc()
@@ -150,15 +151,13 @@ class ContainerGuard:
                     key.data()
                 self._reap()
                 if self._restart_at is not None and time.monotonic() >= self._restart_at:
-                    self._restart_at = None
-                    with contextlib.suppress(DibctlError, OSError):
-                        self.start()
+                    self._start_again()
 
     # -- orders ------------------------------------------------------------------------------------
 
     def _serve(self, listener: socket.socket) -> None:
         connection, _ = listener.accept()
-        with connection, contextlib.suppress(OSError):
+        with connection, contextlib.suppress(OSError, ValueError):
             connection.settimeout(ORDER)
             with connection.makefile("rb") as file:
                 order = json.loads(file.readline(LONGEST) or b"{}")
@@ -183,7 +182,7 @@ class ContainerGuard:
         except (KeyError, TypeError) as error:
             return {"error": f"not an order: {error}", "hint": None}
         self._reap()
-        return {"state": self._state, "code": self._code, "boots": self._boots}
+        return {"state": self._state, "code": self._code, "boots": self._boots, "trouble": self._trouble}
 
     def start(self) -> None:
         """Boot the container; do nothing if it runs."""
@@ -201,11 +200,21 @@ class ContainerGuard:
             env=container_machine.environment(),
             preexec_fn=lambda: container_limits.enter(self.spec),  # noqa: PLW1509 -- there is one thread
         )
-        self._state, self._code = "running", 0
+        self._state, self._code, self._trouble = "running", 0, None
         self._boots += 1
         leader = wait_until(self._leader, timeout=STARTED, poll=0.01)
         if leader is not None:
             self._network.hasten(leader, timeout=STARTED)
+
+    def _start_again(self) -> None:
+        """Boot the container as it asked to be; what is in the way of that is told with its state."""
+        try:
+            self.start()
+        except DibctlError as error:
+            self._state, self._trouble = "failed", error.message
+        except OSError as error:
+            self._state, self._trouble = "failed", str(error)
+        self._restart_at = None
 
     def press(self) -> None:
         """Ask the container's init to power off."""

@@ -36,9 +36,8 @@ def examine(directory: Path | None = None) -> list[Check]:
         *GUEST_TOOLS,
         *TREE_TOOLS,
     ]
-    optional = [
-        tool for tool in (*preflight.PARTITION_TOOLS, *preflight.EFI_TOOLS, "mksquashfs") if tool not in tools
-    ]
+    wanted = (*preflight.PARTITION_TOOLS, *preflight.EFI_TOOLS, "mksquashfs", *containers.TOOLS)
+    optional = [tool for tool in dict.fromkeys(wanted) if tool not in tools]
     return [
         preflight.disk_image_create(),
         *map(checks.tool, tools),

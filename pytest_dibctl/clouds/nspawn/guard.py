@@ -24,11 +24,15 @@ PATIENCE: Final = 60.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Power:
-    """Whether the container runs: ``state`` is running, rebooting, off or failed; ``code`` is nspawn's."""
+    """Whether the container runs: ``state`` is running, rebooting, off or failed; ``code`` is nspawn's.
+
+    ``trouble`` says why it could not reboot.
+    """
 
     state: str
     code: int
     boots: int
+    trouble: str | None
 
 
 class Guard:

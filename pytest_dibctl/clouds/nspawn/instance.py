@@ -241,6 +241,8 @@ class NspawnInstance:
         if power.state == "off":
             cause = "it is switched off" if self._stopped else "the container powered itself off"
             return self._failure(cause, "the console's last lines may say why")
+        if power.trouble is not None:
+            return self._failure(f"it could not reboot: {power.trouble}", self._log_hint())
         return self._failure(f"systemd-nspawn exited with {power.code}{self._log_lines()}", self._log_hint())
 
     def _log_lines(self) -> str:
