@@ -172,6 +172,27 @@ def test_an_init_that_reboots_without_end_can_be_deleted(bench: Callable[..., Be
     assert groups(instance.name) == []
 
 
+def test_a_link_that_a_container_makes_before_it_reboots_is_told(
+    bench: Callable[..., Bench], plain: artifact.Artifact
+) -> None:
+    made = bench()
+    instance = made.boot(plain)
+    access = made.ready(instance)
+    access.run("umount -l /proc && mv /proc /mnt/ && ln -s /run /proc && reboot -f", timeout=30)
+
+    def told() -> set[str]:
+        try:
+            instance.check()
+        except InstanceError as error:
+            return set() if "could not reboot: /proc of the image is no plain" in error.message else {"other"}
+        return {"not yet"}
+
+    assert leaks.settled(told, seconds=30) == set()
+    instance.rebuild()
+    made.again(instance, access)
+    assert access.run("test -d /proc/1").returncode == 0
+
+
 def test_an_init_that_ignores_everything_is_ended(bench: Callable[..., Bench], alter: Alter) -> None:
     made = bench()
     traps = " ".join(str(number) for number in range(1, 32) if number not in {9, 17, 19})

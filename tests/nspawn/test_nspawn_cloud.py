@@ -26,6 +26,7 @@ from pytest_dibctl.guest.ssh import SshAccess
 from pytest_dibctl.image import artifact
 from pytest_dibctl.system import process, processes
 from tests.nspawn.bench import Bench, altered, boot_id, groups
+from tests.qemu.test_tree import partitioned
 from tests.support import leaks, micro
 
 pytestmark = pytest.mark.real
@@ -366,6 +367,20 @@ def test_a_whole_disk_is_booted(bench: Callable[..., Bench], whole_disk: micro.W
     made = bench()
     access = made.ready(made.boot(artifact.inspect(getattr(whole_disk, kind))))
     assert "ID=micro" in access.run("cat /etc/os-release").output
+
+
+def test_other_partitions_can_be_written_too(
+    bench: Callable[..., Bench], micro_files: Path, tmp_path: Path
+) -> None:
+    image = partitioned(micro_files, tmp_path, "LABEL=extra /mnt ext4 defaults 0 2\n")
+    made = bench()
+    instance = made.boot(artifact.inspect(image))
+    access = made.ready(instance)
+    script = "cat /mnt/shown; echo more > /mnt/more; cat /mnt/more; stat -c %u /mnt/shown"
+    assert access.run(script).output.split() == ["yes", "more", "0"]
+    instance.rebuild()
+    made.again(instance, access)
+    assert access.run("ls /mnt/more").returncode != 0
 
 
 @pytest.mark.parametrize("kind", ["vmdk", "vdi", "vpc", "vhdx"])
