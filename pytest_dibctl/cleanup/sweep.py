@@ -19,7 +19,7 @@ from pytest_dibctl.clouds.protocols import IN_FLIGHT, Cloud, LeakedResource
 from pytest_dibctl.config import merge
 from pytest_dibctl.config.catalog import built_in_environment
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models.test import TestEnvironment
+from pytest_dibctl.config.models.test import LOCAL_ENGINES, TestEnvironment
 from pytest_dibctl.errors import DibctlError, NotInConfigError
 from pytest_dibctl.image import tree
 from pytest_dibctl.run import environments
@@ -185,7 +185,7 @@ def renew_records(
     """Renew the leases of what ``records`` of a living run stand for; yield those that could not be."""
     with contextlib.closing(_Remover(find=find, run=run, cwd=cwd)) as remover:
         for record in records:
-            if record.kind in {"image", "instance"} and record.details.get("engine") != "qemu":
+            if record.kind in {"image", "instance"} and record.details.get("engine") not in LOCAL_ENGINES:
                 try:
                     remover.cloud(record).renew(record.kind, record.name, record.details)
                 except DibctlError as error:
@@ -265,9 +265,9 @@ class _Remover:
         endpoint = recorded.get("image_endpoint") or None
         place = (label, endpoint)
         if place not in self._clouds:
-            local = record.details.get("engine") == "qemu"
+            engine = record.details.get("engine")
             with belonging.told(recorded, label):
-                environment = built_in_environment() if local else self.find(label)
+                environment = built_in_environment(engine) if engine in LOCAL_ENGINES else self.find(label)
             self._clouds[place] = environments.open_environment(
                 environment,
                 run=self.run,
@@ -282,7 +282,7 @@ class _Remover:
 
 def is_settled(record: Record) -> bool:
     """Whether no create call of the thing can still be going on somewhere."""
-    local = record.kind in {"key", "tree"} or record.details.get("engine") == "qemu"
+    local = record.kind in {"key", "tree"} or record.details.get("engine") in LOCAL_ENGINES
     complete = bool(record.details.get("made"))
     return local or (complete and not any(key.startswith("snapshot") for key in record.details))
 
@@ -318,7 +318,7 @@ def in_clouds(
 ) -> Iterator[Swept]:
     """Yield what ``look`` yields of each OpenStack environment, and an outcome for one that fails."""
     for environment in selected:
-        if choice.environment not in {None, environment.label} or environment.settings.engine == "qemu":
+        if choice.environment not in {None, environment.label} or environment.settings.is_local:
             continue
         try:
             cloud = environments.open_environment(

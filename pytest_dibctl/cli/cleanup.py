@@ -46,11 +46,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: Arguments) -> int:
     """Remove things; the exit code is 1 when one of them could not be removed."""
     from pytest_dibctl.cleanup import sweep
-    from pytest_dibctl.config.catalog import LOCAL
+    from pytest_dibctl.config.catalog import CONTAINER, LOCAL
 
     # Lazily: a run of this machine alone can be removed without any configuration file.
     catalog = functools.cache(lambda: load(arguments, need_images=False))
-    if arguments.environment is not None and arguments.environment != LOCAL:
+    if arguments.environment not in {None, LOCAL, CONTAINER}:
         catalog().environment(arguments.environment)  # raises NotInConfigError for an unknown label
     choice = sweep.Choice(run_id=arguments.run_id, environment=arguments.environment)
     swept: list[Swept] = []

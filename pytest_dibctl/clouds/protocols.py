@@ -1,8 +1,8 @@
 """What a cloud is to this project: two Protocols and the values they trade in.
 
-``qemu`` and ``openstack`` implement them; each is imported only when an environment of its kind is
-opened. Ownership: the caller of ``boot`` owns the instance and must ``delete`` it, the caller of ``upload``
-owns the cloud image and must ``delete_image`` it. Only the steps of ``run`` call these two.
+``qemu``, ``nspawn`` and ``openstack`` implement them; each is imported only when an environment of its
+kind is opened. Ownership: the caller of ``boot`` owns the instance and must ``delete`` it, the caller of
+``upload`` owns the cloud image and must ``delete_image`` it. Only the steps of ``run`` call these two.
 """
 
 from __future__ import annotations
@@ -124,15 +124,17 @@ def forget_note(**_details: Any) -> None:
 class BootRequest:
     """What ``boot`` needs besides the image.
 
-    ``name`` is the instance's name and the guest's hostname; ``keepable`` says that the instance may
-    have to outlive this process (a keep option is on). ``note`` is called, with what a later removal must
-    know, before anything is made that cannot be found again by the instance's name.
+    ``name`` is the instance's name and the guest's hostname; ``username`` is who will log in.
+    ``keepable`` says that the instance may have to outlive this process (a keep option is on). ``note`` is
+    called, with what a later removal must know, before anything is made that cannot be found again by the
+    instance's name.
     """
 
     name: str
     key: SshKey
     key_name: str
     deadlines: Deadlines
+    username: str = "root"
     keepable: bool = False
     note: Callable[..., None] = forget_note
 

@@ -13,11 +13,12 @@ from pydantic import ValidationError
 from pytest_dibctl.config.deprecations import deprecations
 from pytest_dibctl.config.entry import Entry, T_co
 from pytest_dibctl.config.kinds import KINDS, NOUNS, Kind
-from pytest_dibctl.config.merge import QEMU_PORT_WAIT
+from pytest_dibctl.config.merge import LOCAL_PORT_WAIT
 from pytest_dibctl.config.models.images import Image
+from pytest_dibctl.config.models.nspawn import Nspawn
 from pytest_dibctl.config.models.qemu import Qemu
 from pytest_dibctl.config.models.section import Section
-from pytest_dibctl.config.models.test import EnvironmentTests, TestEnvironment
+from pytest_dibctl.config.models.test import LOCAL_ENGINES, EnvironmentTests, TestEnvironment
 from pytest_dibctl.config.models.upload import UploadEnvironment
 from pytest_dibctl.config.search import SYSTEM, display_path, find_files, not_found, working_directory
 from pytest_dibctl.config.selection import Labels
@@ -29,10 +30,10 @@ from pytest_dibctl.errors import NotInConfigError
 
 NEEDED: tuple[Kind, ...] = ("images",)
 """The kinds of which a run needs at least one file."""
-LOCAL = "local"
-"""The label of the built-in test environment."""
+LOCAL, CONTAINER = "local", "container"
+"""The labels of the built-in test environments."""
 BUILT_IN = "built-in"
-"""What stands for the file of the built-in test environment."""
+"""What stands for the file of a built-in test environment."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,7 +117,9 @@ class Catalog:
 
     def _labels(self, kind: Kind, entries: Mapping[str, Entry[T_co]]) -> Labels[T_co]:
         files = tuple(file.display_name for file in self.files if file.kind == kind)
-        return Labels(kind=kind, entries=entries, files=files)
+        # A pattern of test environments means those of the files, and `local`, which was there first.
+        built_in = {label for label, entry in entries.items() if entry.display_name == BUILT_IN} - {LOCAL}
+        return Labels(kind=kind, entries=entries, files=files, by_name=frozenset(built_in))
 
 
 def load(
@@ -169,10 +172,19 @@ def read(
     return reader.catalog(), tuple(dict.fromkeys(reader.problems))
 
 
-def built_in_environment() -> Entry[TestEnvironment]:
-    """Return ``local``: a QEMU guest on this machine with default settings."""
-    settings = TestEnvironment(qemu=Qemu(), tests=EnvironmentTests(port_wait_timeout=QEMU_PORT_WAIT))
-    return Entry(label=LOCAL, settings=settings, path=Path(BUILT_IN), display_name=BUILT_IN)
+def built_in_environment(engine: str = "qemu") -> Entry[TestEnvironment]:
+    """Return ``local``, a QEMU guest on this machine with default settings; of "nspawn", ``container``."""
+    tests = EnvironmentTests(port_wait_timeout=LOCAL_PORT_WAIT[engine])
+    if engine == "nspawn":
+        label, settings = CONTAINER, TestEnvironment(nspawn=Nspawn(), tests=tests)
+    else:
+        label, settings = LOCAL, TestEnvironment(qemu=Qemu(), tests=tests)
+    return Entry(label=label, settings=settings, path=Path(BUILT_IN), display_name=BUILT_IN)
+
+
+def _built_in() -> dict[str, Entry[TestEnvironment]]:
+    entries = map(built_in_environment, LOCAL_ENGINES)
+    return {entry.label: entry for entry in entries}
 
 
 class _Reader:
@@ -224,7 +236,7 @@ class _Reader:
             )
 
     def catalog(self) -> Catalog:
-        environments = {LOCAL: built_in_environment(), **self.entries["test"]}
+        environments = {**_built_in(), **self.entries["test"]}
         outdated = [
             warning
             for kind in KINDS

@@ -47,6 +47,8 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
     {
         "qemu": Engine(capabilities=frozenset(CAPABILITIES)),
         "openstack": Engine(capabilities=frozenset(CAPABILITIES) - {"memory-snapshot"}),
+        # A container's kernel and clock are this machine's, and it boots without the image's boot loader.
+        "nspawn": Engine(capabilities=frozenset(), vouches=False),
     }
 )
 """The engines by the name that ``TestEnvironment.engine`` gives."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.nova import Nova
+from pytest_dibctl.config.models.nspawn import Nspawn
 from pytest_dibctl.config.models.qemu import Qemu
 from pytest_dibctl.config.models.section import Section
 from pytest_dibctl.config.models.test import TestEnvironment
@@ -31,7 +32,7 @@ def resolve_input(path: str | Path, entry: Entry[Section], cwd: Path) -> Path:
 
 
 def read_user_data(
-    section: Nova | Qemu, environment: Entry[TestEnvironment], name: str, cwd: Path
+    section: Nova | Qemu | Nspawn, environment: Entry[TestEnvironment], name: str, cwd: Path
 ) -> str | None:
     """Return the user data that a section holds, or that the file it names holds; None if it has neither.
 

@@ -21,8 +21,8 @@ from pytest_dibctl.errors import ConfigError
 Visibility = Literal["public", "private", "shared", "community"]
 
 SSH_PORT = 22
-QEMU_PORT_WAIT = 600.0
-"""Seconds; a guest without KVM answers later than dibctl's 61 s allow."""
+LOCAL_PORT_WAIT: Mapping[str, float] = {"qemu": 600.0, "nspawn": 120.0}
+"""Seconds, by engine; a guest without KVM answers later than dibctl's 61 s allow."""
 DISK_FORMAT = "qcow2"
 CONTAINER_FORMAT = "bare"
 
@@ -112,10 +112,10 @@ def _deadlines(
     """Merge the deadlines of ``environment`` with those of an image, which are the other arguments."""
     default = Deadlines()
     settings = environment.settings
-    of_engine: NovaTimeouts = settings.nova or settings.qemu or NovaTimeouts()
+    of_engine: NovaTimeouts = settings.nova or settings.qemu or settings.nspawn or NovaTimeouts()
     port = settings.tests.port_wait_timeout
-    if port is None and settings.engine == "qemu":
-        port = QEMU_PORT_WAIT
+    if port is None:
+        port = LOCAL_PORT_WAIT.get(settings.engine)
     return Deadlines(
         upload=_largest(image_upload, settings.glance.upload_timeout, default=default.upload),
         keypair=_largest(of_image.keypair_timeout, of_engine.keypair_timeout, default=default.keypair),

@@ -16,8 +16,10 @@ from pytest_dibctl.config.input_files import exists, resolve_input
 from pytest_dibctl.config.kinds import NOUNS
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.config.models.nova import Nova
+from pytest_dibctl.config.models.nspawn import Nspawn
 from pytest_dibctl.config.models.qemu import Qemu
 from pytest_dibctl.config.models.section import Section
+from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.config.search import SYSTEM, not_found, working_directory
 from pytest_dibctl.errors import DibctlError
 
@@ -194,12 +196,17 @@ def _collected(errors: list[str]) -> Iterator[None]:
 def _environment_errors(catalog: Catalog, cwd: Path) -> Iterator[str]:
     """Yield an error for each user-data file of a test environment that does not exist."""
     for entry in catalog.environments.values():
-        for key, section in (("nova", entry.settings.nova), ("qemu", entry.settings.qemu)):
+        for key, section in _sections(entry.settings):
             if section is not None and (error := _user_data_error(entry, key, section, cwd)):
                 yield error
 
 
-def _user_data_error(entry: Entry[Section], key: str, section: Nova | Qemu, cwd: Path) -> str | None:
+def _sections(settings: TestEnvironment) -> tuple[tuple[str, Nova | Qemu | Nspawn | None], ...]:
+    """Return the sections that may have user data, by their keys."""
+    return ("nova", settings.nova), ("qemu", settings.qemu), ("nspawn", settings.nspawn)
+
+
+def _user_data_error(entry: Entry[Section], key: str, section: Nova | Qemu | Nspawn, cwd: Path) -> str | None:
     if section.userdata_file is None or exists(resolve_input(section.userdata_file, entry, cwd)):
         return None
     return f"{entry.at(f'{key}.userdata_file')}: there is no file {section.userdata_file}"

@@ -15,11 +15,15 @@ from pytest_dibctl.errors import NotInConfigError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labels(Generic[T_co]):
-    """The labels of one kind. ``files`` are the names of the files that were read, for hints."""
+    """The labels of one kind. ``files`` are the names of the files that were read, for hints.
+
+    Those in ``by_name`` are meant by their whole name only, and by no pattern.
+    """
 
     kind: Kind
     entries: Mapping[str, Entry[T_co]]
     files: tuple[str, ...]
+    by_name: frozenset[str] = frozenset()
 
     def entry(self, label: str) -> Entry[T_co]:
         """Return the entry of ``label``; raises NotInConfigError, with near labels."""
@@ -61,9 +65,8 @@ class Labels(Generic[T_co]):
     def _matching(self, pattern: str) -> list[str]:
         if pattern in self.entries:
             return [pattern]
-        if pattern == "all" and self.entries:
-            return list(self.entries)
-        labels = fnmatch.filter(self.entries, pattern)
+        meant = [label for label in self.entries if label not in self.by_name]
+        labels = meant if pattern == "all" else fnmatch.filter(meant, pattern)
         if not labels:
             raise self.missing(pattern)
         return labels

@@ -89,6 +89,16 @@ class Part:
         return f"{where} ({self.filesystem or 'unknown contents'}, {self.size // 1024**2} MiB)"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Opened:
+    """An image whose root filesystem, ``part`` of its disk, is mounted at ``root``; see ``ImageTree``."""
+
+    root: Path
+    part: Part
+    has_efi: bool
+    notes: list[str]
+
+
 def command(image: Path, disk_format: str, directory: Path) -> list[str]:
     """Return the argv of a guard that opens ``image`` in ``directory``, which must exist and be empty."""
     options = [f"--image={image}", f"--format={disk_format}", directory_option(directory)]
@@ -132,6 +142,24 @@ def _hold() -> None:
 def _open(image: Path, disk_format: str, directory: Path) -> dict[str, Any]:
     # This /proc is still that of the namespace outside, and tells this process's id there.
     pid = int(Path("/proc/self").readlink().name)
+    opened = mount_image(image, disk_format, directory)
+    image_views.for_scripts(directory, opened.root)
+    image_views.for_commands(directory, opened.root)
+    return {
+        "pid": pid,
+        "filesystem": opened.part.filesystem,
+        "device": _device(opened.root),
+        "partition": opened.part.number,
+        "has_efi": opened.has_efi,
+        "notes": opened.notes,
+    }
+
+
+def mount_image(image: Path, disk_format: str, directory: Path) -> Opened:
+    """Mount the image's filesystems read-only below ``directory``, where a small tmpfs is mounted first.
+
+    This process goes on in a new mount namespace, with a /proc of its own. Raises DibctlError.
+    """
     mount("proc", Path("/proc"), kind="proc", options=("nosuid", "nodev", "noexec"))
     mount("tmpfs", directory, kind="tmpfs", options=("mode=700", "size=1m"))
     disk, root = directory / DISK, directory / ROOT
@@ -141,16 +169,7 @@ def _open(image: Path, disk_format: str, directory: Path) -> dict[str, Any]:
     parts = _parts(image, disk)
     part = _mount_root(image, parts, disk, root)
     notes = [] if part.number == 0 else _mount_rest(part, parts, disk, root)
-    image_views.for_scripts(directory, root)
-    image_views.for_commands(directory, root)
-    return {
-        "pid": pid,
-        "filesystem": part.filesystem,
-        "device": _device(root),
-        "partition": part.number,
-        "has_efi": any(part.is_efi for part in parts),
-        "notes": notes,
-    }
+    return Opened(root=root, part=part, has_efi=any(part.is_efi for part in parts), notes=notes)
 
 
 def _leave_to_the_daemon() -> None:

@@ -62,7 +62,7 @@ def for_commands(directory: Path, root: Path) -> None:
             hint="sysctl user.max_user_namespaces says how many this machine allows",
         ) from None
     try:
-        for point in _mount_points(root):
+        for point in mount_points(root):
             _show_as(users, point, tree / point.relative_to(root))
     finally:
         os.close(users)
@@ -80,7 +80,7 @@ def for_commands(directory: Path, root: Path) -> None:
     enter.chmod(0o700)
 
 
-def _mount_points(root: Path) -> list[Path]:
+def mount_points(root: Path) -> list[Path]:
     """Return the tree's mount points, those above before those below."""
     return [root, *map(Path, reversed(MachineProc().mount_points(root)))]
 
@@ -115,7 +115,7 @@ def for_scripts(directory: Path, root: Path) -> None:
     """
     view = directory / FILES
     view.mkdir()
-    points = _mount_points(root)
+    points = mount_points(root)
     links = dict(_links(root))
     replaced = replacements(links)
     if len(replaced) > MOST_FILES:

@@ -22,7 +22,8 @@ from pytest_dibctl.system import process
 NEW_MOUNTS: Final = 0x00020000
 NEW_PIDS: Final = 0x20000000
 NEW_USERS: Final = 0x10000000
-"""The kernel's numbers for namespaces of mounts, of process ids and of users."""
+NEW_NETWORK: Final = 0x40000000
+"""The kernel's numbers for namespaces of mounts, of process ids, of users and of networks."""
 
 FIRST_USER: Final = 1_878_982_656
 USERS: Final = 65_536

@@ -165,7 +165,7 @@ def _client(name: str, service: str) -> Callable[..., Any]:
         found = cloud.client(service)
         if found is None:
             label = dib_run.environment.label
-            pytest.skip(f"`{name}` needs an OpenStack environment; {label} is a local QEMU one")
+            pytest.skip(f"`{name}` needs an OpenStack environment; {label} is on this machine")
         return found
 
     what = "connection" if service == "connection" else f"client of the {service} API"

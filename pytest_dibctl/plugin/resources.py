@@ -42,7 +42,7 @@ class RunResources:
                 stack.callback(run_guardian.disown if is_worker else run_guardian.reap)
             self.ledger: Ledger = stack.enter_context(ledger.opened(directory.name))
             # Local guests have no leases, and a thread less is a stack less in pytest-timeout's reports.
-            if not is_worker and any(target.environment.settings.engine != "qemu" for target in targets):
+            if not is_worker and not all(target.environment.settings.is_local for target in targets):
                 by_label = {target.environment.label: target.environment for target in targets}
                 stack.enter_context(renewal.renewing(by_label.__getitem__, self.ledger, cwd=cwd))
             if not options.keep_on_kill:

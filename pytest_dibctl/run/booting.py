@@ -48,6 +48,7 @@ def booted(target_run: TargetRun, cloud: Cloud, image: CloudImage | None, key: S
         key=key,
         key_name=target_run.guest.key_name or key.name,
         deadlines=target_run.deadlines,
+        username=merge.login(target_run.image)[0],
         keepable=target_run.options.may_keep_instance,
         note=note,
     )

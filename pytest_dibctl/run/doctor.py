@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_dibctl.build import preflight
+from pytest_dibctl.clouds.nspawn import preflight as containers
 from pytest_dibctl.clouds.qemu import accel
 from pytest_dibctl.guards import namespace
 from pytest_dibctl.image.preflight import TREE_TOOLS
@@ -35,9 +36,8 @@ def examine(directory: Path | None = None) -> list[Check]:
         *GUEST_TOOLS,
         *TREE_TOOLS,
     ]
-    optional = [
-        tool for tool in (*preflight.PARTITION_TOOLS, *preflight.EFI_TOOLS, "mksquashfs") if tool not in tools
-    ]
+    wanted = (*preflight.PARTITION_TOOLS, *preflight.EFI_TOOLS, "mksquashfs", *containers.TOOLS)
+    optional = [tool for tool in dict.fromkeys(wanted) if tool not in tools]
     return [
         preflight.disk_image_create(),
         *map(checks.tool, tools),
@@ -50,6 +50,7 @@ def examine(directory: Path | None = None) -> list[Check]:
         checks.device_mapper(),
         checks.filesystem("vfat"),
         _kvm(),
+        containers.summary(),
     ]
 
 

@@ -57,7 +57,7 @@ def opened(target_run: TargetRun) -> Iterator[Cloud]:
 
 def _cloud(target_run: TargetRun) -> Cloud:
     run = target_run.ledger
-    if target_run.options.existing_instance is not None and target_run.environment.settings.engine == "qemu":
+    if target_run.options.existing_instance is not None and target_run.environment.settings.is_local:
         run = find_instance(target_run.options.existing_instance)[0]
     return open_environment(
         target_run.environment,
@@ -88,6 +88,10 @@ def open_environment(
         from pytest_dibctl.clouds.qemu.cloud import QemuCloud  # costs nothing until a guest is wanted
 
         return QemuCloud(environment, directory=run.directory, cwd=cwd)
+    if environment.settings.engine == "nspawn":
+        from pytest_dibctl.clouds.nspawn.cloud import NspawnCloud
+
+        return NspawnCloud(environment, directory=run.directory, cwd=cwd)
     from pytest_dibctl.clouds.openstack.cloud import OpenStackCloud  # a quarter of a second, likewise
 
     return OpenStackCloud(

@@ -6,6 +6,7 @@ Their numbers are the same on every architecture but alpha.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import struct
 from typing import Final
@@ -17,9 +18,13 @@ _MOUNT_SETATTR: Final = 442
 
 _AT_FDCWD: Final = -100
 _AT_EMPTY_PATH: Final = 0x1000
+_AT_RECURSIVE: Final = 0x8000
 _OPEN_TREE_CLONE: Final = 1
 _MOVE_MOUNT_F_EMPTY_PATH: Final = 4
+_MOUNT_ATTR_RDONLY: Final = 0x1
 _MOUNT_ATTR_IDMAP: Final = 0x00100000
+_FIFREEZE: Final = 0xC0045877
+_FITHAW: Final = 0xC0045878
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
 _RESOLVE_IN_ROOT: Final = 0x10
 
@@ -45,6 +50,24 @@ def map_owners(mount: int, user_namespace: int) -> None:
     """Have a detached mount show its files' owners as those that a user namespace maps them to."""
     attributes = struct.pack("=QQQQ", _MOUNT_ATTR_IDMAP, 0, 0, user_namespace)
     _call(_MOUNT_SETATTR, mount, b"", _AT_EMPTY_PATH, attributes, len(attributes))
+
+
+def set_read_only(path: str, *, read_only: bool = True, recursive: bool = False) -> None:
+    """Have the mount at ``path`` refuse or allow writing, with ``recursive`` also the mounts below it."""
+    given = (_MOUNT_ATTR_RDONLY, 0) if read_only else (0, _MOUNT_ATTR_RDONLY)
+    attributes = struct.pack("=QQQQ", *given, 0, 0)
+    flags = _AT_RECURSIVE if recursive else 0
+    _call(_MOUNT_SETATTR, _AT_FDCWD, os.fsencode(path), flags, attributes, len(attributes))
+
+
+def freeze(directory: int) -> None:
+    """Write all of the filesystem of an open directory, and have who writes to it wait until ``thaw``."""
+    fcntl.ioctl(directory, _FIFREEZE, 0)
+
+
+def thaw(directory: int) -> None:
+    """Let the filesystem of an open directory be written to again."""
+    fcntl.ioctl(directory, _FITHAW, 0)
 
 
 def attach_mount(mount: int, path: str) -> None:

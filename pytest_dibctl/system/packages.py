@@ -23,6 +23,7 @@ PACKAGES: Mapping[str, str] = MappingProxyType(
         "qemu-system-x86_64": _QEMU["x86_64"],
         "qemu-system-aarch64": _QEMU["aarch64"],
         "slirp4netns": "slirp4netns",
+        "systemd-nspawn": "systemd-container",
         "ip": "iproute2",
         "ssh": "openssh-client",
         "ssh-keygen": "openssh-client",

@@ -199,7 +199,7 @@ def test_every_property_of_junit_is_in_the_table() -> None:
     seconds = {f"seconds_{step}" for step in (*target_report.STEPS, *target_report.RARE)}
     of_guests = {
         name
-        for kind in ("qemu", "openstack")
+        for kind in ("qemu", "nspawn", "openstack")
         for name in re.findall(
             r'^ {12}"(\w+)": ',
             inspect.getsource(import_module(f"pytest_dibctl.clouds.{kind}.instance")),
@@ -227,7 +227,10 @@ def test_links_lead_somewhere() -> None:
 
 SECTIONS = (
     ("images.yaml", ("Image", "Dib", "ImageTests", "Ssh", "TestEntry", "ExternalTest", "NovaTimeouts")),
-    ("test.yaml", ("TestEnvironment", "EnvironmentTests", "Qemu", "Forward", "Nova", "Nic", "Volume")),
+    (
+        "test.yaml",
+        ("TestEnvironment", "EnvironmentTests", "Qemu", "Nspawn", "Forward", "Nova", "Nic", "Volume"),
+    ),
     ("upload.yaml", ("UploadEnvironment", "Conversion", "Obsoleting")),
     ("preprocessing", ("Preprocessing",)),
     ("glance", ("Glance",)),

@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pytest_dibctl.clouds.qemu import confinement, launch, network
+from pytest_dibctl.clouds import slirp
+from pytest_dibctl.clouds.qemu import confinement, launch
 from pytest_dibctl.clouds.qemu.cloud import QemuInstance
 from pytest_dibctl.errors import InstanceError
 from pytest_dibctl.guest import guest_script
@@ -88,7 +89,7 @@ def ask(access: SshAccess, address: str, port: int) -> str:
 
 
 def own_addresses() -> list[str]:
-    return [address for address in network.own_addresses() if "/" not in address]
+    return [address for address in slirp.own_addresses() if "/" not in address]
 
 
 ADDRESSES = ("10.0.2.2", "10.0.2.3", "10.0.2.1", "10.0.2.100", "10.0.2.255", "255.255.255.255", "0.0.0.0")

@@ -31,6 +31,9 @@ TEST_PACKAGES: Mapping[str, str] = MappingProxyType(
         "qemu-system-x86_64": "qemu-system-x86",
         "genisoimage": "genisoimage",
         "ssh": "openssh-client",
+        # booting containers
+        "systemd-nspawn": "systemd-container",
+        "debootstrap": "debootstrap",
         # filesystems and packages that Debian's images do not have
         "mkfs.xfs": "xfsprogs",
         "mkfs.btrfs": "btrfs-progs",

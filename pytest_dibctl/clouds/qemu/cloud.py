@@ -10,12 +10,14 @@ import contextlib
 import math
 import shutil
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_dibctl.clouds.protocols import BootRequest, CloudImage, LeakedResource, Progress, UploadRequest
-from pytest_dibctl.clouds.qemu import accel, confinement, guest, launch, machine, seed
+from pytest_dibctl.clouds import seed
+from pytest_dibctl.clouds.local import LocalCloud, mac_address, unchanged
+from pytest_dibctl.clouds.protocols import BootRequest, CloudImage, Progress, UploadRequest
+from pytest_dibctl.clouds.qemu import accel, confinement, guest, launch, machine
 from pytest_dibctl.clouds.qemu.instance import QemuInstance
 from pytest_dibctl.clouds.qemu.state import State, read_state
 from pytest_dibctl.config.entry import Entry
@@ -23,23 +25,21 @@ from pytest_dibctl.config.input_files import read_user_data
 from pytest_dibctl.config.models.qemu import Qemu
 from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import (
-    ArtifactError,
     ConfigError,
-    ImageNotFoundError,
     InstanceError,
     NotInConfigError,
     PreflightError,
 )
-from pytest_dibctl.guest.keys import SshKey, make_key
+from pytest_dibctl.guest.keys import make_key
 from pytest_dibctl.image.artifact import Artifact, companion
-from pytest_dibctl.system import host, process
+from pytest_dibctl.system import process
 
 __all__ = ["QemuCloud", "QemuInstance"]
 
 GIB = 1 << 30
 
 
-class QemuCloud:
+class QemuCloud(LocalCloud):
     """A test environment with a ``qemu`` section.
 
     Each instance has a directory of its own below ``directory``. Relative paths of the configuration are
@@ -49,6 +49,7 @@ class QemuCloud:
     def __init__(self, environment: Entry[TestEnvironment], *, directory: Path, cwd: Path) -> None:
         if environment.settings.qemu is None:
             raise ConfigError(f"{environment.at()}: this test environment has no qemu section")
+        super().__init__(environment.label)
         self._environment = environment
         self._settings: Qemu = environment.settings.qemu
         self._directory = directory.absolute()
@@ -56,18 +57,9 @@ class QemuCloud:
         self._arch: machine.Arch = self._settings.arch or machine.native_arch()
 
     @property
-    def name(self) -> str:
-        """The label of the test environment."""
-        return self._environment.label
-
-    @property
     def capabilities(self) -> frozenset[str]:
         """What instances here have of a machine."""
         return self._environment.settings.capabilities
-
-    def identity(self) -> Mapping[str, str]:
-        """Return which machine and user this is."""
-        return host.identity()
 
     def preflight(self) -> None:
         """Raise PreflightError or ConfigError if no guest can be started with these settings."""
@@ -86,38 +78,6 @@ class QemuCloud:
             )
         self._check_bootable(artifact)
 
-    def upload(
-        self,
-        artifact: Artifact,
-        request: UploadRequest,
-        *,
-        progress: Progress,  # noqa: ARG002 -- other clouds report progress
-    ) -> CloudImage:
-        """Return the image. Nothing is copied: instances read the file itself."""
-        return CloudImage(
-            id=str(artifact.path),
-            name=request.name,
-            disk_format=artifact.disk_format,
-            sha512=artifact.sha512,
-            artifact=artifact,
-        )
-
-    def delete_image(self, image: CloudImage) -> None:
-        """Do nothing: the image is the built file, which stays."""
-
-    def existing_image(self, image_id: str) -> CloudImage:
-        """Raise ImageNotFoundError: this cloud has no images but files."""
-        raise ImageNotFoundError(
-            f"image {image_id}: environment {self.name} is a local QEMU one, it keeps no images",
-            hint="name the image's file with --dib-input (dibctl: --input)",
-        )
-
-    def import_key(self, key: SshKey, *, name: str) -> None:
-        """Do nothing: the key goes into each instance's seed."""
-
-    def delete_key(self, name: str, *, fingerprint: str) -> None:
-        """Do nothing: ``import_key`` stored no key."""
-
     def boot(self, image: CloudImage, request: BootRequest, *, progress: Progress) -> QemuInstance:
         """Start a guest and return once it runs.
 
@@ -125,7 +85,7 @@ class QemuCloud:
         is missing, InstanceError when QEMU does not start. After an error, no process and no file remains.
         The caller owns the instance and deletes it.
         """
-        artifact = _unchanged(image)
+        artifact = unchanged(image)
         machine.require_tools(self._arch)
         state, host_key = self._state(artifact, request)
         directory = self._directory / request.name
@@ -175,33 +135,6 @@ class QemuCloud:
         except OSError as error:
             raise InstanceError(f"{name}: {directory} cannot be removed: {error}") from None
 
-    def keep(self, kind: str, name: str, details: Mapping[str, Any], *, seconds: float | None = None) -> None:
-        """Do nothing: an instance on this machine needs no mark for other users."""
-
-    def renew(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
-        """Do nothing: a lock shows that a run on this machine lives."""
-
-    def kept(self) -> tuple[LeakedResource, ...]:
-        """Return nothing: all instances are in the ledgers of this machine."""
-        return ()
-
-    def remove_kept(self, resource: LeakedResource) -> None:
-        """Do nothing: ``kept`` returns no resources."""
-
-    def leaked(self, *, spare: Collection[str]) -> tuple[LeakedResource, ...]:  # noqa: ARG002
-        """Return nothing: all instances are in the ledgers of this machine."""
-        return ()
-
-    def remove_leaked(self, resource: LeakedResource) -> None:
-        """Do nothing: ``leaked`` returns no resources."""
-
-    def client(self, service: str) -> Any | None:  # noqa: ARG002
-        """Return None: this cloud has no API."""
-        return None
-
-    def close(self) -> None:
-        """Do nothing: instances belong to the callers of ``boot``."""
-
     def _check_bootable(self, artifact: Artifact) -> None:
         if artifact.kernel is not None:
             return
@@ -240,7 +173,7 @@ class QemuCloud:
             memory=settings.memory,
             vcpus=settings.vcpus,
             disk=max(settings.disk, math.ceil(artifact.virtual_size / GIB)),
-            mac=machine.mac_address(identity),
+            mac=mac_address(identity),
             image=str(artifact.path),
             private_key_file=str(request.key.private_key_file),
             host_keys=(host_key.public,) if host_key else (),
@@ -326,22 +259,6 @@ class QemuCloud:
             instance.delete()
             raise
         return instance
-
-
-def _unchanged(image: CloudImage) -> Artifact:
-    artifact = image.artifact
-    if artifact is None:
-        raise InstanceError(f"image {image.name} was not made by this environment's upload")
-    try:
-        size = artifact.path.stat().st_size
-    except OSError as error:
-        raise ArtifactError(f"{artifact.path}: {error.strerror}") from None
-    if size != artifact.size:
-        raise ArtifactError(
-            f"{artifact.path}: the file has {size} bytes now, and had {artifact.size} when it was inspected",
-            hint="something writes to it while it is tested: another build, a copy that has not ended?",
-        )
-    return artifact
 
 
 @contextlib.contextmanager

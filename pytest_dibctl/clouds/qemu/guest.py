@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from pytest_dibctl.clouds.reaping import GRACE, await_end, reap
 from pytest_dibctl.system import process, processes
 
-GRACE = 5.0
-"""Seconds between SIGTERM and SIGKILL."""
 SETTLE = 1.0
 """Seconds in which QEMU ends, if that is why its helper has."""
 BY_SIGNAL = 128
@@ -100,15 +97,6 @@ class Child:
         reap(self._helpers)
 
 
-def reap(helpers: Sequence[subprocess.Popen[str]]) -> None:
-    """Wait until processes have ended that end by themselves by now; kill those that do not."""
-    deadline = time.monotonic() + GRACE
-    for helper in helpers:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            helper.wait(max(0.0, deadline - time.monotonic()))
-        process.stop(helper, grace=0)
-
-
 class Stranger:
     """A QEMU that another process started; the instance's uuid on its command line identifies it."""
 
@@ -134,9 +122,7 @@ class Stranger:
             # used again.
             if not is_guest(self.pid, self._uuid):
                 return True
-            poll = select.poll()
-            poll.register(descriptor, select.POLLIN)
-            return bool(poll.poll(seconds * 1000))
+            return await_end(descriptor, seconds)
         finally:
             os.close(descriptor)
 
@@ -186,8 +172,6 @@ def kill(pid: int) -> None:
         descriptor = os.pidfd_open(pid)
         try:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            poll = select.poll()
-            poll.register(descriptor, select.POLLIN)
-            poll.poll(GRACE * 1000)
+            await_end(descriptor)
         finally:
             os.close(descriptor)

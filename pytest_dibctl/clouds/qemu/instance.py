@@ -9,9 +9,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pytest_dibctl.clouds import slirp
+from pytest_dibctl.clouds.console import Console
 from pytest_dibctl.clouds.protocols import Endpoint, Flavor, Interface
 from pytest_dibctl.clouds.qemu import guest, machine, network, qmp
-from pytest_dibctl.clouds.qemu.console import Console
 from pytest_dibctl.clouds.qemu.log import QemuLog
 from pytest_dibctl.clouds.qemu.snapshots import Snapshots, tag_of
 from pytest_dibctl.clouds.qemu.state import State
@@ -141,7 +142,7 @@ class QemuInstance:
         if self._process is not None and (helper := self._process.lost()):
             raise self._failure(
                 f"{helper}, which its QEMU needs, has ended",
-                f"{self.directory / network.LOG} may say why while the instance is kept",
+                f"{self.directory / slirp.LOG} may say why while the instance is kept",
             )
         if cause := self._console.trouble():
             time.sleep(SETTLE)

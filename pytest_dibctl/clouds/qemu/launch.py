@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, NoReturn
 
-from pytest_dibctl.clouds.qemu import confinement, guest, machine, network, qmp
+from pytest_dibctl.clouds import slirp
+from pytest_dibctl.clouds.qemu import confinement, guest, machine
+from pytest_dibctl.clouds.reaping import reap
 from pytest_dibctl.errors import ArtifactError, InstanceError
 from pytest_dibctl.guest.console import LIMIT
-from pytest_dibctl.system import bounded_log, process
+from pytest_dibctl.system import bounded_log, process, sockets
 from pytest_dibctl.system.waiting import wait_until
 
 CONSOLE_LIMIT: Final = LIMIT
@@ -39,7 +40,8 @@ def start(
             bounded_log.writer(directory / machine.CONSOLE, limit=CONSOLE_LIMIT)
         )
         log, log_copier = stack.enter_context(bounded_log.writer(directory / machine.LOG, limit=LOG_LIMIT))
-        control = stack.enter_context(_listener(directory))
+        # QEMU gets the open socket, and so needs no directory that it can write to.
+        control = stack.enter_context(sockets.listener(directory / machine.CONTROL))
         inherited = machine.Inherited(
             console=console, control=control.fileno(), image=stack.enter_context(_opened(image))
         )
@@ -60,7 +62,7 @@ def start(
             )
         except BaseException:
             stack.close()  # the copiers end when nobody can write any more
-            guest.reap(helpers)
+            reap(helpers)
             raise
 
 
@@ -114,7 +116,7 @@ def _confined(
         pid = confinement.inner_process(info, started) or _refuse(spec, started, directory)
         if not host_loopback:
             try:
-                helpers.extend(network.connect(pid, directory, end=end))
+                helpers.extend(slirp.connect(pid, directory, end=end, section="qemu"))
             except InstanceError:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     started.wait(SETTLE)
@@ -155,16 +157,6 @@ def _is_closed_to_qemu(path: Path) -> bool:
     except OSError as error:
         raise ArtifactError(f"{path}: {error.strerror}") from None
     return status.st_uid != os.geteuid() and not status.st_mode & 0o004
-
-
-@contextlib.contextmanager
-def _listener(directory: Path) -> Iterator[socket.socket]:
-    # QEMU gets the open socket, and so needs no directory that it can write to.
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as listener:
-        with qmp.short_name(directory / machine.CONTROL) as address:
-            listener.bind(address)
-        listener.listen(8)
-        yield listener
 
 
 @contextlib.contextmanager

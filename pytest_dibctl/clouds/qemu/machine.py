@@ -225,11 +225,6 @@ def require_tools(arch: Arch) -> None:
         )
 
 
-def mac_address(uuid: str) -> str:
-    """Return a MAC address of QEMU's range, always the same for one instance."""
-    return ":".join(["52", "54", "00", *(uuid.replace("-", "")[at : at + 2] for at in (0, 2, 4))])
-
-
 def interface(mac: str) -> Interface:
     """Return the guest's only interface, as its network is configured."""
     address = Address(ip=GUEST_IP, prefix=int(NETWORK.split("/")[1]), gateway=GATEWAY)

@@ -6,14 +6,13 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
-import os
-import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError
 
 from pytest_dibctl.errors import InstanceError
+from pytest_dibctl.system.sockets import connected
 
 TIMEOUT = 15.0
 """Seconds a command may take; QEMU answers in milliseconds unless the machine is badly overloaded."""
@@ -68,28 +67,3 @@ async def _execute(
     except (QMPError, OSError, EOFError, TimeoutError) as error:
         reason = str(error) or type(error).__name__
         raise QmpError(f"QEMU does not answer on its control socket ({command}): {reason}") from None
-
-
-@contextlib.contextmanager
-def connected(path: Path) -> Iterator[socket.socket]:
-    """Yield a blocking connection to the unix socket ``path``, with a timeout; raises OSError."""
-    with (
-        short_name(path) as address,
-        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection,
-    ):
-        connection.settimeout(TIMEOUT)
-        connection.connect(address)
-        yield connection
-
-
-@contextlib.contextmanager
-def short_name(path: Path) -> Iterator[str]:
-    """Yield another name of a socket: an address has at most 107 bytes, the path of a run's directory more.
-
-    Raises OSError when there is no such directory.
-    """
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
-    finally:
-        os.close(directory)

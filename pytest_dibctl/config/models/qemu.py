@@ -45,10 +45,10 @@ class Qemu(NovaTimeouts):
     def broken_rules(cls, data: Mapping[str, Any]) -> Iterator[Rule]:
         """Refuse two kinds of user data, and two forwards of one port of the host."""
         yield from user_data_rules(data)
-        yield from _forward_rules(data.get("forward_ports"))
+        yield from forward_rules(data.get("forward_ports"))
 
 
-def _forward_rules(forwards: Any) -> Iterator[Rule]:
+def forward_rules(forwards: Any) -> Iterator[Rule]:
     """Refuse a port of this machine that two forwards name.
 
     What is no list, no mapping or no whole number is passed over: validation reports its type.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from pytest_dibctl.config import engines
 from pytest_dibctl.config.models.nova import Nova
+from pytest_dibctl.config.models.nspawn import Nspawn
 from pytest_dibctl.config.models.qemu import Qemu
 from pytest_dibctl.config.models.section import Rule, Section
 from pytest_dibctl.config.models.site import Site
@@ -28,25 +30,37 @@ class EnvironmentTests(Section):
     environment_variables: Variables = Field(default_factory=dict)
 
 
+LOCAL_ENGINES: Final = ("qemu", "nspawn")
+"""Keys of the sections that boot instances on this machine."""
+_CLOUD: Final = ("keystone", "nova")
+
+
+def _one_engine(schema: JsonDict) -> None:
+    """Have the schema ask for the sections of one engine, and none of another's."""
+
+    def without(*keys: str) -> JsonDict:
+        return {"not": {"anyOf": [{"required": [key]} for key in keys]}}
+
+    local: list[JsonDict] = [
+        {
+            "required": [key],
+            **without(*_CLOUD, "preprocessing", *(other for other in LOCAL_ENGINES if other != key)),
+        }
+        for key in LOCAL_ENGINES
+    ]
+    schema["oneOf"] = [{"required": [*_CLOUD], **without(*LOCAL_ENGINES)}, *local]
+
+
 class TestEnvironment(Site):
-    """One entry of test.yaml: an OpenStack project, or this machine's QEMU."""
+    """One entry of test.yaml: an OpenStack project, or this machine's QEMU or containers."""
 
     __test__: ClassVar[bool] = False
-    model_config = ConfigDict(
-        json_schema_extra={
-            "oneOf": [
-                {"required": ["keystone", "nova"], "not": {"required": ["qemu"]}},
-                {
-                    "required": ["qemu"],
-                    "not": {"anyOf": [{"required": [key]} for key in ("keystone", "nova", "preprocessing")]},
-                },
-            ],
-        },
-    )
+    model_config = ConfigDict(json_schema_extra=_one_engine)
 
     nova: Annotated[Nova | None, EmptyIfNone] = None
     neutron: Neutron | None = None
     qemu: Annotated[Qemu | None, EmptyIfNone] = None
+    nspawn: Annotated[Nspawn | None, EmptyIfNone] = None
     tests: Annotated[EnvironmentTests, EmptyIfNone] = Field(default_factory=EnvironmentTests)
     vouches: Annotated[
         Flag | None, Field(description="whether tests that pass here vouch for an upload with require_tested")
@@ -63,23 +77,36 @@ class TestEnvironment(Site):
         return engines.ENGINES[self.engine].vouches if self.vouches is None else self.vouches
 
     @property
-    def engine(self) -> Literal["openstack", "qemu"]:
+    def engine(self) -> Literal["openstack", "qemu", "nspawn"]:
         """What boots the instances of this environment."""
+        if self.nspawn is not None:
+            return "nspawn"
         return "qemu" if self.qemu is not None else "openstack"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its instances are on this machine."""
+        return self.engine in LOCAL_ENGINES
 
     @classmethod
     def broken_rules(cls, data: Mapping[str, Any]) -> Iterator[Rule]:
         """Refuse an environment without exactly one engine, and preprocessing for a local guest."""
-        if "qemu" in data and data.get("preprocessing") is not None:
+        local = [key for key in LOCAL_ENGINES if key in data]
+        openstack = [key for key in _CLOUD if key in data]
+        if local and data.get("preprocessing") is not None:
             yield "preprocessing", "is for uploads, and a local guest boots the built file itself"
-        openstack = [key for key in ("keystone", "nova") if key in data]
-        if "qemu" in data and openstack:
+        if local and openstack:
             yield (
-                "qemu",
-                f"excludes {' and '.join(openstack)}: an environment is either OpenStack or local QEMU",
+                local[0],
+                f"excludes {' and '.join(openstack)}: an environment is either OpenStack or on this machine",
             )
-        elif "qemu" not in data and len(openstack) == 1:
+        elif len(local) > 1:
+            yield local[1], f"excludes {local[0]}: an environment has one engine"
+        elif not local and len(openstack) == 1:
             missing = "nova" if openstack == ["keystone"] else "keystone"
             yield "", f"{missing} is missing; OpenStack needs keystone and nova"
-        elif "qemu" not in data and not openstack:
-            yield "", "needs keystone and nova (OpenStack) or qemu (a local guest)"
+        elif not local and not openstack:
+            yield (
+                "",
+                "needs keystone and nova (OpenStack), qemu (a local guest) or nspawn (a local container)",
+            )

@@ -17,10 +17,12 @@ import pycdlib
 import pytest
 import yaml
 
+from pytest_dibctl.clouds import seed
+from pytest_dibctl.clouds.console import Console
+from pytest_dibctl.clouds.local import mac_address, unchanged
 from pytest_dibctl.clouds.protocols import CloudImage
-from pytest_dibctl.clouds.qemu import accel, confinement, guest, launch, machine, network, qmp, seed
-from pytest_dibctl.clouds.qemu.cloud import QemuCloud, _unchanged
-from pytest_dibctl.clouds.qemu.console import Console
+from pytest_dibctl.clouds.qemu import accel, confinement, guest, launch, machine, network, qmp
+from pytest_dibctl.clouds.qemu.cloud import QemuCloud
 from pytest_dibctl.clouds.qemu.state import State, read_state
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.test import TestEnvironment
@@ -192,7 +194,7 @@ class TestCommandLine:
         assert machine.kernel_cmdline(line, "aarch64") == "root=/dev/vda rw console=ttyAMA0"
 
     def test_mac_is_of_the_instance(self) -> None:
-        assert machine.mac_address(UUID) == "52:54:00:6f:1c:2b"
+        assert mac_address(UUID) == "52:54:00:6f:1c:2b"
 
     @pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs QEMU")
     def test_qemu_accepts_it(self, tmp_path: Path) -> None:
@@ -581,4 +583,4 @@ class TestPreflight:
 
     def test_image_of_another_cloud_is_refused(self) -> None:
         with pytest.raises(InstanceError, match="was not made by"):
-            _unchanged(CloudImage(id="1", name="x", disk_format="raw", sha512="0"))
+            unchanged(CloudImage(id="1", name="x", disk_format="raw", sha512="0"))

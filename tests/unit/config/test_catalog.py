@@ -231,6 +231,30 @@ class TestEnvironments:
         assert qemu.memory == 4096
         assert catalog.warnings == ()
 
+    def test_container_is_built_in_and_chosen_by_its_name_alone(self, place: Place) -> None:
+        place.write("images.yaml", "a: {filename: x}")
+        place.write("test.yaml", "one: {qemu: {}}")
+        catalog = place.load()
+        environment = catalog.environment("container")
+        assert (environment.settings.engine, environment.at()) == ("nspawn", "built-in (container)")
+        assert [entry.label for entry in catalog.select_environments(["container,one"])] == [
+            "container",
+            "one",
+        ]
+        # A pattern means what was there before there were containers.
+        assert [entry.label for entry in catalog.select_environments(["all"])] == ["local", "one"]
+        assert [entry.label for entry in catalog.select_environments(["*o*"])] == ["local", "one"]
+
+    def test_a_container_of_test_yaml_is_like_any_other(self, place: Place) -> None:
+        place.write("images.yaml", "a: {filename: x}")
+        place.write("test.yaml", "container: {nspawn: {memory: 4096}}")
+        catalog = place.load()
+        nspawn = catalog.environment("container").settings.nspawn
+        assert nspawn is not None
+        assert nspawn.memory == 4096
+        assert catalog.warnings == ()
+        assert [entry.label for entry in catalog.select_environments(["all"])] == ["local", "container"]
+
     def test_the_command_line_wins_over_the_image(self, place: Place) -> None:
         place.write("images.yaml", "a: {filename: x, tests: {environment_name: one}}")
         place.write("test.yaml", "one: {qemu: {}}\ntwo: {qemu: {}}")
@@ -412,11 +436,45 @@ ERRORS: list[tuple[Kind, str, list[str]]] = [
     (
         "test",
         "a: {keystone: {}, qemu: {}}",
-        ["1:19: a.qemu: excludes keystone: an environment is either OpenStack or local QEMU"],
+        ["1:19: a.qemu: excludes keystone: an environment is either OpenStack or on this machine"],
     ),
     ("test", "a: {keystone: {}}", ["1:1: a: nova is missing; OpenStack needs keystone and nova"]),
     ("test", "a: {nova: {flavor: b}}", ["1:1: a: keystone is missing; OpenStack needs keystone and nova"]),
-    ("test", "a: {}", ["1:1: a: needs keystone and nova (OpenStack) or qemu (a local guest)"]),
+    (
+        "test",
+        "a: {}",
+        ["1:1: a: needs keystone and nova (OpenStack), qemu (a local guest) or nspawn (a local container)"],
+    ),
+    ("test", "a: {qemu: {}, nspawn: {}}", ["1:15: a.nspawn: excludes qemu: an environment has one engine"]),
+    (
+        "test",
+        "a: {nova: {flavor: b}, nspawn: {}}",
+        ["1:24: a.nspawn: excludes nova: an environment is either OpenStack or on this machine"],
+    ),
+    (
+        "test",
+        (
+            "a: {nspawn: {memory: 1, processes: 1, accelerator: kvm, forward_ports: [{host: 1}], "
+            "userdata: x, userdata_file: y}}"
+        ),
+        [
+            "1:14: a.nspawn.memory: must be at least 64, got the number 1",
+            "1:25: a.nspawn.processes: must be at least 16, got the number 1",
+            "1:39: a.nspawn.accelerator: unknown key",
+            "1:73: a.nspawn.forward_ports[0].guest: is missing",
+            "1:98: a.nspawn.userdata_file: userdata and userdata_file exclude each other",
+        ],
+    ),
+    (
+        "test",
+        "a: {nspawn: {forward_ports: [{guest: 1, host: 80}, {guest: 2, host: 80}]}}",
+        ["1:63: a.nspawn.forward_ports[1].host: port 80 of this machine is taken by forward_ports[0]"],
+    ),
+    (
+        "test",
+        "a: {nspawn: {}, preprocessing: {cmdline: x, output_filename: y}}",
+        ["1:17: a.preprocessing: is for uploads, and a local guest boots the built file itself"],
+    ),
     (
         "test",
         "a: {qemu: {memory: 1, accelerator: fast, forward_ports: [{host: 1}]}}",
@@ -624,6 +682,7 @@ class TestDibctlFiles:
         assert list(catalog.images) == ["webserver", "tweaked_elsewhere"]
         assert list(catalog.environments) == [
             "local",
+            "container",
             "small_cloud",
             "credentials_from_environment",
             "other_spelling",
@@ -650,8 +709,9 @@ class TestDibctlFiles:
 
 
 OURS = {
-    *("qemu", "memory", "vcpus", "disk", "arch", "accelerator", "seed", "ssh_host_key", "kernel_cmdline"),
-    *("forward_ports", "host_loopback", "guest", "host", "image", "sudo", "needs", "vouches"),
+    *("qemu", "nspawn", "processes", "memory", "vcpus", "disk", "arch", "accelerator", "seed"),
+    *("ssh_host_key", "kernel_cmdline", "forward_ports", "host_loopback", "guest", "host", "image", "sudo"),
+    *("needs", "vouches"),
     *("cloud", "region_name", "project_id", "user_domain_name", "project_domain_name"),
     *(f"application_credential_{end}" for end in ("id", "name", "secret")),
     *("security_groups", "hints", "metadata", "volume", "size", "type", "floating_network"),

@@ -50,6 +50,7 @@ class TestDeadlines:
 
     def test_a_local_guest_has_more_time_for_its_port(self) -> None:
         assert merge.deadlines(image(), built_in_environment()).port == 600
+        assert merge.deadlines(image(), built_in_environment("nspawn")).port == 120
         assert merge.deadlines(image(), qemu()).port == 600
         # An old image's 30 s were meant for a cloud.
         assert merge.deadlines(image(tests={"port_wait_timeout": 30}), qemu()).port == 600

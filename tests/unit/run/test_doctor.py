@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_dibctl.build import preflight
+from pytest_dibctl.clouds.nspawn import preflight as containers
 from pytest_dibctl.guards import namespace
 from pytest_dibctl.run import doctor
 from pytest_dibctl.system import packages
@@ -21,6 +22,7 @@ def test_every_tool_that_is_asked_for_has_a_package() -> None:
         *preflight.PARTITION_TOOLS,
         *preflight.EFI_TOOLS,
         *doctor.GUEST_TOOLS,
+        *containers.TOOLS,
         *preflight.build_tools(
             building.recipe("debootstrap", "block-device-efi-lvm", "source-repositories", "cache-url")
         ),
@@ -40,7 +42,11 @@ def test_the_doctor_looks_at_everything(monkeypatch: pytest.MonkeyPatch, tmp_pat
         "free space",
         "device-mapper",
         "KVM",
+        "systemd-nspawn",
+        "containers",
     } <= examined.keys()
     assert not examined["kpartx"].required
+    assert not examined["systemd-nspawn"].required
+    assert not examined["containers"].required
     assert examined["debootstrap"].required
     assert examined["ssh"].as_dict()["package"] == "openssh-client"

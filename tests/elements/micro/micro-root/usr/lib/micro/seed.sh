@@ -33,6 +33,14 @@ seed_load() {
     mkdir -p $SEED
     : > $FLAT
     : > $NETWORK
+    # A container has its seed among its files, as cloud-init has it there.
+    if [ -d /var/lib/cloud/seed/nocloud ]; then
+        _seed_copy /var/lib/cloud/seed/nocloud/ meta-data vendor-data user-data
+        return
+    elif [ -d /var/lib/cloud/seed/config_drive ]; then
+        _seed_copy /var/lib/cloud/seed/config_drive/openstack/latest/ meta_data.json vendor_data.json user_data
+        return
+    fi
     device=$(_seed_device) || return
     mount -t iso9660 -o ro "$device" /mnt || return
     case $(echo /mnt/*) in

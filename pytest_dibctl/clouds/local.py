@@ -1,0 +1,109 @@
+"""What clouds on this machine have in common: they boot built files, and keep neither images nor keys."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from pytest_dibctl.clouds.protocols import CloudImage, LeakedResource, Progress, UploadRequest
+from pytest_dibctl.errors import ArtifactError, ImageNotFoundError, InstanceError
+from pytest_dibctl.guest.keys import SshKey
+from pytest_dibctl.image.artifact import Artifact
+from pytest_dibctl.system import host
+
+
+class LocalCloud:
+    """The part of ``Cloud`` that every engine on this machine has; ``label`` is its environment's."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+
+    @property
+    def name(self) -> str:
+        """The label of the test environment."""
+        return self._label
+
+    def identity(self) -> Mapping[str, str]:
+        """Return which machine and user this is."""
+        return host.identity()
+
+    def upload(
+        self,
+        artifact: Artifact,
+        request: UploadRequest,
+        *,
+        progress: Progress,  # noqa: ARG002 -- other clouds report progress
+    ) -> CloudImage:
+        """Return the image. Nothing is copied: instances read the file itself."""
+        return CloudImage(
+            id=str(artifact.path),
+            name=request.name,
+            disk_format=artifact.disk_format,
+            sha512=artifact.sha512,
+            artifact=artifact,
+        )
+
+    def delete_image(self, image: CloudImage) -> None:
+        """Do nothing: the image is the built file, which stays."""
+
+    def existing_image(self, image_id: str) -> CloudImage:
+        """Raise ImageNotFoundError: this cloud has no images but files."""
+        raise ImageNotFoundError(
+            f"image {image_id}: environment {self.name} is on this machine, it keeps no images",
+            hint="name the image's file with --dib-input (dibctl: --input)",
+        )
+
+    def import_key(self, key: SshKey, *, name: str) -> None:
+        """Do nothing: the key goes into each instance's seed."""
+
+    def delete_key(self, name: str, *, fingerprint: str) -> None:
+        """Do nothing: ``import_key`` stored no key."""
+
+    def keep(self, kind: str, name: str, details: Mapping[str, Any], *, seconds: float | None = None) -> None:
+        """Do nothing: an instance on this machine needs no mark for other users."""
+
+    def renew(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
+        """Do nothing: a lock shows that a run on this machine lives."""
+
+    def kept(self) -> tuple[LeakedResource, ...]:
+        """Return nothing: all instances are in the ledgers of this machine."""
+        return ()
+
+    def remove_kept(self, resource: LeakedResource) -> None:
+        """Do nothing: ``kept`` returns no resources."""
+
+    def leaked(self, *, spare: Collection[str]) -> tuple[LeakedResource, ...]:  # noqa: ARG002
+        """Return nothing: all instances are in the ledgers of this machine."""
+        return ()
+
+    def remove_leaked(self, resource: LeakedResource) -> None:
+        """Do nothing: ``leaked`` returns no resources."""
+
+    def client(self, service: str) -> Any | None:  # noqa: ARG002
+        """Return None: this cloud has no API."""
+        return None
+
+    def close(self) -> None:
+        """Do nothing: instances belong to the callers of ``boot``."""
+
+
+def unchanged(image: CloudImage) -> Artifact:
+    """Return the image's file; raises ArtifactError when it changed since it was inspected."""
+    artifact = image.artifact
+    if artifact is None:
+        raise InstanceError(f"image {image.name} was not made by this environment's upload")
+    try:
+        size = artifact.path.stat().st_size
+    except OSError as error:
+        raise ArtifactError(f"{artifact.path}: {error.strerror}") from None
+    if size != artifact.size:
+        raise ArtifactError(
+            f"{artifact.path}: the file has {size} bytes now, and had {artifact.size} when it was inspected",
+            hint="something writes to it while it is tested: another build, a copy that has not ended?",
+        )
+    return artifact
+
+
+def mac_address(uuid: str) -> str:
+    """Return a MAC address of QEMU's range, always the same for one instance."""
+    return ":".join(["52", "54", "00", *(uuid.replace("-", "")[at : at + 2] for at in (0, 2, 4))])

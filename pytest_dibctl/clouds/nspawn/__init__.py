@@ -1,0 +1,1 @@
+"""Local containers as a cloud: the image's programs under this machine's kernel."""

@@ -1,0 +1,227 @@
+"""The local cloud of containers: an image's own programs, booted by systemd-nspawn under this kernel.
+
+They boot in seconds where there is no KVM. All files of an instance are in one directory of mode 0700 that
+has its name. One process holds the rest; it dies with the thread that booted it unless the instance may be
+kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_dibctl.clouds import seed
+from pytest_dibctl.clouds.local import LocalCloud, mac_address, unchanged
+from pytest_dibctl.clouds.nspawn import guard, launch, limits, preflight
+from pytest_dibctl.clouds.nspawn.instance import NspawnInstance
+from pytest_dibctl.clouds.nspawn.state import State, read_state
+from pytest_dibctl.clouds.protocols import BootRequest, CloudImage, Progress, UploadRequest
+from pytest_dibctl.config.entry import Entry
+from pytest_dibctl.config.input_files import read_user_data
+from pytest_dibctl.config.models.nspawn import Nspawn
+from pytest_dibctl.config.models.test import TestEnvironment
+from pytest_dibctl.errors import ConfigError, DibctlError, InstanceError, NotInConfigError
+from pytest_dibctl.guest.keys import make_key
+from pytest_dibctl.image.artifact import Artifact
+
+__all__ = ["NspawnCloud", "NspawnInstance"]
+
+SEED_DIRECTORIES: Final[Mapping[seed.SeedKind, str]] = {
+    "nocloud": "/var/lib/cloud/seed/nocloud",
+    "configdrive": "/var/lib/cloud/seed/config_drive",
+}
+"""Where cloud-init looks for a seed that is in the image."""
+
+
+class NspawnCloud(LocalCloud):
+    """A test environment with an ``nspawn`` section.
+
+    Each instance has a directory of its own below ``directory``. Relative paths of the configuration are
+    below ``cwd``. Raises ConfigError when the environment has no ``nspawn`` section.
+    """
+
+    def __init__(self, environment: Entry[TestEnvironment], *, directory: Path, cwd: Path) -> None:
+        if environment.settings.nspawn is None:
+            raise ConfigError(f"{environment.at()}: this test environment has no nspawn section")
+        super().__init__(environment.label)
+        self._environment = environment
+        self._settings: Nspawn = environment.settings.nspawn
+        self._directory = directory.absolute()
+        self._cwd = cwd
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What instances here have of a machine."""
+        return self._environment.settings.capabilities
+
+    def preflight(self) -> None:
+        """Raise PreflightError or ConfigError if no container can be started with these settings."""
+        preflight.require(self._environment.at("nspawn"))
+        self._user_data()
+
+    def check(self, artifact: Artifact, request: UploadRequest) -> None:  # noqa: ARG002 -- other clouds need it
+        """Raise PreflightError or ConfigError if containers cannot be booted here."""
+        self.preflight()
+
+    def boot(self, image: CloudImage, request: BootRequest, *, progress: Progress) -> NspawnInstance:
+        """Start a container and return once it runs.
+
+        Raises ArtifactError when the image file cannot be opened or has changed since it was inspected,
+        InstanceError when the container does not start. After an error, no process, no control group and no
+        file remains. The caller owns the instance and deletes it.
+        """
+        artifact = unchanged(image)
+        state, host_key = self._state(artifact, request)
+        directory = self._directory / request.name
+        try:
+            directory.mkdir(mode=0o700, parents=True)
+        except OSError as error:
+            raise InstanceError(f"{directory}: cannot be made: {error.strerror}") from None
+        with _removed_on_failure(request.name, directory):
+            state.write(directory)
+            spec = self._spec(artifact, state, request, host_key)
+            return self._start(spec, state, directory, request, progress)
+
+    def existing(self, instance_id: str) -> NspawnInstance:
+        """Return an instance of an earlier run by its id or name; it may have ended already.
+
+        Raises NotInConfigError when there is none.
+        """
+        for directory in sorted(path for path in self._directory.glob("*") if path.is_dir()):
+            with contextlib.suppress(NotInConfigError):
+                state = read_state(directory)
+                if instance_id in {state.id, state.name}:
+                    return NspawnInstance(state, directory, guard.find(state.name, directory))
+        raise NotInConfigError(f"there is no instance {instance_id} below {self._directory}")
+
+    def remove(self, kind: str, name: str, details: Mapping[str, Any]) -> None:  # noqa: ARG002
+        """Remove an instance that an ended run recorded; for other kinds, this cloud made nothing.
+
+        Processes, control groups and directory have the instance's name, so no valid record is needed.
+        Raises InstanceError when something cannot be removed.
+        """
+        if kind != "instance":
+            return
+        directory = self._directory / name
+        guard.end(name)
+        limits.remove(name)
+        try:
+            shutil.rmtree(directory)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise InstanceError(f"{name}: {directory} cannot be removed: {error}") from None
+
+    def _user_data(self) -> str:
+        """Return the operator's user data; raises ConfigError when its file cannot be read."""
+        return read_user_data(self._settings, self._environment, "nspawn", self._cwd) or ""
+
+    def _state(self, artifact: Artifact, request: BootRequest) -> tuple[State, seed.HostKey | None]:
+        settings = self._settings
+        identity = str(uuid.uuid4())
+        host_key = None
+        if settings.ssh_host_key == "injected":
+            private, public = make_key(request.name)
+            host_key = seed.HostKey(private=private, public=public)
+        state = State(
+            id=identity,
+            name=request.name,
+            environment=self.name,
+            memory=settings.memory,
+            disk=settings.disk,
+            processes=settings.processes,
+            limits=_limits(settings),
+            mac=mac_address(identity),
+            image=str(artifact.path),
+            private_key_file=str(request.key.private_key_file),
+            host_keys=(host_key.public,) if host_key else (),
+            first_seen=host_key is None,
+            host_loopback=settings.host_loopback,
+        )
+        return state, host_key
+
+    def _spec(
+        self, artifact: Artifact, state: State, request: BootRequest, host_key: seed.HostKey | None
+    ) -> dict[str, Any]:
+        """Return what the guard reads."""
+        identity = seed.Identity(
+            uuid=state.id,
+            name=state.name,
+            mac=state.mac,
+            key_name=request.key_name,
+            public_key=request.key.public_key,
+            host_key=host_key,
+            user_data=self._user_data(),
+        )
+        kind = self._settings.seed
+        documents = seed.documents(kind, identity)
+        return {
+            "id": state.id,
+            "name": state.name,
+            "image": str(artifact.path.absolute()),
+            "format": artifact.disk_format,
+            "disk": state.disk,
+            "memory": state.memory,
+            "processes": state.processes,
+            "mac": state.mac,
+            "seed": {f"{SEED_DIRECTORIES[kind]}/{name}": text for name, text in documents.items()},
+            "user": request.username,
+            "public_key": request.key.public_key,
+            "host_key": {"private": host_key.private, "public": host_key.public} if host_key else None,
+        }
+
+    def _start(
+        self,
+        spec: dict[str, Any],
+        state: State,
+        directory: Path,
+        request: BootRequest,
+        progress: Progress,
+    ) -> NspawnInstance:
+        groups = limits.make(state.name, memory=state.memory, processes=state.processes)
+        spec |= {"groups": [str(path) for path in groups.paths], "enforced": sorted(groups.enforced)}
+        held = launch.start(
+            state.name, spec, directory, keepable=request.keepable, host_loopback=state.host_loopback
+        )
+        instance = NspawnInstance(state, directory, held)
+        try:
+            State(**{**vars(state), "pid": held.pid}).write(directory)
+            for forward in self._settings.forward_ports:
+                instance.publish(forward.guest, forward.host or 0)
+            instance.start()
+        except BaseException:
+            instance.delete()
+            raise
+        progress(f"systemd-nspawn runs (guard {held.pid}; limits: {state.limits})")
+        return instance
+
+
+def _limits(settings: Nspawn) -> str:
+    kept = limits.enforced()
+    memory = "memory" if "memory" in kept else "memory of each process"
+    processes = "processes" if "processes" in kept else "processes of the user"
+    how = (
+        "control groups"
+        if {"memory", "processes"} <= kept
+        else "control groups and rlimits"
+        if kept
+        else "rlimits"
+    )
+    counts = f"{settings.memory} MiB {memory}, {settings.processes} {processes}"
+    return f"{counts}, {settings.disk} GiB disk, by {how}"
+
+
+@contextlib.contextmanager
+def _removed_on_failure(name: str, directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        guard.end(name)
+        with contextlib.suppress(DibctlError):
+            limits.remove(name)
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
