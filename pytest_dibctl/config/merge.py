@@ -113,16 +113,17 @@ def _deadlines(
     default = Deadlines()
     settings = environment.settings
     of_engine: NovaTimeouts = settings.nova or settings.qemu or settings.nspawn or NovaTimeouts()
-    port = settings.tests.port_wait_timeout
-    if port is None:
-        port = LOCAL_PORT_WAIT.get(settings.engine)
     return Deadlines(
         upload=_largest(image_upload, settings.glance.upload_timeout, default=default.upload),
         keypair=_largest(of_image.keypair_timeout, of_engine.keypair_timeout, default=default.keypair),
         create=_largest(of_image.create_timeout, of_engine.create_timeout, default=default.create),
         active=_largest(of_image.active_timeout, of_engine.active_timeout, default=default.active),
         cleanup=_largest(of_image.cleanup_timeout, of_engine.cleanup_timeout, default=default.cleanup),
-        port=_largest(image_port, port, default=default.port),
+        port=_largest(
+            image_port,
+            settings.tests.port_wait_timeout,
+            default=LOCAL_PORT_WAIT.get(settings.engine, default.port),
+        ),
     )
 
 

@@ -52,8 +52,8 @@ class TestDeadlines:
         assert merge.deadlines(image(), built_in_environment()).port == 600
         assert merge.deadlines(image(), built_in_environment("nspawn")).port == 120
         assert merge.deadlines(image(), qemu()).port == 600
-        # An old image's 30 s were meant for a cloud.
-        assert merge.deadlines(image(tests={"port_wait_timeout": 30}), qemu()).port == 600
+        assert merge.deadlines(image(tests={"port_wait_timeout": 30}), qemu()).port == 30
+        assert merge.deadlines(image(), qemu(tests={"port_wait_timeout": 40})).port == 40
         assert merge.deadlines(image(tests={"port_wait_timeout": 900}), qemu()).port == 900
 
     def test_a_local_environment_may_ask_for_less_time(self) -> None:
