@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pytest_dibctl.guards import container_network
 from tests.nspawn.bench import groups
 from tests.qemu.test_end_to_end import Operator
 from tests.qemu.test_kinds import AFTER_TESTS, CONTENT_TESTS, GUEST_SCRIPT, HANGING_SCRIPT
@@ -189,7 +190,7 @@ def test_a_run_ended_at_any_moment_leaves_nothing(
     operator.write("test_it.py", TESTS.get(moment, TESTS["test"]))
     operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
     session = os.environ[leaks.MARKER]
-    interfaces, leaves = set(psutil.net_if_addrs()), nspawn_leaves()
+    leaves = nspawn_leaves()
     output = operator.path / "output"
     argv = ["pytest", "--dib-image=micro", "--dib-build=never", CONTAINER, "-s", "-p", "no:cacheprovider"]
     with output.open("w") as sink:
@@ -201,7 +202,7 @@ def test_a_run_ended_at_any_moment_leaves_nothing(
         child.send_signal(number)
         child.wait(PATIENCE)
     assert leaks.settled(lambda: left(session), seconds=60) == set(), output.read_text()
-    assert set(psutil.net_if_addrs()) == interfaces
+    assert container_network.NEAR not in psutil.net_if_addrs()
     assert nspawn_leaves() == leaves
     assert "Traceback (most recent call last)" not in output.read_text()
 
