@@ -175,7 +175,14 @@ def left(session: str) -> set[str]:
         *map(str, groups("dibctl-micro-*")),
         *leaks.mounts(Path(tempfile.gettempdir())),
         *leaks.loop_devices(Path(tempfile.gettempdir())),
+        *orphaned_disks(),
     }
+
+
+def orphaned_disks() -> set[str]:
+    """Return the loop devices of container disks that are deleted; nothing leads from here to their files."""
+    files = {path: path.read_text() for path in Path("/sys/block").glob("loop*/loop/backing_file")}
+    return {str(path) for path, name in files.items() if name.strip() == "/disk.img (deleted)"}
 
 
 def nspawn_leaves() -> set[str]:
