@@ -39,6 +39,10 @@ ORDER: Final = 5.0
 """Seconds in which a connection has to say what it wants."""
 LONGEST: Final = 65536
 """Bytes of an order."""
+STILL: Final = "TtZX"
+"""States of a process that is stopped, or dead."""
+IN_KERNEL: Final = 0.5
+"""Seconds that the kernel may take for what a process asked of it before it is stopped."""
 STARTED: Final = 2.0
 """Seconds that are waited for systemd-nspawn to start the container's init; it takes 0.05."""
 REBOOT: Final = 133
@@ -170,7 +174,7 @@ class ContainerGuard:
             "press": self.press,
             "kill": self.kill,
             "rebuild": self.rebuild,
-            "snapshot": lambda: self.root.snapshot(order["name"]),
+            "snapshot": lambda: self.snapshot(order["name"]),
             "revert": lambda: self.revert(order["name"]),
         }
         try:
@@ -227,7 +231,7 @@ class ContainerGuard:
         """End the container at once; raises InstanceError when it does not end."""
         self._restart_at = None
         deadline = time.monotonic() + KILLED
-        while strangers := [pid for pid in self._pids() if pid not in self._residents]:
+        while strangers := self._strangers():
             if time.monotonic() > deadline:
                 raise InstanceError(f"{len(strangers)} processes of the container do not end")
             # The container's init first: systemd-nspawn then ends by itself, in order.
@@ -247,6 +251,16 @@ class ContainerGuard:
         self.root.renew()
         self._boots = 0
         self.start()
+
+    def snapshot(self, name: str) -> None:
+        """Remember the files of a container, which stands still meanwhile."""
+        self._halt()
+        try:
+            self.root.snapshot(name)
+        finally:
+            for pid in self._strangers():
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGCONT)
 
     def revert(self, name: str) -> None:
         """Boot anew from a snapshot's files."""
@@ -286,6 +300,31 @@ class ContainerGuard:
             if len(stat) > 1 and int(stat[1]) == self._nspawn.pid and self._proc.is_apart(pid):
                 return pid
         return None
+
+    def _halt(self) -> None:
+        """Stop all processes of the container; raises InstanceError where they go on.
+
+        One that waits in the kernel stops when that is over; a parent in vfork(2), only after its child.
+        """
+        started = time.monotonic()
+        still = STILL
+        while moving := [pid for pid in self._strangers() if self._state_of(pid) not in still]:
+            waited = time.monotonic() - started
+            if waited > KILLED:
+                raise InstanceError(f"{len(moving)} processes of the container do not stand still")
+            if waited > IN_KERNEL:
+                still = f"{STILL}D"
+            for pid in moving:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.002)
+
+    def _state_of(self, pid: int) -> str:
+        return self._proc.read(f"{pid}/stat").rpartition(")")[2].strip()[:1] or "X"
+
+    def _strangers(self) -> list[int]:
+        """Return the container's processes, systemd-nspawn among them."""
+        return [pid for pid in self._pids() if pid not in self._residents]
 
     def _pids(self) -> list[int]:
         return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208

@@ -91,23 +91,23 @@ class ContainerRoot:
         self._mount(disk)
 
     def snapshot(self, name: str) -> None:
-        """Copy the disk as it is now; raises InstanceError where there is not enough room, and OSError."""
+        """Copy the disk as it is now, while nobody writes to it.
+
+        The filesystem is not frozen: a frozen one would outlive this process, and its mount, for ever.
+        Raises InstanceError where there is not enough room, and OSError.
+        """
         disk, copy = self._directory / DISK, self._snapshot_file(name)
         draft = copy.with_suffix(".draft")
         written = os.open(self._directory / TREE / WRITTEN, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            # The kernel writes what is in memory and lets nobody write until the copy is made.
-            kernel.freeze(written)
-            try:
-                needed, free = disk.stat().st_blocks * 512, shutil.disk_usage(self._directory).free
-                if free < needed:
-                    raise InstanceError(
-                        f"a snapshot takes {needed >> 20} MiB, and {free >> 20} MiB are free",
-                        hint=f"make room on the filesystem of {self._directory}; TMPDIR moves that",
-                    )
-                _copy(disk, draft)
-            finally:
-                kernel.thaw(written)
+            kernel.write_filesystem(written)
+            needed, free = disk.stat().st_blocks * 512, shutil.disk_usage(self._directory).free
+            if free < needed:
+                raise InstanceError(
+                    f"a snapshot takes {needed >> 20} MiB, and {free >> 20} MiB are free",
+                    hint=f"make room on the filesystem of {self._directory}; TMPDIR moves that",
+                )
+            _copy(disk, draft)
             draft.replace(copy)
         finally:
             os.close(written)

@@ -6,7 +6,6 @@ Their numbers are the same on every architecture but alpha.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import struct
 from typing import Final
@@ -23,8 +22,6 @@ _OPEN_TREE_CLONE: Final = 1
 _MOVE_MOUNT_F_EMPTY_PATH: Final = 4
 _MOUNT_ATTR_RDONLY: Final = 0x1
 _MOUNT_ATTR_IDMAP: Final = 0x00100000
-_FIFREEZE: Final = 0xC0045877
-_FITHAW: Final = 0xC0045878
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
 _RESOLVE_IN_ROOT: Final = 0x10
 
@@ -60,14 +57,12 @@ def set_read_only(path: str, *, read_only: bool = True, recursive: bool = False)
     _call(_MOUNT_SETATTR, _AT_FDCWD, os.fsencode(path), flags, attributes, len(attributes))
 
 
-def freeze(directory: int) -> None:
-    """Write all of the filesystem of an open directory, and have who writes to it wait until ``thaw``."""
-    fcntl.ioctl(directory, _FIFREEZE, 0)
-
-
-def thaw(directory: int) -> None:
-    """Let the filesystem of an open directory be written to again."""
-    fcntl.ioctl(directory, _FITHAW, 0)
+def write_filesystem(directory: int) -> None:
+    """Have all that was written to the filesystem of an open directory be on its device (syncfs)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syncfs(directory) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 def attach_mount(mount: int, path: str) -> None:

@@ -117,10 +117,14 @@ class TestMachine:
     def test_its_root_owns_nothing_here(self, shut: Running) -> None:
         _, instance, access = shut
         access.run("sleep 4321 >/dev/null 2>&1 </dev/null &")
-        wanted = ["sleep", "4321"]
-        found = psutil.process_iter(["cmdline"])
-        sleepers = [candidate for candidate in found if candidate.info["cmdline"] == wanted]
-        assert sleepers
+        sleepers: list[psutil.Process] = []
+
+        def looked_for() -> set[str]:
+            found = psutil.process_iter(["cmdline"])
+            sleepers[:] = [each for each in found if each.info["cmdline"] == ["sleep", "4321"]]
+            return set() if sleepers else {"not yet"}
+
+        assert leaks.settled(looked_for, seconds=10) == set()
         assert {sleeper.uids().real for sleeper in sleepers} == {FIRST_USER}
         uid_map = Path(f"/proc/{sleepers[0].pid}/uid_map").read_text().split()
         assert uid_map == ["0", str(FIRST_USER), str(USERS)]

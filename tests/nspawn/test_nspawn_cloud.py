@@ -270,6 +270,26 @@ class TestPower:
                 instance.revert(name)
         assert access.run("cat /root/file").output == "one\n"
 
+    def test_a_snapshot_of_a_busy_container_is_whole(
+        self, bench: Callable[..., Bench], plain: artifact.Artifact
+    ) -> None:
+        made = bench()
+        instance = made.boot(plain)
+        access = made.ready(instance)
+        loop = "n=0; while :; do n=$((n+1)); echo $n > /root/new; mv /root/new /root/count; done"
+        access.run(f"(sh -c '{loop}') >/dev/null 2>&1 </dev/null &")
+        for number in range(3):
+            time.sleep(0.2)
+            instance.snapshot(f"at{number}")
+        later = int(access.run("cat /root/count", check=True).output)
+        counts = []
+        for number in range(3):
+            instance.revert(f"at{number}")
+            made.again(instance, access)
+            counts.append(int(access.run("cat /root/count", check=True).output))
+        assert counts == sorted(counts)
+        assert counts[-1] <= later
+
 
 class TestEnds:
     def test_delete_leaves_nothing_and_can_be_repeated(
