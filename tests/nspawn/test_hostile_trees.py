@@ -149,10 +149,11 @@ def test_an_init_that_forks_without_end_takes_what_it_may(bench: Callable[..., B
     made = bench(processes=100)
     instance = made.boot(image)
     most = 0
-    for _ in range(20):
+    deadline = time.monotonic() + 60
+    # On a busy machine the init may take its time to start.
+    while most <= 50 and time.monotonic() < deadline:
         limited = [group for group in groups(instance.name) if (group / "pids.max").exists()]
-        counts = [int((group / "pids.current").read_text()) for group in limited]
-        most = max(most, *counts)
+        most = max(most, *(int((group / "pids.current").read_text()) for group in limited))
         time.sleep(0.1)
     assert 50 < most <= 100
     started = time.monotonic()
