@@ -145,7 +145,7 @@ def init_of(script: str) -> str:
 
 
 def test_an_init_that_forks_without_end_takes_what_it_may(bench: Callable[..., Bench], alter: Alter) -> None:
-    image = alter(init_of("(f() { f & f & }; f) &\nwhile :; do :; done"))
+    image = alter(init_of("(while :; do sleep 1000 & done) &\nwhile :; do :; done"))
     made = bench(processes=100)
     instance = made.boot(image)
     most = 0
