@@ -40,6 +40,11 @@ _ANYTHING: Final = re.compile(
 _OF_THE_IMAGE: Final = re.compile(r"IMAGE_NAME|DIB_ARGS|DIB_ENV")
 """Variables in which the name and the place of the image file are."""
 _ASSIGNMENT: Final = re.compile(r"^\s*(?:export\s+)?(\w+)=")
+_PLAIN: Final = re.compile(
+    r"\s*((export\s+)?DIB_\w+=[^`<>|&;()]*|if\s+\[[^`<>()]*;\s*then|else|fi|case\s+\S+\s+in|esac"
+    r"|[\w*]+\)\s*(;;)?|;;|echo\s+(\"[^`$\"]*\"|[^`<>|&;()]*)|exit \d+)?\s*"
+)
+"""A line of a shell script that only sets variables, or ends the build."""
 _PHASE_NAME: Final = re.compile("|".join(rf"\b{re.escape(phase)}\b" for phase in phases.PHASES) + r"|\*\.d\b")
 _LARGE: Final = 1 << 20
 
@@ -55,7 +60,8 @@ def components(
     variables = fingerprint.relevant_environment(recipe.environment)
     own = [Element(name=name, path=elements.SHIPPED / name) for name in _OWN]
     everything = boundary is not BOUNDARIES[0] or _sees_anything(recipe.elements)
-    text = "" if everything else "\n".join(_texts(_readable_after_root(recipe.elements)))
+    first = _of_root(recipe.elements)
+    text = "" if everything else "\n".join(_texts(_readable_after_root(first)))
     counted = {
         name: value
         for name, value in variables.items()
@@ -72,11 +78,10 @@ def components(
         parts["elements"] = fingerprint.digest(list(recipe.named))
     if _names_the_image(recipe.elements, boundary):
         parts["filename"] = target
-    for element in (*recipe.elements, *own):
-        if everything or any((element.path / folder).is_dir() for folder in ("root.d", elements.ENVIRONMENT)):
-            parts[f"element:{element.name}"] = fingerprint.tree_digest(
-                element.path, counts=_Counts(element, boundary, everything=everything)
-            )
+    for element in (*(recipe.elements if everything else first), *own):
+        parts[f"element:{element.name}"] = fingerprint.tree_digest(
+            element.path, counts=_Counts(element, boundary, everything=everything)
+        )
     if _reads_scripts(recipe.elements, boundary):
         parts |= {
             f"scripts:{element.name}": fingerprint.tree_digest(element.path) for element in recipe.elements
@@ -137,6 +142,32 @@ class _Counts:
         # What is no script of a later phase counts, also what lies in that phase's folder: install types.
         is_script = len(parts) == 2 and parts[0] in phases.PHASES and phases.is_script(path)  # noqa: PLR2004
         return not (is_script and self._boundary.is_later(*parts)) and path.name not in phases.PHASES
+
+
+def _of_root(recipe_elements: Iterable[Element]) -> list[Element]:
+    """Return the elements that scripts of root.d are of, or see something of in their variables."""
+    of_root = [element for element in recipe_elements if (element.path / "root.d").is_dir()]
+    others = [
+        element
+        for element in recipe_elements
+        if element not in of_root and (element.path / elements.ENVIRONMENT).is_dir()
+    ]
+    while True:
+        text = "\n".join(_texts(_readable_after_root(of_root)))
+        seen = [element for element in others if not _only_sets_others(element, text)]
+        if not seen:
+            return of_root
+        of_root += seen
+        others = [element for element in others if element not in seen]
+
+
+def _only_sets_others(element: Element, text: str) -> bool:
+    """Whether environment.d of an element only sets variables of DIB's that ``text`` does not speak of."""
+    lines = [line for own in _texts(_readable_after_root([element])) for line in own.splitlines()]
+    names = [assigned[1] for line in lines if (assigned := _ASSIGNMENT.match(line))]
+    return all(map(_PLAIN.fullmatch, lines)) and not any(
+        not name.startswith("DIB_") or re.search(rf"\b{name}\b", text) for name in names
+    )
 
 
 def _readable_after_root(recipe_elements: Iterable[Element]) -> Iterator[Path]:

@@ -28,6 +28,9 @@ CLEAN_VARIABLE: Final = "DIBCTL_CLEAN_BUILDS"
 MINIMUM: Final = 5.0
 """Seconds of scripts that a kept tree has to save; less is not worth packing it."""
 
+WORTH: Final = 4.0
+"""How many times the time of packing a tree its scripts have to take."""
+
 _POLL: Final = 0.2
 _ELSEWHERE: Final = re.compile(
     r"(?m)^\s*(?:deb\s|uris:).*(?:@|(?<![\w/])(?!https?:)[a-z+]+:/)", re.IGNORECASE
@@ -166,6 +169,7 @@ class _Cache:
             layer=str(self._start.path) if self._start is not None else None,
             keep=tuple(self._making),
             minimum=MINIMUM,
+            worth=WORTH,
             reserve=preflight.needed_space(self._recipe),
             out=str(self._plan.out),
         ).write(self._directory)

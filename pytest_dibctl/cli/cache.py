@@ -23,7 +23,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=("list", "prune"),
         default="list",
-        help="list the kept trees (the default), or remove those that are too old and what is above the limit",
+        help="list the kept trees (the default), or remove the too old ones and what is above the limit",
     )
     parser.add_argument("--all", action="store_true", help="with prune: remove all of them")
     parser.add_argument("--size", type=float, metavar="GIB", help="with prune: keep this much instead")

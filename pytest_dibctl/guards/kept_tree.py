@@ -59,13 +59,15 @@ class Orders:
 
     ``restore`` is the boundary at which the build goes on, ``layer`` the directory of the tree kept there.
     Trees are kept at the boundaries ``keep`` when scripts took at least ``minimum`` seconds since the last,
-    while ``reserve`` bytes stay free; nothing may appear in ``out``.
+    and ``worth`` times what packing that one took, while ``reserve`` bytes stay free; nothing may appear in
+    ``out``.
     """
 
     restore: str | None
     layer: str | None
     keep: tuple[str, ...]
     minimum: float
+    worth: float
     reserve: int
     out: str
 
@@ -137,8 +139,9 @@ class _Keeper:
 
     def _keep(self, boundary: Boundary) -> None:
         seconds = time.time() - float((self.directory / "since").read_text())
-        if seconds < self.orders.minimum:
+        if seconds < max(self.orders.minimum, self.orders.worth * self._last_packing()):
             raise NotKept(f"its scripts took {seconds:.0f} s only")
+        started = time.time()
         if any(Path(self.orders.out).iterdir()):
             raise NotKept("scripts wrote beside the image, which a tree does not hold")
         mounts = list(self._mounts())
@@ -153,6 +156,7 @@ class _Keeper:
         state = {"mounts": mounts, "extra": bool(made), "seconds": seconds}
         (draft / STATE).write_text(json.dumps(state))
         draft.rename(draft.with_name(boundary.name))
+        (self.directory / "packing").write_text(str(time.time() - started))
         self._start_clock()
 
     def _pack(self, arguments: list[str], target: Path) -> None:
@@ -254,6 +258,12 @@ class _Keeper:
 
     def _draft(self, boundary: Boundary) -> Path:
         return self.directory / "kept" / f"{boundary.name}.part"
+
+    def _last_packing(self) -> float:
+        try:
+            return float((self.directory / "packing").read_text())
+        except OSError:
+            return 0.0
 
     def _start_clock(self) -> None:
         (self.directory / "since").write_text(str(time.time()))

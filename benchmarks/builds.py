@@ -1,0 +1,105 @@
+"""Builds of the demo image: bare disk-image-create, clean, after a late change, a second image, unchanged.
+
+It needs root and some minutes. Each build is one, so compare on a machine that does nothing else; the seconds of
+processors that are printed beside are steadier.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pytest_dibctl.build import builder, dib
+from pytest_dibctl.config import catalog
+from pytest_dibctl.config.entry import Entry
+from pytest_dibctl.config.models.images import Image
+from pytest_dibctl.system import process
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+LATE = Path("elements", "debian-guest", "post-install.d", "60-debian-guest")
+LABEL = "debian"
+
+
+@dataclasses.dataclass(frozen=True)
+class Took:
+    """Seconds by the clock, and of processors."""
+
+    wall: float
+    processors: float
+
+
+def main(rounds: str = "1") -> None:
+    """Compare ``rounds`` times."""
+    for _ in range(int(rounds)):
+        with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/var/tmp")) as directory:
+            compare(Path(directory))
+
+
+def compare(directory: Path) -> None:
+    configs = directory / "configs"
+    shutil.copytree(CONFIGS, configs)
+    os.environ["XDG_CACHE_HOME"] = str(directory / "cache")
+    image = entry(configs)
+    bare = timed(lambda: run_bare(image, configs))
+    clean = timed(lambda: build(image, configs))
+    tell("clean", clean, "bare disk-image-create", bare)
+    with (configs / LATE).open("a") as script:
+        script.write("# changed\n")
+    tell("late element changed", timed(lambda: build(image, configs)), "clean", clean)
+    tell("nothing changed", timed(lambda: build(image, configs)), "clean", clean)
+    second = other(image)
+    from_base = timed(lambda: build(second, configs))
+    tell("second image", from_base, "its clean build", timed(lambda: build(second, configs, "always")))
+
+
+def entry(configs: Path) -> Entry[Image]:
+    return catalog.load(cwd=configs, system=configs / "none").image(LABEL)
+
+
+def other(image: Entry[Image]) -> Entry[Image]:
+    """Return an image that begins like ``image`` and has one more element."""
+    settings = image.settings
+    assert settings.dib is not None
+    more = settings.dib.model_copy(update={"elements": (*settings.dib.elements, "growroot")})
+    changed = settings.model_copy(update={"dib": more, "filename": "images/second.qcow2"})
+    return dataclasses.replace(image, label="second", settings=changed)
+
+
+def build(image: Entry[Image], configs: Path, policy: builder.Policy = "auto") -> None:
+    outcome = builder.build(image, policy=policy, cwd=configs, progress=lambda _line: None)
+    print(f"  {image.label}: {outcome.start or outcome.reason}")
+
+
+def run_bare(image: Entry[Image], configs: Path) -> None:
+    assert image.settings.dib is not None
+    recipe = dib.recipe(image, image.settings.dib, configs)
+    argv = [dib.TOOL, *recipe.argv_options, "-o", str(configs / "bare"), *recipe.named]
+    process.run(argv, env=dict(recipe.environment), cwd=configs, join_stderr=True)
+
+
+def timed(work: Callable[[], object]) -> Took:
+    before, started = processors(), time.perf_counter()
+    work()
+    return Took(time.perf_counter() - started, processors() - before)
+
+
+def processors() -> float:
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
+def tell(name: str, ours: Took, other_name: str, theirs: Took) -> None:
+    print(
+        f"builds: {name} {ours.wall:.1f} s, {other_name} {theirs.wall:.1f} s, ratio {ours.wall / theirs.wall:.3f}; "
+        f"of processors {ours.processors:.1f} s and {theirs.processors:.1f} s, "
+        f"ratio {ours.processors / theirs.processors:.3f}",
+        flush=True,
+    )
