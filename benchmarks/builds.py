@@ -1,7 +1,7 @@
 """Builds of the demo image: bare disk-image-create, clean, after a late change, a second image, unchanged.
 
-It needs root and some minutes. Each build is one, so compare on a machine that does nothing else; the seconds of
-processors that are printed beside are steadier.
+It needs root and some minutes. Each build is one, so compare on a machine that does nothing else; the seconds
+of processors that are printed beside are steadier.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def processors() -> float:
 
 def tell(name: str, ours: Took, other_name: str, theirs: Took) -> None:
     print(
-        f"builds: {name} {ours.wall:.1f} s, {other_name} {theirs.wall:.1f} s, ratio {ours.wall / theirs.wall:.3f}; "
-        f"of processors {ours.processors:.1f} s and {theirs.processors:.1f} s, "
-        f"ratio {ours.processors / theirs.processors:.3f}",
+        f"builds: {name} {ours.wall:.1f} s, {other_name} {theirs.wall:.1f} s, "
+        f"ratio {ours.wall / theirs.wall:.3f}; of processors {ours.processors:.1f} s and "
+        f"{theirs.processors:.1f} s, ratio {ours.processors / theirs.processors:.3f}",
         flush=True,
     )

@@ -149,7 +149,10 @@ class _Keeper:
         draft = self._draft(boundary)
         draft.mkdir(parents=True, mode=0o700)
         if made:
-            self._pack(["-C", str(self.build), *made], draft / EXTRA)
+            listed = self.directory / "made"
+            listed.write_bytes(b"".join(os.fsencode(name) + b"\0" for name in made))
+            names = ["--null", "--verbatim-files-from", f"--files-from={listed}"]
+            self._pack(["-C", str(self.build), *names], draft / EXTRA)
         with self._without_mounts() as view:
             self._pack([*_LEFT_OUT, "--sparse", "-C", str(view), "."], draft / TREE)
         self._copy_sources(draft / SOURCES)
@@ -294,9 +297,10 @@ def _take_away(script: Path, *, running: bool) -> None:
         script.unlink()
         script.write_text("#!/bin/sh\n")
         script.chmod(0o755)
+    elif script.is_symlink():
+        script.unlink()  # what it leads to may be a file of the user's
     else:
-        target = script.resolve()
-        target.chmod(target.stat().st_mode & ~0o111)
+        script.chmod(script.stat().st_mode & ~0o111)
 
 
 def _phase_of(name: str) -> str | None:

@@ -38,7 +38,7 @@ put() {
     done
 }
 sudo mkdir -p "$TARGET_ROOT"/usr/bin "$TARGET_ROOT"/usr/sbin
-put bash env chroot find sort grep basename date mktemp rm cat sed awk touch mkdir chmod
+put bash /usr/bin/env chroot find sort grep basename date mktemp rm cat sed awk touch mkdir chmod
 sudo ln -sf "$(readlink -f "$(command -v awk)")" "$TARGET_ROOT/usr/bin/awk"
 for directory in bin sbin; do
     for program in "$TARGET_ROOT"/usr/$directory/*; do
@@ -188,6 +188,24 @@ def test_images_that_begin_alike_share_the_beginning(elements: Path) -> None:
     outcome = builder.build(image, cwd=out, progress=lambda _line: None)
     assert outcome.started_after == "root.d"
     assert ran(tree(outcome.artifact.path))["root"] == ran(first)["root"]
+
+
+def test_a_script_that_is_a_link_is_taken_away_and_its_file_stays_as_it_is(elements: Path) -> None:
+    shared = elements.parent / "shared"
+    shared.write_text("#!/bin/bash\n:\n")
+    shared.chmod(0o755)
+    (elements / "tiny" / "extra-data.d").mkdir()
+    (elements / "tiny" / "extra-data.d" / "40-linked").symlink_to(shared)
+    build(elements)
+    building.hook(elements / "late", "finalise.d", "50-late", f"{mark('finalise.d')}# edited\n")
+    outcome = build(elements)
+    assert outcome.started_after == "post-install.d"
+    assert outcome.log_file is not None
+    assert "Running" in outcome.log_file.read_text()
+    assert "40-linked" not in "".join(
+        line for line in outcome.log_file.read_text().splitlines() if "Running" in line
+    )
+    assert os.access(shared, os.X_OK)
 
 
 def test_a_damaged_tree_is_removed_and_the_build_starts_from_nothing(elements: Path) -> None:
