@@ -296,7 +296,7 @@ def test_a_full_cache_costs_a_warning(elements: Path) -> None:
 
 def test_what_the_build_needs_of_the_disk_is_not_taken_for_a_tree(elements: Path) -> None:
     told: list[str] = []
-    with small(elements.parent / "out", "440m"):
+    with small(elements.parent / "out", "104m"):
         outcome = build(elements, told=told)
         assert outcome.built
     assert [line for line in told if "no room" in line]
