@@ -1,4 +1,4 @@
-"""The demo image of kept trees is that of a clean build, file by file; in ``tox -e full``, for it takes minutes."""
+"""The demo image of kept trees is that of a clean build, file by file: minutes, so in ``tox -e full``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LATE = ("elements", "debian-guest", "post-install.d", "60-debian-guest")
 
 def build(configs: Path, policy: builder.Policy = "auto") -> builder.BuildOutcome:
     image = catalog.load(cwd=configs, system=configs / "none").image("debian")
-    return builder.build(image, policy=policy, cwd=configs, progress=print)
+    return builder.build(image, policy=policy, cwd=configs, progress=lambda _line: None)
 
 
 def differing(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
@@ -48,6 +48,5 @@ def test_the_demo_image_of_kept_trees_is_that_of_a_clean_build(
     assert outcome.started_after in ("packages", "install.d")
     kept = tree(outcome.artifact.path)
     by_chance = differing(first, second)
-    print("\n".join(sorted(by_chance)))
     assert len(by_chance) < len(first) / 20
     assert differing(second, kept) - by_chance == set()
