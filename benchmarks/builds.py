@@ -24,6 +24,8 @@ from pytest_dibctl.system import process
 CONFIGS = Path(__file__).parents[1] / "configs"
 LATE = Path("elements", "debian-guest", "post-install.d", "60-debian-guest")
 LABEL = "debian"
+SCRIPT = Path("/usr/share/debootstrap/scripts/sid")
+"""What debootstrap runs for each Debian by default."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +81,10 @@ def build(image: Entry[Image], configs: Path, policy: builder.Policy = "auto") -
 def run_bare(image: Entry[Image], configs: Path) -> None:
     assert image.settings.dib is not None
     recipe = dib.recipe(image, image.settings.dib, configs)
+    # So it takes debootstrap, as on a machine that `dibctl doctor --install` has not seen.
+    environment = {**recipe.environment, "DIB_DEBIAN_DEBOOTSTRAP_SCRIPT": str(SCRIPT)}
     argv = [dib.TOOL, *recipe.argv_options, "-o", str(configs / "bare"), *recipe.named]
-    process.run(argv, env=dict(recipe.environment), cwd=configs, join_stderr=True)
+    process.run(argv, env=environment, cwd=configs, join_stderr=True)
 
 
 def timed(work: Callable[[], object]) -> Took:
