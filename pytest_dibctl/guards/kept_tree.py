@@ -117,11 +117,14 @@ class _Keeper:
     def at(self, boundary: Boundary) -> int:
         """Put the kept tree in place, or keep the tree as it is here."""
         if self.orders.restore is not None and boundary is BOUNDARIES[0]:
+            started = time.time()
             try:
                 self._restore(Path(self.orders.layer or ""))
             except (OSError, CommandError, ValueError) as error:
                 _say(f"{UNUSABLE}{self.orders.restore}: {error}")
                 return 1
+            # Packing takes as long as unpacking, near enough.
+            (self.directory / "packing").write_text(str(time.time() - started))
             self._start_clock()
             return 0
         if boundary.name in self.orders.keep:
