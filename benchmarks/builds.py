@@ -7,6 +7,7 @@ of processors that are printed beside are steadier.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import resource
 import shutil
@@ -55,9 +56,14 @@ def compare(directory: Path, compression: str) -> None:
         script.write("# changed\n")
     tell("late element changed", timed(lambda: build(image, configs)), "clean", clean)
     tell("nothing changed", timed(lambda: build(image, configs)), "clean", clean)
-    second = other(image)
-    from_base = timed(lambda: build(second, configs))
-    tell("second image", from_base, "its clean build", timed(lambda: build(second, configs, "always")))
+    own = configs / "elements" / "own-script" / "post-install.d" / "50-own"
+    own.parent.mkdir(parents=True)
+    own.write_text("#!/bin/sh\necho own > /etc/own\n")
+    own.chmod(0o755)
+    for more, said in (("own-script", "second image, one more script"), ("growroot", "one more package")):
+        second = other(image, more)
+        from_base = timed(functools.partial(build, second, configs))
+        tell(said, from_base, "its clean build", timed(functools.partial(build, second, configs, "always")))
 
 
 def entry(configs: Path, compression: str) -> Entry[Image]:
@@ -68,13 +74,13 @@ def entry(configs: Path, compression: str) -> Entry[Image]:
     return dataclasses.replace(image, settings=image.settings.model_copy(update={"dib": chosen}))
 
 
-def other(image: Entry[Image]) -> Entry[Image]:
+def other(image: Entry[Image], more: str) -> Entry[Image]:
     """Return an image that begins like ``image`` and has one more element."""
     settings = image.settings
     assert settings.dib is not None
-    more = settings.dib.model_copy(update={"elements": (*settings.dib.elements, "growroot")})
-    changed = settings.model_copy(update={"dib": more, "filename": "images/second.qcow2"})
-    return dataclasses.replace(image, label="second", settings=changed)
+    dib_settings = settings.dib.model_copy(update={"elements": (*settings.dib.elements, more)})
+    changed = settings.model_copy(update={"dib": dib_settings, "filename": f"images/{more}.qcow2"})
+    return dataclasses.replace(image, label=more, settings=changed)
 
 
 def build(image: Entry[Image], configs: Path, policy: builder.Policy = "auto") -> None:

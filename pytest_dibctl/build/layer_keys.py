@@ -40,12 +40,26 @@ _ANYTHING: Final = re.compile(
 _OF_THE_IMAGE: Final = re.compile(r"IMAGE_NAME|DIB_ARGS|DIB_ENV")
 """Variables in which the name and the place of the image file are."""
 _ASSIGNMENT: Final = re.compile(r"^\s*(?:export\s+)?(\w+)=")
+_THE_ELEMENTS: Final = re.compile(
+    r"IMAGE_ELEMENT|image_element|DIB_ARGS|DIB_ENV|\beval\b|\$\{!|\bprintenv\b|\bcompgen\b|environ\b|getenv"
+    r"|\b(declare|export|typeset)\s+-[a-zA-Z]*p|(?<![/\w])env\b(?!\s+(-|\w+=))|\bset\s*\|"
+)
+"""What lets a script see which elements there are."""
+_LOOK_FOR_FILES: Final = frozenset(
+    {"package-installs", "pkg-map", "svc-map", "install-types", "source-repositories", "modprobe"}
+)
+_NO_CONTENT: Final = frozenset({"README.rst", "README.md", *elements.LISTS, "__pycache__"})
 _PLAIN: Final = re.compile(
     r"\s*((export\s+)?DIB_\w+=[^`<>|&;()]*|if\s+\[[^`<>()]*;\s*then|else|fi|case\s+\S+\s+in|esac"
     r"|[\w*]+\)\s*(;;)?|;;|echo\s+(\"[^`$\"]*\"|[^`<>|&;()]*)|exit \d+)?\s*"
 )
 """A line of a shell script that only sets variables, or ends the build."""
-_PHASE_NAME: Final = re.compile("|".join(rf"\b{re.escape(phase)}\b" for phase in phases.PHASES) + r"|\*\.d\b")
+_PHASE_NAME: Final = re.compile(
+    "|".join(rf"\b{re.escape(phase)}\b" for phase in phases.PHASES)
+    + r"|\*\.d\b|(TMP_HOOKS_PATH\}?|in_target\.d)[\"']?/?(\s|$|\*)",
+    re.MULTILINE,
+)
+"""What shows that a script may read other scripts."""
 _LARGE: Final = 1 << 20
 
 
@@ -74,11 +88,14 @@ def components(
         "cli_options": fingerprint.digest(list(recipe.argv_options)),
         "bootstrap": _bootstrap(),
     }
+    later = boundary is not BOUNDARIES[0]
+    seen = _seen(recipe.elements, boundary) if later else recipe.elements if everything else first
     if everything:
-        parts["elements"] = fingerprint.digest(list(recipe.named))
+        unseen = {element.name for element in recipe.elements} - {element.name for element in seen}
+        parts["elements"] = fingerprint.digest([name for name in recipe.named if name not in unseen])
     if _names_the_image(recipe.elements, boundary):
         parts["filename"] = target
-    for element in (*(recipe.elements if everything else first), *own):
+    for element in (*seen, *own):
         parts[f"element:{element.name}"] = fingerprint.tree_digest(
             element.path, counts=_Counts(element, boundary, everything=everything)
         )
@@ -142,6 +159,31 @@ class _Counts:
         # What is no script of a later phase counts, also what lies in that phase's folder: install types.
         is_script = len(parts) == 2 and parts[0] in phases.PHASES and phases.is_script(path)  # noqa: PLR2004
         return not (is_script and self._boundary.is_later(*parts)) and path.name not in phases.PHASES
+
+
+def _seen(recipe_elements: Iterable[Element], boundary: Boundary) -> list[Element]:
+    """Return the elements that count at a boundary: those with files that count, or all of them.
+
+    The names of all elements are in a variable. diskimage-builder's elements that look by it for files of
+    others find none in the rest; where another script may use that variable, all elements count.
+    """
+    recipe_elements = list(recipe_elements)
+    texts = _texts(
+        path
+        for element in recipe_elements
+        if element.path.parent != elements.own_elements() or element.name not in _LOOK_FOR_FILES
+        for path in (*_scripts_before(element, boundary), *_readable_after_root([element]))
+    )
+    if any(_THE_ELEMENTS.search(text) for text in texts):
+        return recipe_elements
+    return [element for element in recipe_elements if _has_files(element, boundary)]
+
+
+def _has_files(element: Element, boundary: Boundary) -> bool:
+    """Whether an element has more before a boundary than what says which elements it needs."""
+    counts = _Counts(element, boundary, everything=True)
+    files = (path for path in element.path.rglob("*") if not path.is_dir() or path.is_symlink())
+    return any(counts(path) for path in files if path.relative_to(element.path).parts[0] not in _NO_CONTENT)
 
 
 def _of_root(recipe_elements: Iterable[Element]) -> list[Element]:

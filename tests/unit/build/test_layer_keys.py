@@ -145,6 +145,29 @@ def test_images_that_begin_alike_share_the_tree_after_root_d(elements: Path) -> 
     )
 
 
+def only_later(elements: Path) -> None:
+    building.hook(elements / "last", "post-install.d", "60-last", SCRIPT)
+    building.hook(elements / "last", "finalise.d", "60-last", SCRIPT)
+    write("last/README.rst")(elements)
+    write("last/element-deps", "tiny\n")(elements)
+
+
+def test_an_element_of_later_scripts_only_does_not_count_before_them(elements: Path) -> None:
+    only_later(elements)
+    before, after = recipe(elements), recipe(elements, "tiny", "late", "last")
+    assert changed(keys(before), keys(after)) == (POST_INSTALL,)
+    write("last/package-installs.yaml", "vim:\n")(elements)
+    assert changed(keys(before), keys(after)) == (PACKAGES, INSTALL, POST_INSTALL)
+
+
+@pytest.mark.parametrize("line", ["echo $IMAGE_ELEMENT > /list", "env > /list", 'echo "${!any}"'])
+def test_a_script_that_may_see_the_list_of_elements_makes_all_count(elements: Path, line: str) -> None:
+    only_later(elements)
+    building.hook(elements / "tiny", "extra-data.d", "20-tiny-too", f"{SCRIPT}{line}\n")
+    before, after = recipe(elements), recipe(elements, "tiny", "late", "last")
+    assert changed(keys(before), keys(after)) == (PACKAGES, INSTALL, POST_INSTALL)
+
+
 def test_debian_images_with_other_elements_share_the_bootstrap(tmp_path: Path) -> None:
     """So a matrix of them bootstraps once; the elements are diskimage-builder's own."""
     building.hook(tmp_path / "own", "install.d", "50-own", SCRIPT)
@@ -152,6 +175,8 @@ def test_debian_images_with_other_elements_share_the_bootstrap(tmp_path: Path) -
     for more in (["cloud-init", "own"], ["vm"]):
         second = recipe(tmp_path, "debian-minimal", *more)
         assert changed(keys(first), keys(second)) == (PACKAGES, INSTALL, POST_INSTALL)
+    own = recipe(tmp_path, "debian-minimal", "openssh-server", "own")
+    assert changed(keys(first), keys(own)) == (INSTALL, POST_INSTALL)
 
 
 SEES_ANYTHING = (
