@@ -104,7 +104,8 @@ LISTING = """
 import hashlib, json, os, stat, sys
 root, found, links = sys.argv[1], {}, {}
 for folder, folders, files in os.walk(root):
-    for name in [*folders, *files]:
+    folders.sort()
+    for name in sorted([*folders, *files]):
         path = os.path.join(folder, name)
         info = os.lstat(path)
         said = [oct(info.st_mode), info.st_uid, info.st_gid, info.st_rdev, info.st_nlink]
