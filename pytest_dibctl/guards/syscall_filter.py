@@ -51,8 +51,11 @@ SOCKET_FAMILIES: Final = (1, 2, 10, 16)
 ALLOW: Final = 0x7FFF0000
 ERRNO: Final = 0x00050000
 """What a filter does with a call: let it pass; answer with the error whose number is added, 0 for success."""
+BAD_ARCHITECTURE: Final = 2
 NO_NEW_PRIVILEGES: Final = 3
-"""The attribute of a filter that is on unless it is put off."""
+SPECULATION_ALLOWED: Final = 7
+"""Attributes of a filter: what becomes of calls of an architecture that it does not know, whether programs
+may gain no privileges, and whether older kernels leave out the slow mitigation that comes with a filter."""
 _EQUAL, _GREATER, _MASKED_EQUAL = 4, 6, 7
 _UNKNOWN: Final = -1
 _OTHER_ARCHITECTURES: Final = {"x86_64": (0x40000003,), "aarch64": (0x40000028,)}
