@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-from pytest_dibctl.build import execution, failure, outputs, preflight
+from pytest_dibctl.build import execution, failure, layers, outputs, preflight
 from pytest_dibctl.build.execution import POLL, Progress
 from pytest_dibctl.build.log import HEARTBEAT, Watcher
 from pytest_dibctl.build.plan import Plan, checked_recipe, is_built_here, log_file, plan_for, target_file
@@ -33,6 +33,8 @@ class BuildOutcome:
 
     ``seconds`` is what it took now, ``phases`` the seconds of each phase and ``scripts`` those of the
     costliest scripts, both of a build made now; ``log_file`` exists when there ever was a build here.
+    ``started_after`` is the phase after which that build started with a kept tree, None for from nothing;
+    ``start`` says why there.
     """
 
     artifact: Artifact
@@ -42,6 +44,8 @@ class BuildOutcome:
     phases: Mapping[str, float] = dataclasses.field(default_factory=dict)
     scripts: Mapping[str, float] = dataclasses.field(default_factory=dict)
     log_file: Path | None = None
+    started_after: str | None = None
+    start: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +98,7 @@ def build(
             progress(f"building {target.name}: {why}")
             for warning in plan.recipe.warnings if plan.recipe is not None else ():
                 progress(f"warning: {warning}")
-            return _run(plan, why, progress, started)
+            return _run(plan, why, progress, started, clean=policy == "always")
 
 
 def forecast(
@@ -180,11 +184,27 @@ def _locked(plan: Plan, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _run(plan: Plan, reason: str, progress: Progress, started: float) -> BuildOutcome:
-    watcher = Watcher(progress)
-    with execution.building_directory(plan, progress) as lock:
+def _run(plan: Plan, reason: str, progress: Progress, started: float, *, clean: bool) -> BuildOutcome:
+    # Twice at most: a kept tree that proves unusable is out of the cache then.
+    while (outcome := _attempt(plan, reason, progress, started, clean=clean)) is None:
+        progress("the kept tree cannot be used and is removed; the build starts from nothing")
+        clean = True
+    return outcome
+
+
+def _attempt(
+    plan: Plan, reason: str, progress: Progress, started: float, *, clean: bool
+) -> BuildOutcome | None:
+    """Build once; return None when the kept tree that the build started with was unusable."""
+    with (
+        execution.building_directory(plan, progress) as lock,
+        layers.session(plan, clean=clean, progress=progress) as session,
+    ):
+        watcher = Watcher(progress, told=session.told)
         before = Identity.if_any(plan.target)
-        code = execution.run(plan, watcher, lock=lock)
+        code = execution.run(session.plan, watcher, lock=lock)
+        if code != 0 and session.unusable:
+            return None
         if code != 0:
             raise failure.failed(plan, code, watcher, time.monotonic() - started)
         made = outputs.made_by(plan, before=before)
@@ -198,4 +218,6 @@ def _run(plan: Plan, reason: str, progress: Progress, started: float) -> BuildOu
         phases=watcher.phases,
         scripts=watcher.expensive(),
         log_file=plan.log_file,
+        started_after=session.start.boundary,
+        start=session.start.text,
     )

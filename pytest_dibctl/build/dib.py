@@ -283,7 +283,7 @@ def apt_sources(apt: Path) -> Iterator[AptSource]:
         if file.suffix == ".sources":
             yield from _deb822(text)
         elif file.suffix == ".list":
-            yield from _one_line(text)
+            yield from one_line_sources(text)
 
 
 def _deb822(text: str) -> Iterator[AptSource]:
@@ -302,7 +302,8 @@ def _deb822(text: str) -> Iterator[AptSource]:
                 )
 
 
-def _one_line(text: str) -> Iterator[AptSource]:
+def one_line_sources(text: str) -> Iterator[AptSource]:
+    """Yield the sources in a text of lines such as `deb URI SUITE COMPONENT`."""
     for line in text.splitlines():
         match = re.fullmatch(r"deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+(\S+)\s*(.*)", line.partition("#")[0].strip())
         if match and _is_http(match.group(1)):

@@ -17,6 +17,8 @@ ENVIRONMENT = "environment.d"
 """The one folder of an element whose files are sourced, and so need not be executable."""
 LISTS = ("element-deps", "element-provides")
 """The files of an element that name other elements."""
+SHIPPED = Path(__file__).parent / "shipped_elements"
+"""The directory of the elements that come with this package."""
 _RUNNABLE = re.compile(r"[0-9A-Za-z_-]+")
 """The names of scripts that dib-run-parts runs; others it skips, those with a dot in them too."""
 

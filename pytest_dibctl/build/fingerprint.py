@@ -10,7 +10,7 @@ import os
 import secrets
 import shlex
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -108,18 +108,18 @@ def components(
     Relative names in variables are below ``cwd``, where the build runs; what the build of the fingerprint
     ``old`` has made does not count.
     """
-    parts = {"external_build": _digest([command.cmdline for command in external]) if external else ""}
+    parts = {"external_build": digest([command.cmdline for command in external]) if external else ""}
     if recipe is not None:
         parts |= {
             DISTRIBUTION: recipe.version,
             "arch": recipe.arch,
             "filename": target,
-            "cli_options": _digest(list(recipe.argv_options)),
-            "elements": _digest(list(recipe.named)),
+            "cli_options": digest(list(recipe.argv_options)),
+            "elements": digest(list(recipe.named)),
         }
         parts |= {f"element:{element.name}": tree_digest(element.path) for element in recipe.elements}
         variables = relevant_environment(recipe.environment)
-        parts |= {f"environment:{name}": _digest([salt, name, value]) for name, value in variables.items()}
+        parts |= {f"environment:{name}": digest([salt, name, value]) for name, value in variables.items()}
         parts |= inputs.digests(recipe.elements, variables, cwd, salt=salt, old=old)
     return {name: value for name, value in parts.items() if value}
 
@@ -186,7 +186,7 @@ def summary(components: Mapping[str, str]) -> str:
         # Where a script's files lie differs between machines.
         if not name.startswith("input:element ")
     ]
-    return _digest(said)
+    return digest(said)
 
 
 def changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
@@ -214,15 +214,15 @@ def _change(name: str, old: str | None, new: str | None) -> str:
     return f"{what} changed"
 
 
-def tree_digest(root: Path) -> str:
-    """Return a digest of all names, modes, link targets and contents below ``root``."""
-    return _tree_digest(root, frozenset())
+def tree_digest(root: Path, *, counts: Callable[[Path], bool] = lambda _path: True) -> str:
+    """Return a digest of all names, modes, link targets and contents below ``root`` that count."""
+    return _tree_digest(root, frozenset(), counts)
 
 
-def _tree_digest(root: Path, above: frozenset[Path]) -> str:
+def _tree_digest(root: Path, above: frozenset[Path], counts: Callable[[Path], bool]) -> str:
     whole = hashlib.sha256()
     above |= {root.resolve()}
-    for path in _walk(root):
+    for path in filter(counts, _walk(root)):
         mode = path.lstat().st_mode
         kind = "l" if stat.S_ISLNK(mode) else "d" if stat.S_ISDIR(mode) else "f"
         whole.update(
@@ -235,7 +235,7 @@ def _tree_digest(root: Path, above: frozenset[Path]) -> str:
         # A link's file or folder too: elements are copied with what their links lead to.
         with contextlib.suppress(OSError):
             if kind == "l" and path.is_dir() and path.resolve() not in above:
-                whole.update(_tree_digest(path.resolve(), above).encode())
+                whole.update(_tree_digest(path.resolve(), above, counts).encode())
             if path.is_file():
                 with path.open("rb") as file:
                     whole.update(hashlib.file_digest(file, "sha256").digest())
@@ -250,7 +250,8 @@ def _walk(root: Path) -> Iterator[Path]:
                 yield Path(directory) / name
 
 
-def _digest(value: Sequence[str]) -> str:
+def digest(value: Sequence[str]) -> str:
+    """Return the digest of some texts in their order."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 

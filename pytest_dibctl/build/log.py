@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from pytest_dibctl.guards import kept_tree
 from pytest_dibctl.guards.build_steps import STEP
 
 HEARTBEAT = 10.0
@@ -20,6 +21,7 @@ KEPT: Final = 400
 SHOWN: Final = 12
 """Lines of these that an error message shows at most."""
 
+OURS: Final = (kept_tree.KEPT, kept_tree.PASSED, kept_tree.UNUSABLE, kept_tree.NOT_KEPT)
 START = "start"
 IMAGE = "image"
 CONVERT = "convert"
@@ -71,11 +73,21 @@ class Failure:
 
 
 class Watcher:
-    """Reads the log of a build line by line; ``progress`` is told of every new phase and kept awake."""
+    """Reads the log of a build line by line; ``progress`` is told of every new phase and kept awake.
 
-    def __init__(self, progress: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+    ``told`` gets the lines in which the build speaks of trees that it keeps.
+    """
+
+    def __init__(
+        self,
+        progress: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        told: Callable[[str], None] = lambda _line: None,
+    ) -> None:
         self.scripts: dict[str, float] = {}
         self._progress = progress
+        self._told = told
         self._clock = clock
         self._said = collections.deque[str](maxlen=KEPT)
         self._cleaning = False
@@ -98,7 +110,9 @@ class Watcher:
     def feed(self, line: str) -> None:
         """Take in one line."""
         line = _TIMESTAMP.sub("", line.rstrip("\n"))
-        if line.startswith(STEP):
+        if line.startswith(OURS):
+            self._told(line)
+        elif line.startswith(STEP):
             self._enter(line.removeprefix(STEP))
         elif line in _PHASE_LINES:
             self._enter(_PHASE_LINES[line])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
-from pytest_dibctl.build.elements import Element, setting
+from pytest_dibctl.build.elements import SHIPPED, Element, setting
 from pytest_dibctl.config.models.images import Dib
 
 MAIN_MIRROR: Final = "DIB_DISTRIBUTION_MIRROR"
@@ -16,7 +15,6 @@ SECURITY_MIRROR: Final = "DIB_DEBIAN_SECURITY_MIRROR"
 ELEMENT: Final = "dibctl-distribution-mirrors"
 """Of this package: puts the distribution's mirrors in the place of those that came from this machine."""
 
-_SHIPPED: Final = Path(__file__).parent / "shipped_elements"
 _HOST_VARIABLES: Final = {
     MAIN_MIRROR: "DIB_DIBCTL_HOST_MIRROR",
     SECURITY_MIRROR: "DIB_DIBCTL_HOST_SECURITY_MIRROR",
@@ -55,6 +53,6 @@ def use(dib: Dib, host: Mapping[str, str]) -> Use:
     told = {_HOST_VARIABLES[name]: uri for name, uri in taken.items()}
     return Use(
         environment={**taken, **told},
-        element=Element(name=ELEMENT, path=_SHIPPED / ELEMENT),
+        element=Element(name=ELEMENT, path=SHIPPED / ELEMENT),
         warnings=(f"{said}; the image gets the distribution's own (dib.keep_host_mirror keeps these)",),
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from pytest_dibctl.build import dib, fingerprint, steps
+from pytest_dibctl.build import dib, fingerprint, light, steps
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.errors import BuildError
@@ -58,7 +58,8 @@ class Plan:
         # The image's or the caller's are not used: the space check, the guard of mounts and loop devices and
         # the removal know this one directory. The recipe's warnings say so.
         # DIB_QUIET: with --logfile, disk-image-create would say nothing here.
-        return {"DIB_QUIET": "0", **given, "TMP_DIR": temporary, "TMPDIR": temporary}
+        quicker = light.environment(given) if self.recipe is not None else {}
+        return {"DIB_QUIET": "0", **quicker, **given, "TMP_DIR": temporary, "TMPDIR": temporary}
 
     def steps(self) -> list[Step]:
         """Return the commands of the build, in their order."""

@@ -30,6 +30,8 @@ TMPFS_MEMORY: Final = 4 * GIB
 
 BUILD_TOOLS: Final = ("sudo", "ps", "mount", "losetup", "findmnt", "fstrim", "getopt", "lsattr", "qemu-img")
 PARTITION_TOOLS: Final = ("kpartx", "dmsetup", "sfdisk")
+QUICKER_TOOLS: Final = ("mmdebstrap", "zstd")
+"""Used where they are there: the one bootstraps Debian, the other packs the trees that builds keep."""
 EFI_TOOLS: Final = ("sgdisk", "mkfs.vfat")
 
 
@@ -71,8 +73,8 @@ def build_tools(recipe: dib.Recipe | None) -> list[str]:
         *BUILD_TOOLS,
         f"mkfs.{recipe.environment.get('FS_TYPE') or os.environ.get('FS_TYPE', 'ext4')}",
     ]
-    if "debootstrap" in names and shutil.which("mmdebstrap", path=process.tool_path()) is None:
-        tools.append("debootstrap")
+    # Its version is asked for also where mmdebstrap does its work.
+    tools += ["debootstrap"] if "debootstrap" in names else []
     if _partitions(names):
         tools += PARTITION_TOOLS
     if any(name.startswith("block-device-efi") for name in names) or "block-device-gpt" in names:

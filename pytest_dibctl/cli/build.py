@@ -21,7 +21,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="write this file instead of `filename`"
     )
-    parser.add_argument("--force", action="store_true", help="build even if nothing changed")
+    parser.add_argument("--force", action="store_true", help="build even if nothing changed, from nothing")
     add_json(parser)
 
 
@@ -49,6 +49,7 @@ def _data(label: str, outcome: BuildOutcome) -> dict[str, Any]:
         "sha512": outcome.artifact.sha512,
         "built": outcome.built,
         "reason": outcome.reason,
+        "started_after": outcome.started_after,
         "seconds": round(outcome.seconds, 1),
         "phases": {name: round(seconds, 1) for name, seconds in outcome.phases.items()},
     }

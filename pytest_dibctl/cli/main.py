@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest_dibctl
 from pytest_dibctl.cli import (
     build,
+    cache,
     cleanup,
     completion,
     configuration,
@@ -43,6 +44,7 @@ COMMANDS = (
     transfer.COMMAND,
     images.DIFF,
     cleanup.COMMAND,
+    cache.COMMAND,
     completion.COMMAND,
 )
 """In the order of ``dibctl --help``."""

@@ -26,7 +26,7 @@ from types import FrameType
 from typing import NoReturn
 
 from pytest_dibctl.errors import CommandError
-from pytest_dibctl.guards import namespace
+from pytest_dibctl.guards import namespace, unsynced
 from pytest_dibctl.guards.namespace import MachineProc
 from pytest_dibctl.system import process
 
@@ -163,7 +163,7 @@ def _start_isolated(argv: Sequence[str], proc: MachineProc) -> subprocess.Popen[
 
     Mounts it shares with the guard, which can so release what a killed build left. ``unshare --fork``
     would stand between the two and, in util-linux 2.38, loses the number of a signal that killed its
-    child.
+    child. What the step makes lasts only when it is whole, so it waits for no disk.
     """
     own = proc.open("self/ns/pid")
     try:
@@ -172,7 +172,9 @@ def _start_isolated(argv: Sequence[str], proc: MachineProc) -> subprocess.Popen[
         except OSError as error:
             raise CommandError(f"no namespace for the build: {error.strerror}") from None
         mounted = 'mount -t proc proc /proc && exec "$0" "$@"'
-        return process.start(process.die_with_parent(["sh", "-c", mounted, *argv]), stdout=1, stderr=2)
+        return process.start(
+            process.die_with_parent(["sh", "-c", mounted, *unsynced.command(argv)]), stdout=1, stderr=2
+        )
     finally:
         # Without this, no command could be started any more once the build has ended; the next start says so.
         with contextlib.suppress(OSError):

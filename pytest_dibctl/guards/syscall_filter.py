@@ -48,12 +48,23 @@ TERMINAL_INPUT: Final = (0x5412, 0x541C)
 SOCKET_FAMILIES: Final = (1, 2, 10, 16)
 """AF_UNIX, AF_INET, AF_INET6 and AF_NETLINK: a network namespace holds these. It does not hold AF_VSOCK."""
 
-_ALLOW: Final = 0x7FFF0000
-_ERRNO: Final = 0x00050000
+ALLOW: Final = 0x7FFF0000
+ERRNO: Final = 0x00050000
+"""What a filter does with a call: let it pass; answer with the error whose number is added, 0 for success."""
+BAD_ARCHITECTURE: Final = 2
+NO_NEW_PRIVILEGES: Final = 3
+SPECULATION_ALLOWED: Final = 7
+"""Attributes of a filter: what becomes of calls of an architecture that it does not know, whether programs
+may gain no privileges, and whether older kernels leave out the slow mitigation that comes with a filter."""
 _EQUAL, _GREATER, _MASKED_EQUAL = 4, 6, 7
 _UNKNOWN: Final = -1
 _OTHER_ARCHITECTURES: Final = {"x86_64": (0x40000003,), "aarch64": (0x40000028,)}
 """The 32-bit architecture whose programs the machine runs too: i386, arm."""
+
+
+def other_architectures() -> tuple[int, ...]:
+    """Return libseccomp's numbers of the architectures whose programs this machine runs besides its own."""
+    return _OTHER_ARCHITECTURES.get(platform.machine(), ())
 
 
 class _Comparison(ctypes.Structure):
@@ -75,7 +86,7 @@ def as_file() -> int:
     except OSError:
         raise ArtifactError(f"{LIBRARY}: not found", hint="apt-get install libseccomp2") from None
     library.seccomp_init.restype = ctypes.c_void_p
-    rules = _Rules(library, ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(_ALLOW))))
+    rules = _Rules(library, ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(ALLOW))))
     try:
         return rules.written()
     finally:
@@ -88,7 +99,7 @@ class _Rules:
         self._context = context
 
     def written(self) -> int:
-        for architecture in _OTHER_ARCHITECTURES.get(platform.machine(), ()):
+        for architecture in other_architectures():
             self._done(self._library.seccomp_arch_add(self._context, ctypes.c_uint32(architecture)))
         for name in REFUSED:
             self._refuse(name)
@@ -118,7 +129,7 @@ class _Rules:
             # An older library; the call needs a privilege that the programs lack.
             return
         listed = (_Comparison * len(comparisons))(*comparisons)
-        action = ctypes.c_uint32(_ERRNO | error)
+        action = ctypes.c_uint32(ERRNO | error)
         add = self._library.seccomp_rule_add_array
         self._done(add(self._context, action, number, ctypes.c_uint(len(comparisons)), listed))
 

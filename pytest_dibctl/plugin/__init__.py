@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--dib-build",
         choices=("auto", "always", "never"),
         default="auto",
-        help="build when something changed (auto, the default), always, or never",
+        help="build when something changed, from there on (auto, the default), always from nothing, or never",
     )
     add(
         "--dib-keep-failed-image",

@@ -36,7 +36,10 @@ def examine(directory: Path | None = None) -> list[Check]:
         *GUEST_TOOLS,
         *TREE_TOOLS,
     ]
-    wanted = (*preflight.PARTITION_TOOLS, *preflight.EFI_TOOLS, "mksquashfs", *containers.TOOLS)
+    wanted = (
+        *(*preflight.PARTITION_TOOLS, *preflight.EFI_TOOLS, "mksquashfs"),
+        *(*preflight.QUICKER_TOOLS, *containers.TOOLS),
+    )
     optional = [tool for tool in dict.fromkeys(wanted) if tool not in tools]
     return [
         preflight.disk_image_create(),

@@ -42,6 +42,8 @@ PACKAGES: Mapping[str, str] = MappingProxyType(
         "mkfs.xfs": "xfsprogs",
         "mkfs.vfat": "dosfstools",
         "debootstrap": "debootstrap",
+        "mmdebstrap": "mmdebstrap",
+        "zstd": "zstd",
         "kpartx": "kpartx",
         "dmsetup": "dmsetup",
         "sfdisk": "fdisk",

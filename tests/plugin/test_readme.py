@@ -226,7 +226,10 @@ def test_links_lead_somewhere() -> None:
 
 
 SECTIONS = (
-    ("images.yaml", ("Image", "Dib", "ImageTests", "Ssh", "TestEntry", "ExternalTest", "NovaTimeouts")),
+    (
+        "images.yaml",
+        ("Image", "Dib", "BuildCache", "ImageTests", "Ssh", "TestEntry", "ExternalTest", "NovaTimeouts"),
+    ),
     (
         "test.yaml",
         ("TestEnvironment", "EnvironmentTests", "Qemu", "Nspawn", "Forward", "Nova", "Nic", "Volume"),

@@ -18,7 +18,7 @@ import pytest
 from pytest_dibctl.build import builder, preflight
 from pytest_dibctl.build.builder import BuildOutcome
 from pytest_dibctl.errors import BuildError, PreflightError
-from pytest_dibctl.guards import build_steps
+from pytest_dibctl.guards import build_steps, unsynced
 from pytest_dibctl.image import artifact
 from pytest_dibctl.system import process
 from tests.support import building, leaks, waiting
@@ -105,16 +105,24 @@ def test_an_image_is_built_reused_and_built_again_when_its_element_changes(eleme
     assert first.artifact.kernel == out / "tiny.vmlinuz"
     assert (out / "tiny.d" / "m").read_text() == "manifest\n"
     assert compressed_clusters(out / "tiny.qcow2") > 0
-    assert told[:2] == ["building tiny.qcow2: no image yet", "prepare"]
+    assert told[:3] == [
+        "building tiny.qcow2: no image yet",
+        "starts from nothing: no tree was kept",
+        "prepare",
+    ]
     # A phase that takes long is told of again.
-    assert [line.partition(" ")[0] for line in told[2:] if not line.endswith(" so far")] == [
+    assert [line.partition(" ")[0] for line in told[3:] if not line.endswith(" so far")] == [
         "root.d",
+        "extra-data.d",
+        "post-root.d",
         "image",
         "cleanup.d",
         "convert",
         "compress",
     ]
-    assert list(first.phases) == ["prepare", "root.d", "image", "cleanup.d", "convert", "compress"]
+    assert list(first.phases) == [
+        *("prepare", "root.d", "extra-data.d", "post-root.d", "image", "cleanup.d", "convert", "compress")
+    ]
     assert first.seconds > sum(first.phases.values())
     assert "root.d/10-tiny" in first.scripts
     assert first.log_file is not None
@@ -436,3 +444,10 @@ def test_a_guard_without_a_mount_namespace_of_its_own_starts_nothing(tmp_path: P
     assert refused.returncode == 127
     assert "no mount namespace of its own" in refused.output
     assert not (tmp_path / "started").exists()
+
+
+def test_what_a_build_starts_waits_for_no_disk_and_sudo_works_there() -> None:
+    """A descriptor that is none cannot be flushed, unless nothing is flushed at all."""
+    argv = ["sudo", "-n", sys.executable, "-c", "import os; os.fsync(999); os.sync(); os.fdatasync(999)"]
+    assert process.run(unsynced.command(argv)).returncode == 0
+    assert process.run(argv, check=False).returncode != 0

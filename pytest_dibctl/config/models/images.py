@@ -28,6 +28,23 @@ from pytest_dibctl.config.models.values import (
 )
 
 
+class BuildCache(Section):
+    """How far a build may go on from the kept tree of an earlier one."""
+
+    enabled: Annotated[Flag, Field(description="keep trees between phases, and build on from them")] = True
+    max_age: Annotated[
+        Duration, Field(description="seconds after which a kept tree is not used any more")
+    ] = 7 * 86400.0
+    unsigned_max_age: Annotated[
+        Duration, Field(description="the same where no signed index tells whether packages have changed")
+    ] = 86400.0
+    uncacheable: Annotated[
+        tuple[NonEmpty, ...],
+        Field(description="elements whose scripts run in every build", json_schema_extra=UNIQUE_ITEMS),
+        Unique,
+    ] = ()
+
+
 class Dib(Section):
     """How disk-image-create builds the image."""
 
@@ -39,6 +56,7 @@ class Dib(Section):
     keep_host_mirror: Annotated[
         Flag, Field(description="leave the building machine's apt mirrors in the image's sources")
     ] = False
+    cache: Annotated[BuildCache, EmptyIfNone] = Field(default_factory=BuildCache)
 
 
 class Ssh(Section):

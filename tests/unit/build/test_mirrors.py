@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dibctl.build import fingerprint, mirrors
+from pytest_dibctl.build import elements, fingerprint, mirrors
 
-SCRIPT = mirrors._SHIPPED / mirrors.ELEMENT / "finalise.d" / "99-distribution-mirrors"
+SCRIPT = elements.SHIPPED / mirrors.ELEMENT / "finalise.d" / "99-distribution-mirrors"
 MAIN = "http://m.test/debian"
 SECURITY = "http://m.test/debian-security"
 OWN = "http://deb.debian.org/debian"
