@@ -7,9 +7,9 @@ import importlib
 import sys
 
 USUAL = ("startup", "loading", "reuse", "workers")
-NAMES = (*USUAL, "openstack_flow", "rotate", "upload", "builds")
+NAMES = (*USUAL, "openstack_flow", "rotate", "upload", "builds", "containers")
 """Those that are not usual need more of the machine, and run when they are named."""
-TAKE_ARGUMENTS = ("workers", "rotate", "upload", "builds")
+TAKE_ARGUMENTS = ("workers", "rotate", "upload", "builds", "containers")
 
 
 def main() -> int:
