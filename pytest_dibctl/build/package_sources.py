@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import contextlib
 import hashlib
+import threading
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -13,7 +15,7 @@ from pytest_dibctl.build import dib, fingerprint
 from pytest_dibctl.build.dib import AptSource, Recipe
 
 TIMEOUT: Final = 10.0
-"""Seconds that one index may take."""
+"""Seconds that all indexes together may take."""
 _LARGEST: Final = 8 << 20
 
 _DEBIAN: Final = ("http://deb.debian.org/debian", "http://security.debian.org/")
@@ -65,14 +67,24 @@ def _addresses(pairs: Iterable[tuple[str, str]]) -> tuple[str, ...]:
 
 
 def digests(addresses: Iterable[str]) -> Mapping[str, str] | None:
-    """Return the digest of each index as it is now; None where one of them cannot be fetched, or for none."""
-    addresses = list(addresses)
-    if not addresses:
-        return None
-    with concurrent.futures.ThreadPoolExecutor(len(addresses)) as pool:
-        found = dict(zip(addresses, pool.map(_digest, addresses), strict=True))
-    known = {shown(address): digest for address, digest in found.items() if digest is not None}
-    return known if len(known) == len(found) else None
+    """Return the digest of each index as it is now; None where one of them cannot be fetched, or for none.
+
+    This takes ``TIMEOUT`` seconds at most, whatever a mirror does.
+    """
+    addresses = list(dict.fromkeys(addresses))
+    found: dict[str, str] = {}
+    # Threads that nobody waits for: a mirror that sends a byte now and then may hold them for ever.
+    threads = [
+        threading.Thread(target=_fetch, args=(address, found), name="dibctl-index", daemon=True)
+        for address in addresses
+    ]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + TIMEOUT
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    known = {shown(address): found[address] for address in addresses if address in found}
+    return known if known and len(known) == len(addresses) else None
 
 
 def shown(address: str) -> str:
@@ -81,15 +93,16 @@ def shown(address: str) -> str:
     return f"{parts.hostname or ''}{parts.path}"
 
 
-def _digest(address: str) -> str | None:
+def _fetch(address: str, found: dict[str, str]) -> None:
+    """Enter the digest of an index in ``found``; nothing where it cannot be fetched."""
     if urlsplit(address).scheme not in ("http", "https"):
-        return None
-    try:
-        # Here: it imports half of the standard library, of which a file beside the tests may hide a part.
+        return
+    # Whatever a mirror answers, a build goes on: without an index, ages decide. Imported here since urllib
+    # needs half of the standard library, of which a file beside the tests may hide a part.
+    with contextlib.suppress(Exception):
         import urllib.request
 
         with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:  # noqa: S310 -- checked above
             data = answer.read(_LARGEST + 1)
-    except (OSError, ValueError, ImportError):
-        return None
-    return hashlib.sha256(data).hexdigest() if data and len(data) <= _LARGEST else None
+        if data and len(data) <= _LARGEST:
+            found[address] = hashlib.sha256(data).hexdigest()

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import http.server
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from pytest_dibctl.build import fingerprint, package_sources
 from tests.support import building
+from tests.support.loopback import QuietHandler, listening
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +83,35 @@ def test_digests_are_of_what_the_mirror_gives_now(mirror: str, tmp_path: Path) -
         "127.0.0.1/InRelease": hashlib.sha256(b"one").hexdigest()
     }
     assert package_sources.digests([f"{mirror}/InRelease", f"{mirror}/none"]) is None
+
+
+@pytest.mark.parametrize(
+    "answer", [b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", b"", b"drip"]
+)
+def test_a_mirror_that_lies_or_drips_holds_up_no_build(
+    answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package_sources, "TIMEOUT", 1.0)
+    over = threading.Event()
+
+    class Handler(QuietHandler):
+        def _serve(self) -> None:
+            self.close_connection = True
+            while answer == b"drip" and not over.wait(0.05):
+                self.wfile.write(b"H")
+                self.wfile.flush()
+            self.wfile.write(answer)
+
+    with listening(Handler) as port:
+        started = time.monotonic()
+        found = package_sources.digests([f"http://127.0.0.1:{port}/InRelease"])
+        over.set()
+    assert found is None
+    assert time.monotonic() - started < 20
+
+
+def test_an_address_with_a_password_is_no_error() -> None:
+    assert package_sources.digests(["http://user:secret@127.0.0.1:1/InRelease"]) is None
 
 
 def test_only_the_web_is_asked(tmp_path: Path) -> None:
