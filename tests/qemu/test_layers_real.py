@@ -181,13 +181,14 @@ def test_a_late_change_runs_only_what_follows_and_the_image_is_that_of_a_clean_b
     assert build(elements).built is False
 
 
-def test_images_that_begin_alike_share_the_beginning(elements: Path) -> None:
-    building.hook(elements / "other", "install.d", "60-other", mark("other"))
+@pytest.mark.parametrize(("phase", "shared"), [("pre-install.d", "root.d"), ("install.d", "packages")])
+def test_images_that_begin_alike_share_the_beginning(elements: Path, phase: str, shared: str) -> None:
+    building.hook(elements / "other", phase, "60-other", mark("other"))
     first = tree(build(elements).artifact.path)
     out = elements.parent / "out"
     image = building.entry(out, "other", filename="other.qcow2", dib=section(elements, "tiny", "other"))
     outcome = builder.build(image, cwd=out, progress=lambda _line: None)
-    assert outcome.started_after == "root.d"
+    assert outcome.started_after == shared
     assert ran(tree(outcome.artifact.path))["root"] == ran(first)["root"]
 
 
