@@ -38,7 +38,7 @@ def main(folder: str, total: str) -> None:
         stage, seconds, status, busy = line.split("\t")
         inner = environments(reports / f"{stage}.log")
         ended = "" if status == "0" else f"failed ({status})"
-        rows.append((stage, "", seconds, f"{busy:>3} % {ended}" if busy else ended))
+        rows.append((stage, "", seconds, f"{busy:>3} % {ended}"))
         for name, taken in inner:
             found = tests(reports, name)
             counts = ", ".join(f"{count} {outcome}" for outcome, count in found.get("outcomes", {}).items())

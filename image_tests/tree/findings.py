@@ -64,9 +64,9 @@ def find(tree: ImageTree, signs: Iterable[Sign]) -> list[str]:
 def find_in_homes(tree: ImageTree, signs: Iterable[Sign]) -> list[str]:
     """Return the same for names that end as the signs say, in PLACES and in every user's home directory."""
     found: dict[str, str] = {}
-    names = [item.name for item in plain_files(tree)]
+    names, users = [item.name for item in plain_files(tree)], homes(tree)
     for sign in signs:
-        elsewhere = [f"{home}{end}" for home in homes(tree) for end in sign.names if end.startswith("/")]
+        elsewhere = [f"{home}{end}" for home in users for end in sign.names if end.startswith("/")]
         for name in [name for name in names if name.endswith(sign.names)] + elsewhere:
             if name not in found and sign.shows(content(tree, name)):
                 found[name] = f"{name}: {sign.what}"

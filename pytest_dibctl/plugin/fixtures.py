@@ -36,9 +36,9 @@ from pytest_dibctl.run import (
 )
 from pytest_dibctl.run.operations import GuestOperations
 from pytest_dibctl.run.target_run import TargetRun
+from pytest_dibctl.system import signals
 
 # -- the ladder ------------------------------------------------------------------------------------
-from pytest_dibctl.system import signals
 
 
 @pytest.fixture(scope="session")
