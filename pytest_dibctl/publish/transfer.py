@@ -111,7 +111,7 @@ class _Transfer:
         self._request = request
         self._destination = request.destination
         self._claim = unfinished.new_claim()
-        self._completed: set[str] = set()
+        self._shown: set[str] = set()
         self._made_image: str | None = None
         self._made_parts: list[str] = []
 
@@ -148,8 +148,8 @@ class _Transfer:
         image = copy.image
         changes = UNFINISHED in image.tags or (self._request.meta and not copy.goal.is_met_by(image))
         if changes:
+            self._shown.add(image.id)  # before: the answer may get lost
             image = self._destination.change(image.id, copy.goal.change(image))
-        self._completed.add(image.id)
         for part in copy.parts:
             self.complete(part)
         return image, changes
@@ -164,15 +164,13 @@ class _Transfer:
     def _remove(self, image_id: str, error: BaseException, *, unless_needed: bool = False) -> None:
         where = self._destination.name
         try:
-            image = self._destination.image(image_id)
-            if image_id not in self._completed and image.properties.get(CLAIM_KEY) != self._claim:
+            shown = image_id in self._shown
+            if not unfinished.is_claimed(self._destination, image_id, self._claim, or_published=shown):
                 error.add_note(f"image {image_id} is left in {where}: another transfer has taken it up")
             elif unless_needed and (user := self._destination.needed_by(image_id)) is not None:
                 error.add_note(f"image {image_id} is left in {where}: {user}")
             else:
                 unfinished.take_back(self._destination, image_id)
-        except ImageNotFoundError:
-            return
         except DibctlError as second:
             error.add_note(f"image {image_id} may have been left in {where}: {second.message}")
 

@@ -372,6 +372,21 @@ def test_all_calls_of_a_transfer_were_tried(two: Shop, abroad: FakeCloud) -> Non
     assert [call.partition(" ")[0] for call in heard] == ["POST", "PUT"] * 3 + ["PATCH"] * 3
 
 
+def test_a_transfer_whose_last_answer_is_lost_leaves_nothing(two: Shop, abroad: FakeCloud) -> None:
+    def shows_and_is_not_heard() -> None:
+        (image,) = [image for image in unfinished(abroad) if image["name"] == NAME]
+        image.update(os_hidden=False, tags=[])
+        del image["dibctl_claim"]
+        raise Refusal(403, "locked")
+
+    image_id = source(two)
+    at_call(abroad, "^PATCH", shows_and_is_not_heard)
+    code, _, err = two.run("transfer", image_id, "here", "there")
+    assert code == 1
+    assert "taken it up" not in err
+    assert not abroad.region()
+
+
 @pytest.mark.parametrize("body", [1, 3], ids=["kernel", "image"])
 def test_a_transfer_killed_in_a_body_leaves_nothing_for_good(two: Shop, abroad: FakeCloud, body: int) -> None:
     image_id = source(two)
