@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import contextlib
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
-from pytest_dibctl.clouds.protocols import CloudImage, LeakedResource, Progress, UploadRequest
-from pytest_dibctl.errors import ArtifactError, ImageNotFoundError, InstanceError
+from pytest_dibctl.clouds.local_instance import LocalState, StateT
+from pytest_dibctl.clouds.protocols import BootRequest, CloudImage, LeakedResource, Progress, UploadRequest
+from pytest_dibctl.clouds.seed import HostKey, Identity
+from pytest_dibctl.config.entry import Entry
+from pytest_dibctl.config.models.test import TestEnvironment
+from pytest_dibctl.errors import ArtifactError, ImageNotFoundError, InstanceError, NotInConfigError
 from pytest_dibctl.guest.keys import SshKey
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.system import host
 
 
 class LocalCloud:
-    """The part of ``Cloud`` that every engine on this machine has; ``label`` is its environment's."""
+    """The part of ``Cloud`` that every engine on this machine has.
 
-    def __init__(self, label: str) -> None:
-        self._label = label
+    Each instance has a directory of its own, with its name, below ``directory``.
+    """
+
+    def __init__(self, environment: Entry[TestEnvironment], directory: Path) -> None:
+        self._environment = environment
+        self._directory = directory.absolute()
 
     @property
     def name(self) -> str:
         """The label of the test environment."""
-        return self._label
+        return self._environment.label
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What instances here have of a machine."""
+        return self._environment.settings.capabilities
 
     def identity(self) -> Mapping[str, str]:
         """Return which machine and user this is."""
@@ -86,6 +101,27 @@ class LocalCloud:
     def close(self) -> None:
         """Do nothing: instances belong to the callers of ``boot``."""
 
+    def _new_directory(self, name: str) -> Path:
+        """Make the directory of the instance ``name``; raises InstanceError."""
+        directory = self._directory / name
+        try:
+            directory.mkdir(mode=0o700, parents=True)
+        except OSError as error:
+            raise InstanceError(f"{directory}: cannot be made: {error.strerror}") from None
+        return directory
+
+    def _recorded(self, instance_id: str, read: Callable[[Path], StateT]) -> tuple[Path, StateT]:
+        """Return the directory and the record of the instance of that id or name.
+
+        Raises NotInConfigError when there is none.
+        """
+        for directory in sorted(path for path in self._directory.glob("*") if path.is_dir()):
+            with contextlib.suppress(NotInConfigError):
+                state = read(directory)
+                if instance_id in {state.id, state.name}:
+                    return directory, state
+        raise NotInConfigError(f"there is no instance {instance_id} below {self._directory}")
+
 
 def unchanged(image: CloudImage) -> Artifact:
     """Return the image's file; raises ArtifactError when it changed since it was inspected."""
@@ -102,6 +138,21 @@ def unchanged(image: CloudImage) -> Artifact:
             hint="something writes to it while it is tested: another build, a copy that has not ended?",
         )
     return artifact
+
+
+def seed_identity(
+    state: LocalState, request: BootRequest, host_key: HostKey | None, user_data: str
+) -> Identity:
+    """Return what the seed of an instance says of it."""
+    return Identity(
+        uuid=state.id,
+        name=state.name,
+        mac=state.mac,
+        key_name=request.key_name,
+        public_key=request.key.public_key,
+        host_key=host_key,
+        user_data=user_data,
+    )
 
 
 def mac_address(uuid: str) -> str:

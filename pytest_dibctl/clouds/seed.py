@@ -12,7 +12,9 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
+
+from pytest_dibctl.guest.keys import make_key
 
 SeedKind = Literal["nocloud", "configdrive"]
 
@@ -29,6 +31,12 @@ class HostKey:
 
     private: str
     public: str
+
+    @classmethod
+    def made(cls, comment: str) -> Self:
+        """Return a new key."""
+        private, public = make_key(comment)
+        return cls(private=private, public=public)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,13 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_dibctl.errors import CommandError, InstanceError
-from pytest_dibctl.system import bounded_log, process, sockets
+from pytest_dibctl.system import bounded_log, process, sockets, user_network
 
 API: Final = "net.sock"
 LOG: Final = "network.log"
-RESOLVER: Final = "10.0.2.3"
-"""Where slirp4netns answers DNS queries, with the answers of this machine's resolver."""
-LOOPBACK: Final = "127.0.0.1"
 READY: Final = 20.0
 """Seconds that slirp4netns may take to configure the namespace; it takes 0.02."""
 LOG_LIMIT: Final = 1 << 20
@@ -48,14 +45,14 @@ def forward(
     Messages call the port ``named``, and point to the section of test.yaml. Raises InstanceError.
     """
     for attempt in range(1, FREE_PORT_TRIES + 1):
-        rule = {"proto": "tcp", "host_addr": LOOPBACK, "host_port": host or _free_port()}
+        rule = {"proto": "tcp", "host_addr": user_network.LOOPBACK, "host_port": host or _free_port()}
         try:
             _call(api, "add_hostfwd", {**rule, "guest_addr": address, "guest_port": port})
         except InstanceError as error:
             if host:
+                wanted = f"tcp:{user_network.LOOPBACK}:{host}-:{named or port}"
                 raise InstanceError(
-                    f"could not set up host forwarding rule 'tcp:{LOOPBACK}:{host}-:{named or port}': "
-                    f"{error.message}",
+                    f"could not set up host forwarding rule '{wanted}': {error.message}",
                     hint=f"another program has a port of this machine that {section}.forward_ports wants: "
                     "leave out host",
                 ) from None
@@ -82,7 +79,7 @@ def _call(api: Path, command: str, arguments: Mapping[str, object] | None = None
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
+        probe.bind((user_network.LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_dibctl.guards import dhcp, namespace
-from pytest_dibctl.system import process
+from pytest_dibctl.system import process, user_network
 from pytest_dibctl.system.waiting import wait_until
 
 DEVICE: Final = "eth0"
@@ -23,8 +23,6 @@ NEAR: Final = "gw0"
 """The guard's end of it."""
 FAR: Final = "tap0"
 """The interface that slirp4netns serves."""
-NETWORK, GUEST, GATEWAY, RESOLVER = "10.0.2.0/24", "10.0.2.15", "10.0.2.2", "10.0.2.3"
-"""As in a QEMU guest's network."""
 LONGEST: Final = 1500
 """Bytes of a packet."""
 
@@ -35,10 +33,10 @@ class ContainerNetwork:
     def __init__(self, mac: str) -> None:
         self._mac = mac
         self._lease = dhcp.Lease(
-            address=ipaddress.IPv4Address(GUEST),
-            network=ipaddress.IPv4Network(NETWORK),
-            router=ipaddress.IPv4Address(GATEWAY),
-            resolver=ipaddress.IPv4Address(RESOLVER),
+            address=ipaddress.IPv4Address(user_network.GUEST),
+            network=ipaddress.IPv4Network(user_network.NETWORK),
+            router=ipaddress.IPv4Address(user_network.GATEWAY),
+            resolver=ipaddress.IPv4Address(user_network.RESOLVER),
         )
         self.dhcp: socket.socket | None = None
         """Where the container's requests arrive, while there is a pair of interfaces."""
@@ -49,7 +47,7 @@ class ContainerNetwork:
         batch = (
             f"link add {NEAR} type veth peer name {DEVICE} address {self._mac}\n"
             f"link set {NEAR} up\n"
-            f"route add {GUEST}/32 dev {NEAR}\n"
+            f"route add {user_network.GUEST}/32 dev {NEAR}\n"
         )
         process.run(["ip", "-batch", "-"], stdin=batch, timeout=30)
         settings = Path("/proc/sys/net/ipv4")

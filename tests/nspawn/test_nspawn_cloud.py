@@ -19,6 +19,7 @@ import pytest
 
 from pytest_dibctl.clouds.nspawn import guard, launch
 from pytest_dibctl.clouds.nspawn.cloud import NspawnInstance
+from pytest_dibctl.clouds.protocols import Address, Interface
 from pytest_dibctl.errors import ArtifactError, InstanceError, NotInConfigError
 from pytest_dibctl.guards import container
 from pytest_dibctl.guest.login import HostKeyPolicy
@@ -60,10 +61,13 @@ class TestRunningContainer:
         assert instance.main_ip == address.ip
 
     def test_it_is_in_the_same_network_as_a_qemu_guest(self, running: Running) -> None:
-        from pytest_dibctl.clouds.qemu import machine
 
         _, instance, _ = running
-        assert instance.interfaces == (machine.interface(instance.interfaces[0].mac),)
+        address = Address(ip="10.0.2.15", prefix=24, gateway="10.0.2.2")
+        mac = instance.interfaces[0].mac
+        assert instance.interfaces == (
+            Interface(network="user", mac=mac, addresses=(address,), dns=("10.0.2.3",)),
+        )
 
     def test_container_presents_the_injected_host_key(self, running: Running) -> None:
         _, instance, access = running

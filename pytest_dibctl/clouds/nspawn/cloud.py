@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_dibctl.clouds import seed
-from pytest_dibctl.clouds.local import LocalCloud, mac_address, unchanged
+from pytest_dibctl.clouds.local import LocalCloud, mac_address, seed_identity, unchanged
+from pytest_dibctl.clouds.local_instance import remove_directory
 from pytest_dibctl.clouds.nspawn import guard, launch, limits, preflight
 from pytest_dibctl.clouds.nspawn.instance import NspawnInstance
 from pytest_dibctl.clouds.nspawn.state import State, read_state
@@ -24,8 +25,7 @@ from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.input_files import read_user_data
 from pytest_dibctl.config.models.nspawn import Nspawn
 from pytest_dibctl.config.models.test import TestEnvironment
-from pytest_dibctl.errors import ConfigError, DibctlError, InstanceError, NotInConfigError
-from pytest_dibctl.guest.keys import make_key
+from pytest_dibctl.errors import ConfigError, DibctlError
 from pytest_dibctl.image.artifact import Artifact
 
 __all__ = ["NspawnCloud", "NspawnInstance"]
@@ -47,16 +47,9 @@ class NspawnCloud(LocalCloud):
     def __init__(self, environment: Entry[TestEnvironment], *, directory: Path, cwd: Path) -> None:
         if environment.settings.nspawn is None:
             raise ConfigError(f"{environment.at()}: this test environment has no nspawn section")
-        super().__init__(environment.label)
-        self._environment = environment
+        super().__init__(environment, directory)
         self._settings: Nspawn = environment.settings.nspawn
-        self._directory = directory.absolute()
         self._cwd = cwd
-
-    @property
-    def capabilities(self) -> frozenset[str]:
-        """What instances here have of a machine."""
-        return self._environment.settings.capabilities
 
     def preflight(self) -> None:
         """Raise PreflightError or ConfigError if no container can be started with these settings."""
@@ -76,11 +69,7 @@ class NspawnCloud(LocalCloud):
         """
         artifact = unchanged(image)
         state, host_key = self._state(artifact, request)
-        directory = self._directory / request.name
-        try:
-            directory.mkdir(mode=0o700, parents=True)
-        except OSError as error:
-            raise InstanceError(f"{directory}: cannot be made: {error.strerror}") from None
+        directory = self._new_directory(request.name)
         with _removed_on_failure(request.name, directory):
             state.write(directory)
             spec = self._spec(artifact, state, request, host_key)
@@ -91,12 +80,8 @@ class NspawnCloud(LocalCloud):
 
         Raises NotInConfigError when there is none.
         """
-        for directory in sorted(path for path in self._directory.glob("*") if path.is_dir()):
-            with contextlib.suppress(NotInConfigError):
-                state = read_state(directory)
-                if instance_id in {state.id, state.name}:
-                    return NspawnInstance(state, directory, guard.find(state.name, directory))
-        raise NotInConfigError(f"there is no instance {instance_id} below {self._directory}")
+        directory, state = self._recorded(instance_id, read_state)
+        return NspawnInstance(state, directory, guard.find(state.name, directory))
 
     def remove(self, kind: str, name: str, details: Mapping[str, Any]) -> None:  # noqa: ARG002
         """Remove an instance that an ended run recorded; for other kinds, this cloud made nothing.
@@ -109,12 +94,7 @@ class NspawnCloud(LocalCloud):
         directory = self._directory / name
         guard.end(name)
         limits.remove(name)
-        try:
-            shutil.rmtree(directory)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise InstanceError(f"{name}: {directory} cannot be removed: {error}") from None
+        remove_directory(name, directory)
 
     def _user_data(self) -> str:
         """Return the operator's user data; raises ConfigError when its file cannot be read."""
@@ -123,10 +103,7 @@ class NspawnCloud(LocalCloud):
     def _state(self, artifact: Artifact, request: BootRequest) -> tuple[State, seed.HostKey | None]:
         settings = self._settings
         identity = str(uuid.uuid4())
-        host_key = None
-        if settings.ssh_host_key == "injected":
-            private, public = make_key(request.name)
-            host_key = seed.HostKey(private=private, public=public)
+        host_key = seed.HostKey.made(request.name) if settings.ssh_host_key == "injected" else None
         state = State(
             id=identity,
             name=request.name,
@@ -148,15 +125,7 @@ class NspawnCloud(LocalCloud):
         self, artifact: Artifact, state: State, request: BootRequest, host_key: seed.HostKey | None
     ) -> dict[str, Any]:
         """Return what the guard reads."""
-        identity = seed.Identity(
-            uuid=state.id,
-            name=state.name,
-            mac=state.mac,
-            key_name=request.key_name,
-            public_key=request.key.public_key,
-            host_key=host_key,
-            user_data=self._user_data(),
-        )
+        identity = seed_identity(state, request, host_key, self._user_data())
         kind = self._settings.seed
         documents = seed.documents(kind, identity)
         return {

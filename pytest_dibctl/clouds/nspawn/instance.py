@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from pytest_dibctl.clouds import slirp
-from pytest_dibctl.clouds.console import Console
+from pytest_dibctl.clouds.local_instance import LocalInstance, indented, remove_directory
 from pytest_dibctl.clouds.nspawn import launch, limits
 from pytest_dibctl.clouds.nspawn.guard import Guard, Power
 from pytest_dibctl.clouds.nspawn.state import State
-from pytest_dibctl.clouds.protocols import Address, Endpoint, Flavor, Interface
 from pytest_dibctl.errors import InstanceError
-from pytest_dibctl.guards import container_network
-from pytest_dibctl.guest.login import HostKeyPolicy
+from pytest_dibctl.system import user_network
 from pytest_dibctl.system.waiting import Every, wait_until
 
 SOFT_OFF: Final = 60.0
@@ -28,70 +25,15 @@ SETTLE: Final = 0.3
 """Seconds to wait for the rest of the console output after a fatal message."""
 
 
-class NspawnInstance:
+class NspawnInstance(LocalInstance[State]):
     """A container: its guard, and the directory that holds all its files.
 
     The instance owns the directory until ``delete``. ``guard`` is None when it has ended.
     """
 
     def __init__(self, state: State, directory: Path, guard: Guard | None) -> None:
-        self.directory = directory
-        self._state = state
+        super().__init__(state, directory, vcpus=os.cpu_count() or 1, console=launch.CONSOLE)
         self._guard = guard
-        self._console = Console(directory / launch.CONSOLE)
-        self._forwards: dict[int, int] = {}
-        self._stopped = False
-
-    @property
-    def id(self) -> str:
-        """The uuid, which the container sees as its instance-id and machine id."""
-        return self._state.id
-
-    @property
-    def name(self) -> str:
-        """The name, which is also the container's hostname and the name of the directory."""
-        return self._state.name
-
-    @property
-    def flavor(self) -> Flavor:
-        """The container's size, named like the test environment: ``ram`` in MiB, ``disk`` in GiB."""
-        state = self._state
-        return Flavor(
-            id=state.environment,
-            name=state.environment,
-            ram=state.memory,
-            vcpus=os.cpu_count() or 1,
-            disk=state.disk,
-        )
-
-    @property
-    def interfaces(self) -> tuple[Interface, ...]:
-        """The container's only interface, addressed like that of a QEMU guest."""
-        prefix = int(container_network.NETWORK.split("/")[1])
-        address = Address(ip=container_network.GUEST, prefix=prefix, gateway=container_network.GATEWAY)
-        return (
-            Interface(
-                network="user",
-                mac=self._state.mac,
-                addresses=(address,),
-                dns=(container_network.RESOLVER,),
-            ),
-        )
-
-    @property
-    def main_ip(self) -> str:
-        """The address in the container's own network; this machine reaches it only through ``endpoint``."""
-        return container_network.GUEST
-
-    @property
-    def host_keys(self) -> HostKeyPolicy:
-        """The host key that the seed gave; without one, the first key seen is accepted."""
-        return HostKeyPolicy(known=self._state.host_keys, first_seen=self._state.first_seen)
-
-    @property
-    def private_key_file(self) -> Path:
-        """The private half of the ssh key that the container accepts."""
-        return Path(self._state.private_key_file)
 
     @property
     def facts(self) -> Mapping[str, str]:
@@ -103,30 +45,6 @@ class NspawnInstance:
             "directory": str(self.directory),
             "console": str(self._console.path),
         }
-
-    def endpoint(self, port: int) -> Endpoint:
-        """Return the address and port on loopback that lead to the container's TCP port.
-
-        A free port is picked unless the configuration sets one. Raises InstanceError when the port cannot be
-        forwarded.
-        """
-        if port not in self._forwards:
-            self._forwards = self._published()
-        if port not in self._forwards:
-            self.publish(port)
-        return Endpoint(ip=slirp.LOOPBACK, port=self._forwards[port])
-
-    def publish(self, port: int, host: int = 0) -> None:
-        """Make a port of the container reachable on loopback, at the port ``host`` or a free one.
-
-        Raises InstanceError when that is not possible.
-        """
-        api = self.directory / slirp.API
-        try:
-            slirp.forward(api, port, address=container_network.GUEST, host=host, section="nspawn")
-        except InstanceError as error:
-            raise InstanceError(f"{self.name}: {error.message}", hint=error.hint) from None
-        self._forwards = self._published()
 
     def check(self) -> None:
         """Raise InstanceError if the container will never be ready.
@@ -146,10 +64,6 @@ class NspawnInstance:
         if cause := self._console.trouble():
             time.sleep(SETTLE)
             raise self._failure(cause.text, cause.hint)
-
-    def console_output(self) -> str:
-        """Return the console's whole output so far, without escape sequences."""
-        return self._console.text()
 
     def reboot(self, *, hard: bool = False) -> None:
         """Ask the container's init to power off, and start it again; ``hard`` does not ask.
@@ -200,15 +114,14 @@ class NspawnInstance:
         if self._guard is not None:
             self._guard.kill()
         limits.remove(self.name)
-        try:
-            shutil.rmtree(self.directory)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise InstanceError(f"{self.name}: {self.directory} cannot be removed: {error}") from None
+        remove_directory(self.name, self.directory)
 
     def _published(self) -> dict[int, int]:
         return slirp.forwards(self.directory / slirp.API)
+
+    def _publish(self, port: int, host: int) -> None:
+        api = self.directory / slirp.API
+        slirp.forward(api, port, address=user_network.GUEST, host=host, section="nspawn")
 
     def _press(self) -> bool:
         """Ask the container to power off; return whether it is off by the deadline."""
@@ -246,15 +159,9 @@ class NspawnInstance:
         return self._failure(f"systemd-nspawn exited with {power.code}{self._log_lines()}", self._log_hint())
 
     def _log_lines(self) -> str:
-        return "".join(f"\n  {line}" for line in launch.last_lines(self.directory))
+        return indented("\n".join(launch.last_lines(self.directory)))
 
     def _log_hint(self) -> str:
         return (
             f"systemd-nspawn's own messages are in {self.directory / launch.LOG} while the instance is kept"
         )
-
-    def _failure(self, cause: str, hint: str) -> InstanceError:
-        lines = self._console.excerpt().splitlines()
-        tail = "".join(f"\n  {line}" for line in lines)
-        shown = f"\nlast lines of the console:{tail}" if tail else "\nthe console is empty"
-        return InstanceError(f"{self.name}: {cause}{shown}", hint=hint)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Final
 
-from pytest_dibctl.errors import NotInConfigError
-from pytest_dibctl.system import files
+from pytest_dibctl.clouds import local_record
 
-STATE: Final = "instance.json"
-VERSION: Final = 1
-ENGINE: Final = "nspawn"
+MARKS = {"version": 1, "engine": "nspawn"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,8 +38,7 @@ class State:
 
         Raises OSError when it cannot be written.
         """
-        document = {"version": VERSION, "engine": ENGINE, **dataclasses.asdict(self)}
-        files.write_atomically(directory / STATE, json.dumps(document, indent=1) + "\n")
+        local_record.write(self, directory, MARKS)
 
 
 def read_state(directory: Path) -> State:
@@ -52,18 +46,4 @@ def read_state(directory: Path) -> State:
 
     Raises NotInConfigError when there is none, and when another engine or version wrote it.
     """
-    path = directory / STATE
-    try:
-        document = json.loads(path.read_text())
-        version, engine = document.pop("version"), document.pop("engine")
-        keys = tuple(document.pop("host_keys"))
-        if (version, engine) == (VERSION, ENGINE):
-            return State(host_keys=keys, **document)
-    except FileNotFoundError:
-        raise NotInConfigError(f"{directory}: no instance is recorded there") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise NotInConfigError(
-        f"{path}: not the record of a container that this version of pytest-dibctl can use",
-        hint=f"remove {directory} once no systemd-nspawn uses it any more",
-    )
+    return local_record.read(State, directory, MARKS, what="a container", program="systemd-nspawn")

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.clouds import seed
-from pytest_dibctl.clouds.local import LocalCloud, mac_address, unchanged
+from pytest_dibctl.clouds.local import LocalCloud, mac_address, seed_identity, unchanged
+from pytest_dibctl.clouds.local_instance import remove_directory
 from pytest_dibctl.clouds.protocols import BootRequest, CloudImage, Progress, UploadRequest
 from pytest_dibctl.clouds.qemu import accel, confinement, guest, launch, machine
 from pytest_dibctl.clouds.qemu.instance import QemuInstance
@@ -26,11 +27,9 @@ from pytest_dibctl.config.models.qemu import Qemu
 from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import (
     ConfigError,
-    InstanceError,
     NotInConfigError,
     PreflightError,
 )
-from pytest_dibctl.guest.keys import make_key
 from pytest_dibctl.image.artifact import Artifact, companion
 from pytest_dibctl.system import process
 
@@ -49,17 +48,10 @@ class QemuCloud(LocalCloud):
     def __init__(self, environment: Entry[TestEnvironment], *, directory: Path, cwd: Path) -> None:
         if environment.settings.qemu is None:
             raise ConfigError(f"{environment.at()}: this test environment has no qemu section")
-        super().__init__(environment.label)
-        self._environment = environment
+        super().__init__(environment, directory)
         self._settings: Qemu = environment.settings.qemu
-        self._directory = directory.absolute()
         self._cwd = cwd
         self._arch: machine.Arch = self._settings.arch or machine.native_arch()
-
-    @property
-    def capabilities(self) -> frozenset[str]:
-        """What instances here have of a machine."""
-        return self._environment.settings.capabilities
 
     def preflight(self) -> None:
         """Raise PreflightError or ConfigError if no guest can be started with these settings."""
@@ -88,17 +80,12 @@ class QemuCloud(LocalCloud):
         artifact = unchanged(image)
         machine.require_tools(self._arch)
         state, host_key = self._state(artifact, request)
-        directory = self._directory / request.name
-        try:
-            directory.mkdir(mode=0o700, parents=True)
-        except OSError as error:
-            raise InstanceError(f"{directory}: cannot be made: {error.strerror}") from None
+        directory = self._new_directory(request.name)
         with _removed_on_failure(directory, state.id):
             state.write(directory)
             self._make_disk(artifact, directory, state, progress)
-            seed.write(
-                directory / machine.SEED, self._settings.seed, self._identity(state, request, host_key)
-            )
+            identity = seed_identity(state, request, host_key, self._user_data())
+            seed.write(directory / machine.SEED, self._settings.seed, identity)
             return self._start(artifact, directory, state, request, progress)
 
     def existing(self, instance_id: str) -> QemuInstance:
@@ -106,12 +93,8 @@ class QemuCloud(LocalCloud):
 
         Raises NotInConfigError when there is none.
         """
-        for directory in sorted(path for path in self._directory.glob("*") if path.is_dir()):
-            with contextlib.suppress(NotInConfigError):
-                state = read_state(directory)
-                if instance_id in {state.id, state.name}:
-                    return QemuInstance(state, directory, guest.find(state.id, state.pid))
-        raise NotInConfigError(f"there is no instance {instance_id} below {self._directory}")
+        directory, state = self._recorded(instance_id, read_state)
+        return QemuInstance(state, directory, guest.find(state.id, state.pid))
 
     def remove(self, kind: str, name: str, details: Mapping[str, Any]) -> None:  # noqa: ARG002
         """Remove an instance that an ended run recorded; for other kinds, this cloud made nothing.
@@ -128,12 +111,7 @@ class QemuCloud(LocalCloud):
             guest.kill_all(instance.id)  # a sandbox that was being made when the run ended
         for pid in guest.running_in(directory):
             guest.kill(pid)
-        try:
-            shutil.rmtree(directory)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise InstanceError(f"{name}: {directory} cannot be removed: {error}") from None
+        remove_directory(name, directory)
 
     def _check_bootable(self, artifact: Artifact) -> None:
         if artifact.kernel is not None:
@@ -159,10 +137,7 @@ class QemuCloud(LocalCloud):
         settings = self._settings
         identity = str(uuid.uuid4())
         choice = accel.choose(settings.accelerator, self._arch)
-        host_key = None
-        if settings.ssh_host_key == "injected":
-            private, public = make_key(request.name)
-            host_key = seed.HostKey(private=private, public=public)
+        host_key = seed.HostKey.made(request.name) if settings.ssh_host_key == "injected" else None
         state = State(
             id=identity,
             name=request.name,
@@ -181,17 +156,6 @@ class QemuCloud(LocalCloud):
             host_loopback=settings.host_loopback,
         )
         return state, host_key
-
-    def _identity(self, state: State, request: BootRequest, host_key: seed.HostKey | None) -> seed.Identity:
-        return seed.Identity(
-            uuid=state.id,
-            name=state.name,
-            mac=state.mac,
-            key_name=request.key_name,
-            public_key=request.key.public_key,
-            host_key=host_key,
-            user_data=self._user_data(),
-        )
 
     def _make_disk(self, artifact: Artifact, directory: Path, state: State, progress: Progress) -> None:
         if state.disk > self._settings.disk:

@@ -16,10 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from pytest_dibctl.clouds import slirp
 from pytest_dibctl.clouds.qemu import machine
 from pytest_dibctl.errors import CommandError, PreflightError
-from pytest_dibctl.system import process
+from pytest_dibctl.system import process, user_network
 from pytest_dibctl.system.waiting import wait_until
 
 RESOLV_CONF: Final = "resolv.conf"
@@ -128,7 +127,7 @@ def makes_users() -> bool:
 
 def write_resolver(directory: Path) -> None:
     """Write the file that tells QEMU where to send the guest's DNS queries; raises OSError."""
-    (directory / RESOLV_CONF).write_text(f"nameserver {slirp.RESOLVER}\n")
+    (directory / RESOLV_CONF).write_text(f"nameserver {user_network.RESOLVER}\n")
 
 
 def inner_process(info: int, started: subprocess.Popen[str]) -> int | None:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_dibctl.clouds import slirp
-from pytest_dibctl.clouds.console import Console
-from pytest_dibctl.clouds.protocols import Endpoint, Flavor, Interface
+from pytest_dibctl.clouds.local_instance import LocalInstance, indented, remove_directory
 from pytest_dibctl.clouds.qemu import guest, machine, network, qmp
 from pytest_dibctl.clouds.qemu.log import QemuLog
 from pytest_dibctl.clouds.qemu.snapshots import Snapshots, tag_of
 from pytest_dibctl.clouds.qemu.state import State
 from pytest_dibctl.errors import InstanceError
-from pytest_dibctl.guest.login import HostKeyPolicy
 from pytest_dibctl.system.waiting import Every, wait_until
 
 log = logging.getLogger(__name__)
@@ -36,7 +33,7 @@ SETTLE = 0.3
 """Seconds to wait for the rest of the console output after a fatal message."""
 
 
-class QemuInstance:
+class QemuInstance(LocalInstance[State]):
     """A guest: its QEMU process, and the directory that holds all its files.
 
     The instance owns the directory until ``delete``. ``process`` is None when QEMU has ended. A method that
@@ -44,59 +41,13 @@ class QemuInstance:
     """
 
     def __init__(self, state: State, directory: Path, process: guest.Guest | None) -> None:
-        self.directory = directory
-        self._state = state
+        super().__init__(state, directory, vcpus=state.vcpus, console=machine.CONSOLE)
         self._process = process
-        self._console = Console(directory / machine.CONSOLE)
         self._control = directory / machine.CONTROL
         self._log = QemuLog(directory)
         self._snapshots = Snapshots(name=state.name, directory=directory, memory=state.memory)
         self._network = network.of(directory, host_loopback=state.host_loopback)
-        self._forwards: dict[int, int] = {}
-        self._stopped = False
         self._status_due = 0.0
-
-    @property
-    def id(self) -> str:
-        """The uuid, which the guest sees as its instance-id and system uuid."""
-        return self._state.id
-
-    @property
-    def name(self) -> str:
-        """The name, which is also the guest's hostname and the name of the directory."""
-        return self._state.name
-
-    @property
-    def flavor(self) -> Flavor:
-        """The machine's size, named like the test environment: ``ram`` in MiB, ``disk`` in GiB."""
-        state = self._state
-        return Flavor(
-            id=state.environment,
-            name=state.environment,
-            ram=state.memory,
-            vcpus=state.vcpus,
-            disk=state.disk,
-        )
-
-    @property
-    def interfaces(self) -> tuple[Interface, ...]:
-        """The guest's only interface, in QEMU's user-mode network."""
-        return (machine.interface(self._state.mac),)
-
-    @property
-    def main_ip(self) -> str:
-        """The guest's address in its own network; this machine reaches it only through ``endpoint``."""
-        return machine.GUEST_IP
-
-    @property
-    def host_keys(self) -> HostKeyPolicy:
-        """The host key that the seed gave to the guest; without one, the first key seen is accepted."""
-        return HostKeyPolicy(known=self._state.host_keys, first_seen=self._state.first_seen)
-
-    @property
-    def private_key_file(self) -> Path:
-        """The private half of the ssh key that the guest accepts."""
-        return Path(self._state.private_key_file)
 
     @property
     def facts(self) -> Mapping[str, str]:
@@ -108,29 +59,6 @@ class QemuInstance:
             "directory": str(self.directory),
             "console": str(self._console.path),
         }
-
-    def endpoint(self, port: int) -> Endpoint:
-        """Return the address and port on loopback that QEMU forwards to the guest's TCP port.
-
-        QEMU picks a free port unless the configuration sets one. Raises InstanceError when QEMU cannot
-        forward the port.
-        """
-        if port not in self._forwards:
-            self._forwards = self._network.published()
-        if port not in self._forwards:
-            self.publish(port)
-        return Endpoint(ip=machine.LOOPBACK, port=self._forwards[port])
-
-    def publish(self, port: int, host: int = 0) -> None:
-        """Make a port of the guest reachable on loopback, at the port ``host`` or a free one.
-
-        Raises InstanceError when that is not possible.
-        """
-        try:
-            self._network.publish(port, host)
-            self._forwards = self._network.published()
-        except InstanceError as error:
-            raise InstanceError(f"{self.name}: {error.message}", hint=error.hint) from None
 
     def check(self) -> None:
         """Raise InstanceError if the guest will never be ready.
@@ -155,10 +83,6 @@ class QemuInstance:
             log.debug("%s: %s", self.name, error)  # QEMU is too busy to answer, or is ending
             self._check_process()
         self._status_due = time.monotonic() + STATUS_INTERVAL
-
-    def console_output(self) -> str:
-        """Return the serial console's whole output so far, without escape sequences."""
-        return self._console.text()
 
     def reboot(self, *, hard: bool = False) -> None:
         """Reboot the guest: press its power button, then reset it.
@@ -228,12 +152,7 @@ class QemuInstance:
                 self._process.wait(QUIT_PATIENCE)
         if self._process is not None:
             self._process.kill()
-        try:
-            shutil.rmtree(self.directory)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise InstanceError(f"{self.name}: {self.directory} cannot be removed: {error}") from None
+        remove_directory(self.name, self.directory)
 
     def switch_on(self, timeout: float, forwards: Sequence[machine.Forward] = ()) -> None:
         """Wait until QEMU is up, forward ports, take the snapshot that a rebuild needs, let the guest run.
@@ -249,6 +168,12 @@ class QemuInstance:
         except InstanceError as error:
             log.debug("%s cannot be rebuilt: %s", self.name, error)
         qmp.execute(self._control, "cont")
+
+    def _published(self) -> dict[int, int]:
+        return self._network.published()
+
+    def _publish(self, port: int, host: int) -> None:
+        self._network.publish(port, host)
 
     def _await_qemu(self, timeout: float) -> None:
         if not wait_until(self._is_before_launch, timeout=timeout, poll=0.05):
@@ -319,13 +244,4 @@ class QemuInstance:
             raise self._failure(f"QEMU halted the guest ({status}){self._log_lines()}", self._log.hint())
 
     def _log_lines(self) -> str:
-        return _indented(self._log.last_lines())
-
-    def _failure(self, cause: str, hint: str) -> InstanceError:
-        excerpt = self._console.excerpt()
-        tail = f"\nlast lines of the console:{_indented(excerpt)}" if excerpt else "\nthe console is empty"
-        return InstanceError(f"{self.name}: {cause}{tail}", hint=hint)
-
-
-def _indented(text: str) -> str:
-    return "".join(f"\n  {line}" for line in text.splitlines())
+        return indented(self._log.last_lines())

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pytest_dibctl.clouds.protocols import Address, Interface
 from pytest_dibctl.errors import PreflightError
-from pytest_dibctl.system import process
+from pytest_dibctl.system import process, user_network
 
 Arch = Literal["x86_64", "aarch64"]
 Accelerator = Literal["kvm", "tcg"]
@@ -22,9 +21,6 @@ IMAGE_SET, CONSOLE_SET = 1, 2
 """QEMU's numbers for descriptors that it opens like files."""
 DISK_NODE = "disk"
 """QEMU's name for the root disk; its overlay holds the snapshots."""
-
-LOOPBACK = "127.0.0.1"
-NETWORK, GUEST_IP, GATEWAY, DNS = "10.0.2.0/24", "10.0.2.15", "10.0.2.2", "10.0.2.3"
 
 FORMATS: Mapping[str, str] = {
     "qcow2": "qcow2",
@@ -85,7 +81,7 @@ class Forward:
 
     guest: int
     host: int = 0
-    address: str = LOOPBACK
+    address: str = user_network.LOOPBACK
 
     def rule(self) -> str:
         """Return the rule in the syntax of QEMU's network options and of its monitor."""
@@ -166,7 +162,9 @@ class Machine:
     def _network(self) -> list[str]:
         # The addresses are QEMU's defaults, spelt out because tests compare them. IPv6 is off: a guest with
         # an address would try IPv6 first, although there is no router.
-        user = f"user,id=net0,ipv6=off,net={NETWORK},host={GATEWAY},dhcpstart={GUEST_IP},dns={DNS}"
+        net = user_network
+        addresses = f"net={net.NETWORK},host={net.GATEWAY},dhcpstart={net.GUEST},dns={net.RESOLVER}"
+        user = f"user,id=net0,ipv6=off,{addresses}"
         return [
             *("-netdev", user),
             # An empty romfile prevents a network boot, which would delay "No bootable device" by a minute.
@@ -223,12 +221,6 @@ def require_tools(arch: Arch) -> None:
             f"{' and '.join(missing)} not found: a local guest cannot be booted",
             hint=f"apt-get install {' '.join(packages[program] for program in missing)}",
         )
-
-
-def interface(mac: str) -> Interface:
-    """Return the guest's only interface, as its network is configured."""
-    address = Address(ip=GUEST_IP, prefix=int(NETWORK.split("/")[1]), gateway=GATEWAY)
-    return Interface(network="user", mac=mac, addresses=(address,), dns=(DNS,))
 
 
 def kernel_cmdline(text: str, arch: Arch) -> str:

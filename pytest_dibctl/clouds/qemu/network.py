@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from pytest_dibctl.clouds import slirp
 from pytest_dibctl.clouds.qemu import machine, qmp
 from pytest_dibctl.errors import InstanceError
+from pytest_dibctl.system import user_network
 
 INNER_IP: Final = "10.0.2.100"
 """QEMU's address in its namespace. The guest cannot name it: the range is also that of its own network."""
@@ -43,7 +44,7 @@ class HostNetwork:
 
     def published(self) -> dict[int, int]:
         """Return QEMU's forwards."""
-        return forwards(qmp.monitor(self._control, "info usernet"), machine.LOOPBACK)
+        return forwards(qmp.monitor(self._control, "info usernet"), user_network.LOOPBACK)
 
     def publish(self, port: int, host: int = 0) -> None:
         """Have QEMU forward the port."""

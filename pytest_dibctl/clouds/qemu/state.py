@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
+from pytest_dibctl.clouds import local_record
 from pytest_dibctl.clouds.qemu import machine
-from pytest_dibctl.errors import NotInConfigError
-from pytest_dibctl.system import files
 
-STATE = "instance.json"
-STATE_VERSION = 1
+MARKS = {"version": 1}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,8 +41,7 @@ class State:
 
         Raises OSError when it cannot be written.
         """
-        document = {"version": STATE_VERSION, **dataclasses.asdict(self)}
-        files.write_atomically(directory / STATE, json.dumps(document, indent=1) + "\n")
+        local_record.write(self, directory, MARKS)
 
 
 def read_state(directory: Path) -> State:
@@ -54,17 +50,4 @@ def read_state(directory: Path) -> State:
     Raises NotInConfigError when there is none, when it cannot be read, and when another version of this
     package wrote it.
     """
-    path = directory / STATE
-    try:
-        document = json.loads(path.read_text())
-        version, keys = document.pop("version"), tuple(document.pop("host_keys"))
-        if version == STATE_VERSION:
-            return State(host_keys=keys, **document)
-    except FileNotFoundError:
-        raise NotInConfigError(f"{directory}: no instance is recorded there") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise NotInConfigError(
-        f"{path}: not the record of an instance that this version of pytest-dibctl can use",
-        hint=f"remove {directory} once no QEMU uses it any more",
-    )
+    return local_record.read(State, directory, MARKS, what="an instance", program="QEMU")

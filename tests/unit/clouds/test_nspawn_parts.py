@@ -26,15 +26,16 @@ from pytest_dibctl.errors import (
     NotInConfigError,
     PreflightError,
 )
-from pytest_dibctl.guards import container_network, dhcp
+from pytest_dibctl.guards import dhcp
+from pytest_dibctl.system import user_network
 from pytest_dibctl.system.checks import Check
 
 MAC = bytes.fromhex("525400123456")
 LEASE = dhcp.Lease(
-    address=ipaddress.IPv4Address(container_network.GUEST),
-    network=ipaddress.IPv4Network(container_network.NETWORK),
-    router=ipaddress.IPv4Address(container_network.GATEWAY),
-    resolver=ipaddress.IPv4Address(container_network.RESOLVER),
+    address=ipaddress.IPv4Address(user_network.GUEST),
+    network=ipaddress.IPv4Network(user_network.NETWORK),
+    router=ipaddress.IPv4Address(user_network.GATEWAY),
+    resolver=ipaddress.IPv4Address(user_network.RESOLVER),
 )
 DISCOVER, OFFER, REQUEST, ACK, NAK, RELEASE = 1, 2, 3, 5, 6, 7
 
