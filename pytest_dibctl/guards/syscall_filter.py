@@ -11,7 +11,7 @@ import ctypes
 import errno
 import os
 import platform
-from typing import Final
+from typing import Final, Self
 
 from pytest_dibctl.errors import ArtifactError
 
@@ -48,12 +48,12 @@ TERMINAL_INPUT: Final = (0x5412, 0x541C)
 SOCKET_FAMILIES: Final = (1, 2, 10, 16)
 """AF_UNIX, AF_INET, AF_INET6 and AF_NETLINK: a network namespace holds these. It does not hold AF_VSOCK."""
 
-ALLOW: Final = 0x7FFF0000
-ERRNO: Final = 0x00050000
+_ALLOW: Final = 0x7FFF0000
+_ERRNO: Final = 0x00050000
 """What a filter does with a call: let it pass; answer with the error whose number is added, 0 for success."""
-BAD_ARCHITECTURE: Final = 2
-NO_NEW_PRIVILEGES: Final = 3
-SPECULATION_ALLOWED: Final = 7
+_BAD_ARCHITECTURE: Final = 2
+_NO_NEW_PRIVILEGES: Final = 3
+_SPECULATION_ALLOWED: Final = 7
 """Attributes of a filter: what becomes of calls of an architecture that it does not know, whether programs
 may gain no privileges, and whether older kernels leave out the slow mitigation that comes with a filter."""
 _EQUAL, _GREATER, _MASKED_EQUAL = 4, 6, 7
@@ -62,12 +62,9 @@ _OTHER_ARCHITECTURES: Final = {"x86_64": (0x40000003,), "aarch64": (0x40000028,)
 """The 32-bit architecture whose programs the machine runs too: i386, arm."""
 
 
-def other_architectures() -> tuple[int, ...]:
-    """Return libseccomp's numbers of the architectures whose programs this machine runs besides its own."""
-    return _OTHER_ARCHITECTURES.get(platform.machine(), ())
+class Comparison(ctypes.Structure):
+    """When a rule holds: an argument's number, libseccomp's operator, and what it is compared with."""
 
-
-class _Comparison(ctypes.Structure):
     _fields_ = (
         ("argument", ctypes.c_uint),
         ("operator", ctypes.c_int),
@@ -81,57 +78,81 @@ def as_file() -> int:
 
     Raises ArtifactError where libseccomp is missing or refuses a rule.
     """
-    try:
-        library = ctypes.CDLL(LIBRARY)
-    except OSError:
-        raise ArtifactError(f"{LIBRARY}: not found", hint="apt-get install libseccomp2") from None
-    library.seccomp_init.restype = ctypes.c_void_p
-    rules = _Rules(library, ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(ALLOW))))
-    try:
-        return rules.written()
-    finally:
-        rules.release()
-
-
-class _Rules:
-    def __init__(self, library: ctypes.CDLL, context: ctypes.c_void_p) -> None:
-        self._library = library
-        self._context = context
-
-    def written(self) -> int:
-        for architecture in other_architectures():
-            self._done(self._library.seccomp_arch_add(self._context, ctypes.c_uint32(architecture)))
+    with Filter() as rules:
         for name in REFUSED:
-            self._refuse(name)
+            rules.answer(name, error=errno.EPERM)
         for flag in NEW_NAMESPACES:
-            self._refuse("clone", _Comparison(0, _MASKED_EQUAL, flag, flag))
+            rules.answer("clone", Comparison(0, _MASKED_EQUAL, flag, flag), error=errno.EPERM)
         # Its flags are in memory, where no filter can look; programs fall back to clone.
-        self._refuse("clone3", error=errno.ENOSYS)
+        rules.answer("clone3", error=errno.ENOSYS)
         for command in TERMINAL_INPUT:
             # The kernel looks at the lower half only.
-            self._refuse("ioctl", _Comparison(1, _MASKED_EQUAL, 0xFFFFFFFF, command))
+            typed = Comparison(1, _MASKED_EQUAL, 0xFFFFFFFF, command)
+            rules.answer("ioctl", typed, error=errno.EPERM)
         for family in range(max(SOCKET_FAMILIES)):
             if family not in SOCKET_FAMILIES:
-                self._refuse("socket", _Comparison(0, _EQUAL, family), error=errno.EAFNOSUPPORT)
-        largest = _Comparison(0, _GREATER, max(SOCKET_FAMILIES))
-        self._refuse("socket", largest, error=errno.EAFNOSUPPORT)
-        file = os.memfd_create("dibctl-seccomp")
-        self._done(self._library.seccomp_export_bpf(self._context, file))
-        os.lseek(file, 0, os.SEEK_SET)
-        return file
+                rules.answer("socket", Comparison(0, _EQUAL, family), error=errno.EAFNOSUPPORT)
+        largest = Comparison(0, _GREATER, max(SOCKET_FAMILIES))
+        rules.answer("socket", largest, error=errno.EAFNOSUPPORT)
+        return rules.written()
 
-    def release(self) -> None:
+
+class Filter:
+    """A filter that lets each call pass but those that ``answer`` names, on all architectures that run here.
+
+    Raises ArtifactError where libseccomp is missing or refuses something.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._library = ctypes.CDLL(LIBRARY)
+        except OSError:
+            raise ArtifactError(f"{LIBRARY}: not found", hint="apt-get install libseccomp2") from None
+        self._library.seccomp_init.restype = ctypes.c_void_p
+        self._context = ctypes.c_void_p(self._library.seccomp_init(ctypes.c_uint32(_ALLOW)))
+
+    def __enter__(self) -> Self:
+        for architecture in _OTHER_ARCHITECTURES.get(platform.machine(), ()):
+            self._done(self._library.seccomp_arch_add(self._context, ctypes.c_uint32(architecture)))
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
         self._library.seccomp_release(self._context)
 
-    def _refuse(self, name: str, *comparisons: _Comparison, error: int = errno.EPERM) -> None:
+    def answer(self, name: str, *comparisons: Comparison, error: int) -> None:
+        """Have a call fail with an error; 0 is success. A call that the library does not know passes."""
         number = self._library.seccomp_syscall_resolve_name(name.encode())
         if number == _UNKNOWN:
             # An older library; the call needs a privilege that the programs lack.
             return
-        listed = (_Comparison * len(comparisons))(*comparisons)
-        action = ctypes.c_uint32(ERRNO | error)
+        listed = (Comparison * len(comparisons))(*comparisons)
+        action = ctypes.c_uint32(_ERRNO | error)
         add = self._library.seccomp_rule_add_array
         self._done(add(self._context, action, number, ctypes.c_uint(len(comparisons)), listed))
+
+    def spare_programs(self) -> None:
+        """Let programs gain privileges, and do not slow them down: for a filter that keeps nothing from them.
+
+        Without privileges to gain, sudo would refuse to work. Older kernels let a program that makes a call
+        of an unknown architecture die, and add a slow mitigation, where the library can prevent it.
+        """
+        self._done(self._set(_NO_NEW_PRIVILEGES, 0))
+        self._set(_BAD_ARCHITECTURE, _ALLOW)
+        self._set(_SPECULATION_ALLOWED, 1)
+
+    def _set(self, attribute: int, value: int) -> int:
+        return int(self._library.seccomp_attr_set(self._context, attribute, ctypes.c_uint32(value)))
+
+    def load(self) -> None:
+        """Filter the calls of this process and its children from now on."""
+        self._done(self._library.seccomp_load(self._context))
+
+    def written(self) -> int:
+        """Return a descriptor, which the caller closes, of a file that holds the filter."""
+        file = os.memfd_create("dibctl-seccomp")
+        self._done(self._library.seccomp_export_bpf(self._context, file))
+        os.lseek(file, 0, os.SEEK_SET)
+        return file
 
     @staticmethod
     def _done(result: int) -> None:
