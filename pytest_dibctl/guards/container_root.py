@@ -7,17 +7,16 @@ are outside.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from pytest_dibctl.errors import ArtifactError, CommandError, InstanceError
-from pytest_dibctl.guards import container_files, container_machine, image_mount, namespace
-from pytest_dibctl.guards.image_views import mount_points
+from pytest_dibctl.guards import container_files, container_machine, image_mount
+from pytest_dibctl.guards.image_views import mount_points, users_for
 from pytest_dibctl.guards.mounts import mount
 from pytest_dibctl.system import kernel, process
 
@@ -57,7 +56,7 @@ class ContainerRoot:
         container_machine.close_to_writing({here, tree})
         (tree / LOWER).mkdir()
         points = [str(point.relative_to(opened.root)) for point in mount_points(opened.root)]
-        with _users() as users:
+        with users_for("the container") as users:
             for number, point in enumerate(points):
                 _show_to_users(users, opened.root / point, tree / LOWER / str(number))
         root = cls(here, spec, points, opened.notes)
@@ -162,21 +161,6 @@ class ContainerRoot:
         while self._mounted:
             process.run(["umount", str(self._mounted[-1])], timeout=60)
             self._mounted.pop()
-
-
-@contextlib.contextmanager
-def _users() -> Iterator[int]:
-    try:
-        users = namespace.users()
-    except OSError as error:
-        raise ArtifactError(
-            f"no user namespace for the container: {error.strerror}",
-            hint="sysctl user.max_user_namespaces says how many this machine allows",
-        ) from None
-    try:
-        yield users
-    finally:
-        os.close(users)
 
 
 def _show_to_users(users: int, source: Path, target: Path) -> None:

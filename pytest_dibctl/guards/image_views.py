@@ -54,18 +54,9 @@ def for_commands(directory: Path, root: Path) -> None:
     """
     tree = directory / COMMANDS
     tree.mkdir()
-    try:
-        users = namespace.users()
-    except OSError as error:
-        raise ArtifactError(
-            f"no user namespace for the image's commands: {error.strerror}",
-            hint="sysctl user.max_user_namespaces says how many this machine allows",
-        ) from None
-    try:
+    with users_for("the image's commands") as users:
         for point in mount_points(root):
             _show_as(users, point, tree / point.relative_to(root))
-    finally:
-        os.close(users)
     owner = f"uid={namespace.FIRST_USER},gid={namespace.FIRST_USER}"
     for name, mode, more in (("dev", 755, "noexec"), ("tmp", 1777, "nodev"), ("run", 755, "nodev")):
         where = inside(tree, name)
@@ -78,6 +69,22 @@ def for_commands(directory: Path, root: Path) -> None:
     enter = directory / ENTER
     enter.write_text(ENTER_SCRIPT.format(command=shlex.join(command)))
     enter.chmod(0o700)
+
+
+@contextlib.contextmanager
+def users_for(whom: str) -> Iterator[int]:
+    """Yield a descriptor of a user namespace whose users are nobody here; raises ArtifactError."""
+    try:
+        users = namespace.users()
+    except OSError as error:
+        raise ArtifactError(
+            f"no user namespace for {whom}: {error.strerror}",
+            hint="sysctl user.max_user_namespaces says how many this machine allows",
+        ) from None
+    try:
+        yield users
+    finally:
+        os.close(users)
 
 
 def mount_points(root: Path) -> list[Path]:
