@@ -26,24 +26,21 @@ _OWN: Final = tuple(dict.fromkeys(boundary.element for boundary in BOUNDARIES))
 FORM: Final = "1"
 """Of a layer: another one means another key."""
 
+_BY_OTHER_WAYS: Final = (
+    r"\beval\b|\$\{!|\bprintenv\b|\bcompgen\b|environ\b|getenv"
+    r"|\b(declare|export|typeset)\s+-[a-zA-Z]*p|(?<![/\w])env\b(?!\s+(-|\w+=))|\bset\s*\|"
+)
+"""How a script may see variables that it does not name."""
 _ANYTHING: Final = re.compile(
-    r"""
-    TMP_HOOKS_PATH | in_target\.d | BASH_SOURCE | \$0 | \$\{0 | _LIB\b           # where all elements lie
-    | IMAGE_ELEMENT | image_element | IMAGE_NAME | DIB_ARGS | DIB_ENV            # what is built
-    | DIB_ROOT_LABEL | DIB_ROOT_FSTYPE | DIB_BOOT_LABEL | DIB_MOUNTPOINTS | DIB_BLOCK_DEVICE
-    | \beval\b | \$\{! | \bprintenv\b | \bcompgen\b | environ\b | getenv         # variables by other ways
-    | \b(declare|export|typeset)\s+-[a-zA-Z]*p | (?<![/\w])env\b(?!\s+(-|\w+=)) | \bset\s*\|
-    """,
-    re.VERBOSE,
+    r"TMP_HOOKS_PATH|in_target\.d|BASH_SOURCE|\$0|\$\{0|_LIB\b"  # where all elements lie
+    r"|IMAGE_ELEMENT|image_element|IMAGE_NAME|DIB_ARGS|DIB_ENV"  # what is built
+    r"|DIB_ROOT_LABEL|DIB_ROOT_FSTYPE|DIB_BOOT_LABEL|DIB_MOUNTPOINTS|DIB_BLOCK_DEVICE|" + _BY_OTHER_WAYS
 )
 """What lets a script of root.d see more than its own text tells."""
 _OF_THE_IMAGE: Final = re.compile(r"IMAGE_NAME|DIB_ARGS|DIB_ENV")
 """Variables in which the name and the place of the image file are."""
 _ASSIGNMENT: Final = re.compile(r"^\s*(?:export\s+)?(\w+)=")
-_THE_ELEMENTS: Final = re.compile(
-    r"IMAGE_ELEMENT|image_element|DIB_ARGS|DIB_ENV|\beval\b|\$\{!|\bprintenv\b|\bcompgen\b|environ\b|getenv"
-    r"|\b(declare|export|typeset)\s+-[a-zA-Z]*p|(?<![/\w])env\b(?!\s+(-|\w+=))|\bset\s*\|"
-)
+_THE_ELEMENTS: Final = re.compile(r"IMAGE_ELEMENT|image_element|DIB_ARGS|DIB_ENV|" + _BY_OTHER_WAYS)
 """What lets a script see which elements there are."""
 _LOOK_FOR_FILES: Final = frozenset(
     {"package-installs", "pkg-map", "svc-map", "install-types", "source-repositories", "modprobe"}
