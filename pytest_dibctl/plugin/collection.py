@@ -157,10 +157,8 @@ class ImageCollector:
         items: list[pytest.Item],
     ) -> Generator[None, object, object]:
         """Keep each image's tests together, in the order of its ``tests_list``, with their time limits."""
-        planned = {entry.key: entry for entry in self._plan.entries}
         for item in items:
-            marker = item.get_closest_marker("dib_entry")
-            item.stash[ENTRY] = planned[marker.args[0], marker.args[1]] if marker else None
+            item.stash[ENTRY] = modules.planned_entry(item, self._plan)
             _limit(item)
         needs.skip_unmet(items, self._catalog)
         # The tests' folders are on the module path by now.

@@ -12,7 +12,6 @@ import pytest
 
 from pytest_dibctl.plugin import modules, needs
 from pytest_dibctl.plugin.markdown import outcomes
-from pytest_dibctl.plugin.planning import PlannedEntry
 from pytest_dibctl.plugin.reports import PhaseReport
 from pytest_dibctl.plugin.session import DibSession
 from pytest_dibctl.run.targets import Target
@@ -23,7 +22,6 @@ class Ladder:
 
     def __init__(self, session: DibSession) -> None:
         self._session = session
-        self._entries = {entry.key: entry for entry in session.plan.entries}
 
     # Outside of --lf's, which chooses among what was collected; what is no node of the run is never counted.
     @pytest.hookimpl(wrapper=True, trylast=True)
@@ -40,16 +38,13 @@ class Ladder:
         target = modules.target_of(node) if isinstance(node, pytest.Item) else None
         if target is None or not isinstance(node, pytest.Item):
             return True
-        return target is self._rung(target, needs.needs_of(node, self._entry(node)))
+        entry = modules.planned_entry(node, self._session.plan)
+        return target is self._rung(target, needs.needs_of(node, entry))
 
     def _rung(self, target: Target, needed: frozenset[str]) -> Target:
         """Return the first rung that has what is needed; the last one if none has."""
         rungs = self._session.plan.rungs(target.image)
         return next((rung for rung in rungs if needs.meets(rung, needed)), rungs[-1])
-
-    def _entry(self, item: pytest.Item) -> PlannedEntry | None:
-        marker = item.get_closest_marker("dib_entry")
-        return self._entries[marker.args[0], marker.args[1]] if marker else None
 
     def add(self, report: PhaseReport) -> None:
         """Note, for all processes of the run, that a test of a rung failed."""

@@ -108,6 +108,12 @@ def view_of(item: pytest.Item) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def planned_entry(item: pytest.Item, plan: Plan) -> PlannedEntry | None:
+    """Return the entry that an item was collected for, by its mark; ``ENTRY`` holds it after collection."""
+    marker = item.get_closest_marker("dib_entry")
+    return plan.entries_by_key[marker.args[0], marker.args[1]] if marker else None
+
+
 def _parameter(item: pytest.Item, name: str) -> object:
     callspec = getattr(item, "callspec", None)
     return callspec.params.get(name) if callspec else None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
@@ -89,6 +90,11 @@ class Plan:
     paths_given: bool
     given: frozenset[Path] = frozenset()
     ladder: bool = False
+
+    @functools.cached_property
+    def entries_by_key(self) -> Mapping[tuple[str, int], PlannedEntry]:
+        """The entries by their keys."""
+        return {entry.key: entry for entry in self.entries}
 
     @property
     def images(self) -> tuple[Entry[Image], ...]:
