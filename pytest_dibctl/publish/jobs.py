@@ -6,14 +6,14 @@ Executors are of no use for that: Python waits for their threads before it exits
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 from pytest_dibctl.errors import StoppedError
 from pytest_dibctl.system import signals
+from pytest_dibctl.system.waiting import growing, wait_until
 
-POLL = 0.02
-"""Seconds between two looks at whether the threads have ended."""
+LONGEST_POLL = 0.02
+"""Seconds, at most, between two looks at whether the threads have ended; the first ones come sooner."""
 
 Call = Callable[[], None]
 
@@ -116,5 +116,5 @@ def _wait(jobs: Sequence[_Job]) -> None:
     It polls: a signal that comes just before Python blocks in a lock does not wake it up, and an exception
     out of a signal's handler can leave a lock of the standard library taken for ever.
     """
-    while not all(job.ended for job in jobs):
-        time.sleep(POLL)
+    pauses = growing(LONGEST_POLL / 20, factor=1.5, longest=LONGEST_POLL)
+    wait_until(lambda: all(job.ended for job in jobs), poll=pauses)

@@ -26,11 +26,12 @@ MOST: Final = 500
 _known: dict[str, None] = {}
 _lock = threading.RLock()
 _pattern: re.Pattern[str] | None = None
+"""What matches the known secrets; None after each change: far more tokens come in than texts go out."""
 
 
 def remember(secret: str | bytes | None) -> None:
     """Have ``redacted`` replace a secret from now on, in this process; None and empty ones are ignored."""
-    global _pattern  # noqa: PLW0603 -- compiled once for each change
+    global _pattern  # noqa: PLW0603 -- one set of secrets for the process
     if isinstance(secret, bytes):
         secret = secret.decode("latin-1")
     if secret is None or len(secret) < SHORTEST or secret in _known:
@@ -39,9 +40,7 @@ def remember(secret: str | bytes | None) -> None:
         _known[secret] = None
         while len(_known) > MOST:
             del _known[next(iter(_known))]
-        forms = {form for known in _known for form in _forms(known)}
-        # The longest first: one secret may be the begin of another.
-        _pattern = re.compile("|".join(map(_expression, sorted(forms, key=len, reverse=True))))
+        _pattern = None
 
 
 def redacted(text: str) -> str:
@@ -49,11 +48,20 @@ def redacted(text: str) -> str:
 
     So are pieces of one where Python's or pytest's representation of a long value was cut.
     """
-    pattern = _pattern
-    if pattern is None:
+    if not _known:
         return text
-    text = pattern.sub(MASK, text)
+    text = _compiled().sub(MASK, text)
     return _without_pieces(text) if "..." in text else text
+
+
+def _compiled() -> re.Pattern[str]:
+    global _pattern  # noqa: PLW0603 -- compiled once for each change
+    with _lock:
+        if _pattern is None:
+            forms = {form for known in _known for form in _forms(known)}
+            # The longest first: one secret may be the begin of another.
+            _pattern = re.compile("|".join(map(_expression, sorted(forms, key=len, reverse=True))))
+        return _pattern
 
 
 def _forms(secret: str) -> Iterator[str]:

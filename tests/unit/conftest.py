@@ -8,9 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dibctl.system import process
+from pytest_dibctl.system import process, redaction
 from tests.support.fake_openstack import FakeCloud, serving
 from tests.support.publishing import Shop
+
+
+@pytest.fixture(autouse=True)
+def no_secret_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin with none of other tests' secrets: texts would lose what looks like one of these."""
+    monkeypatch.setattr(redaction, "_known", {})
+    monkeypatch.setattr(redaction, "_pattern", None)
 
 
 @pytest.fixture

@@ -30,12 +30,6 @@ WAYS: tuple[Callable[[str], str], ...] = (
 )
 
 
-@pytest.fixture(autouse=True)
-def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redaction, "_known", {})
-    monkeypatch.setattr(redaction, "_pattern", None)
-
-
 @pytest.mark.parametrize("secret", SECRETS)
 @pytest.mark.parametrize("way", range(len(WAYS)))
 def test_a_secret_is_found_however_it_is_written(secret: str, way: int) -> None:
