@@ -8,6 +8,7 @@ are outside.
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from typing import Any, Final
 from pytest_dibctl.errors import ArtifactError, CommandError, InstanceError
 from pytest_dibctl.guards import container_files, container_machine, image_mount
 from pytest_dibctl.guards.image_views import mount_points, users_for
-from pytest_dibctl.guards.mounts import mount
+from pytest_dibctl.guards.mounts import filesystem_at, mount
 from pytest_dibctl.system import kernel, process
 
 TREE: Final = "tree"
@@ -58,7 +59,7 @@ class ContainerRoot:
         points = [str(point.relative_to(opened.root)) for point in mount_points(opened.root)]
         with users_for("the container") as users:
             for number, point in enumerate(points):
-                _show_to_users(users, opened.root / point, tree / LOWER / str(number))
+                show_to_users(users, opened.root, point, tree / LOWER / str(number))
         root = cls(here, spec, points, opened.notes)
         for name in (WRITTEN, ROOT):
             (tree / name).mkdir()
@@ -163,16 +164,24 @@ class ContainerRoot:
             self._mounted.pop()
 
 
-def _show_to_users(users: int, source: Path, target: Path) -> None:
+def show_to_users(users: int, root: Path, point: str, target: Path) -> None:
+    """Mount what is mounted at ``point`` of the tree ``root`` at ``target``, its owners mapped to ``users``.
+
+    Raises ArtifactError where the filesystem, or this kernel's driver of it, cannot map owners.
+    """
+    source = root / point
     target.mkdir()
     copy = kernel.clone_mount(str(source))
     try:
         kernel.map_owners(copy, users)
         kernel.attach_mount(copy, str(target))
     except OSError as error:
+        where, kind = os.path.normpath(f"/{point}"), filesystem_at(source)
         raise ArtifactError(
-            f"{source}: its files cannot be given to the container's users: {error.strerror}",
-            hint="the container engine needs ext4, xfs, btrfs, squashfs or erofs, and Linux 5.19 or newer",
+            f"{where} of the image is {kind}, and Linux {platform.release()} cannot show files of a {kind} "
+            f"to the container's users: {error.strerror}",
+            hint="boot it as a machine (--dib-env=local), or give the image a filesystem whose owners can be "
+            "mapped, such as ext4, xfs or btrfs",
         ) from None
     finally:
         os.close(copy)

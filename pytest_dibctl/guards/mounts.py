@@ -29,3 +29,13 @@ def inside(root: Path, point: str) -> Path | None:
         if path.is_symlink() or name == ".." or not path.is_dir():
             return None
     return path
+
+
+def filesystem_at(point: Path) -> str:
+    """Return the type of the filesystem that is mounted at ``point``, as ext4; raises OSError."""
+    kind = "filesystem of an unknown type"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        where, _, what = line.partition(" - ")
+        if Path(where.split()[4].encode().decode("unicode_escape")) == point:
+            kind = what.split()[0]  # the last one is on top
+    return kind

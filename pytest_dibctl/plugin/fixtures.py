@@ -68,6 +68,9 @@ def artifact(dib_run: TargetRun, request: pytest.FixtureRequest) -> Artifact:
     session = request.config.stash[KEY]
     if session.current in session.booting:
         request.getfixturevalue("cloud")  # what is wrong there is told before a build of minutes
+    for rung in session.plan.later(session.current):
+        if rung in session.booting:
+            environments.check(session.target_run(rung), before=dib_run)
     return building.artifact(dib_run)
 
 

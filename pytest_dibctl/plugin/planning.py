@@ -118,6 +118,11 @@ class Plan:
         rungs = self.rungs(target.image) if self.ladder else (target,)
         return rungs[: rungs.index(target)]
 
+    def later(self, target: Target) -> tuple[Target, ...]:
+        """Return the rungs that come after ``target`` on the ladder of its image; none without a ladder."""
+        rungs = self.rungs(target.image) if self.ladder else (target,)
+        return rungs[rungs.index(target) + 1 :]
+
     def uses(self, path: Path, command: str | None = None) -> tuple[Use, ...]:
         """Return the targets that ``path`` is tested for; ids tell repeated entries and kinds apart.
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pytest_dibctl.clouds.protocols import Cloud, Progress
 from pytest_dibctl.config import merge
@@ -50,9 +51,31 @@ def opened(target_run: TargetRun) -> Iterator[Cloud]:
         except BaseException as error:  # a bug of a library too
             target_run.unopened = True
             if isinstance(error, DibctlError):
-                error.origin = f"open {target_run.label} {target_run.environment.label}"
+                error.origin = _opening(target_run)
             raise
         yield cloud
+
+
+def check(later: TargetRun, *, before: TargetRun) -> None:
+    """See, once per run, whether the test environment of a ``later`` rung can be opened; it is closed again.
+
+    What it lacks shall be told before ``before``, of the same image, is built and booted. Raises DibctlError,
+    with the opening as its origin.
+    """
+    try:
+        later.once(_opening(later), lambda: _seen(later))
+    except BaseException:
+        before.unopened = True
+        raise
+
+
+def _seen(target_run: TargetRun) -> dict[str, Any]:
+    with opened(target_run):
+        return {"seconds": {}}
+
+
+def _opening(target_run: TargetRun) -> str:
+    return f"open {target_run.label} {target_run.environment.label}"
 
 
 def _cloud(target_run: TargetRun) -> Cloud:

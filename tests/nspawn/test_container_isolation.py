@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -250,6 +251,59 @@ class TestLimits:
         access = made.ready(instance)
         eater = "awk 'BEGIN { s = \"x\"; while (length(s) < 500000000) s = s s; print length(s) }'"
         assert "536870912" not in access.run(f"{eater} 2>&1", timeout=120).output
+
+    def test_without_control_groups_a_fork_bomb_has_its_limit(
+        self,
+        bench: Callable[..., Bench],
+        plain: artifact.Artifact,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("pytest_dibctl.clouds.nspawn.limits.hierarchies", tuple)
+        made = bench(processes=100)
+        instance = made.boot(plain)
+        monkeypatch.undo()
+        access = made.ready(instance)
+        access.run("(f() { f & f & sleep 60; }; f) >/dev/null 2>&1 </dev/null &", timeout=30)
+        most = 0
+        end = time.monotonic() + 20
+        while most < 90 and time.monotonic() < end:
+            most = max(most, below(instance))
+            time.sleep(0.02)
+        for _ in range(20):
+            most = max(most, below(instance))
+            time.sleep(0.05)
+        # systemd-nspawn itself, and what is outside of the container, belong to another user.
+        assert 90 <= most <= 100 + 5
+        assert psutil.Process().is_running()
+        started = time.monotonic()
+        instance.delete()
+        assert time.monotonic() - started < 10
+
+    def test_what_one_container_takes_is_not_taken_from_another(
+        self,
+        bench: Callable[..., Bench],
+        plain: artifact.Artifact,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("pytest_dibctl.clouds.nspawn.limits.hierarchies", tuple)
+        made = bench(processes=100)
+        bombed, other = made.boot(plain), made.boot(plain)
+        monkeypatch.undo()
+        made.ready(bombed).run("(f() { f & f & sleep 60; }; f) >/dev/null 2>&1 </dev/null &", timeout=30)
+        assert leaks.settled(lambda: set() if below(bombed) > 80 else {"not yet"}, seconds=20) == set()
+        assert made.ready(other).run("for i in 1 2 3 4 5; do sleep 1 & done; wait; echo works").output == (
+            "works\n"
+        )
+
+
+def below(instance: NspawnInstance) -> int:
+    """Return how many processes a container has: those below its guard that belong to its users."""
+    users = range(FIRST_USER, FIRST_USER + USERS)
+    found = 0
+    for child in psutil.Process(int(instance.facts["process"])).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            found += child.uids().real in users
+    return found
 
 
 def most_memory(instance: NspawnInstance) -> int:

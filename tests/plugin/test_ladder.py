@@ -113,6 +113,32 @@ def test_a_boot_that_fails_ends_the_ladder(ladder: Project) -> None:
     ladder.run(LADDER).assert_outcomes(errors=2, skipped=2)
 
 
+@WORKERS
+def test_what_a_later_rung_lacks_is_told_before_the_first_is_booted(
+    ladder: Project, workers: list[str]
+) -> None:
+    ladder.faults(preflight=["local"])
+    result = ladder.run(LADDER, *workers)
+    result.assert_outcomes(errors=2, skipped=2)
+    assert not {"upload", "boot"} & set(ladder.counts())
+
+
+def test_a_later_rung_is_looked_at_before_the_image_s_files(ladder: Project) -> None:
+    ladder.faults(crash=["local"])
+    ladder.write("conftest.py", BARE + CONFTEST + TREE)
+    ladder.write("test_tree.py", "def test_tree(artifact): pass\n")
+    ladder.images({"debian": [{"image": "test_tree.py"}, {"pytest": "test_it.py"}]})
+    result = ladder.run(LADDER)
+    result.assert_outcomes(errors=3, skipped=2)
+    assert "what is in the image failed" not in result.stdout.str(), "the cloud is to blame"
+
+
+def test_a_rung_without_a_test_is_not_looked_at(ladder: Project) -> None:
+    ladder.faults(preflight=["local"])
+    ladder.write("test_it.py", "def test_it(instance): pass\n")
+    ladder.run(LADDER).assert_outcomes(passed=1)
+
+
 def test_one_image_does_not_end_the_ladder_of_another(ladder: Project) -> None:
     write(ladder, quick="assert instance.name.startswith('dibctl-web')")
     ladder.images({"debian": [{"pytest": "test_it.py"}], "web": [{"pytest": "test_it.py"}]})

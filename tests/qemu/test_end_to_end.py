@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import leaks, micro, waiting
+from tests.support import leaks, micro, overlay, waiting
 from tests.support.terminals import PATIENCE, at_terminal, read_until
 
 pytestmark = pytest.mark.real
@@ -100,9 +100,13 @@ def operator(tmp_path: Path) -> Operator:
     return Operator(path=tmp_path)
 
 
-def environment(patience: int) -> str:
+CONTAINER = "--dib-env=container"
+"""For what is the same in every guest: a container is ready in a second."""
+
+
+def environment(patience: int, engine: str = "qemu") -> str:
     """Return a test.yaml with an environment ``quick`` that gives up after ``patience`` seconds."""
-    return json.dumps({"quick": {"qemu": {"memory": 256}, "tests": {"port_wait_timeout": patience}}})
+    return json.dumps({"quick": {engine: {"memory": 256}, "tests": {"port_wait_timeout": patience}}})
 
 
 GUEST_TESTS = """
@@ -185,12 +189,35 @@ def test_a_build_that_fails_is_told_once_and_dibctl_build_exits_with_its_code(op
     assert operator.dibctl("test", "micro").code == 3
 
 
-BAD_GUESTS: Mapping[str, tuple[str, dict[str, Any], str, int, int]] = {
-    "panic": ("panic", {}, "panic", 70, PATIENCE),
-    "no sshd": ("no-sshd", {}, "ssh", 71, 30),
-    "wrong user": ("plain", {"username": "nobody-there"}, "nobody-there", 71, 60),
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BadGuest:
+    """A guest that nobody can log in to: its image, what a run says and how it ends."""
+
+    engine: str
+    words: str
+    code: int
+    patience: int
+    variant: str = "plain"
+    port: int = 22
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+BAD_GUESTS: Mapping[str, BadGuest] = {
+    "panic": BadGuest(engine="qemu", variant="panic", words="panic", code=70, patience=PATIENCE),
+    "no sshd": BadGuest(engine="nspawn", variant="no-sshd", words="ssh", code=71, patience=10),
+    "wrong user": BadGuest(
+        engine="nspawn",
+        words="nobody-there",
+        code=71,
+        patience=15,
+        settings={"username": "nobody-there"},
+        # Without a cloud-init a container is refused whose login user is not in the image.
+        files={"/usr/bin/cloud-init": ""},
+    ),
+    "closed port": BadGuest(engine="nspawn", words="port 8123", code=71, patience=15, port=8123),
 }
-"""With the seconds for a login: the last two wait to their end, a panic is noticed when it comes."""
+"""With the seconds for a login: all but a panic wait to their end, since the guest may still come to it."""
 
 
 @pytest.mark.parametrize("guest", BAD_GUESTS)
@@ -199,23 +226,19 @@ def test_a_bad_guest_is_named_and_removed(
     micro_variant: Callable[[str], Path],
     guest: str,
 ) -> None:
-    variant, settings, words, code, patience = BAD_GUESTS[guest]
-    operator.has(micro_variant(variant), **settings)
-    operator.write("test.yaml", environment(patience))
+    bad = BAD_GUESTS[guest]
+    operator.has(micro_variant(bad.variant), **bad.settings)
+    if bad.files:
+        for suffix in ("qcow2", "vmlinuz", "initrd"):
+            (operator.path / f"micro.{suffix}").rename(operator.path / f"base.{suffix}")
+        overlay.make(operator.path / "base.qcow2", operator.path / "micro.qcow2", files=bad.files)
+    text = (operator.path / "images.yaml").read_text()
+    operator.write("images.yaml", text.replace("wait_for_port: 22", f"wait_for_port: {bad.port}"))
+    operator.write("test.yaml", environment(bad.patience, bad.engine))
     finished = operator.dibctl("test", "micro", "--environment=quick", "--build=never")
-    assert finished.code == code, finished.output
-    assert words in finished.output
+    assert finished.code == bad.code, finished.output
+    assert bad.words in finished.output
     assert "console" in finished.output
-
-
-def test_a_port_that_never_opens_is_named(operator: Operator, micro_files: Path) -> None:
-    operator.has(micro_files)
-    text = (operator.path / "images.yaml").read_text().replace("wait_for_port: 22", "wait_for_port: 8123")
-    operator.write("images.yaml", text)
-    operator.write("test.yaml", environment(60))  # it needs the login first, and waits to the end
-    finished = operator.dibctl("test", "micro", "--environment=quick", "--build=never")
-    assert finished.code == 71, finished.output
-    assert "port 8123" in finished.output
 
 
 def test_a_missing_qemu_is_named_with_its_package(
@@ -244,10 +267,11 @@ def test_a_missing_qemu_is_named_with_its_package(
 
 
 MOMENTS = {
-    "build": ("pre-finalise.d", {"MICRO_SLEEP": "60"}, "auto"),
-    "boot": ("QEMU runs", {}, "never"),
-    "test": ("the test sleeps", {}, "never"),
+    "build": ("pre-finalise.d", {"MICRO_SLEEP": "60"}, "auto", "local"),
+    "boot": ("QEMU runs", {}, "never", "local"),
+    "test": ("the test sleeps", {}, "never", "container"),
 }
+"""What a run shows then, variables of the build, the policy for builds, and the environment."""
 
 
 SLEEPING_TEST = """
@@ -267,7 +291,7 @@ def test_an_interrupted_run_leaves_nothing(
     moment: str,
     number: signal.Signals,
 ) -> None:
-    awaited, variables, policy = MOMENTS[moment]
+    awaited, variables, policy, environment_name = MOMENTS[moment]
     operator.write("test_it.py", SLEEPING_TEST)
     operator.has(micro_files, variables=variables, tests=[{"pytest": "test_it.py"}])
     if policy == "auto":
@@ -275,7 +299,7 @@ def test_an_interrupted_run_leaves_nothing(
     read, write = os.pipe()
     argv = ["sh", "-c", 'exec 9>&1; exec "$@"', "sh", sys.executable, "-m", "pytest"]
     run = subprocess.Popen(
-        [*argv, "--dib-image=micro", f"--dib-build={policy}"],
+        [*argv, "--dib-image=micro", f"--dib-build={policy}", f"--dib-env={environment_name}"],
         cwd=operator.path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "DIB_IMAGE_CACHE": str(micro.cache_directory() / "dib")},
         stdout=write,
@@ -352,9 +376,13 @@ def test_what_a_killed_run_left_is_removed_by_cleanup(
     assert "would" not in done.output
 
 
-@pytest.mark.parametrize("options", [(), ("-n1",)], ids=["single", "xdist"])
+@pytest.mark.parametrize(
+    ("options", "holder"),
+    [((), "qemu-system"), (("-n1", CONTAINER), "systemd-nspawn")],
+    ids=["single", "xdist"],
+)
 def test_a_guardian_removes_what_a_killed_run_left(
-    operator: Operator, micro_files: Path, options: tuple[str, ...]
+    operator: Operator, micro_files: Path, options: tuple[str, ...], holder: str
 ) -> None:
     operator.write(
         "test_it.py",
@@ -364,11 +392,11 @@ def test_a_guardian_removes_what_a_killed_run_left(
     operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
     argv = ["pytest", "--dib-image=micro", "--dib-build=never", "--basetemp=base", *options]
     session = os.environ[leaks.MARKER]
-    # QEMU would not die with the run: it may be kept.
+    # The instance would not die with the run: it may be kept.
     run = operator.start([*argv, "--dib-keep-failed-instance"], stdout=subprocess.DEVNULL)
     with waiting.ended(run) as child:
         waiting.until((operator.path / "started").exists, child)
-        assert any("qemu-system" in line for line in leaks.processes(session).values())
+        assert any(holder in line for line in leaks.processes(session).values())
         child.send_signal(signal.SIGKILL)
         child.wait(PATIENCE)
     left = leaks.settled(
@@ -389,7 +417,8 @@ def test_two_images_with_a_worker_each(operator: Operator, micro_variant: Callab
         micro.images_yaml(label="one", filename="one/micro.qcow2", tests=tests)
         + micro.images_yaml(label="two", filename="two/micro.qcow2", tests=tests),
     )
-    finished = operator.run("pytest", "--dib-image=all", "--dib-build=never", "-n2", "--basetemp=base")
+    argv = ("pytest", "--dib-image=all", "--dib-build=never", CONTAINER, "-n2", "--basetemp=base")
+    finished = operator.run(*argv)
     assert finished.code == 0, finished.output
     assert re.search(r"^one +", finished.output, re.MULTILINE)
     assert re.search(r"^two +", finished.output, re.MULTILINE)
@@ -406,7 +435,8 @@ def terminal(operator: Operator, *argv: str) -> Iterator[tuple[int, subprocess.P
 
 def test_dibctl_shell_and_exit_42(operator: Operator, micro_files: Path) -> None:
     operator.has(micro_files)
-    with terminal(operator, "pytest_dibctl.cli.main", "shell", "micro", "--build=never") as (screen, child):
+    argv = ("pytest_dibctl.cli.main", "shell", "micro", "--build=never", "--environment=container")
+    with terminal(operator, *argv) as (screen, child):
         read_until(screen, "is ready")
         read_until(screen, "#")
         os.write(screen, b"hostname; exit 42\n")
@@ -423,7 +453,7 @@ def test_dib_shell_opens_once_after_a_failure_and_the_instance_goes(
 ) -> None:
     operator.write("test_it.py", "def test_it(ssh_access): assert 0\ndef test_too(ssh_access): assert 0\n")
     operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
-    argv = ("pytest", "--dib-image=micro", "--dib-build=never", "--dib-shell")
+    argv = ("pytest", "--dib-image=micro", "--dib-build=never", CONTAINER, "--dib-shell")
     with terminal(operator, *argv) as (screen, child):
         read_until(screen, "a shell in its instance")
         read_until(screen, "#")
@@ -443,7 +473,7 @@ def test_a_signal_ends_the_shell_and_the_run(
     """In a shell after a failure the run is within a finalizer, where signals are put off otherwise."""
     operator.write("test_it.py", "def test_it(ssh_access): assert 0\n")
     operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
-    argv = ("pytest", "--dib-image=micro", "--dib-build=never", "--dib-shell")
+    argv = ("pytest", "--dib-image=micro", "--dib-build=never", CONTAINER, "--dib-shell")
     with terminal(operator, *argv) as (screen, child):
         read_until(screen, "a shell in its instance")
         read_until(screen, "#")

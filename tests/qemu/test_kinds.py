@@ -1,4 +1,4 @@
-"""All kinds of tests on a real image and a real guest, and what is left when they are killed."""
+"""All kinds of tests on a real image and in a real container, and what is left when they are killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.qemu.test_end_to_end import Operator
+from tests.qemu.test_end_to_end import CONTAINER, Operator
 from tests.support import leaks, overlay, waiting
 
 pytestmark = pytest.mark.real
@@ -81,7 +81,7 @@ def test_the_guest_is_rid_of_scripts(host):
 
 MIXED = [
     {"ssh": "in_guest.sh", "timeout": 60},
-    {"ssh": "hang.sh", "timeout": 12},
+    {"ssh": "hang.sh", "timeout": 8},
     {"ssh": "folder", "sudo": True, "timeout": 60},
     {"pytest": "test_after.py"},
     {"shell": "here.sh"},
@@ -114,7 +114,7 @@ def test_all_kinds_of_one_image(operator: Operator, micro_files: Path) -> None:
     (operator.path / "images.yaml").write_text(
         document.replace("wait_for_port: 22", f"wait_for_port: 22\n    environment_variables: {colour}")
     )
-    finished = operator.pytest("--junit-xml=junit.xml")
+    finished = operator.pytest(CONTAINER, "--junit-xml=junit.xml")
     cases = list(ET.parse(operator.path / "junit.xml").iter("testcase"))
     failed = {
         case.get("name"): case.findtext("failure") or "" for case in cases if case.find("failure") is not None
@@ -122,10 +122,10 @@ def test_all_kinds_of_one_image(operator: Operator, micro_files: Path) -> None:
     assert set(failed) == {"in_guest[micro]", "hang[micro]"}, finished.output
     assert "root in /root ran in_guest.sh\nno newline" in failed["in_guest[micro]"]
     assert "in_guest.sh exited with 7" in failed["in_guest[micro]"]
-    assert "hang.sh was stopped after 12 s\nstarted" in failed["hang[micro]"]
+    assert "hang.sh was stopped after 8 s\nstarted" in failed["hang[micro]"]
     kinds = [facts["dib_kind"] for facts in operator.junit().values()]
     assert list(dict.fromkeys(kinds)) == ["image", "external", "ssh", "pytest", "shell"]
-    assert finished.output.count("QEMU runs") == 1, finished.output
+    assert finished.output.count("systemd-nspawn runs") == 1, finished.output
 
 
 SPOILED: Mapping[str, Mapping[str, Any]] = {

@@ -1,4 +1,4 @@
-"""Two images, really built and really booted, over two workers; and what is left when things are killed."""
+"""Two images, really built, booted as machines and as containers; and what is left when things are killed."""
 
 from __future__ import annotations
 
@@ -24,9 +24,14 @@ def test_mark(ssh_access, image):
     mark = ssh_access.run("cat /etc/micro-mark").output.strip()
     assert mark == f"this is {image.label}"
 
-def test_memory(ssh_access, dib_run):
+def test_memory(ssh_access, dib_run, instance):
+    settings = dib_run.environment.settings
+    if settings.engine == "nspawn":  # /proc/meminfo is this machine's
+        assert instance.flavor.ram == settings.nspawn.memory
+        assert f"{settings.nspawn.memory} MiB memory" in instance.facts["limits"]
+        return
     total = int(ssh_access.run("grep MemTotal /proc/meminfo").output.split()[1])
-    expected = dib_run.environment.settings.qemu.memory * 1024
+    expected = settings.qemu.memory * 1024
     assert 0.5 * expected < total <= expected
 
 def test_where(image, dib_run, instance):
@@ -59,14 +64,14 @@ def operator(tmp_path: Path, micro_files: Path) -> Operator:
         )
         images |= yaml.safe_load(text)
     somebody.write("images.yaml", yaml.safe_dump(images, sort_keys=False))
-    environments = {name: {"qemu": {"memory": memory}} for name, memory in (("small", 192), ("large", 320))}
+    environments = {"machine": {"qemu": {"memory": 192}}, "container": {"nspawn": {"memory": 320}}}
     somebody.write("test.yaml", json.dumps(environments))
     return somebody
 
 
 def test_a_matrix_is_built_once_and_booted_everywhere(operator: Operator) -> None:
     finished = operator.run(
-        *("pytest", "-v", "--dib-image=all", "--dib-env=small,large", "-n2", "--basetemp=base"),
+        *("pytest", "-v", "--dib-image=all", "--dib-env=machine,container", "-n2", "--basetemp=base"),
         *("--junit-xml=junit.xml", "--dib-summary=summary.md"),
     )
     assert finished.code == 0, finished.output
@@ -74,7 +79,7 @@ def test_a_matrix_is_built_once_and_booted_everywhere(operator: Operator) -> Non
         assert finished.output.count(f"building {label}.qcow2") == 1
     lines = [line.split() for line in (operator.path / "where.txt").read_text().splitlines()]
     assert {(image, environment) for image, environment, _, _ in lines} == {
-        (image, environment) for image in ("one", "two") for environment in ("small", "large")
+        (image, environment) for image in ("one", "two") for environment in ("machine", "container")
     }
     assert len({instance for *_, instance in lines}) == 4
     facts = operator.junit()
@@ -86,13 +91,13 @@ def test_a_matrix_is_built_once_and_booted_everywhere(operator: Operator) -> Non
     assert (operator.path / "summary.md").read_text().count("| ✅ |") == 4
 
 
-@pytest.mark.parametrize("victim", ["worker", "run"])
-def test_kills_leave_nothing(operator: Operator, victim: str) -> None:
+@pytest.mark.parametrize(("victim", "environment"), [("worker", "container"), ("run", "machine")])
+def test_kills_leave_nothing(operator: Operator, victim: str, environment: str) -> None:
     operator.write("test_checks.py", CHECKS + LONG)
     argv = (
         "pytest",
         "--dib-image=all",
-        "--dib-env=small",
+        f"--dib-env={environment}",
         "-n2",
         "--basetemp=base",
         "--max-worker-restart=0",

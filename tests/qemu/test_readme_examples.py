@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.qemu.test_end_to_end import Operator
+from tests.qemu.test_end_to_end import CONTAINER, Operator
 from tests.support import readme
 
 pytestmark = pytest.mark.real
@@ -27,7 +27,7 @@ def test_the_example_tests_pass(tmp_path: Path, micro_files: Path) -> None:
     tests["tests_list"] = [entry for entry in tests["tests_list"] if entry.get("image") != "generic:manifest"]
     images["micro"] |= {"tests": tests, "external_tests": example["external_tests"]}
     operator.write("images.yaml", yaml.safe_dump(images))
-    finished = operator.pytest("--junit-xml=junit.xml")
+    finished = operator.pytest(CONTAINER, "--junit-xml=junit.xml")
     assert finished.code == 0, finished.output
     kinds = {facts["dib_kind"] for facts in operator.junit().values()}
     assert kinds == {"image", "external", "pytest", "shell", "ssh"}

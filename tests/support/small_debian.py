@@ -47,10 +47,12 @@ def cached() -> Path:
 def _build(work: Path) -> None:
     tree, raw = work / "tree", work / "debian.raw"
     mirror = dib.host_mirrors().get(mirrors.MAIN_MIRROR, "http://deb.debian.org/debian")
-    included = f"--include={','.join(PACKAGES)}"
+    options = ["--variant=minbase", f"--include={','.join(PACKAGES)}"]
+    # mmdebstrap takes half the time, and `dibctl doctor --install` brings it.
+    tool = "mmdebstrap" if shutil.which("mmdebstrap", path=process.tool_path()) else "debootstrap"
     inside = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
     process.run(
-        [*inside, "debootstrap", "--variant=minbase", included, "bookworm", str(tree), mirror],
+        [*inside, tool, *options, "bookworm", str(tree), mirror],
         timeout=600,
         join_stderr=True,
     )

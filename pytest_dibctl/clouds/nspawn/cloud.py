@@ -8,9 +8,10 @@ kept.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -111,7 +112,7 @@ class NspawnCloud(LocalCloud):
             memory=settings.memory,
             disk=settings.disk,
             processes=settings.processes,
-            limits=_limits(settings),
+            limits="",
             mac=mac_address(identity),
             image=str(artifact.path),
             private_key_file=str(request.key.private_key_file),
@@ -152,36 +153,39 @@ class NspawnCloud(LocalCloud):
         progress: Progress,
     ) -> NspawnInstance:
         groups = limits.make(state.name, memory=state.memory, processes=state.processes)
+        state = dataclasses.replace(state, limits=_told(state, groups.enforced))
         spec |= {"groups": [str(path) for path in groups.paths], "enforced": sorted(groups.enforced)}
         held = launch.start(
             state.name, spec, directory, keepable=request.keepable, host_loopback=state.host_loopback
         )
         instance = NspawnInstance(state, directory, held)
         try:
-            State(**{**vars(state), "pid": held.pid}).write(directory)
+            dataclasses.replace(state, pid=held.pid).write(directory)
             for forward in self._settings.forward_ports:
                 instance.publish(forward.guest, forward.host or 0)
             instance.start()
         except BaseException:
             instance.delete()
             raise
+        for note in held.notes:
+            progress(note)
         progress(f"systemd-nspawn runs (guard {held.pid}; limits: {state.limits})")
         return instance
 
 
-def _limits(settings: Nspawn) -> str:
-    kept = limits.enforced()
-    memory = "memory" if "memory" in kept else "memory of each process"
-    processes = "processes" if "processes" in kept else "processes of the user"
+def _told(state: State, enforced: Collection[str]) -> str:
+    """Return in words which limits hold, and how they are kept."""
+    memory = "memory" if "memory" in enforced else "memory of each process"
+    processes = "processes" if "processes" in enforced else "processes of the user"
     how = (
         "control groups"
-        if {"memory", "processes"} <= kept
+        if {"memory", "processes"} <= set(enforced)
         else "control groups and rlimits"
-        if kept
+        if enforced
         else "rlimits"
     )
-    counts = f"{settings.memory} MiB {memory}, {settings.processes} {processes}"
-    return f"{counts}, {settings.disk} GiB disk, by {how}"
+    counts = f"{state.memory} MiB {memory}, {state.processes} {processes}"
+    return f"{counts}, {state.disk} GiB disk, by {how}"
 
 
 @contextlib.contextmanager

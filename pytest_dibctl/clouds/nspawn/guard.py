@@ -39,7 +39,7 @@ class Guard:
     """The guard of the instance ``name``.
 
     ``started`` is the process that made its namespaces, when this process started it, and ``helpers`` are to
-    be reaped after it.
+    be reaped after it. ``notes`` say what of the image is not in the container, where this process opened it.
     """
 
     def __init__(
@@ -50,8 +50,10 @@ class Guard:
         *,
         started: subprocess.Popen[str] | None = None,
         helpers: Sequence[subprocess.Popen[str]] = (),
+        notes: Sequence[str] = (),
     ) -> None:
         self.pid = pid
+        self.notes = tuple(notes)
         self._name = name
         self._control = directory / CONTROL
         self._started = started

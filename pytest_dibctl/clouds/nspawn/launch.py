@@ -57,7 +57,7 @@ def start(
                     env={process.RUN: ""},
                     pass_fds=(listener.fileno(), console, log, alive),
                 )
-            pid = _opened(started, name, directory)
+            pid, notes = _opened(started, name, directory)
             helpers.extend(
                 slirp.connect(pid, directory, end=end, section="nspawn", host_loopback=host_loopback)
             )
@@ -70,7 +70,7 @@ def start(
             stack.close()  # the copiers end when nobody can write any more
             reap(helpers)
             raise
-    return guard.Guard(name, directory, pid, started=started, helpers=helpers)
+    return guard.Guard(name, directory, pid, started=started, helpers=helpers, notes=notes)
 
 
 @contextlib.contextmanager
@@ -88,8 +88,8 @@ def _closing(descriptor: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _opened(started: subprocess.Popen[str], name: str, directory: Path) -> int:
-    """Wait until the guard has opened the image; return its process id."""
+def _opened(started: subprocess.Popen[str], name: str, directory: Path) -> tuple[int, list[str]]:
+    """Wait until the guard has opened the image; return its process id, and what of the image is missing."""
     assert started.stdout is not None
     ready, _, _ = select.select([started.stdout], [], [], OPENING)
     line = started.stdout.readline() if ready else ""
@@ -104,7 +104,7 @@ def _opened(started: subprocess.Popen[str], name: str, directory: Path) -> int:
     answer = json.loads(line)
     if "error" in answer:
         raise ArtifactError(answer["error"], hint=answer["hint"])
-    return int(answer["pid"])
+    return int(answer["pid"]), list(answer["notes"])
 
 
 def last_lines(directory: Path, count: int = 10) -> list[str]:

@@ -20,10 +20,16 @@ MIB: Final = 1 << 20
 GONE: Final = 10.0
 """Seconds in which the kernel lets go of a group whose last process has ended."""
 
+_GIVEN: Final = "cgroup.subtree_control"
+"""The file of a group of the second version that says which controllers those below it have."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hierarchy:
-    """A mounted hierarchy of control groups: of the second version, or of the first with ``controllers``."""
+    """A mounted hierarchy of control groups, of the second version if ``unified``.
+
+    ``controllers`` are those that groups below its top have, or can be given.
+    """
 
     top: Path
     unified: bool
@@ -39,12 +45,12 @@ class Groups:
 
 
 def hierarchies() -> tuple[Hierarchy, ...]:
-    """Return the hierarchies that are mounted here."""
+    """Return the hierarchies that are mounted here; nothing is changed by looking."""
     found = []
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, point, kind, options, *_ = line.split()
         if kind == "cgroup2":
-            found.append(Hierarchy(top=Path(point), unified=True, controllers=_delegated(Path(point))))
+            found.append(Hierarchy(top=Path(point), unified=True, controllers=_available(Path(point))))
         elif kind == "cgroup":
             controllers = frozenset(options.split(","))
             found.append(Hierarchy(top=Path(point), unified=False, controllers=controllers))
@@ -63,13 +69,18 @@ def enforced() -> frozenset[str]:
 
 
 def make(name: str, *, memory: int, processes: int) -> Groups:
-    """Make the groups of the container ``name``, limited to ``memory`` MiB; raises InstanceError."""
+    """Make the groups of the container ``name``, limited to ``memory`` MiB; raises InstanceError.
+
+    In the second version, the groups below the top are given the controllers that this takes.
+    """
     paths = []
     limited: set[str] = set()
     try:
         for hierarchy in hierarchies():
             if not os.access(hierarchy.top, os.W_OK):
                 continue
+            if hierarchy.unified:
+                hierarchy = _delegated(hierarchy)  # noqa: PLW2901 -- as it is from here on
             path = hierarchy.top / name
             path.mkdir(exist_ok=True)
             paths.append(path)
@@ -101,19 +112,40 @@ def remove(name: str) -> None:
             raise InstanceError(f"{name}: its control group cannot be removed: {left[0]}")
 
 
-def _delegated(top: Path) -> frozenset[str]:
+def _available(top: Path) -> frozenset[str]:
     """Return the controllers that groups below the top of a unified hierarchy have, or can be given."""
+    given, offered = _words(top / _GIVEN), _words(top / "cgroup.controllers")
+    return given | offered if _can_give(top) else given
+
+
+def _can_give(top: Path) -> bool:
+    """Whether the kernel takes new controllers for the groups below: not where processes are in ``top``.
+
+    Only the machine's own top group may have both, and only that one has no type.
+    """
+    if not os.access(top / _GIVEN, os.W_OK):
+        return False
+    return not (top / "cgroup.type").exists() or not _words(top / "cgroup.procs")
+
+
+def _delegated(hierarchy: Hierarchy) -> Hierarchy:
+    """Give the groups below the top the controllers that limit; return the hierarchy as it is then.
+
+    They stay given: groups of other containers may have come to need them.
+    """
+    given = _words(hierarchy.top / _GIVEN)
+    for controller in sorted({"memory", "pids"} & hierarchy.controllers - given):
+        # Refused after all where a process came into the top group meanwhile.
+        with contextlib.suppress(OSError):
+            (hierarchy.top / _GIVEN).write_text(f"+{controller}")
+    return dataclasses.replace(hierarchy, controllers=_words(hierarchy.top / _GIVEN))
+
+
+def _words(path: Path) -> frozenset[str]:
     try:
-        given = set((top / "cgroup.subtree_control").read_text().split())
-        offered = set((top / "cgroup.controllers").read_text().split())
+        return frozenset(path.read_text().split())
     except OSError:
         return frozenset()
-    for controller in {"memory", "pids"} & offered - given:
-        # Refused where processes are in the top group itself, as in a container.
-        with contextlib.suppress(OSError):
-            (top / "cgroup.subtree_control").write_text(f"+{controller}")
-            given.add(controller)
-    return frozenset(given)
 
 
 def _share_processors(path: Path) -> None:

@@ -14,8 +14,8 @@ MARKS = {"version": 1, "engine": "nspawn"}
 class State:
     """An instance's record. It holds no secrets.
 
-    ``memory`` is in MiB, ``disk`` in GiB; ``limits`` says how they are kept. ``pid`` is the guard's, None
-    until it was started.
+    ``memory`` is in MiB, ``disk`` in GiB; ``limits`` says how they are kept, empty before
+    they are. ``pid`` is the guard's, None until it was started.
     """
 
     id: str
