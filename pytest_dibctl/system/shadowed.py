@@ -42,7 +42,7 @@ def clashes(*, without: Iterable[str] = ()) -> list[Clash]:
     candidates = dict(_candidates())
     if not candidates:
         return []
-    real = {name: owner for name in candidates if (owner := _owner(name)) is not None}
+    real = _owners(candidates)
     if any(owner != PYTHON for owner in real.values()):
         used = _closure(DISTRIBUTION, NOT_IMPORTED | {_normal(name) for name in without})
         used.discard(DISTRIBUTION)  # a source checkout of ours is no clash
@@ -97,14 +97,19 @@ def _is_installed(place: str) -> bool:
         return True  # nothing can be imported from it
 
 
-def _owner(name: str) -> str | None:
-    """Return whose a module is that is installed under a name: Python's, or a distribution's."""
-    if name in sys.stdlib_module_names:
-        return PYTHON
+def _owners(names: Iterable[str]) -> dict[str, str]:
+    """Return, of the names that an installed module has, whose it is: Python's, or a distribution's."""
+    found = {name: PYTHON for name in names if name in sys.stdlib_module_names}
     places = [place for place in sys.path if _is_installed(place)]
-    if importlib.machinery.PathFinder.find_spec(name, places) is None:
-        return None
-    return next(iter(importlib.metadata.packages_distributions().get(name, ())), None)
+    others = [
+        name
+        for name in names
+        if name not in found and importlib.machinery.PathFinder.find_spec(name, places) is not None
+    ]
+    if others:  # reading what all distributions hold takes a moment
+        distributions = importlib.metadata.packages_distributions()
+        found |= {name: distributions[name][0] for name in others if distributions.get(name)}
+    return found
 
 
 def _closure(distribution: str, without: Iterable[str]) -> set[str]:
