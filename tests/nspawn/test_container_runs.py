@@ -73,7 +73,7 @@ def test_pristine(ssh_access, number):
 
 
 def test_fixtures_in_the_built_in_environment(operator: Operator, micro_files: Path) -> None:
-    """All kinds are in tests/qemu/test_kinds.py."""
+    """All kinds are in test_kinds.py."""
     operator.write("test_guest.py", GUEST_TESTS)
     operator.has(micro_files, username="debian", tests=[{"pytest": "test_guest.py"}])
     finished = operator.pytest(CONTAINER, "--junit-xml=junit.xml", "-p", "no:randomly")

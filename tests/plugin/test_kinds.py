@@ -296,7 +296,7 @@ class TestExternal:
 
 
 class TestImage:
-    """What does not need a real image; the others are in tests/qemu."""
+    """What does not need a real image; the others are in tests/nspawn."""
 
     def lists(self, project: Project, **files: str) -> None:
         for name, text in files.items():

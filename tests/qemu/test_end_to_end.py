@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -14,14 +13,14 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import leaks, micro, overlay, waiting
-from tests.support.terminals import PATIENCE, at_terminal, read_until
+from tests.support import leaks, micro, waiting
+from tests.support.terminals import PATIENCE, read_until
 
 pytestmark = pytest.mark.real
 
@@ -189,55 +188,15 @@ def test_a_build_that_fails_is_told_once_and_dibctl_build_exits_with_its_code(op
     assert operator.dibctl("test", "micro").code == 3
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BadGuest:
-    """A guest that nobody can log in to: its image, what a run says and how it ends."""
-
-    engine: str
-    words: str
-    code: int
-    patience: int
-    variant: str = "plain"
-    port: int = 22
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
-BAD_GUESTS: Mapping[str, BadGuest] = {
-    "panic": BadGuest(engine="qemu", variant="panic", words="panic", code=70, patience=PATIENCE),
-    "no sshd": BadGuest(engine="nspawn", variant="no-sshd", words="ssh", code=71, patience=10),
-    "wrong user": BadGuest(
-        engine="nspawn",
-        words="nobody-there",
-        code=71,
-        patience=15,
-        settings={"username": "nobody-there"},
-        # Without a cloud-init a container is refused whose login user is not in the image.
-        files={"/usr/bin/cloud-init": ""},
-    ),
-    "closed port": BadGuest(engine="nspawn", words="port 8123", code=71, patience=15, port=8123),
-}
-"""With the seconds for a login: all but a panic wait to their end, since the guest may still come to it."""
-
-
-@pytest.mark.parametrize("guest", BAD_GUESTS)
-def test_a_bad_guest_is_named_and_removed(
-    operator: Operator,
-    micro_variant: Callable[[str], Path],
-    guest: str,
+def test_a_guest_that_panics_is_named_and_removed(
+    operator: Operator, micro_variant: Callable[[str], Path]
 ) -> None:
-    bad = BAD_GUESTS[guest]
-    operator.has(micro_variant(bad.variant), **bad.settings)
-    if bad.files:
-        for suffix in ("qcow2", "vmlinuz", "initrd"):
-            (operator.path / f"micro.{suffix}").rename(operator.path / f"base.{suffix}")
-        overlay.make(operator.path / "base.qcow2", operator.path / "micro.qcow2", files=bad.files)
-    text = (operator.path / "images.yaml").read_text()
-    operator.write("images.yaml", text.replace("wait_for_port: 22", f"wait_for_port: {bad.port}"))
-    operator.write("test.yaml", environment(bad.patience, bad.engine))
+    """Guests that no one can log in to for other reasons are in tests/nspawn/test_operators.py."""
+    operator.has(micro_variant("panic"))
+    operator.write("test.yaml", environment(PATIENCE))
     finished = operator.dibctl("test", "micro", "--environment=quick", "--build=never")
-    assert finished.code == bad.code, finished.output
-    assert bad.words in finished.output
+    assert finished.code == 70, finished.output
+    assert "panic" in finished.output
     assert "console" in finished.output
 
 
@@ -267,11 +226,11 @@ def test_a_missing_qemu_is_named_with_its_package(
 
 
 MOMENTS = {
-    "build": ("pre-finalise.d", {"MICRO_SLEEP": "60"}, "auto", "local"),
-    "boot": ("QEMU runs", {}, "never", "local"),
-    "test": ("the test sleeps", {}, "never", "container"),
+    "build": ("pre-finalise.d", {"MICRO_SLEEP": "60"}, "auto"),
+    "boot": ("QEMU runs", {}, "never"),
 }
-"""What a run shows then, variables of the build, the policy for builds, and the environment."""
+"""What a run shows then, variables of the build, and the policy for builds. A test sleeps, so to say, in
+tests/nspawn/test_operators.py."""
 
 
 SLEEPING_TEST = """
@@ -283,23 +242,12 @@ def test_it(ssh_access):
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_an_interrupted_run_leaves_nothing(
-    operator: Operator,
-    micro_files: Path,
-    moment: str,
-    number: signal.Signals,
-) -> None:
-    awaited, variables, policy, environment_name = MOMENTS[moment]
-    operator.write("test_it.py", SLEEPING_TEST)
-    operator.has(micro_files, variables=variables, tests=[{"pytest": "test_it.py"}])
-    if policy == "auto":
-        (operator.path / "micro.qcow2").unlink()
+def interrupted(operator: Operator, awaited: str, number: signal.Signals, *options: str) -> str:
+    """Send a signal to a run once it shows the awaited words; return what it showed."""
     read, write = os.pipe()
     argv = ["sh", "-c", 'exec 9>&1; exec "$@"', "sh", sys.executable, "-m", "pytest"]
     run = subprocess.Popen(
-        [*argv, "--dib-image=micro", f"--dib-build={policy}", f"--dib-env={environment_name}"],
+        [*argv, "--dib-image=micro", *options],
         cwd=operator.path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "DIB_IMAGE_CACHE": str(micro.cache_directory() / "dib")},
         stdout=write,
@@ -315,6 +263,23 @@ def test_an_interrupted_run_leaves_nothing(
         assert child.wait(timeout=PATIENCE) == pytest.ExitCode.INTERRUPTED, output
     os.close(read)
     assert "Traceback (most recent call last)" not in output
+    return output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_an_interrupted_run_leaves_nothing(
+    operator: Operator,
+    micro_files: Path,
+    moment: str,
+    number: signal.Signals,
+) -> None:
+    awaited, variables, policy = MOMENTS[moment]
+    operator.write("test_it.py", SLEEPING_TEST)
+    operator.has(micro_files, variables=variables, tests=[{"pytest": "test_it.py"}])
+    if policy == "auto":
+        (operator.path / "micro.qcow2").unlink()
+    interrupted(operator, awaited, number, f"--dib-build={policy}")
     assert not [path for path in operator.path.iterdir() if path.name.endswith(".building")]
     if policy == "auto":
         assert not (operator.path / "micro.qcow2").exists()
@@ -376,14 +341,12 @@ def test_what_a_killed_run_left_is_removed_by_cleanup(
     assert "would" not in done.output
 
 
-@pytest.mark.parametrize(
-    ("options", "holder"),
-    [((), "qemu-system"), (("-n1", CONTAINER), "systemd-nspawn")],
-    ids=["single", "xdist"],
-)
-def test_a_guardian_removes_what_a_killed_run_left(
-    operator: Operator, micro_files: Path, options: tuple[str, ...], holder: str
-) -> None:
+def test_a_guardian_removes_what_a_killed_run_left(operator: Operator, micro_files: Path) -> None:
+    killed_with_a_guardian(operator, micro_files, "qemu-system")
+
+
+def killed_with_a_guardian(operator: Operator, micro_files: Path, holder: str, *options: str) -> None:
+    """Kill a run once its test runs in an instance of the process ``holder``, and see that all is removed."""
     operator.write(
         "test_it.py",
         "import pathlib, time\n"
@@ -403,82 +366,3 @@ def test_a_guardian_removes_what_a_killed_run_left(
         lambda: leaks.files(Path(tempfile.gettempdir())) | set(leaks.processes(session).values()), seconds=60
     )
     assert left == set()
-
-
-def test_two_images_with_a_worker_each(operator: Operator, micro_variant: Callable[[str], Path]) -> None:
-    for label, variant in {"one": "plain", "two": "mark"}.items():
-        folder = operator.path / label
-        folder.mkdir()
-        for path in micro_variant(variant).glob("micro.*"):
-            shutil.copy(path, folder / path.name)
-    tests = [{"pytest": "generic:login"}, {"pytest": "generic:hostname"}]
-    operator.write(
-        "images.yaml",
-        micro.images_yaml(label="one", filename="one/micro.qcow2", tests=tests)
-        + micro.images_yaml(label="two", filename="two/micro.qcow2", tests=tests),
-    )
-    argv = ("pytest", "--dib-image=all", "--dib-build=never", CONTAINER, "-n2", "--basetemp=base")
-    finished = operator.run(*argv)
-    assert finished.code == 0, finished.output
-    assert re.search(r"^one +", finished.output, re.MULTILINE)
-    assert re.search(r"^two +", finished.output, re.MULTILINE)
-
-
-@contextlib.contextmanager
-def terminal(operator: Operator, *argv: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
-    """Run a command at a terminal of its own; gives the other end of it."""
-    with at_terminal(
-        lambda end: operator.start(argv, stdin=end, stdout=end, stderr=end, start_new_session=True)
-    ) as both:
-        yield both
-
-
-def test_dibctl_shell_and_exit_42(operator: Operator, micro_files: Path) -> None:
-    operator.has(micro_files)
-    argv = ("pytest_dibctl.cli.main", "shell", "micro", "--build=never", "--environment=container")
-    with terminal(operator, *argv) as (screen, child):
-        read_until(screen, "is ready")
-        read_until(screen, "#")
-        os.write(screen, b"hostname; exit 42\n")
-        shown = read_until(screen, None)
-        assert child.wait(timeout=PATIENCE) == 0, shown
-    assert "kept instance dibctl-micro-" in shown
-    removal = re.search(r"remove: +dibctl (.*?)\r?\n", shown)
-    assert removal, shown
-    assert operator.dibctl(*removal.group(1).split()).code == 0
-
-
-def test_dib_shell_opens_once_after_a_failure_and_the_instance_goes(
-    operator: Operator, micro_files: Path
-) -> None:
-    operator.write("test_it.py", "def test_it(ssh_access): assert 0\ndef test_too(ssh_access): assert 0\n")
-    operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
-    argv = ("pytest", "--dib-image=micro", "--dib-build=never", CONTAINER, "--dib-shell")
-    with terminal(operator, *argv) as (screen, child):
-        read_until(screen, "a shell in its instance")
-        read_until(screen, "#")
-        os.write(screen, b"echo I-was-in-$((40 + 2)); exit\n")
-        shown = read_until(screen, None)
-        assert child.wait(timeout=PATIENCE) == 1, shown
-    assert "I-was-in-42" in shown
-    assert "a shell in its instance" not in shown
-    assert "2 failed" in shown
-    assert "kept" not in shown
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_shell_and_the_run(
-    operator: Operator, micro_files: Path, number: signal.Signals
-) -> None:
-    """In a shell after a failure the run is within a finalizer, where signals are put off otherwise."""
-    operator.write("test_it.py", "def test_it(ssh_access): assert 0\n")
-    operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
-    argv = ("pytest", "--dib-image=micro", "--dib-build=never", CONTAINER, "--dib-shell")
-    with terminal(operator, *argv) as (screen, child):
-        read_until(screen, "a shell in its instance")
-        read_until(screen, "#")
-        child.send_signal(number)
-        shown = read_until(screen, None)
-        assert child.wait(timeout=PATIENCE) == 2, shown
-    assert f"{number.name} received" in shown
-    assert "kept" not in shown
