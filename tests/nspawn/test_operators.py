@@ -1,4 +1,4 @@
-"""What operators do with an image and its guest, in containers; what is QEMU's is in tests/qemu/test_end_to_end.py."""
+"""What operators do with an image and its guest, in containers; tests/qemu/test_end_to_end.py has the rest."""
 
 from __future__ import annotations
 
