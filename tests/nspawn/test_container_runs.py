@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,8 +30,13 @@ NSPAWN_RUN = Path("/run/systemd/nspawn")
 
 @pytest.fixture
 def operator(tmp_path: Path) -> Operator:
-    """An operator with an empty directory."""
-    return Operator(path=tmp_path)
+    """An operator with an empty directory, and an image of whose label nobody else has control groups."""
+    return Operator(path=tmp_path, label=f"micro-{uuid.uuid4().hex[:8]}")
+
+
+def own_groups(operator: Operator) -> list[Path]:
+    """Return the control groups of the operator's containers."""
+    return groups(f"dibctl-{operator.label}-*")
 
 
 GUEST_TESTS = """
@@ -80,7 +86,7 @@ def test_fixtures_in_the_built_in_environment(operator: Operator, micro_files: P
     assert finished.code == 0, finished.output
     assert finished.output.count("systemd-nspawn runs") == 1
     assert "environment container" in finished.output
-    assert groups("dibctl-micro-*") == []
+    assert own_groups(operator) == []
 
 
 def test_a_container_s_settings_are_as_in_the_qemu_section(operator: Operator, micro_files: Path) -> None:
@@ -134,18 +140,19 @@ TESTS: Mapping[str, str] = {
 
 def moment_has_come(operator: Operator, moment: str) -> bool:
     if moment == "opening":
-        return bool(groups("dibctl-micro-*"))
+        return bool(own_groups(operator))
     if moment == "boot":
         return "systemd-nspawn runs" in (operator.path / "output").read_text()
     return (operator.path / "started").exists()
 
 
-def left(session: str) -> set[str]:
-    """Return what a run in containers may leave behind, anywhere on this machine."""
+def left(operator: Operator) -> set[str]:
+    """Return what the operator's runs in containers may leave behind, anywhere on this machine."""
+    session = os.environ[leaks.MARKER]
     return {
         *leaks.files(Path(tempfile.gettempdir())),
         *leaks.processes(session).values(),
-        *map(str, groups("dibctl-micro-*")),
+        *map(str, own_groups(operator)),
         *leaks.mounts(Path(tempfile.gettempdir())),
         *leaks.loop_devices(Path(tempfile.gettempdir())),
         *orphaned_disks(),
@@ -169,10 +176,17 @@ def test_a_run_ended_at_any_moment_leaves_nothing(
 ) -> None:
     operator.write("test_it.py", TESTS.get(moment, TESTS["test"]))
     operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
-    session = os.environ[leaks.MARKER]
     leaves = nspawn_leaves()
     output = operator.path / "output"
-    argv = ["pytest", "--dib-image=micro", "--dib-build=never", CONTAINER, "-s", "-p", "no:cacheprovider"]
+    argv = [
+        "pytest",
+        f"--dib-image={operator.label}",
+        "--dib-build=never",
+        CONTAINER,
+        "-s",
+        "-p",
+        "no:cacheprovider",
+    ]
     with output.open("w") as sink:
         run = operator.start(argv, stdout=sink, stderr=sink)
     with waiting.ended(run) as child:
@@ -181,7 +195,7 @@ def test_a_run_ended_at_any_moment_leaves_nothing(
             time.sleep(0.3)
         child.send_signal(number)
         child.wait(PATIENCE)
-    assert leaks.settled(lambda: left(session), seconds=60) == set(), output.read_text()
+    assert leaks.settled(lambda: left(operator), seconds=60) == set(), output.read_text()
     assert container_network.NEAR not in psutil.net_if_addrs()
     assert nspawn_leaves() == leaves
     assert "Traceback (most recent call last)" not in output.read_text()
@@ -195,17 +209,17 @@ def test_cleanup_removes_what_a_run_without_a_guardian_left(
         "test_it.py", "import os, signal\ndef test_it(ssh_access): os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
-    argv = ["pytest", "--dib-image=micro", "--dib-build=never", CONTAINER, "--dib-keep-on-kill"]
+    argv = ["pytest", f"--dib-image={operator.label}", "--dib-build=never", CONTAINER, "--dib-keep-on-kill"]
     run = operator.start([*argv, *(["--dib-keep-failed-instance"] if keep else [])])
     with waiting.ended(run) as child:
         waiting.finish(child)
     assert child.returncode == -signal.SIGKILL
-    assert groups("dibctl-micro-*")
+    assert own_groups(operator)
     planned = operator.dibctl("cleanup", "--dry-run")
     assert "would be removed" in planned.output
     done = operator.dibctl("cleanup")
     assert done.code == 0, done.output
-    assert leaks.settled(lambda: left(os.environ[leaks.MARKER]), seconds=30) == set()
+    assert leaks.settled(lambda: left(operator), seconds=30) == set()
 
 
 def test_a_kept_container_is_reached_tested_again_and_removed(operator: Operator, micro_files: Path) -> None:
@@ -233,14 +247,21 @@ def test_a_kept_container_is_reached_tested_again_and_removed(operator: Operator
         assert removal, failed.output
         removed = operator.dibctl(*removal.group(1).split())
     assert removed.code == 0, removed.output
-    assert groups("dibctl-micro-*") == []
+    assert own_groups(operator) == []
 
 
 def test_a_killed_worker_leaves_nothing(operator: Operator, micro_files: Path) -> None:
     text = TESTS["test"].replace("touch()", "write_text(str(__import__('os').getpid()))")
     operator.write("test_it.py", text)
     operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
-    argv = ["pytest", "--dib-image=micro", "--dib-build=never", CONTAINER, "-n1", "--basetemp=base"]
+    argv = [
+        "pytest",
+        f"--dib-image={operator.label}",
+        "--dib-build=never",
+        CONTAINER,
+        "-n1",
+        "--basetemp=base",
+    ]
     run = operator.start([*argv, "--max-worker-restart=0"])
     with waiting.ended(run) as child:
         waiting.until((operator.path / "started").exists, child)
@@ -248,7 +269,7 @@ def test_a_killed_worker_leaves_nothing(operator: Operator, micro_files: Path) -
         os.kill(int((operator.path / "started").read_text()), signal.SIGKILL)
         output = waiting.finish(child)
     assert "NOT REMOVED" not in output
-    assert leaks.settled(lambda: left(os.environ[leaks.MARKER]), seconds=30) == set()
+    assert leaks.settled(lambda: left(operator), seconds=30) == set()
 
 
 def test_a_missing_systemd_nspawn_is_named_with_its_package(

@@ -1,4 +1,4 @@
-"""What operators do with an image and its guest, in containers; tests/qemu/test_end_to_end.py has the rest."""
+"""What operators do with an image and its guest, in containers; see tests/qemu/test_end_to_end.py."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_run_interrupted_in_a_test_leaves_nothing(
 def test_a_guardian_removes_what_a_killed_run_with_a_worker_left(
     operator: Operator, micro_files: Path
 ) -> None:
-    killed_with_a_guardian(operator, micro_files, "systemd-nspawn", CONTAINER, "-n1")
+    killed_with_a_guardian(operator, micro_files, "guards.container", CONTAINER, "-n1")
 
 
 def test_two_images_with_a_worker_each(operator: Operator, micro_variant: Callable[[str], Path]) -> None:

@@ -121,6 +121,8 @@ class Hostile:
     script: str
     processes: int = 0
     written: int = 0
+    longer: float = 3.0
+    """Seconds for which it is watched then."""
 
 
 HOSTILE = {
@@ -132,7 +134,9 @@ HOSTILE = {
         processes=40,
     ),
     "a flood in the journal": Hostile(
-        script=unit("flood", '/bin/sh -c "yes flood"', "LogRateLimitIntervalSec=0"), written=30
+        script=unit("flood", '/bin/sh -c "yes flood"', "LogRateLimitIntervalSec=0"),
+        # The journal keeps itself small, so nothing outside shows the flood.
+        longer=15.0,
     ),
     "a full disk": Hostile(script=unit("fill", '/bin/sh -c "cat /dev/zero > /filler"'), written=900),
     "a fork bomb": Hostile(
@@ -141,8 +145,6 @@ HOSTILE = {
 }
 WORST = 60.0
 """Seconds in which each has to come to that; it takes 1 to 15."""
-LONGER = 3.0
-"""Seconds for which it is watched then."""
 
 
 @pytest.mark.parametrize("what", HOSTILE)
@@ -167,7 +169,7 @@ def test_what_a_unit_does_to_its_container_stays_there(
         assert most <= LIMIT
         assert written < 1200
         if not is_worst and most >= hostile.processes and written >= hostile.written:
-            is_worst, end = True, time.monotonic() + LONGER
+            is_worst, end = True, time.monotonic() + hostile.longer
         time.sleep(0.05)
     assert is_worst, f"{most} processes, {written} MiB"
     access.close()

@@ -37,9 +37,10 @@ class Finished:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Operator:
-    """Somebody with a directory of configuration who types commands."""
+    """Somebody with a directory of configuration, and an image ``label`` in it, who types commands."""
 
     path: Path
+    label: str = "micro"
 
     def write(self, name: str, text: str, *, executable: bool = False) -> None:
         """Write a file."""
@@ -48,10 +49,12 @@ class Operator:
             (self.path / name).chmod(0o755)
 
     def has(self, files: Path, **settings: Any) -> None:
-        """Have an image ``micro`` that was built before; ``settings`` are those of ``images_yaml``."""
+        """Have an image that was built before; ``settings`` are those of ``images_yaml``."""
         for name in ("micro.qcow2", "micro.vmlinuz", "micro.initrd"):
             shutil.copy(files / name, self.path / name)
-        self.write("images.yaml", micro.images_yaml(filename="micro.qcow2", **settings))
+        self.write(
+            "images.yaml", micro.images_yaml(filename="micro.qcow2", **{"label": self.label, **settings})
+        )
 
     def start(self, argv: Sequence[str], **popen: Any) -> subprocess.Popen[str]:
         """Start a command in the directory."""
@@ -76,7 +79,7 @@ class Operator:
 
     def pytest(self, *arguments: str) -> Finished:
         """Run pytest on the image; unless told otherwise on the file as it is."""
-        return self.run("pytest", "-v", "--dib-image=micro", "--dib-build=never", *arguments)
+        return self.run("pytest", "-v", f"--dib-image={self.label}", "--dib-build=never", *arguments)
 
     def dibctl(self, *arguments: str) -> Finished:
         """Run dibctl."""
