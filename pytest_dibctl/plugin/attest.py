@@ -36,11 +36,13 @@ class _TargetOutcomes:
     """Outcomes of one target's tests, by node id, and the reasons of those that do not apply.
 
     ``rerunning`` are tests that failed and are run again; their failure is forgotten when they begin.
+    ``dependents`` are tests that were skipped since a step that they need had failed.
     """
 
     outcomes: dict[str, str] = dataclasses.field(default_factory=dict)
     not_applicable: dict[str, str] = dataclasses.field(default_factory=dict)
     rerunning: set[str] = dataclasses.field(default_factory=set)
+    dependents: set[str] = dataclasses.field(default_factory=set)
 
     @property
     def have_run(self) -> bool:
@@ -52,7 +54,9 @@ class _TargetOutcomes:
         return tuple(sorted(nodeid for nodeid, given in self.outcomes.items() if given == outcome))
 
     def is_settled(self, nodeid: str) -> bool:
-        """Whether a test passed, failed, or said of itself that it does not apply."""
+        """Whether a test passed, failed, failed with its step, or said of itself that it does not apply."""
+        if nodeid in self.dependents:
+            return bool(self.tests("failed"))
         return self.outcomes.get(nodeid) in {"passed", "failed"} or nodeid in self.not_applicable
 
 
@@ -183,6 +187,8 @@ class Attestation:
             return
         elif report.skipped:
             target.outcomes[nodeid] = "skipped"
+            if report.notes.follows:
+                target.dependents.add(nodeid)
             if report.notes.not_applicable is not None:
                 target.not_applicable[nodeid] = report.notes.not_applicable
         elif report.when == "call":

@@ -47,11 +47,26 @@ class SessionEnd:
         if self._session.leftovers() and exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
             self._session.verdict.removal_failed()
+        if self._session.dependents:
+            self._remember_dependents(session)
         self._sort_reports()
         self._write_summary(session)
         if result_file := session.config.getoption("dib_result_file"):
             verdict = self._session.verdict
             write_result(Path(result_file), verdict.exit_code, verdict.reason)
+
+    def _remember_dependents(self, session: pytest.Session) -> None:
+        """Keep tests that a failed step had skipped from passing for good ones.
+
+        The run fails, also where the first test that met the failure was not reported. And pytest's --lf,
+        which takes skipped tests for settled ones, runs them again.
+        """
+        if session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        cache = getattr(session.config, "cache", None)
+        if cache is not None:
+            last_failed = cache.get("cache/lastfailed", {})
+            cache.set("cache/lastfailed", last_failed | dict.fromkeys(self._session.dependents, True))
 
     def _remove_the_rest(self) -> None:
         """Remove what is left if the run ended before its fixtures could."""

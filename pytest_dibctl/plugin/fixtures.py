@@ -160,7 +160,7 @@ def _offer_shell(session: DibSession, target_run: TargetRun, access: SshAccess) 
     """Open ``--dib-shell``'s shell if the image failed, and nobody wants the run to end."""
     if not (session.options.shell and target_run.failed) or signals.interrupted():
         return
-    session.progress.say(
+    session.progress.announce(
         f"{target_run.label} failed; a shell in its instance (`exit {operations.SHELL_KEEPS}` keeps it)"
     )
     with session.progress.uncaptured(stdin=True):

@@ -28,6 +28,7 @@ class Notes:
     ``content_failed`` says that the image's files failed the test. ``failed_tally`` names the sum that
     counts the failures of the entry, and ``exit_code`` is that of the DibctlError that failed the test.
     ``not_applicable`` is why a shipped test skipped itself; None for a test that another skipped.
+    ``follows`` is why a test was skipped that needs a step which failed before.
     """
 
     phases: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -36,6 +37,7 @@ class Notes:
     failed_tally: str | None = None
     exit_code: int | None = None
     not_applicable: str | None = None
+    follows: str | None = None
 
     def write(self, report: pytest.TestReport) -> None:
         """Put the notes on a report, in place of those that it has."""

@@ -57,6 +57,9 @@ class Results:
         target_report = self._session.target_report(report.target.id)
         if report.outcome is not None:
             target_report.outcomes[report.outcome] += 1
+        if report.notes.follows:
+            target_report.dependents[report.notes.follows] += 1
+            self._session.dependents.add(report.nodeid)
         if not report.failed:
             return
         exit_code = report.notes.exit_code

@@ -14,6 +14,11 @@ STEPS = ("build", "upload", "boot", "ready")
 RARE = ("tree", "pristine")
 """Steps that few runs have; the summary shows them where one took place."""
 PHASES = (*STEPS, "tests", "cleanup")
+SHORTEST_SHOWN = 0.05
+"""Seconds below which a phase is not shown."""
+LONG = 100.0
+"""Seconds from which on the table shows minutes."""
+TABLE_WIDTH, CELL, SHORTEST_LABEL = 80, 7, 12
 WAIT = "wait"
 """Seconds spent waiting for other workers; shown only where there were any."""
 
@@ -33,8 +38,8 @@ class TargetReport:
     """What the summaries show of one target; under xdist the sum of what its workers report.
 
     ``phases`` are seconds by step. ``reused`` is why the image was not built, None if it was. ``digest``
-    is its file's SHA-512 in hex. ``outcomes`` and ``failures`` are counted where reports come together: in
-    the controller.
+    is its file's SHA-512 in hex. ``outcomes``, ``failures`` and ``dependents`` are counted where reports come
+    together: in the controller.
     """
 
     image: str = ""
@@ -48,6 +53,8 @@ class TargetReport:
     """What was kept, and what could not be removed; one for each resource."""
     outcomes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     failures: list[Failure] = dataclasses.field(default_factory=list)
+    dependents: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    """How many tests were skipped since a step that they need had failed, by the reason."""
 
     @property
     def kept(self) -> list[Removal]:
@@ -62,12 +69,12 @@ class TargetReport:
     @property
     def failed(self) -> bool:
         """Whether the target did not pass."""
-        return bool(self.failures or self.leftovers)
+        return bool(self.failures or self.leftovers or self.dependents)
 
     def as_data(self) -> dict[str, Any]:
         """Return what a worker sends to its controller, plain data; ``from_data`` reads it."""
         data = dataclasses.asdict(self)
-        del data["outcomes"], data["failures"]
+        del data["outcomes"], data["failures"], data["dependents"]
         data["removals"] = [removal.as_data() for removal in self.removals]
         return data
 
@@ -118,26 +125,57 @@ def report_of(target_run: TargetRun) -> TargetReport:
 
 
 def columns(target_reports: Mapping[str, TargetReport]) -> tuple[str, ...]:
-    """Return the phases that a table of these reports has columns for."""
-    waited = any(target_report.phases.get(WAIT, 0.0) >= 1 for target_report in target_reports.values())
-    rare = [
-        name
-        for name in RARE
-        if any(name in target_report.phases for target_report in target_reports.values())
+    """Return the phases that a table of these reports has columns for: those that took time anywhere."""
+    reports = target_reports.values()
+    order = (*STEPS, *RARE, *PHASES[len(STEPS) :])
+    shown = [
+        name for name in order if any(report.phases.get(name, 0.0) >= SHORTEST_SHOWN for report in reports)
     ]
-    return (*STEPS, *rare, *PHASES[len(STEPS) :], *([WAIT] if waited else []))
+    waited = any(report.phases.get(WAIT, 0.0) >= 1 for report in reports)
+    return (*shown, *([WAIT] if waited else []))
+
+
+def verdict(target_report: TargetReport) -> str:
+    """Return in one word what became of a target: "passed", "failed" or "not run"."""
+    if target_report.failures or target_report.leftovers:
+        return "failed"
+    ran = sum(target_report.outcomes[name] for name in ("passed", "xpassed", "xfailed"))
+    return "passed" if ran and not target_report.dependents else "not run"
+
+
+def outcome_words(target_report: TargetReport) -> str:
+    """Return a target's outcome as the terminal's table shows it."""
+    counts = target_report.outcomes
+    total = sum(number for name, number in counts.items() if name != "reruns")
+    failed = counts["failed"] + counts["errors"]
+    word = verdict(target_report)
+    if word == "failed":
+        return f"failed {failed} of {total}"
+    if word == "passed":
+        passed = total - counts["skipped"]
+        return f"passed {passed}" + (f" of {total}" if passed < total else "")
+    return f"not run {total}"
 
 
 def phase_table(target_reports: Mapping[str, TargetReport]) -> list[str]:
-    """Return the terminal's table: a line per target, seconds per phase."""
-    width = max(len("image"), *(len(label) for label in target_reports))
+    """Return the terminal's table: a line per target with its outcome and the seconds of its phases."""
+    outcomes = [outcome_words(target_report) for target_report in target_reports.values()]
     names = columns(target_reports)
-    lines = [f"{'image':<{width}}  " + "  ".join(f"{name:>8}" for name in names)]
-    for label, target_report in target_reports.items():
-        cells = [
-            f"{target_report.phases[name]:>7.1f}s" if name in target_report.phases else f"{'-':>8}"
-            for name in names
-        ]
-        note = f"  ({target_report.reused})" if target_report.reused else ""
-        lines.append(f"{label:<{width}}  " + "  ".join(cells) + note)
+    second = max(len("outcome"), *map(len, outcomes))
+    room = TABLE_WIDTH - second - 2 - sum(2 + CELL for _ in names)
+    first = max(len("image"), min(max(map(len, target_reports)), max(room, SHORTEST_LABEL)))
+    lines = [f"{'image':<{first}}  {'outcome':<{second}}" + "".join(f"  {name:>{CELL}}" for name in names)]
+    for (label, target_report), outcome in zip(target_reports.items(), outcomes, strict=True):
+        cells = "".join(f"  {_cell(target_report, name):>{CELL}}" for name in names)
+        shown = label if len(label) <= first else f"{label[: first - 3]}..."
+        lines.append(f"{shown:<{first}}  {outcome:<{second}}{cells}".rstrip())
     return lines
+
+
+def _cell(target_report: TargetReport, name: str) -> str:
+    seconds = target_report.phases.get(name)
+    if name == "build" and target_report.reused and (seconds or 0.0) < SHORTEST_SHOWN:
+        return "reused"
+    if seconds is None or seconds < SHORTEST_SHOWN:
+        return "-"
+    return f"{seconds:.1f}s" if seconds < LONG else f"{seconds // 60:.0f}m{seconds % 60:02.0f}s"

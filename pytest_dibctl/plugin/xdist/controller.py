@@ -37,8 +37,9 @@ class Controller:
     # -- workers begin ---------------------------------------------------------------------------
 
     def pytest_configure_node(self, node: Node) -> None:
-        """Tell a worker which run it belongs to."""
+        """Tell a worker which run it belongs to, and whether somebody watches."""
         node.workerinput["dibctl_run"] = self._session.ledger.run_id
+        node.workerinput["dibctl_live"] = self._session.progress.is_live
         self._nodes.append(node)
 
     @pytest.hookimpl(tryfirst=True)
