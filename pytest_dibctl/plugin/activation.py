@@ -17,6 +17,7 @@ from pytest_dibctl.plugin.collection import Collection
 from pytest_dibctl.plugin.ending import SessionEnd, worker_cleanup, write_result
 from pytest_dibctl.plugin.failed_steps import FailedSteps
 from pytest_dibctl.plugin.finalizers import FinalizersFirst
+from pytest_dibctl.plugin.known_failures import KnownFailures
 from pytest_dibctl.plugin.ladder import Ladder
 from pytest_dibctl.plugin.omissions import Omissions
 from pytest_dibctl.plugin.redacting import Redacting
@@ -135,6 +136,7 @@ def _register_hooks(session: DibSession) -> None:
     register(TerminalOutput(session), "terminal")
     register(Collection(session), "collection")
     register(Omissions(session), "omissions")
+    register(KnownFailures(session), "known-failures")
     register(ladder, "ladder")
     register(budgets, "budgets")
     register(Running(session, budgets, ladder, failed_steps), "running")

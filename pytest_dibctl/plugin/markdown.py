@@ -45,6 +45,9 @@ def markdown(target_reports: Mapping[str, TargetReport], *, title: str = "Images
     ]
     if skipped:
         parts.append("### Not run\n\n" + "\n".join(skipped))
+    known = [f"- {_escaped(line)}" for report in target_reports.values() for line in report.known_failures]
+    if known:
+        parts.append("### Known failures\n\n" + "\n".join(known))
     left = [line for label, target_report in target_reports.items() for line in _left(label, target_report)]
     if left:
         parts.append("### Still there\n\n" + "\n".join(left))

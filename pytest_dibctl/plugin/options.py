@@ -87,16 +87,17 @@ def build_jobs(config: pytest.Config) -> int:
 
 
 def _logs_directory(config: pytest.Config) -> Path | None:
-    """Return where logs are copied to: what --dib-logs says, else a folder beside the JUnit file."""
+    """Return where logs are copied to: what --dib-logs says, else a folder beside the JUnit or HTML file."""
     given: str | None = config.option.dib_logs
     cwd = Path(config.invocation_params.dir)
     junit_xml: str | None = config.getoption("xmlpath", None)
     if given:
         return cwd / given
-    if not junit_xml:
-        return None
-    file = os.path.expandvars(os.path.expanduser(junit_xml))  # noqa: PTH111 -- as pytest does it
-    return (cwd / file).with_suffix(".logs")
+    if junit_xml:
+        file = os.path.expandvars(os.path.expanduser(junit_xml))  # noqa: PTH111 -- as pytest does it
+        return (cwd / file).with_suffix(".logs")
+    report_file: str | None = config.option.dib_report
+    return (cwd / report_file).with_suffix(".logs") if report_file else None
 
 
 # -- refusals --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 from pytest_dibctl.clouds.protocols import Instance
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.image import statements
+from pytest_dibctl.plugin import known_failures
 from pytest_dibctl.plugin.budget import EntryBudgets, failed_tally
 from pytest_dibctl.plugin.failed_steps import FailedSteps, hide_internals
 from pytest_dibctl.plugin.modules import ENTRY, kind_of, target_of, view_of
@@ -61,6 +62,8 @@ class Reporting:
         if call.excinfo and words is not None:
             follows = self._failed_steps.settle(item, report, call.excinfo, words)
             notes = dataclasses.replace(notes, follows=follows)
+        if hasattr(report, "wasxfail") and (known := item.stash.get(known_failures.KNOWN, None)):
+            notes = dataclasses.replace(notes, known_failure=known_failures.as_data(known))
         if report.failed:
             notes = _judged(notes, item, error, step_failed=words is not None)
             self._explain(item, report, error, target_run)

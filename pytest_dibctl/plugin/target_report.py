@@ -33,13 +33,36 @@ class Failure:
     logs: tuple[str, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Span:
+    """When a step of a target, or one of its tests, was on; both times are seconds since the epoch."""
+
+    name: str
+    start: float
+    end: float
+    failed: bool = False
+    title: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TestResult:
+    """What became of one test; ``reason`` is why it was skipped or expected to fail."""
+
+    __test__ = False
+
+    nodeid: str
+    outcome: str
+    seconds: float
+    reason: str = ""
+
+
 @dataclasses.dataclass(kw_only=True)
 class TargetReport:
     """What the summaries show of one target; under xdist the sum of what its workers report.
 
     ``phases`` are seconds by step. ``reused`` is why the image was not built, None if it was. ``digest``
-    is its file's SHA-512 in hex. ``outcomes``, ``failures`` and ``dependents`` are counted where reports come
-    together: in the controller.
+    is its file's SHA-512 in hex. ``outcomes``, ``failures``, ``known_failures`` and ``dependents`` are
+    counted where reports come together: in the controller.
     """
 
     image: str = ""
@@ -47,12 +70,22 @@ class TargetReport:
     phases: dict[str, float] = dataclasses.field(default_factory=dict)
     reused: str | None = None
     digest: str | None = None
+    file: str | None = None
+    """The image's file."""
+    build_phases: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Seconds of the phases of a build that was made in this run."""
+    spans: list[Span] = dataclasses.field(default_factory=list)
+    facts: dict[str, str] = dataclasses.field(default_factory=dict)
+    """The newest properties of the target's tests, by their names."""
+    tests: list[TestResult] = dataclasses.field(default_factory=list)
     instances: list[str] = dataclasses.field(default_factory=list)
     logs: list[str] = dataclasses.field(default_factory=list)
     removals: list[Removal] = dataclasses.field(default_factory=list)
     """What was kept, and what could not be removed; one for each resource."""
     outcomes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     failures: list[Failure] = dataclasses.field(default_factory=list)
+    known_failures: list[str] = dataclasses.field(default_factory=list)
+    """Lines on tests that are known to fail."""
     dependents: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     """How many tests were skipped since a step that they need had failed, by the reason."""
 
@@ -74,14 +107,16 @@ class TargetReport:
     def as_data(self) -> dict[str, Any]:
         """Return what a worker sends to its controller, plain data; ``from_data`` reads it."""
         data = dataclasses.asdict(self)
-        del data["outcomes"], data["failures"], data["dependents"]
+        for here_only in ("outcomes", "failures", "dependents", "known_failures", "facts", "tests"):
+            del data[here_only]
         data["removals"] = [removal.as_data() for removal in self.removals]
         return data
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> TargetReport:
         """Return the report that ``as_data`` of a worker wrote."""
-        return cls(**{**data, "removals": [Removal.from_data(removal) for removal in data["removals"]]})
+        removals = [Removal.from_data(removal) for removal in data["removals"]]
+        return cls(**{**data, "removals": removals, "spans": [Span(**span) for span in data["spans"]]})
 
     def add(self, other: TargetReport) -> None:
         """Add the report of another process on the same target."""
@@ -91,9 +126,21 @@ class TargetReport:
         self.environment = self.environment or other.environment
         self.reused = self.reused or other.reused
         self.digest = self.digest or other.digest
+        self.file = self.file or other.file
+        self.build_phases = self.build_phases or other.build_phases
+        self.spans += other.spans
         for mine, more in ((self.instances, other.instances), (self.logs, other.logs)):
             mine += [name for name in more if name not in mine]
         self.removals += other.removals
+
+    def add_test(self, result: TestResult, *, started: float, ended: float) -> None:
+        """Add what became of a test, which ran between two times; both are 0 where that is not known."""
+        self.tests.append(result)
+        if result.outcome != "skipped" and ended > started > 0:
+            failed = result.outcome in {"failed", "errors"}
+            self.spans.append(
+                Span(name="tests", start=started, end=ended, failed=failed, title=result.nodeid)
+            )
 
     def add_removal(self, removal: Removal) -> None:
         """Add what the controller removed, kept or could not remove; a leftover only once."""
@@ -118,6 +165,9 @@ def report_of(target_run: TargetRun) -> TargetReport:
         phases=dict(target_run.phases),
         reused=target_run.built.reused,
         digest=target_run.digest,
+        file=str(target_run.built.file) if target_run.built.file else None,
+        build_phases=dict(target_run.built.phases),
+        spans=[Span(name=name, start=start, end=end) for name, start, end in target_run.spans],
         instances=[target_run.guest.id] if target_run.guest.id else [],
         logs=[str(path) for path in (target_run.built.log, target_run.guest.console_log) if path is not None],
         removals=list(target_run.removals),

@@ -11,7 +11,7 @@ from pytest_dibctl.clouds.qemu.machine import native_arch
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.errors import DibctlError
-from pytest_dibctl.plugin import ladder
+from pytest_dibctl.plugin import known_failures, ladder
 from pytest_dibctl.plugin.markdown import not_run
 from pytest_dibctl.plugin.session import DibSession
 from pytest_dibctl.plugin.target_report import TargetReport, phase_table, verdict
@@ -89,6 +89,10 @@ class TerminalOutput:
         for label, target_report in target_reports.items():
             for line in not_run(label, target_report):
                 _write(terminalreporter, line, yellow=True)
+            for line in target_report.known_failures:
+                _write(terminalreporter, line, yellow=True)
+        for line in self._session.run_state.get(known_failures.TOLD) or ():
+            _write(terminalreporter, line, yellow=True)
         for line in (*ladder.summary(self._session), *self._session.notes):
             _write(terminalreporter, line)
         for warning in self._session.warnings:
@@ -99,7 +103,8 @@ class TerminalOutput:
     def _is_quiet(self, terminalreporter: TerminalReporter) -> bool:
         """Whether -q was given and there is nothing that has to be known."""
         reports = self._session.target_reports.values()
-        told = any(report.failed or report.kept for report in reports) or self._session.warnings
+        told = any(report.failed or report.kept for report in reports) or bool(self._session.warnings)
+        told = told or bool(self._session.run_state.get(known_failures.TOLD))
         return terminalreporter.config.get_verbosity() < 0 and not told
 
 

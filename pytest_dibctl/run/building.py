@@ -20,7 +20,7 @@ def artifact(target_run: TargetRun) -> Artifact:
     finally:
         logs.keep_build_log(target_run)
     built = Artifact(**restored(Artifact, made["artifact"]))
-    target_run.built.reused = made["reused"]
+    target_run.built.reused, target_run.built.phases = made["reused"], made["phases"]
     target_run.built.digest, target_run.built.file = built.sha512, built.path
     return built
 
@@ -62,5 +62,6 @@ def _built(target_run: TargetRun) -> dict[str, Any]:
     return {
         "artifact": plain(outcome.artifact),
         "reused": None if outcome.built else outcome.reason,
+        "phases": dict(outcome.phases),
         "seconds": {"build": target_run.phases["build"]},
     }

@@ -53,13 +53,14 @@ class Built:
     """The image's file as this run has it; all None until the build step is over.
 
     ``reused`` says why nothing had to be built, ``digest`` is the file's SHA-512, ``log`` the copy of the
-    build's log among the run's logs.
+    build's log among the run's logs. ``phases`` are the seconds of a build that was made in this run.
     """
 
     reused: str | None = None
     digest: str | None = None
     file: Path | None = None
     log: Path | None = None
+    phases: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -126,6 +127,8 @@ class TargetRun:
     guest: Guest = dataclasses.field(default_factory=Guest)
     steps: list[str] = dataclasses.field(default_factory=list)
     """The steps that are on, the innermost last."""
+    spans: list[tuple[str, float, float]] = dataclasses.field(default_factory=list)
+    """The steps that are over, each with its begin and its end in seconds since the epoch."""
 
     def __repr__(self) -> str:
         """Short: tracebacks show what tests got."""
@@ -211,12 +214,14 @@ class TargetRun:
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Tell that a step is on inside."""
+        started = time.time()
         self.steps.append(name)
         self.on_step(STEP_WORDS.get(name, name))
         try:
             yield
         finally:
             self.steps.pop()
+            self.spans.append((name, started, time.time()))
             outer = self.steps[-1] if self.steps else ""
             self.on_step(STEP_WORDS.get(outer, outer))
 
