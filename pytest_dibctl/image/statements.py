@@ -44,9 +44,9 @@ class Statement:
     the file that lists the tests and ``configuration_sha256`` its digest. ``not_applicable`` are shipped
     tests that said so, with their reasons; ``known_failures`` are tests that failed as images.yaml says, each
     with ``url`` and ``until``, the last day on which that excuses it. ``test_files`` are the files of the
-    tests, as ``named`` names them, with their SHA-256; None in a statement of a version that did not write them. ``environment`` is
-    the one that the statement is about, and ``environment_vouches`` whether it counts for an upload;
-    ``ladder`` are all environments in which tests ran, in order, where each ran some of them.
+    tests, as ``named`` names them, with their SHA-256; None in a statement of a version that did not write
+    them. ``environment`` is the one that the statement is about, ``environment_vouches`` whether it counts
+    for an upload; ``ladder`` are all environments in which tests ran, in order, where each ran some of them.
     """
 
     file: str

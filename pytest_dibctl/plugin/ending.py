@@ -21,6 +21,8 @@ from pytest_dibctl.plugin.target_report import TargetReport, report_of, verdict
 from pytest_dibctl.plugin.xdist.controller import Controller
 from pytest_dibctl.system import signals
 
+KEYS = ("image", "environment")
+
 
 class SessionEnd:
     """What follows the last finalizer; ``controller`` is there in an xdist controller only.
@@ -151,11 +153,12 @@ def report_header(
     """Return what the HTML report says of the run as a whole."""
     counts = collections.Counter(verdict(report) for report in reports.values())
     told = ", ".join(f"{counts[word]} {word}" for word in ("failed", "not run", "passed") if counts[word])
-    many = "" if len(reports) == 1 else "s"
+    images, environments = (len({getattr(report, key) for report in reports.values()}) for key in KEYS)
+    where = f" in {environments} environments" if environments > 1 else ""
     when = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
     status = int(session.exitstatus)
     return html_report.Header(
-        title=f"{len(reports)} image{many} tested: {told}",
+        title=f"{images} image{'s' if images > 1 else ''}{where}: {told}",
         lines=[f"{when} on {platform.node()}, pytest {pytest.__version__}, exit status {status}"],
         note=note,
     )

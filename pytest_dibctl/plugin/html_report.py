@@ -7,6 +7,7 @@ to add to it; a matrix, a timeline and an image's console have no place there.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from pytest_dibctl.system import files
 
 LONGEST_TEXT = 20_000
 """Characters shown of one failure, its end."""
-CONSOLE_LINES, BEFORE_MARK = 200, 60
-"""Lines shown of a console, its end or those around the guilty one, and how many come before that."""
+CONSOLE_LINES = 400
+"""Lines shown of a console, its end."""
+BEFORE_MARK, AFTER_MARK = 8, 6
+"""Lines shown before the guilty one, and from it on."""
 LONGEST_CONSOLE = 4 << 20
 LARGEST_PICTURE = 4 << 20
 MOST_TESTS = 1000
@@ -60,10 +63,15 @@ def report(target_reports: Mapping[str, TargetReport], header: Header, *, cwd: P
         el("header", el("h1", header.title), *(el("p", line) for line in header.lines)),
         *([el("p", header.note, class_="note")] if header.note else []),
         _matrix(target_reports, names),
-        *(_target(label, target, names[label], cwd) for label, target in target_reports.items()),
+        *(_target(label, target, names[label], cwd) for label, target in _worst_first(target_reports)),
         el("footer", "Written by pytest-dibctl. This file is whole: it loads nothing and runs no script."),
     ]
     return page(header.title, body)
+
+
+def _worst_first(target_reports: Mapping[str, TargetReport]) -> list[tuple[str, TargetReport]]:
+    order = ("failed", "not run", "passed")
+    return sorted(target_reports.items(), key=lambda item: order.index(verdict(item[1])))
 
 
 # -- the matrix ------------------------------------------------------------------------------------
@@ -203,12 +211,15 @@ def _bar(span: Span, whole: Span, kind: str) -> Markup:
 
 def _logs(target: TargetReport, cwd: Path) -> Iterator[Markup]:
     named = [*target.logs, *(log for failure in target.failures for log in failure.logs)]
-    paths = list(dict.fromkeys((cwd / log).resolve() for log in named))
+    paths = list(dict.fromkeys(Path(os.path.normpath(cwd / log)) for log in named))
     consoles = [path for path in paths if path.name.endswith(CONSOLE)]
-    needed = bool(target.failures or target.dependents)
+    # A failed assertion got its answer from the guest, and says more than a login prompt does.
+    needed = bool(target.dependents) or any(failure.when != "call" for failure in target.failures)
     for path in consoles:
         yield from _console(path, opened=needed, line=_guilty_line(target))
-        yield from _pictures(path)
+        if pictures := list(_pictures(path)):
+            summary = el("summary", el("strong", "Pictures"), f" of {path.name.removesuffix(CONSOLE)}")
+            yield el("details", summary, *pictures, open="open" if needed else "")
     others = [path for path in paths if path not in consoles and path.suffix not in TYPES]
     if others:
         yield el("p", "Also kept: ", *_separated(el("code", str(path)) for path in others), class_="soft")
@@ -224,24 +235,30 @@ def _console(path: Path, *, opened: bool, line: int | None) -> Iterator[Markup]:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - LONGEST_CONSOLE))
             shown = file.read().decode(errors="replace")
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no path
         return
     lines = shown.splitlines()
     guilty = line - 1 if line is not None and 0 < line <= len(lines) else _diagnosed(shown)
-    first = max(0, len(lines) - CONSOLE_LINES)
-    if guilty is not None and guilty < first + BEFORE_MARK:
-        first = max(0, guilty - BEFORE_MARK)
-    part = [
-        el("mark", row) if first + number == guilty else join([row, "\n"])
-        for number, row in enumerate(lines[first : first + CONSOLE_LINES])
-    ]
-    left_out = [el("span", f"[{first} lines before]\n", class_="soft")] if first else []
+    name = path.name.removesuffix(CONSOLE)
+    if guilty is not None:
+        # A long box cannot be scrolled to its middle without a script.
+        yield el("h3", f"Console of {name}, line {guilty + 1}")
+        yield _console_part(lines, max(0, guilty - BEFORE_MARK), guilty + AFTER_MARK, guilty)
+        opened = False
     yield el(
         "details",
-        el("summary", el("strong", "Console"), f" of {path.name.removesuffix(CONSOLE)}"),
-        el("pre", *left_out, *part),
+        el("summary", el("strong", "Console"), f" of {name}, {len(lines)} lines"),
+        _console_part(lines, max(0, len(lines) - CONSOLE_LINES), len(lines), guilty),
         open="open" if opened else "",
     )
+
+
+def _console_part(lines: Sequence[str], first: int, end: int, guilty: int | None) -> Markup:
+    rows = [
+        el("mark", row) if number == guilty else join([row, "\n"])
+        for number, row in enumerate(lines[first:end], start=first)
+    ]
+    return el("pre", *([el("span", f"[{first} lines before]\n", class_="soft")] if first else []), *rows)
 
 
 def _diagnosed(shown: str) -> int | None:

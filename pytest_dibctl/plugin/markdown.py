@@ -78,9 +78,9 @@ def _table(target_reports: Mapping[str, TargetReport]) -> str:
 
 def outcomes(target_report: TargetReport) -> str:
     """Return how many tests had which outcome, in words."""
-    return ", ".join(
-        f"{target_report.outcomes[name]} {name}" for name in ORDER if target_report.outcomes[name]
-    )
+    counts = target_report.outcomes
+    words = ((counts[name], name.removesuffix("s") if counts[name] == 1 else name) for name in ORDER)
+    return ", ".join(f"{count} {name}" for count, name in words if count)
 
 
 def not_run(label: str, target_report: TargetReport) -> Iterator[str]:

@@ -21,7 +21,8 @@ PANIC = "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-blo
 SCREEN = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
-PLOT = """<svg xmlns="http://www.w3.org/2000/svg" width="640" height="86" font-family="sans-serif" font-size="12">
+PLOT = """<svg xmlns="http://www.w3.org/2000/svg" width="640" height="86"
+ font-family="sans-serif" font-size="12">
 <rect width="640" height="86" fill="#fff"/><rect x="90" y="8" width="180" height="16" fill="#c2570c"/>
 <text x="8" y="21">kernel</text><rect x="270" y="30" width="120" height="16" fill="#d99a00"/>
 <text x="8" y="43">initrd</text><rect x="390" y="52" width="235" height="16" fill="#2f7d4f"/>
@@ -36,12 +37,11 @@ def reports(logs: Path) -> dict[str, TargetReport]:
     manifests.mkdir(parents=True, exist_ok=True)
     packages = [{"package": f"package-{n}", "version": f"1.{n}-1", "status": "ii "} for n in range(30)]
     (manifests / "dib-manifest-dpkg-web").write_text(json.dumps({"packages": packages}))
-    good = _web("local", logs, image)
     return {
-        "web-local": good,
-        "web-roomy": _failed_test(logs, image),
         "db-local": _panic(logs),
         "db-roomy": _not_run(),
+        "web-local": _web("local", logs, image),
+        "web-roomy": _failed_test(logs, image),
     }
 
 
@@ -171,13 +171,20 @@ def _not_run() -> TargetReport:
     )
 
 
-def page(folder: Path) -> str:
-    """Return the report's HTML; its logs are written to a folder."""
+def page(folder: Path, *, console: str = "", plot: str = PLOT) -> str:
+    """Return the report's HTML; its logs are written to a folder.
+
+    ``console`` comes before what the console of the guest that panics says, ``plot`` is that of a boot.
+    """
     header = Header(
-        title="4 images tested: 2 failed, 1 not run, 1 passed",
+        title="2 images in 2 environments: 2 failed, 1 not run, 1 passed",
         lines=["2026-11-28 03:12 UTC on ci-7, pytest 9.2.0, exit status 1"],
     )
-    return html_report.report(reports(folder / "logs"), header, cwd=folder)
+    made = reports(folder / "logs")
+    panic = folder / "logs" / "dibctl-db-3f1c.console.log"
+    panic.write_text(console + panic.read_text())
+    (folder / "logs" / "dibctl-web-local.boot.svg").write_text(plot)
+    return html_report.report(made, header, cwd=folder)
 
 
 if __name__ == "__main__":
