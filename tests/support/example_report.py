@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import base64
 import collections
 import json
 import sys
@@ -18,9 +17,7 @@ from pytest_dibctl.run.removal import Removal, Resource, State
 
 BEGIN = 1_772_000_000.0
 PANIC = "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)"
-SCREEN = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
+SCREEN = Path(__file__).parents[1] / "data" / "screen.png"
 PLOT = """<svg xmlns="http://www.w3.org/2000/svg" width="640" height="86"
  font-family="sans-serif" font-size="12">
 <rect width="640" height="86" fill="#fff"/><rect x="90" y="8" width="180" height="16" fill="#c2570c"/>
@@ -132,7 +129,7 @@ def _panic(logs: Path) -> TargetReport:
         "[    2.117300]  <TASK>",
     ]
     console.write_text("\n".join(lines + end) + "\n")
-    console.with_name("dibctl-db-3f1c.screen.png").write_bytes(SCREEN)
+    console.with_name("dibctl-db-3f1c.screen.png").write_bytes(SCREEN.read_bytes())
     nodeid = "image_tests/test_login.py::test_login_works[db-local]"
     cause = f"the kernel panicked: {PANIC.partition('syncing: ')[2]}"
     text = f"db: {cause}\nhint: the kernel's root= names no device of this machine: see qemu.kernel_cmdline"
