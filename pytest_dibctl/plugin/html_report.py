@@ -13,7 +13,8 @@ from pathlib import Path
 
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.guest import console
-from pytest_dibctl.image import manifest
+from pytest_dibctl.image import manifest, published
+from pytest_dibctl.image.published import Changes
 from pytest_dibctl.plugin.html_page import TYPES, Markup, el, join, page, picture, text
 from pytest_dibctl.plugin.live import duration
 from pytest_dibctl.plugin.markdown import not_run, outcomes
@@ -329,12 +330,33 @@ def _packages(target: TargetReport) -> Iterator[Markup]:
         return
     if not packages:
         return
+    for change in published.changes(Path(target.file or "")):
+        yield _changes(change)
     rows = [el("tr", el("td", name, class_="name"), el("td", version)) for name, version in packages.items()]
     yield el(
         "details",
         el("summary", el("strong", "Packages"), f" ({len(packages)})"),
         el("div", el("table", *rows), class_="scroll"),
     )
+
+
+def _changes(change: Changes) -> Markup:
+    summary = el(
+        "summary",
+        el("strong", f"{len(change.differences)} packages changed"),
+        f" since {change.day}, when it was published in {change.environment}",
+    )
+    rows = [
+        el(
+            "tr",
+            el("td", difference.package, class_="name"),
+            el("td", difference.kind),
+            el("td", difference.before or "-"),
+            el("td", difference.after or "-"),
+        )
+        for difference in change.differences
+    ]
+    return el("details", summary, *([el("div", el("table", *rows), class_="scroll")] if rows else []))
 
 
 def _facts(target: TargetReport) -> Iterator[Markup]:

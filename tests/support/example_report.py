@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 
+from pytest_dibctl.image import published
 from pytest_dibctl.plugin import html_report
 from pytest_dibctl.plugin.html_report import Header
 from pytest_dibctl.plugin.target_report import Failure, Span, TargetReport, TestResult
@@ -33,7 +34,10 @@ def reports(logs: Path) -> dict[str, TargetReport]:
     manifests = logs.parent / "web.d" / "dib-manifests"
     manifests.mkdir(parents=True, exist_ok=True)
     packages = [{"package": f"package-{n}", "version": f"1.{n}-1", "status": "ii "} for n in range(30)]
-    (manifests / "dib-manifest-dpkg-web").write_text(json.dumps({"packages": packages}))
+    listed = manifests / "dib-manifest-dpkg-web"
+    listed.write_text(json.dumps({"packages": [{**packages[0], "version": "0.9-1"}, *packages[3:]]}))
+    published.remember(image, ["production"])
+    listed.write_text(json.dumps({"packages": packages}))
     return {
         "db-local": _panic(logs),
         "db-roomy": _not_run(),
