@@ -138,7 +138,7 @@ class Watcher:
         now = self._clock()
         if now - self._last_word >= HEARTBEAT:
             since = now - (self._script_began if self._script else self._phase_began)
-            self._say(f"{self._where()}, {since:.0f} s so far{self._left()}")
+            self._say(", ".join([f"{self._where()}, {since:.0f} s so far", *self._left()]))
 
     def finish(self) -> None:
         """Charge the time of the last phase."""
@@ -168,17 +168,17 @@ class Watcher:
         self._phase, self._script = phase, ""
         self._said.clear()
         self._cleaning = False
-        told = phase if before == START else f"{phase} ({before} took {seconds:.0f} s)"
-        self._say(f"{told}{self._left()}")
+        notes = [*([] if before == START else [f"{before} took {seconds:.0f} s"]), *self._left()]
+        self._say(f"{phase} ({', '.join(notes)})" if notes else phase)
 
-    def _left(self) -> str:
+    def _left(self) -> list[str]:
         """Say how long the rest took last time; nothing where that is not known, or it is over by now."""
         names = list(self._expected)
         if self._phase not in names:
-            return ""
+            return []
         rest = sum(self._expected[name] for name in names[names.index(self._phase) :])
         left = rest - (self._clock() - self._phase_began)
-        return f", about {left:.0f} s left" if left >= 1 else ""
+        return [f"about {left:.0f} s left"] if left >= 1 else []
 
     def _charge(self) -> float:
         now = self._clock()

@@ -275,7 +275,7 @@ def test_an_interrupted_run_leaves_nothing(
     read, write = os.pipe()
     argv = ["sh", "-c", 'exec 9>&1; exec "$@"', "sh", sys.executable, "-m", "pytest"]
     run = subprocess.Popen(
-        [*argv, "--dib-image=micro", f"--dib-build={policy}"],
+        [*argv, "--dib-image=micro", f"--dib-build={policy}", "-v"],  # with every line of progress
         cwd=operator.path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "DIB_IMAGE_CACHE": str(micro.cache_directory() / "dib")},
         stdout=write,

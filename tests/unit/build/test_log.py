@@ -184,10 +184,10 @@ def test_the_time_that_is_left_is_what_the_rest_took_last_time() -> None:
     log.clock.now += 20
     log.watcher.tick()
     assert log.told == [
-        "root.d, about 100 s left",
-        "install.d (root.d took 25 s), about 70 s left",
+        "root.d (about 100 s left)",
+        "install.d (root.d took 25 s, about 70 s left)",
         "install.d/10-b, 15 s so far, about 55 s left",
         "post-install.d (install.d took 15 s)",
-        "convert (post-install.d took 0 s), about 10 s left",
+        "convert (post-install.d took 0 s, about 10 s left)",
         "convert, 20 s so far",
     ]
