@@ -118,6 +118,11 @@ class Board:
         if name:
             self._steps[target, worker] = (name, self._clock())
 
+    def forget(self, worker: str) -> None:
+        """Forget the steps of a worker that has ended, however it did."""
+        for key in [key for key in self._steps if key[1] == worker]:
+            del self._steps[key]
+
     def line(self, target: str, worker: str, text: str) -> None:
         """Note the newest line of the step that is on; without one it is not kept."""
         if (target, worker) in self._steps:

@@ -47,6 +47,8 @@ class ProgressOutput:
         self._boot_stage = boot_stage
         self._worker = worker_id(config) or ""
         self._board = Board()
+        self._lock = threading.RLock()
+        """Held while the feed is read, and while what is known of the steps is changed or shown."""
         self._screen: Screen | None = None
         self._told: dict[tuple[str, str], float] = {}
         self._thread: threading.Thread | None = None
@@ -119,6 +121,12 @@ class ProgressOutput:
         """Tell that a step of a target begins, or with an empty name that it is over."""
         self._take(Word(target=target, worker=self._worker, step=name))
 
+    def worker_ended(self, worker: str) -> None:
+        """Show no step of a worker any more; one that died has told no end."""
+        with self._lock:
+            self._read_feed()
+            self._board.forget(worker)
+
     def announce(self, line: str) -> None:
         """Show a line to the person at the terminal, whatever the options."""
         with self.uncaptured():
@@ -129,7 +137,8 @@ class ProgressOutput:
             with contextlib.suppress(OSError):  # a full disk shall stop no step
                 self._feed.say(word)
         else:
-            self._show(word)
+            with self._lock:
+                self._show(word)
 
     def _show(self, word: Word) -> None:
         key = (word.target, word.worker)
@@ -185,10 +194,13 @@ class ProgressOutput:
                     if known.get(target) != stage:
                         self.say(target, stage)
             if self._screen is not None:
-                self._screen.show(self._board.lines())
+                with self._lock:
+                    self._screen.show(self._board.lines())
 
     def _read_feed(self) -> None:
-        if not self._worker:
+        if self._worker:
+            return
+        with self._lock:
             for word in self._feed.new():
                 self._show(word)
 

@@ -145,6 +145,7 @@ class Controller:
 
     def pytest_testnodedown(self, node: Node, error: object) -> None:
         """Take over a worker's target reports; remove what a dead worker has made."""
+        self._session.progress.worker_ended(node.gateway.id)
         for label, data in getattr(node, "workeroutput", {}).get("dibctl", {}).items():
             self._session.target_report(label).add(TargetReport.from_data(data))
         if error and error != INTERRUPTED and (tests := self._collected(node)) is not None:

@@ -93,6 +93,8 @@ def test_the_board_shows_steps_that_are_on_only() -> None:
     assert board.lines() == ["  alpha: QEMU runs (1 min 15 s)", "  alpha: building (1 min 15 s)"]
     board.step("alpha", "gw0", "")
     assert board.lines() == ["  alpha: building (1 min 15 s)"]
+    board.forget("gw1")
+    assert board.lines() == []
     assert duration(59.4) == "59 s"
 
 
