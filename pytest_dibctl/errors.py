@@ -33,6 +33,8 @@ class DibctlError(Exception):
     exit_code: int = ExitCode.UNSPECIFIED
     origin: str | None = None
     """The step of a run, done once for all its processes, that came to this."""
+    follows: str | None = None
+    """The test whose failure is the reason; nothing else is wrong."""
 
     def __init__(self, message: str, *, hint: str | None = None, exit_code: int | None = None) -> None:
         super().__init__(message)

@@ -200,7 +200,8 @@ def _attempt(
         execution.building_directory(plan, progress) as lock,
         layers.session(plan, clean=clean, progress=progress) as session,
     ):
-        watcher = Watcher(progress, told=session.told)
+        expected = plan.record.phases if plan.record is not None else {}
+        watcher = Watcher(progress, told=session.told, expected=expected)
         before = Identity.if_any(plan.target)
         code = execution.run(session.plan, watcher, lock=lock)
         if code != 0 and session.unusable:

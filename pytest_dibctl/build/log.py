@@ -6,7 +6,8 @@ import collections
 import dataclasses
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from pytest_dibctl.guards import kept_tree
@@ -75,7 +76,8 @@ class Failure:
 class Watcher:
     """Reads the log of a build line by line; ``progress`` is told of every new phase and kept awake.
 
-    ``told`` gets the lines in which the build speaks of trees that it keeps.
+    ``told`` gets the lines in which the build speaks of trees that it keeps. ``expected`` are the seconds
+    of the phases of an earlier build, in their order: from them progress says how long it may still take.
     """
 
     def __init__(
@@ -84,10 +86,12 @@ class Watcher:
         clock: Callable[[], float] = time.monotonic,
         *,
         told: Callable[[str], None] = lambda _line: None,
+        expected: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.scripts: dict[str, float] = {}
         self._progress = progress
         self._told = told
+        self._expected = dict(expected)
         self._clock = clock
         self._said = collections.deque[str](maxlen=KEPT)
         self._cleaning = False
@@ -134,7 +138,7 @@ class Watcher:
         now = self._clock()
         if now - self._last_word >= HEARTBEAT:
             since = now - (self._script_began if self._script else self._phase_began)
-            self._say(f"{self._where()}, {since:.0f} s so far")
+            self._say(", ".join([f"{self._where()}, {since:.0f} s so far", *self._left()]))
 
     def finish(self) -> None:
         """Charge the time of the last phase."""
@@ -164,7 +168,17 @@ class Watcher:
         self._phase, self._script = phase, ""
         self._said.clear()
         self._cleaning = False
-        self._say(phase if before == START else f"{phase} ({before} took {seconds:.0f} s)")
+        notes = [*([] if before == START else [f"{before} took {seconds:.0f} s"]), *self._left()]
+        self._say(f"{phase} ({', '.join(notes)})" if notes else phase)
+
+    def _left(self) -> list[str]:
+        """Say how long the rest took last time; nothing where that is not known, or it is over by now."""
+        names = list(self._expected)
+        if self._phase not in names:
+            return []
+        rest = sum(self._expected[name] for name in names[names.index(self._phase) :])
+        left = rest - (self._clock() - self._phase_began)
+        return [f"about {left:.0f} s left"] if left >= 1 else []
 
     def _charge(self) -> float:
         now = self._clock()

@@ -40,6 +40,10 @@ class CloudImage:
     companions: tuple[str, ...] = ()
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Short: tracebacks show what tests got."""
+        return f"<cloud image {self.name} ({self.id})>"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flavor:

@@ -27,6 +27,10 @@ class Entry(Generic[T_co]):
     display_name: str = ""
     marks: Mapping[str, Mark] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        """Short: reports show entries as parameters of tests, and the settings have 3 kB."""
+        return f"<{self.label} of {self.name}>"
+
     def at(self, dotted_key: str = "") -> str:
         """Return "path:line:column (label.dotted.key)"; the place is that of the nearest key in the file."""
         key = f"{self.label}.{dotted_key}" if dotted_key else self.label

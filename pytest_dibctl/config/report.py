@@ -194,11 +194,16 @@ def _collected(errors: list[str]) -> Iterator[None]:
 
 
 def _environment_errors(catalog: Catalog, cwd: Path) -> Iterator[str]:
-    """Yield an error for each user-data file of a test environment that does not exist."""
+    """Yield what is wrong with the test environments."""
     for entry in catalog.environments.values():
-        for key, section in _sections(entry.settings):
-            if section is not None and (error := _user_data_error(entry, key, section, cwd)):
-                yield error
+        yield from user_data_errors(entry, cwd)
+
+
+def user_data_errors(entry: Entry[TestEnvironment], cwd: Path) -> Iterator[str]:
+    """Yield an error for each user-data file of a test environment that does not exist."""
+    for key, section in _sections(entry.settings):
+        if section is not None and (error := _user_data_error(entry, key, section, cwd)):
+            yield error
 
 
 def _sections(settings: TestEnvironment) -> tuple[tuple[str, Nova | Qemu | Nspawn | None], ...]:

@@ -39,6 +39,10 @@ class SshKey:
     public_key: str
     fingerprint: str
 
+    def __repr__(self) -> str:
+        """Short: tracebacks show what tests got."""
+        return f"<ssh key {self.fingerprint}>"
+
     @classmethod
     def generate(cls, directory: Path, *, comment: str) -> Self:
         """Make a new ed25519 key; write its private half to ``id_ed25519`` in ``directory``, with mode 0600.

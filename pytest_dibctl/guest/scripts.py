@@ -44,6 +44,10 @@ class Here:
     cwd: Path
     tree: ImageTree | None = None
 
+    def __repr__(self) -> str:
+        """Short, and without the variables."""
+        return f"<{process.command_line(self.argv)} on this machine>"
+
     def __call__(self, *, limit: float | None, on_line: Callable[[str], None]) -> Outcome:
         """Run the command; after ``limit`` seconds, stop it and its process group."""
         argv = self.tree.inside(self.argv, cwd=self.cwd) if self.tree else self.argv
@@ -72,6 +76,10 @@ class InGuest:
     script: GuestScript
     access: SshAccess
     variables: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        """Short, and without the variables."""
+        return f"<{self.script.path.name} in the guest>"
 
     def __call__(self, *, limit: float | None, on_line: Callable[[str], None]) -> Outcome:
         """Run the script; after ``limit`` seconds, the guest stops it and all processes that it started."""

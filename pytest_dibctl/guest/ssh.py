@@ -49,6 +49,10 @@ class SshAccess:
     name: str = "instance"
     host_keys: HostKeyPolicy = dataclasses.field(default_factory=lambda: HostKeyPolicy(first_seen=True))
 
+    def __repr__(self) -> str:
+        """Short: tracebacks show what tests got."""
+        return f"<ssh to {self.username}@{self.ip}:{self.port}>"
+
     def __post_init__(self) -> None:
         self.directory = self.directory.absolute()
         # Both may come from a cloud, and end in a path, an argument and a configuration file.

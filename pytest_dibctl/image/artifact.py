@@ -56,6 +56,10 @@ class Artifact:
     layout: Layout = "unknown"
     unproven: bool = False
 
+    def __repr__(self) -> str:
+        """Short: tracebacks show what tests got."""
+        return f"<{self.disk_format} file {self.path.name}, sha512 {self.sha512[:12]}>"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Identity:

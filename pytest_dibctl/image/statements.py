@@ -3,7 +3,8 @@
 Runs write one for each image and environment; publishing reads them. A statement vouches for a file only if
 its digest is the file's, and the run was whole: its exit status was 0, every test of every entry ran and
 passed, and none was left out by an option, a setting, a conftest file or a plugin. A skip counts as passed
-only where a shipped test says that it does not apply; the statement has its reason. The files of the tests
+only where a shipped test says that it does not apply; the statement has its reason. A failure that
+images.yaml says is known counts as passed until its last day. The files of the tests
 have to be those that ran. An environment whose engine lacks parts of a machine (a container) vouches for
 nothing alone; of a ladder of environments the last one in which a test ran has the word.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
 import hashlib
 import json
 import os
@@ -40,10 +42,11 @@ class Statement:
 
     ``entries`` are the lines of ``tests_list`` that ran; ``finished`` is UTC, ISO 8601; ``configuration`` is
     the file that lists the tests and ``configuration_sha256`` its digest. ``not_applicable`` are shipped
-    tests that said so, with their reasons. ``test_files`` are the files of the tests, as ``named`` names
-    them, with their SHA-256; None in a statement of a version that did not write them. ``environment`` is
-    the one that the statement is about, and ``environment_vouches`` whether it counts for an upload;
-    ``ladder`` are all environments in which tests ran, in order, where each ran some of them.
+    tests that said so, with their reasons; ``known_failures`` are tests that failed as images.yaml says, each
+    with ``url`` and ``until``, the last day on which that excuses it. ``test_files`` are the files of the
+    tests, as ``named`` names them, with their SHA-256; None in a statement of a version that did not write
+    them. ``environment`` is the one that the statement is about, ``environment_vouches`` whether it counts
+    for an upload; ``ladder`` are all environments in which tests ran, in order, where each ran some of them.
     """
 
     file: str
@@ -59,6 +62,7 @@ class Statement:
     configuration: str = ""
     configuration_sha256: str = ""
     not_applicable: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    known_failures: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     test_files: Mapping[str, str] | None = None
     environment_vouches: bool = True
     ladder: tuple[str, ...] = ()
@@ -76,7 +80,14 @@ class Statement:
     @property
     def described(self) -> str:
         """When and where, in a few words."""
-        return f"{self.finished} in {' and '.join(self.ladder) or self.environment}"
+        known = len(self.known_failures)
+        more = f", {known} known failure{'s' if known > 1 else ''} aside" if known else ""
+        return f"{self.finished} in {' and '.join(self.ladder) or self.environment}{more}"
+
+    def is_expired(self, day: dt.date) -> bool:
+        """Whether a known failure that it excuses counts again on ``day``."""
+        # Days of ISO 8601 are in order as texts are; one that is no day excuses nothing.
+        return any(known.get("until", "") < day.isoformat() for known in self.known_failures.values())
 
     def same_matter(self, other: Statement) -> bool:
         """Whether a newer statement takes the place of this one."""
@@ -98,6 +109,7 @@ class Statement:
                 "whole": self.whole,
                 "tests_list": list(self.entries),
                 "not_applicable": dict(self.not_applicable),
+                "known_failures": {test: dict(known) for test, known in self.known_failures.items()},
                 "test_files": None if self.test_files is None else dict(self.test_files),
                 "environment_vouches": self.environment_vouches,
                 "ladder": list(self.ladder),
@@ -183,6 +195,7 @@ def _passing(
         statement
         for statement in newest.values()
         if statement.passed_all
+        and not statement.is_expired(dt.datetime.now(dt.UTC).date())
         and listed <= set(statement.entries)
         and (accept_changed or _are_unchanged(statement, image, cwd))
     ]
@@ -286,6 +299,9 @@ def _parsed(line: str) -> Statement | None:
             failed=_texts(data["predicate"]["failedTests"])
             or (() if data["predicate"]["result"] == "PASSED" else ("?",)),
             not_applicable=_mapping(notes.get("not_applicable") or {}),
+            known_failures={
+                str(test): _mapping(known) for test, known in (notes.get("known_failures") or {}).items()
+            },
             test_files=None if notes.get("test_files") is None else _mapping(notes["test_files"]),
             environment_vouches=notes.get("environment_vouches", True) is True,
             ladder=_texts(notes.get("ladder") or ()),

@@ -70,6 +70,10 @@ class ImageTree:
     has_efi: bool = False
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """Short: tracebacks show what tests got."""
+        return f"<files of {self.artifact.path.name}>"
+
     @property
     def root(self) -> Path:
         """The top of the tree. Absolute symbolic links below it lead to this machine: use ``path``."""

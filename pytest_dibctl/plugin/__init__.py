@@ -104,12 +104,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add(
         "--dib-logs",
         metavar="DIR",
-        help="copy consoles and build logs there (with --junit-xml=FILE.xml: FILE.logs)",
+        help="copy consoles and build logs there (with --junit-xml=FILE.xml or --dib-report=FILE: FILE.logs)",
     )
     add(
         "--dib-summary",
         metavar="FILE",
         help="write a summary in Markdown there; $GITHUB_STEP_SUMMARY is appended to",
+    )
+    add(
+        "--dib-report",
+        metavar="FILE",
+        help="write a report as one HTML file there; consoles and pictures of --dib-logs are in it",
     )
     parser.addini(
         "dibctl_build_jobs",

@@ -15,7 +15,9 @@ from pytest_dibctl.plugin.attest import Attestation
 from pytest_dibctl.plugin.budget import EntryBudgets
 from pytest_dibctl.plugin.collection import Collection
 from pytest_dibctl.plugin.ending import SessionEnd, worker_cleanup, write_result
+from pytest_dibctl.plugin.failed_steps import FailedSteps
 from pytest_dibctl.plugin.finalizers import FinalizersFirst
+from pytest_dibctl.plugin.known_failures import KnownFailures
 from pytest_dibctl.plugin.ladder import Ladder
 from pytest_dibctl.plugin.omissions import Omissions
 from pytest_dibctl.plugin.redacting import Redacting
@@ -57,6 +59,8 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
         options.refuse_contradictions(config, plan)
         if not _only_shows(config):
             options.refuse_what_cannot_work(plan, run_options)
+            if worker_id(config) is None:  # its controller has looked
+                options.refuse_what_validate_finds(plan, run_options, cwd)
     options.refuse_pytest_settings(config, at_terminal=at_terminal)
     options.refuse_shadowing_modules(
         plan
@@ -117,6 +121,7 @@ def _register_hooks(session: DibSession) -> None:
     attestation = Attestation(session)
     budgets = EntryBudgets(session)
     ladder = Ladder(session)
+    failed_steps = FailedSteps(session)
     end = SessionEnd(session, cleanup, controller)
     receivers = [Results(session).add, ladder.add]
     if controller is not None:
@@ -127,13 +132,15 @@ def _register_hooks(session: DibSession) -> None:
     def register(plugin: object, name: str) -> None:
         config.pluginmanager.register(plugin, f"dibctl-{name}")
 
+    register(session.progress, "progress")
     register(TerminalOutput(session), "terminal")
     register(Collection(session), "collection")
     register(Omissions(session), "omissions")
+    register(KnownFailures(session), "known-failures")
     register(ladder, "ladder")
     register(budgets, "budgets")
-    register(Running(session, budgets, ladder), "running")
-    register(Reporting(session, budgets), "reporting")
+    register(Running(session, budgets, ladder, failed_steps), "running")
+    register(Reporting(session, budgets, failed_steps), "reporting")
     register(ReportListener(session, receivers), "reports")
     register(end, "end")
     register(fixtures, "fixtures")

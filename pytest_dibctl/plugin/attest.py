@@ -36,24 +36,31 @@ class _TargetOutcomes:
     """Outcomes of one target's tests, by node id, and the reasons of those that do not apply.
 
     ``rerunning`` are tests that failed and are run again; their failure is forgotten when they begin.
+    ``dependents`` are tests that were skipped since a step that they need had failed; ``known`` are known
+    failures that have failed.
     """
 
     outcomes: dict[str, str] = dataclasses.field(default_factory=dict)
     not_applicable: dict[str, str] = dataclasses.field(default_factory=dict)
     rerunning: set[str] = dataclasses.field(default_factory=set)
+    dependents: set[str] = dataclasses.field(default_factory=set)
+    known: dict[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
     @property
     def have_run(self) -> bool:
         """Whether a test was run to an end of its own, and not skipped."""
-        return bool({"passed", "failed"} & set(self.outcomes.values()))
+        return bool({"passed", "failed"} & set(self.outcomes.values())) or bool(self.known)
 
     def tests(self, outcome: str) -> tuple[str, ...]:
         """Return the node ids of the tests with an outcome, sorted."""
         return tuple(sorted(nodeid for nodeid, given in self.outcomes.items() if given == outcome))
 
     def is_settled(self, nodeid: str) -> bool:
-        """Whether a test passed, failed, or said of itself that it does not apply."""
-        return self.outcomes.get(nodeid) in {"passed", "failed"} or nodeid in self.not_applicable
+        """Whether a test passed, failed, failed with its step, or said of itself that it does not apply."""
+        if nodeid in self.dependents:
+            return bool(self.tests("failed"))
+        settled = nodeid in self.not_applicable or nodeid in self.known
+        return settled or self.outcomes.get(nodeid) in {"passed", "failed"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,6 +85,7 @@ class _Matter:
         for _, outcomes in self.targets:
             whole.outcomes |= outcomes.outcomes
             whole.not_applicable |= outcomes.not_applicable
+            whole.known |= outcomes.known
         return whole
 
     @property
@@ -183,6 +191,10 @@ class Attestation:
             return
         elif report.skipped:
             target.outcomes[nodeid] = "skipped"
+            if report.notes.known_failure:
+                target.known[nodeid] = report.notes.known_failure
+            if report.notes.follows:
+                target.dependents.add(nodeid)
             if report.notes.not_applicable is not None:
                 target.not_applicable[nodeid] = report.notes.not_applicable
         elif report.when == "call":
@@ -256,6 +268,7 @@ class Attestation:
             skipped=outcomes.tests("skipped"),
             failed=outcomes.tests("failed"),
             not_applicable=outcomes.not_applicable,
+            known_failures=outcomes.known,
             test_files=matter.files,
             **statements.configuration_of(image),
         )

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import datetime as dt
 import json
 import os
+import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from pytest_dibctl.cleanup.workers import WorkerCleanup
 from pytest_dibctl.errors import DibctlError
-from pytest_dibctl.plugin import markdown
+from pytest_dibctl.plugin import html_report, markdown
 from pytest_dibctl.plugin.session import DibSession
-from pytest_dibctl.plugin.target_report import report_of
+from pytest_dibctl.plugin.target_report import TargetReport, report_of, verdict
 from pytest_dibctl.plugin.xdist.controller import Controller
 from pytest_dibctl.system import signals
+
+KEYS = ("image", "environment")
 
 
 class SessionEnd:
@@ -47,11 +53,27 @@ class SessionEnd:
         if self._session.leftovers() and exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
             self._session.verdict.removal_failed()
+        if self._session.dependents:
+            self._remember_dependents(session)
         self._sort_reports()
         self._write_summary(session)
+        self._write_report(session)
         if result_file := session.config.getoption("dib_result_file"):
             verdict = self._session.verdict
             write_result(Path(result_file), verdict.exit_code, verdict.reason)
+
+    def _remember_dependents(self, session: pytest.Session) -> None:
+        """Keep tests that a failed step had skipped from passing for good ones.
+
+        The run fails, also where the first test that met the failure was not reported. And pytest's --lf,
+        which takes skipped tests for settled ones, runs them again.
+        """
+        if session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        cache = getattr(session.config, "cache", None)
+        if cache is not None:
+            last_failed = cache.get("cache/lastfailed", {})
+            cache.set("cache/lastfailed", last_failed | dict.fromkeys(self._session.dependents, True))
 
     def _remove_the_rest(self) -> None:
         """Remove what is left if the run ended before its fixtures could."""
@@ -84,6 +106,27 @@ class SessionEnd:
             if session.exitstatus == pytest.ExitCode.OK:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
+    def _write_report(self, session: pytest.Session) -> None:
+        """Write --dib-report's file."""
+        file = session.config.getoption("dib_report")
+        if not file:
+            return
+        targets = self._session.plan.targets
+        known = self._session.target_reports
+        nothing = {
+            target.id: TargetReport(image=target.image.label, environment=target.environment.label)
+            for target in targets
+        }
+        reports = {**{label: known.get(label, empty) for label, empty in nothing.items()}, **known}
+        try:
+            header = report_header(reports, session, note=self._note(session))
+            cwd = self._session.cwd
+            html_report.write(cwd / file, html_report.report(reports, header, cwd=cwd))
+        except DibctlError as error:
+            self._session.warnings.append(str(error))
+            if session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
     def _note(self, session: pytest.Session) -> str:
         """Return what the summary's table cannot show."""
         reason, target_reports = self._session.verdict.reason, self._session.target_reports
@@ -102,6 +145,23 @@ class SessionEnd:
         named = {removal.resource for removal in self._session.leftovers()}
         if all(record.resource in named for record in self._session.resources.not_removed()):
             self._session.ledger.finish()
+
+
+def report_header(
+    reports: Mapping[str, TargetReport], session: pytest.Session, *, note: str
+) -> html_report.Header:
+    """Return what the HTML report says of the run as a whole."""
+    counts = collections.Counter(verdict(report) for report in reports.values())
+    told = ", ".join(f"{counts[word]} {word}" for word in ("failed", "not run", "passed") if counts[word])
+    images, environments = (len({getattr(report, key) for report in reports.values()}) for key in KEYS)
+    where = f" in {environments} environments" if environments > 1 else ""
+    when = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    status = int(session.exitstatus)
+    return html_report.Header(
+        title=f"{images} image{'s' if images > 1 else ''}{where}: {told}",
+        lines=[f"{when} on {platform.node()}, pytest {pytest.__version__}, exit status {status}"],
+        note=note,
+    )
 
 
 def worker_cleanup(session: DibSession) -> WorkerCleanup:

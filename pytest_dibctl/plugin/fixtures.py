@@ -63,14 +63,21 @@ def dib_journey(dib_run: TargetRun) -> TargetRun:
 
 
 @pytest.fixture(scope="session")
+def dib_later_rungs(dib_run: TargetRun, request: pytest.FixtureRequest) -> None:
+    """The test environments of the ladder's later rungs, opened once: a step of its own to blame."""
+    session = request.config.stash[KEY]
+    for rung in session.plan.later(session.current):
+        if rung in session.booting:
+            environments.check(session.target_run(rung), before=dib_run)
+
+
+@pytest.fixture(scope="session")
 def artifact(dib_run: TargetRun, request: pytest.FixtureRequest) -> Artifact:
     """The image's file, built now unless it is up to date."""
     session = request.config.stash[KEY]
     if session.current in session.booting:
         request.getfixturevalue("cloud")  # what is wrong there is told before a build of minutes
-    for rung in session.plan.later(session.current):
-        if rung in session.booting:
-            environments.check(session.target_run(rung), before=dib_run)
+    request.getfixturevalue("dib_later_rungs")
     return building.artifact(dib_run)
 
 
@@ -163,7 +170,7 @@ def _offer_shell(session: DibSession, target_run: TargetRun, access: SshAccess) 
     """Open ``--dib-shell``'s shell if the image failed, and nobody wants the run to end."""
     if not (session.options.shell and target_run.failed) or signals.interrupted():
         return
-    session.progress.say(
+    session.progress.announce(
         f"{target_run.label} failed; a shell in its instance (`exit {operations.SHELL_KEEPS}` keeps it)"
     )
     with session.progress.uncaptured(stdin=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pytest_dibctl.errors import DibctlError
@@ -40,6 +40,14 @@ def markdown(target_reports: Mapping[str, TargetReport], *, title: str = "Images
         parts += [_failure(label, failure) for label, failure in failures[:MOST_FAILURES]]
         if len(failures) > MOST_FAILURES:
             parts.append(f"{len(failures) - MOST_FAILURES} more are not shown.")
+    skipped = [
+        f"- {_escaped(line)}" for label, report in target_reports.items() for line in not_run(label, report)
+    ]
+    if skipped:
+        parts.append("### Not run\n\n" + "\n".join(skipped))
+    known = [f"- {_escaped(line)}" for report in target_reports.values() for line in report.known_failures]
+    if known:
+        parts.append("### Known failures\n\n" + "\n".join(known))
     left = [line for label, target_report in target_reports.items() for line in _left(label, target_report)]
     if left:
         parts.append("### Still there\n\n" + "\n".join(left))
@@ -70,9 +78,15 @@ def _table(target_reports: Mapping[str, TargetReport]) -> str:
 
 def outcomes(target_report: TargetReport) -> str:
     """Return how many tests had which outcome, in words."""
-    return ", ".join(
-        f"{target_report.outcomes[name]} {name}" for name in ORDER if target_report.outcomes[name]
-    )
+    counts = target_report.outcomes
+    words = ((counts[name], name.removesuffix("s") if counts[name] == 1 else name) for name in ORDER)
+    return ", ".join(f"{count} {name}" for count, name in words if count)
+
+
+def not_run(label: str, target_report: TargetReport) -> Iterator[str]:
+    """Yield a line for each step whose failure kept tests from being run."""
+    for reason, count in target_report.dependents.items():
+        yield f"{label}: {count} test{'s were' if count > 1 else ' was'} not run: {reason}"
 
 
 def _row(cells: list[str] | tuple[str, ...]) -> str:

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 import pytest
 
-from pytest_dibctl.config import merge, tests_list
-from pytest_dibctl.errors import ArtifactError, DibctlError
+from pytest_dibctl.build import builder
+from pytest_dibctl.config import merge, report, tests_list
+from pytest_dibctl.errors import ArtifactError, ConfigError, DibctlError
 from pytest_dibctl.image import preflight
 from pytest_dibctl.plugin.planning import EXTERNAL, Plan, PlannedEntry
 from pytest_dibctl.plugin.xdist.worker import is_controller, worker_id
@@ -86,16 +87,17 @@ def build_jobs(config: pytest.Config) -> int:
 
 
 def _logs_directory(config: pytest.Config) -> Path | None:
-    """Return where logs are copied to: what --dib-logs says, else a folder beside the JUnit file."""
+    """Return where logs are copied to: what --dib-logs says, else a folder beside the JUnit or HTML file."""
     given: str | None = config.option.dib_logs
     cwd = Path(config.invocation_params.dir)
     junit_xml: str | None = config.getoption("xmlpath", None)
     if given:
         return cwd / given
-    if not junit_xml:
-        return None
-    file = os.path.expandvars(os.path.expanduser(junit_xml))  # noqa: PTH111 -- as pytest does it
-    return (cwd / file).with_suffix(".logs")
+    if junit_xml:
+        file = os.path.expandvars(os.path.expanduser(junit_xml))  # noqa: PTH111 -- as pytest does it
+        return (cwd / file).with_suffix(".logs")
+    report_file: str | None = config.option.dib_report
+    return (cwd / report_file).with_suffix(".logs") if report_file else None
 
 
 # -- refusals --------------------------------------------------------------------------------------
@@ -139,6 +141,27 @@ def refuse_what_cannot_work(plan: Plan, options: RunOptions) -> None:
             merge.login(image)
     if options.input is not None and not options.input.exists():
         raise ArtifactError(f"--dib-input: {options.input}: no such file")
+
+
+def refuse_what_validate_finds(plan: Plan, options: RunOptions, cwd: Path) -> None:
+    """Raise a DibctlError for what `dibctl validate` finds wrong with the run's images and environments.
+
+    Without this every test that needs the build would report it.
+    """
+    errors: list[DibctlError] = []
+    if options.has_file and options.input is None and options.build != "never":
+        for image in plan.images:
+            try:
+                builder.check_recipe(image, cwd)
+            except DibctlError as error:
+                errors.append(error)
+    environments = {target.environment.label: target.environment for target in plan.targets}
+    for environment in environments.values():
+        errors += map(ConfigError, report.user_data_errors(environment, cwd))
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise ConfigError("\n".join(map(str, errors)), exit_code=int(errors[0].exit_code))
 
 
 def _logs_in(entry: PlannedEntry) -> bool:

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from pytest_dibctl.clouds.protocols import Instance
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.image import statements
+from pytest_dibctl.plugin import known_failures
 from pytest_dibctl.plugin.budget import EntryBudgets, failed_tally
+from pytest_dibctl.plugin.failed_steps import FailedSteps, hide_internals
 from pytest_dibctl.plugin.modules import ENTRY, kind_of, target_of, view_of
 from pytest_dibctl.plugin.planning import TREE
 from pytest_dibctl.plugin.reports import PREFIX, Notes
@@ -26,11 +29,10 @@ from pytest_dibctl.system.text import visible_line
 class Reporting:
     """Completes the report of each image's test when it is made."""
 
-    def __init__(self, session: DibSession, budgets: EntryBudgets) -> None:
+    def __init__(self, session: DibSession, budgets: EntryBudgets, failed_steps: FailedSteps) -> None:
         self._session = session
         self._budgets = budgets
-        self._first_tests: dict[int, tuple[DibctlError, str]] = {}
-        """By an error's id: the error, which lives on so that no other gets its id, and its first test."""
+        self._failed_steps = failed_steps
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Guard what pytest logs at once; by now it has its handlers."""
@@ -48,15 +50,24 @@ class Reporting:
             return (yield)
         target_run = self._session.target_run(target)
         _put_facts(item, target_run)
+        if call.excinfo:
+            hide_internals(item, call.excinfo)
         report = yield
         entry = item.stash.get(ENTRY, None)
         notes = Notes(phases=dict(target_run.phases), entry=entry.index if entry else None)
         if report.skipped and call.excinfo:
             notes = dataclasses.replace(notes, not_applicable=_own_reason(call.excinfo))
+        error = call.excinfo.value if call.excinfo else None
+        words = self._failed_steps.words(error, target_run)
+        if call.excinfo and words is not None:
+            follows = self._failed_steps.settle(item, report, call.excinfo, words)
+            notes = dataclasses.replace(notes, follows=follows)
+        if hasattr(report, "wasxfail") and (known := item.stash.get(known_failures.KNOWN, None)):
+            notes = dataclasses.replace(notes, known_failure=known_failures.as_data(known))
         if report.failed:
-            error = call.excinfo.value if call.excinfo else None
-            notes = _judged(notes, item, error, target_run)
+            notes = _judged(notes, item, error, step_failed=words is not None)
             self._explain(item, report, error, target_run)
+        if report.failed or notes.follows:
             self._session.test_failed(target, item.nodeid)
         notes.write(report)
         make_visible(report)
@@ -74,22 +85,23 @@ class Reporting:
         if entry is not None and report.when == "call" and self._budgets.seconds_left(item) <= 0:
             text = f"the tests of {entry.written} share {entry.timeout:g} s, which are spent now"
             report.sections.append(("dibctl", text))
-        if isinstance(error, DibctlError):
-            if report.when != "call":
-                report.longrepr = self._told_once(error, item.nodeid)
-        elif target_run.guest.instance is not None and not target_run.failed:
-            tail = logs.console_tail(target_run.guest.instance)
-            report.sections.append((f"Last lines of the console of {target_run.label}", tail or "(empty)"))
+        if isinstance(error, DibctlError) and report.when != "call":
+            report.longrepr = str(error)
+        if target_run.guest.instance is not None and not target_run.failed:
+            self._show_console(report, error, target_run.guest.instance, target_run.label)
 
-    def _told_once(self, error: DibctlError, nodeid: str) -> str:
-        """Return the whole error for the first test that meets it, else its first line and that test."""
-        if error.origin is not None:
-            first_test = self._session.run_state.first(error.origin, nodeid)
-        else:
-            _, first_test = self._first_tests.setdefault(id(error), (error, nodeid))
-        if first_test == nodeid:
-            return str(error)
-        return f"{error.message.splitlines()[0]}\n(the same error as in {first_test})"
+    def _show_console(
+        self, report: pytest.TestReport, error: BaseException | None, instance: Instance, label: str
+    ) -> None:
+        """Add the end of the console where it helps: a guest that broke, or a test that came to no answer.
+
+        A failed assertion got its answer from the guest, and its difference says more than a login prompt.
+        """
+        answered = isinstance(error, (AssertionError, pytest.fail.Exception, DibctlError))
+        if answered and not logs.console_tells_a_cause(instance):
+            return
+        tail = logs.console_tail(instance)
+        report.sections.append((f"Last lines of the console of {label}", tail or "(empty)"))
 
 
 def _own_reason(skip: pytest.ExceptionInfo[BaseException]) -> str | None:
@@ -103,10 +115,11 @@ def _own_reason(skip: pytest.ExceptionInfo[BaseException]) -> str | None:
     return str(skip.value) if statements.is_shipped(Path(last.path)) else None
 
 
-def _judged(notes: Notes, item: pytest.Item, error: BaseException | None, target_run: TargetRun) -> Notes:
-    """Return the notes on a failed test: whether the image's content failed it, and what counts it."""
-    # A failed step, like the build, fails each test that needs it; the image's content is not the cause.
-    step_failed = target_run.unopened or (isinstance(error, DibctlError) and error.origin is not None)
+def _judged(notes: Notes, item: pytest.Item, error: BaseException | None, *, step_failed: bool) -> Notes:
+    """Return the notes on a failed test: whether the image's content failed it, and what counts it.
+
+    Where a step failed, like the build, the image's content is not the cause.
+    """
     return dataclasses.replace(
         notes,
         content_failed=view_of(item) == TREE and not step_failed,

@@ -28,6 +28,8 @@ class Notes:
     ``content_failed`` says that the image's files failed the test. ``failed_tally`` names the sum that
     counts the failures of the entry, and ``exit_code`` is that of the DibctlError that failed the test.
     ``not_applicable`` is why a shipped test skipped itself; None for a test that another skipped.
+    ``known_failure`` has the address and the last day of the known failure that a test is marked with.
+    ``follows`` is why a test was skipped that needs a step which failed before.
     """
 
     phases: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -36,6 +38,8 @@ class Notes:
     failed_tally: str | None = None
     exit_code: int | None = None
     not_applicable: str | None = None
+    follows: str | None = None
+    known_failure: Mapping[str, str] | None = None
 
     def write(self, report: pytest.TestReport) -> None:
         """Put the notes on a report, in place of those that it has."""
@@ -55,6 +59,8 @@ class PhaseReport:
     ``outcome`` is what the phase adds to the outcomes of the target, None for a phase that adds nothing.
     ``rerun`` says that pytest-rerunfailures runs the failed test again. ``facts`` are our properties by
     name, ``text`` is the text of a failure, ``worker`` is xdist's id of the process that ran the test.
+    ``reason`` is that of a skip or an expected failure. The phase lasted from ``started`` to ``ended``,
+    seconds since the epoch, 0 where a worker died in it.
     """
 
     target: Target
@@ -68,6 +74,9 @@ class PhaseReport:
     facts: Mapping[str, str]
     notes: Notes
     worker: str | None
+    reason: str = ""
+    started: float = 0.0
+    ended: float = 0.0
 
     @property
     def logs(self) -> tuple[str, ...]:
@@ -93,7 +102,19 @@ def read(report: pytest.TestReport, plan: Plan) -> PhaseReport | None:
         facts=facts,
         notes=Notes.read(report),
         worker=getattr(report, "worker_id", None),
+        reason=_reason(report),
+        started=report.start,
+        ended=report.stop,
     )
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """Return why a test was skipped, or expected to fail."""
+    if hasattr(report, "wasxfail"):
+        return str(report.wasxfail).removeprefix("reason: ")
+    if report.skipped and isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2]).removeprefix("Skipped: ")
+    return ""
 
 
 def facts_of(report: pytest.TestReport) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pytest_dibctl.errors import ExitCode
 from pytest_dibctl.plugin import reports
 from pytest_dibctl.plugin.reports import PhaseReport
 from pytest_dibctl.plugin.session import DibSession
-from pytest_dibctl.plugin.target_report import Failure
+from pytest_dibctl.plugin.target_report import Failure, TestResult
 from pytest_dibctl.run import content
 
 
@@ -55,8 +55,27 @@ class Results:
 
     def _add_to_target_report(self, report: PhaseReport) -> None:
         target_report = self._session.target_report(report.target.id)
+        # Also of a worker that will send no report of its own, since it dies.
+        target_report.image = report.target.image.label
+        target_report.environment = report.target.environment.label
+        target_report.facts |= report.facts
         if report.outcome is not None:
             target_report.outcomes[report.outcome] += 1
+            result = TestResult(
+                nodeid=report.nodeid,
+                outcome=report.outcome,
+                seconds=report.ended - report.started,
+                reason=report.reason,
+            )
+            target_report.add_test(result, started=report.started, ended=report.ended)
+        if known := report.notes.known_failure:
+            passes = "" if report.skipped else " passes now, and the line in images.yaml can go"
+            target_report.known_failures.append(
+                f"{report.nodeid}: known failure until {known['until']}{passes}: {known['url']}"
+            )
+        if report.notes.follows:
+            target_report.dependents[report.notes.follows] += 1
+            self._session.dependents.add(report.nodeid)
         if not report.failed:
             return
         exit_code = report.notes.exit_code

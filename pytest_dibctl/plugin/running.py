@@ -12,6 +12,7 @@ import pytest
 
 from pytest_dibctl.plugin import facts, fixtures
 from pytest_dibctl.plugin.budget import EntryBudgets
+from pytest_dibctl.plugin.failed_steps import FailedSteps
 from pytest_dibctl.plugin.ladder import Ladder
 from pytest_dibctl.plugin.modules import target_of
 from pytest_dibctl.plugin.session import DibSession
@@ -21,10 +22,13 @@ from pytest_dibctl.system import signals
 class Running:
     """Hooks of setup and call of each test, and of fixtures that are set up for it."""
 
-    def __init__(self, session: DibSession, budgets: EntryBudgets, ladder: Ladder) -> None:
+    def __init__(
+        self, session: DibSession, budgets: EntryBudgets, ladder: Ladder, failed_steps: FailedSteps
+    ) -> None:
         self._session = session
         self._budgets = budgets
         self._ladder = ladder
+        self._failed_steps = failed_steps
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -43,9 +47,12 @@ class Running:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
-        """Note that a fixture that outlives a test may have done something to an instance."""
+        """Note a step that failed, and that a lasting fixture may have done something to an instance."""
         try:
             return (yield)
+        except BaseException as error:
+            self._failed_steps.note(fixturedef.argname, error)
+            raise
         finally:
             if _may_touch_an_instance(fixturedef):
                 for target_run in self._session.target_runs.values():

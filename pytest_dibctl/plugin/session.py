@@ -12,6 +12,7 @@ import pytest
 
 from pytest_dibctl.config.catalog import Catalog
 from pytest_dibctl.errors import ExitCode
+from pytest_dibctl.guest import boot_stage
 from pytest_dibctl.plugin.planning import Plan
 from pytest_dibctl.plugin.progress import ProgressOutput
 from pytest_dibctl.plugin.resources import RunResources
@@ -73,7 +74,7 @@ class DibSession:
         self.plan = plan
         self.options = options
         self.resources = resources
-        self.progress = ProgressOutput(config)
+        self.progress = ProgressOutput(config, resources.ledger.directory, self._boot_stages)
         self.current = plan.targets[0]
         """The target that the fixture ``image`` was last set up for."""
         self.booting: frozenset[Target] = frozenset()
@@ -85,6 +86,8 @@ class DibSession:
         self.warnings: list[str] = []
         self.collected: set[str] = set()
         """The node ids of all tests that were collected here, before any were left out."""
+        self.dependents: set[str] = set()
+        """The node ids of tests that were skipped since a step that they need had failed."""
         self._failed_tests: dict[Target, set[str]] = {}
 
     # -- the process and its run -----------------------------------------------------------------
@@ -120,12 +123,23 @@ class DibSession:
                 options=self.options,
                 ledger=self.ledger,
                 cwd=self.cwd,
-                progress=lambda line: self.progress.say(f"{target.id}: {line}"),
+                progress=lambda line: self.progress.say(target.id, line),
+                on_step=lambda words: self.progress.step(target.id, words),
                 owns_upload=not self.is_worker,
                 guest=Guest(pristine=Pristine(wanted=target in self.wanting_pristine)),
                 guard=self.resources.guard,
             )
         return self.target_runs[target]
+
+    def _boot_stages(self) -> dict[str, str]:
+        """Return what guests of this machine, whose console is a file, are at on the way to a login."""
+        stages: dict[str, str] = {}
+        for target, target_run in tuple(self.target_runs.items()):
+            instance = target_run.guest.instance
+            waiting = "ready" in target_run.steps and target.environment.settings.is_local
+            if instance is not None and waiting and (stage := boot_stage.of(instance.console_output)):
+                stages[target.id] = stage
+        return stages
 
     def test_failed(self, target: Target, nodeid: str) -> None:
         """Fail the target run of a test that failed in this process."""
@@ -148,7 +162,7 @@ class DibSession:
     def has_failed(self, image: str, environment: str) -> bool:
         """Whether a test of the target with these labels has failed by now, in any process."""
         target = self.plan.target(image, environment)
-        return target is not None and bool(self.target_report(target.id).failures)
+        return target is not None and self.target_report(target.id).failed
 
     def add_removal(self, removal: Removal) -> None:
         """Enter what became of a resource, with its target, its image, or with the run."""

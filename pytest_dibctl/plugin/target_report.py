@@ -14,6 +14,11 @@ STEPS = ("build", "upload", "boot", "ready")
 RARE = ("tree", "pristine")
 """Steps that few runs have; the summary shows them where one took place."""
 PHASES = (*STEPS, "tests", "cleanup")
+SHORTEST_SHOWN = 0.05
+"""Seconds below which a phase is not shown."""
+LONG = 100.0
+"""Seconds from which on the table shows minutes."""
+TABLE_WIDTH, CELL, SHORTEST_LABEL = 80, 7, 12
 WAIT = "wait"
 """Seconds spent waiting for other workers; shown only where there were any."""
 
@@ -28,13 +33,36 @@ class Failure:
     logs: tuple[str, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Span:
+    """When a step of a target, or one of its tests, was on; both times are seconds since the epoch."""
+
+    name: str
+    start: float
+    end: float
+    failed: bool = False
+    title: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TestResult:
+    """What became of one test; ``reason`` is why it was skipped or expected to fail."""
+
+    __test__ = False
+
+    nodeid: str
+    outcome: str
+    seconds: float
+    reason: str = ""
+
+
 @dataclasses.dataclass(kw_only=True)
 class TargetReport:
     """What the summaries show of one target; under xdist the sum of what its workers report.
 
     ``phases`` are seconds by step. ``reused`` is why the image was not built, None if it was. ``digest``
-    is its file's SHA-512 in hex. ``outcomes`` and ``failures`` are counted where reports come together: in
-    the controller.
+    is its file's SHA-512 in hex. ``outcomes``, ``failures``, ``known_failures`` and ``dependents`` are
+    counted where reports come together: in the controller.
     """
 
     image: str = ""
@@ -42,12 +70,24 @@ class TargetReport:
     phases: dict[str, float] = dataclasses.field(default_factory=dict)
     reused: str | None = None
     digest: str | None = None
+    file: str | None = None
+    """The image's file."""
+    build_phases: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Seconds of the phases of a build that was made in this run."""
+    spans: list[Span] = dataclasses.field(default_factory=list)
+    facts: dict[str, str] = dataclasses.field(default_factory=dict)
+    """The newest properties of the target's tests, by their names."""
+    tests: list[TestResult] = dataclasses.field(default_factory=list)
     instances: list[str] = dataclasses.field(default_factory=list)
     logs: list[str] = dataclasses.field(default_factory=list)
     removals: list[Removal] = dataclasses.field(default_factory=list)
     """What was kept, and what could not be removed; one for each resource."""
     outcomes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     failures: list[Failure] = dataclasses.field(default_factory=list)
+    known_failures: list[str] = dataclasses.field(default_factory=list)
+    """Lines on tests that are known to fail."""
+    dependents: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    """How many tests were skipped since a step that they need had failed, by the reason."""
 
     @property
     def kept(self) -> list[Removal]:
@@ -62,19 +102,21 @@ class TargetReport:
     @property
     def failed(self) -> bool:
         """Whether the target did not pass."""
-        return bool(self.failures or self.leftovers)
+        return bool(self.failures or self.leftovers or self.dependents)
 
     def as_data(self) -> dict[str, Any]:
         """Return what a worker sends to its controller, plain data; ``from_data`` reads it."""
         data = dataclasses.asdict(self)
-        del data["outcomes"], data["failures"]
+        for here_only in ("outcomes", "failures", "dependents", "known_failures", "facts", "tests"):
+            del data[here_only]
         data["removals"] = [removal.as_data() for removal in self.removals]
         return data
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> TargetReport:
         """Return the report that ``as_data`` of a worker wrote."""
-        return cls(**{**data, "removals": [Removal.from_data(removal) for removal in data["removals"]]})
+        removals = [Removal.from_data(removal) for removal in data["removals"]]
+        return cls(**{**data, "removals": removals, "spans": [Span(**span) for span in data["spans"]]})
 
     def add(self, other: TargetReport) -> None:
         """Add the report of another process on the same target."""
@@ -84,9 +126,21 @@ class TargetReport:
         self.environment = self.environment or other.environment
         self.reused = self.reused or other.reused
         self.digest = self.digest or other.digest
+        self.file = self.file or other.file
+        self.build_phases = self.build_phases or other.build_phases
+        self.spans += other.spans
         for mine, more in ((self.instances, other.instances), (self.logs, other.logs)):
             mine += [name for name in more if name not in mine]
         self.removals += other.removals
+
+    def add_test(self, result: TestResult, *, started: float, ended: float) -> None:
+        """Add what became of a test, which ran between two times; both are 0 where that is not known."""
+        self.tests.append(result)
+        if result.outcome != "skipped" and ended > started > 0:
+            failed = result.outcome in {"failed", "errors"}
+            self.spans.append(
+                Span(name="tests", start=started, end=ended, failed=failed, title=result.nodeid)
+            )
 
     def add_removal(self, removal: Removal) -> None:
         """Add what the controller removed, kept or could not remove; a leftover only once."""
@@ -111,6 +165,9 @@ def report_of(target_run: TargetRun) -> TargetReport:
         phases=dict(target_run.phases),
         reused=target_run.built.reused,
         digest=target_run.digest,
+        file=str(target_run.built.file) if target_run.built.file else None,
+        build_phases=dict(target_run.built.phases),
+        spans=[Span(name=name, start=start, end=end) for name, start, end in target_run.spans],
         instances=[target_run.guest.id] if target_run.guest.id else [],
         logs=[str(path) for path in (target_run.built.log, target_run.guest.console_log) if path is not None],
         removals=list(target_run.removals),
@@ -118,26 +175,57 @@ def report_of(target_run: TargetRun) -> TargetReport:
 
 
 def columns(target_reports: Mapping[str, TargetReport]) -> tuple[str, ...]:
-    """Return the phases that a table of these reports has columns for."""
-    waited = any(target_report.phases.get(WAIT, 0.0) >= 1 for target_report in target_reports.values())
-    rare = [
-        name
-        for name in RARE
-        if any(name in target_report.phases for target_report in target_reports.values())
+    """Return the phases that a table of these reports has columns for: those that took time anywhere."""
+    reports = target_reports.values()
+    order = (*STEPS, *RARE, *PHASES[len(STEPS) :])
+    shown = [
+        name for name in order if any(report.phases.get(name, 0.0) >= SHORTEST_SHOWN for report in reports)
     ]
-    return (*STEPS, *rare, *PHASES[len(STEPS) :], *([WAIT] if waited else []))
+    waited = any(report.phases.get(WAIT, 0.0) >= 1 for report in reports)
+    return (*shown, *([WAIT] if waited else []))
+
+
+def verdict(target_report: TargetReport) -> str:
+    """Return in one word what became of a target: "passed", "failed" or "not run"."""
+    if target_report.failures or target_report.leftovers:
+        return "failed"
+    ran = sum(target_report.outcomes[name] for name in ("passed", "xpassed", "xfailed"))
+    return "passed" if ran and not target_report.dependents else "not run"
+
+
+def outcome_words(target_report: TargetReport) -> str:
+    """Return a target's outcome as the terminal's table shows it."""
+    counts = target_report.outcomes
+    total = sum(number for name, number in counts.items() if name != "reruns")
+    failed = counts["failed"] + counts["errors"]
+    word = verdict(target_report)
+    if word == "failed":
+        return f"failed {failed} of {total}"
+    if word == "passed":
+        passed = total - counts["skipped"]
+        return f"passed {passed}" + (f" of {total}" if passed < total else "")
+    return f"not run {total}"
 
 
 def phase_table(target_reports: Mapping[str, TargetReport]) -> list[str]:
-    """Return the terminal's table: a line per target, seconds per phase."""
-    width = max(len("image"), *(len(label) for label in target_reports))
+    """Return the terminal's table: a line per target with its outcome and the seconds of its phases."""
+    outcomes = [outcome_words(target_report) for target_report in target_reports.values()]
     names = columns(target_reports)
-    lines = [f"{'image':<{width}}  " + "  ".join(f"{name:>8}" for name in names)]
-    for label, target_report in target_reports.items():
-        cells = [
-            f"{target_report.phases[name]:>7.1f}s" if name in target_report.phases else f"{'-':>8}"
-            for name in names
-        ]
-        note = f"  ({target_report.reused})" if target_report.reused else ""
-        lines.append(f"{label:<{width}}  " + "  ".join(cells) + note)
+    second = max(len("outcome"), *map(len, outcomes))
+    room = TABLE_WIDTH - second - 2 - sum(2 + CELL for _ in names)
+    first = max(len("image"), min(max(map(len, target_reports)), max(room, SHORTEST_LABEL)))
+    lines = [f"{'image':<{first}}  {'outcome':<{second}}" + "".join(f"  {name:>{CELL}}" for name in names)]
+    for (label, target_report), outcome in zip(target_reports.items(), outcomes, strict=True):
+        cells = "".join(f"  {_cell(target_report, name):>{CELL}}" for name in names)
+        shown = label if len(label) <= first else f"{label[: first - 3]}..."
+        lines.append(f"{shown:<{first}}  {outcome:<{second}}{cells}".rstrip())
     return lines
+
+
+def _cell(target_report: TargetReport, name: str) -> str:
+    seconds = target_report.phases.get(name)
+    if name == "build" and target_report.reused and (seconds or 0.0) < SHORTEST_SHOWN:
+        return "reused"
+    if seconds is None or seconds < SHORTEST_SHOWN:
+        return "-"
+    return f"{seconds:.1f}s" if seconds < LONG else f"{seconds // 60:.0f}m{seconds % 60:02.0f}s"

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pytest_dibctl.build import builder
+from pytest_dibctl.clouds.qemu import accel
+from pytest_dibctl.clouds.qemu.machine import native_arch
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.errors import DibctlError
-from pytest_dibctl.plugin import ladder
+from pytest_dibctl.plugin import known_failures, ladder
+from pytest_dibctl.plugin.markdown import not_run
 from pytest_dibctl.plugin.session import DibSession
-from pytest_dibctl.plugin.target_report import TargetReport, phase_table
+from pytest_dibctl.plugin.target_report import TargetReport, phase_table, verdict
 from pytest_dibctl.plugin.xdist.worker import is_controller
 from pytest_dibctl.system.text import visible, visible_line
+
+COLOURS = {"passed": "green", "failed": "red", "not run": "yellow"}
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
@@ -29,9 +35,25 @@ class TerminalOutput:
         config = self._session.config
         dist = config.getoption("dist", "no")
         lines = [self._header(image) for image in self._session.plan.images]
+        lines += self._emulation()
         if is_controller(config) and dist != "load":
             lines.append(f"dib-image: --dist={dist} is not used: a worker has one image at a time")
         return [visible_line(line) for line in lines]
+
+    def _emulation(self) -> list[str]:
+        """Say once why guests of this machine are slow, if they are."""
+        if self._session.options.existing_instance:
+            return []
+        reasons = set()
+        for target in self._session.plan.targets:
+            qemu = target.environment.settings.qemu
+            choice = accel.known_choice(qemu.accelerator, qemu.arch or native_arch()) if qemu else None
+            if choice is not None and choice.reason.startswith(accel.NO_KVM):
+                reasons.add(choice.reason.removeprefix(accel.NO_KVM))
+        return [
+            f"dib-image: guests are emulated, which is slow; KVM does not work here: {reason}"
+            for reason in sorted(reasons)
+        ]
 
     def _header(self, image: Entry[Image]) -> str:
         targets = self._session.plan.rungs(image)
@@ -60,17 +82,38 @@ class TerminalOutput:
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
         """Print phase times per image, then what was kept and what could not be removed."""
         target_reports = self._session.target_reports
-        if not target_reports:
+        if not target_reports or self._is_quiet(terminalreporter):
             return
         terminalreporter.write_sep("=", "images")
-        for line in phase_table(target_reports):
-            _write(terminalreporter, line)
+        _write_table(terminalreporter, target_reports)
+        for label, target_report in target_reports.items():
+            for line in not_run(label, target_report):
+                _write(terminalreporter, line, yellow=True)
+            for line in target_report.known_failures:
+                _write(terminalreporter, line, yellow=True)
+        for line in self._session.run_state.get(known_failures.TOLD) or ():
+            _write(terminalreporter, line, yellow=True)
         for line in (*ladder.summary(self._session), *self._session.notes):
             _write(terminalreporter, line)
         for warning in self._session.warnings:
             _write(terminalreporter, warning, red=True, bold=True)
         for label, target_report in target_reports.items():
             _write_removals(terminalreporter, label, target_report)
+
+    def _is_quiet(self, terminalreporter: TerminalReporter) -> bool:
+        """Whether -q was given and there is nothing that has to be known."""
+        reports = self._session.target_reports.values()
+        told = any(report.failed or report.kept for report in reports) or bool(self._session.warnings)
+        told = told or bool(self._session.run_state.get(known_failures.TOLD))
+        return terminalreporter.config.get_verbosity() < 0 and not told
+
+
+def _write_table(terminalreporter: TerminalReporter, target_reports: Mapping[str, TargetReport]) -> None:
+    """Write the table of images, each line in the colour of its outcome."""
+    head, *rows = phase_table(target_reports)
+    _write(terminalreporter, head, bold=True)
+    for row, target_report in zip(rows, target_reports.values(), strict=True):
+        _write(terminalreporter, row, **{COLOURS[verdict(target_report)]: True})
 
 
 def _write(terminalreporter: TerminalReporter, line: str, **markup: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
@@ -17,12 +18,14 @@ from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.errors import DibctlError, StoppedError
 from pytest_dibctl.image import artifact as files
-from pytest_dibctl.image import preprocessing
+from pytest_dibctl.image import preprocessing, published
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.publish.jobs import Jobs
 from pytest_dibctl.publish.upload_request import Request, Result
 from pytest_dibctl.publish.upload_target import Target
 from pytest_dibctl.system import signals
+
+log = logging.getLogger(__name__)
 
 
 class UploadInterrupted(KeyboardInterrupt):
@@ -59,9 +62,20 @@ def upload(request: Request) -> list[Result]:
     """
     with _Upload(request) as running, signals.undertaking(WORDS, running.unfinished):
         try:
-            return running.run()
+            results = running.run()
         except KeyboardInterrupt as stop:
             raise UploadInterrupted(str(stop), running.report()) from None
+    _remember(request, results)
+    return results
+
+
+def _remember(request: Request, results: Sequence[Result]) -> None:
+    """Write beside the file what was published of it, for reports of later test runs."""
+    there = [result.environment for result in results if result.outcome in {"uploaded", "unchanged"}]
+    try:
+        published.remember(request.built.path, there)
+    except (OSError, DibctlError):
+        log.warning("%s: what was published could not be written down", request.built.path, exc_info=True)
 
 
 class _Upload:

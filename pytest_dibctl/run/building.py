@@ -20,7 +20,7 @@ def artifact(target_run: TargetRun) -> Artifact:
     finally:
         logs.keep_build_log(target_run)
     built = Artifact(**restored(Artifact, made["artifact"]))
-    target_run.built.reused = made["reused"]
+    target_run.built.reused, target_run.built.phases = made["reused"], made["phases"]
     target_run.built.digest, target_run.built.file = built.sha512, built.path
     return built
 
@@ -43,21 +43,25 @@ def build_facts(run_state: RunState, label: str) -> dict[str, str]:
 def _built(target_run: TargetRun) -> dict[str, Any]:
     run_options, started, waits = target_run.options, time.monotonic(), target_run.phases.get("wait", 0.0)
     try:
-        outcome = builder.build(
-            target_run.image,
-            policy="never" if run_options.input else run_options.build,
-            output=run_options.input,
-            cwd=target_run.cwd,
-            progress=target_run.progress,
-            turn=lambda: target_run.run_state.turn(
-                "build", run_options.build_jobs, waiting=lambda: target_run.waiting("its turn to be built")
-            ),
-        )
+        with target_run.step("build"):
+            outcome = builder.build(
+                target_run.image,
+                policy="never" if run_options.input else run_options.build,
+                output=run_options.input,
+                cwd=target_run.cwd,
+                progress=target_run.progress,
+                turn=lambda: target_run.run_state.turn(
+                    "build",
+                    run_options.build_jobs,
+                    waiting=lambda: target_run.waiting("its turn to be built"),
+                ),
+            )
     finally:
         waited = target_run.phases.get("wait", 0.0) - waits
         target_run.charge("build", time.monotonic() - started - waited)
     return {
         "artifact": plain(outcome.artifact),
         "reused": None if outcome.built else outcome.reason,
+        "phases": dict(outcome.phases),
         "seconds": {"build": target_run.phases["build"]},
     }

@@ -51,11 +51,13 @@ def refuse_failed_content(target_run: TargetRun) -> None:
     """Raise DibctlError for an image that is not to be booted, because its content failed a test."""
     test = target_run.run_state.get(_failure(target_run.label))
     if test is not None:
-        raise DibctlError(
+        error = DibctlError(
             f"{target_run.label} was not booted: what is in the image failed {test}",
             hint="image entries are checked first; `-k` or a path selects tests without them",
             exit_code=ExitCode.TESTS_FAILED,
         )
+        error.follows = str(test)
+        raise error
 
 
 def _failure(image: str) -> str:

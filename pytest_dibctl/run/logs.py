@@ -13,6 +13,7 @@ from pytest_dibctl.config import merge
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.guest import console
 from pytest_dibctl.run import environments
 from pytest_dibctl.run.ledger import Ledger
 from pytest_dibctl.run.target_run import TargetRun
@@ -55,8 +56,8 @@ def keep_console_of(
             image_endpoint=environment.settings.glance.endpoint,
         )
         with contextlib.closing(cloud):
-            console = cloud.existing(name).console_output()
-            _write_log(console_file(logs, name), console.encode)
+            text = cloud.existing(name).console_output()
+            _write_log(console_file(logs, name), text.encode)
 
 
 def console_file(logs: Path, instance: str) -> Path:
@@ -69,6 +70,13 @@ def console_tail(instance: Instance, lines: int = 20) -> str:
     with contextlib.suppress(Exception):  # a report is being made: it must not fail for want of a console
         return "\n".join(instance.console_output().splitlines()[-lines:])
     return ""
+
+
+def console_tells_a_cause(instance: Instance) -> bool:
+    """Whether the console names a reason for which the guest cannot work."""
+    with contextlib.suppress(Exception):  # as above
+        return console.diagnose(instance.console_output()) is not None
+    return False
 
 
 def _write_log(path: Path, read: Callable[[], bytes]) -> Path | None:

@@ -38,6 +38,10 @@ class GuestOperations:
     instance: Instance
     access: SshAccess
 
+    def __repr__(self) -> str:
+        """Short: tracebacks show what tests got."""
+        return f"<operations of {self.instance.name}>"
+
     def reboot(self, *, hard: bool = False, timeout: float | None = None) -> float:
         """Reboot the guest and wait until its *next* boot accepts a login; return the seconds it took.
 

@@ -14,8 +14,9 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pytest_dibctl.clouds.protocols import Cloud, Instance, Progress
@@ -32,19 +33,34 @@ from pytest_dibctl.system import signals
 
 log = logging.getLogger(__name__)
 
+STEP_WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        "build": "building",
+        "upload": "uploading",
+        "boot": "booting",
+        "ready": "waiting for a login",
+        "tree": "opening the image's files",
+        "pristine": "going back to the first-booted state",
+        "wait": "waiting",
+        "cleanup": "removing",
+    }
+)
+"""What is said of a step while it is on."""
+
 
 @dataclasses.dataclass(kw_only=True)
 class Built:
     """The image's file as this run has it; all None until the build step is over.
 
     ``reused`` says why nothing had to be built, ``digest`` is the file's SHA-512, ``log`` the copy of the
-    build's log among the run's logs.
+    build's log among the run's logs. ``phases`` are the seconds of a build that was made in this run.
     """
 
     reused: str | None = None
     digest: str | None = None
     file: Path | None = None
     log: Path | None = None
+    phases: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -84,7 +100,7 @@ class TargetRun:
 
     ``cwd`` is what relative paths are relative to. Unless ``owns_upload``, another process of the run removes
     the test image. ``guard`` is called before anything is made: from then on a guardian removes it even if
-    this process is killed.
+    this process is killed. ``on_step`` is told in words which step begins, and "" when none is on any more.
 
     ``phases`` are seconds by step; ``seconds_elsewhere`` those that other processes of the run spent on steps
     done once for all. ``failed`` becomes true once a step or a test of the target fails; an interruption is
@@ -100,6 +116,7 @@ class TargetRun:
     progress: Progress
     owns_upload: bool = True
     guard: Callable[[], None] = lambda: None
+    on_step: Callable[[str], None] = lambda _words: None
     phases: dict[str, float] = dataclasses.field(default_factory=dict)
     seconds_elsewhere: dict[str, float] = dataclasses.field(default_factory=dict)
     failed: bool = False
@@ -108,6 +125,14 @@ class TargetRun:
     removals: list[Removal] = dataclasses.field(default_factory=list)
     built: Built = dataclasses.field(default_factory=Built)
     guest: Guest = dataclasses.field(default_factory=Guest)
+    steps: list[str] = dataclasses.field(default_factory=list)
+    """The steps that are on, the innermost last."""
+    spans: list[tuple[str, float, float]] = dataclasses.field(default_factory=list)
+    """The steps that are over, each with its begin and its end in seconds since the epoch."""
+
+    def __repr__(self) -> str:
+        """Short: tracebacks show what tests got."""
+        return f"<run of {self.image.label}@{self.environment.label}>"
 
     @property
     def label(self) -> str:
@@ -181,9 +206,24 @@ class TargetRun:
         """Charge the time spent inside to ``name``, failures included."""
         started = time.monotonic()
         try:
-            yield
+            with self.step(name):
+                yield
         finally:
             self.charge(name, time.monotonic() - started)
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Tell that a step is on inside."""
+        started = time.time()
+        self.steps.append(name)
+        self.on_step(STEP_WORDS.get(name, name))
+        try:
+            yield
+        finally:
+            self.steps.pop()
+            self.spans.append((name, started, time.time()))
+            outer = self.steps[-1] if self.steps else ""
+            self.on_step(STEP_WORDS.get(outer, outer))
 
     def charge(self, name: str, seconds: float) -> None:
         """Add to the time of a phase."""

@@ -24,6 +24,10 @@ class Target:
     environment: Entry[TestEnvironment]
     id: str
 
+    def __repr__(self) -> str:
+        """Short: reports show targets as parameters of tests."""
+        return f"{self.image.label}@{self.environment.label}"
+
 
 def targets(catalog: Catalog, images: Sequence[Entry[Image]], run_options: RunOptions) -> tuple[Target, ...]:
     """Return each of ``images`` with each of its environments, in order; raises NotInConfigError.

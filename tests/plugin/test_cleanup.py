@@ -44,27 +44,6 @@ def test_everything_goes_after_a_failure(booting: Project) -> None:
     assert runs_left(booting) == []
 
 
-def test_the_failed_test_shows_the_end_of_the_console(booting: Project) -> None:
-    booting.run().stdout.fnmatch_lines(["*Last lines of the console of debian*", "dibctl-debian-* login:"])
-
-
-def test_a_failed_boot_is_told_once_and_others_point_to_it(project: Project) -> None:
-    project.write("test_it.py", "def test_a(instance): pass\ndef test_b(host): pass\ndef test_c(image): pass")
-    project.images({"debian": [{"pytest": "test_it.py"}]})
-    project.faults(boot=True)
-    result = project.run()
-    result.assert_outcomes(errors=2, passed=1)
-    output = result.stdout.str()
-    assert output.count("hint: use a smaller flavor") == 1
-    result.stdout.fnmatch_lines(
-        ["*went to ERROR: no valid host*", "*(the same error as in test_it.py::test_a?debian?)*"]
-    )
-    assert "Traceback" not in output
-    assert project.counts()["boot"] == 1
-    assert "delete_instance" not in project.counts()
-    assert runs_left(project) == []
-
-
 def test_a_port_that_never_answers_removes_the_instance(project: Project) -> None:
     project.write("test_it.py", "def test_a(ssh): pass")
     project.images({"debian": [{"pytest": "test_it.py"}]})

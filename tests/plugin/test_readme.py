@@ -228,7 +228,17 @@ def test_links_lead_somewhere() -> None:
 SECTIONS = (
     (
         "images.yaml",
-        ("Image", "Dib", "BuildCache", "ImageTests", "Ssh", "TestEntry", "ExternalTest", "NovaTimeouts"),
+        (
+            "Image",
+            "Dib",
+            "BuildCache",
+            "ImageTests",
+            "KnownFailure",
+            "Ssh",
+            "TestEntry",
+            "ExternalTest",
+            "NovaTimeouts",
+        ),
     ),
     (
         "test.yaml",

@@ -38,6 +38,8 @@ TEST_PACKAGES: Mapping[str, str] = MappingProxyType(
         "mkfs.xfs": "xfsprogs",
         "mkfs.btrfs": "btrfs-progs",
         "rpmbuild": "rpm",
+        # looking at reports
+        "chromium": "chromium",
         # whole disks
         "sfdisk": "fdisk",
         "mcopy": "mtools",

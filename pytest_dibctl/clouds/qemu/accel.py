@@ -26,6 +26,8 @@ from pytest_dibctl.system import files, locks, process
 log = logging.getLogger(__name__)
 
 DEVICE = Path("/dev/kvm")
+NO_KVM = "no KVM: "
+"""How the reason of a choice begins that was not wanted."""
 PROBE_DEADLINE = 5.0
 """Seconds; the payload takes about 0.2 s with a working KVM and 0.5 s without any."""
 
@@ -91,7 +93,15 @@ def choose(wanted: Literal["auto", "kvm", "tcg"], arch: Arch) -> Choice:
             hint=f"accelerator: auto falls back to emulation; {_cache_file(arch)} keeps the verdict "
             "until the next boot",
         )
-    return Choice(accelerator="tcg", reason=f"no KVM: {verdict.reason}")
+    return Choice(accelerator="tcg", reason=f"{NO_KVM}{verdict.reason}")
+
+
+def known_choice(wanted: Literal["auto", "kvm", "tcg"], arch: Arch) -> Choice | None:
+    """Return what ``choose`` would, where that needs no probe: None if the probe has not yet been run."""
+    at_hand = arch == native_arch() and DEVICE.exists() and os.access(DEVICE, os.R_OK | os.W_OK)
+    if wanted == "kvm" or (wanted == "auto" and at_hand and not _read(_cache_file(arch))):
+        return None
+    return choose(wanted, arch)
 
 
 def probe_kvm(arch: Arch | None = None, *, fresh: bool = False) -> Verdict:

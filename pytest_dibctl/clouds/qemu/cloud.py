@@ -213,7 +213,7 @@ class QemuCloud(LocalCloud):
         instance = QemuInstance(state, directory, child)
         try:
             State(**{**vars(state), "pid": child.pid}).write(directory)
-            progress(f"QEMU runs (process {child.pid}, {state.accelerator}: {state.reason})")
+            progress(f"QEMU runs (process {child.pid}, {state.accelerator})")
             forwards = [
                 machine.Forward(guest=forward.guest, host=forward.host or 0)
                 for forward in self._settings.forward_ports

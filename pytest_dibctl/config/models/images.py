@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import WithJsonSchema
 
 from pytest_dibctl.config import engines
@@ -140,6 +142,45 @@ class ExternalTest(Command):
     timeout: Seconds = 300
 
 
+def _day(value: object) -> object:
+    if not isinstance(value, str) or not re.fullmatch(r"\d{4}-\d\d-\d\d", value):
+        raise broken_rule("a day is written as in 2027-03-01")
+    try:
+        return dt.date.fromisoformat(value)
+    except ValueError:
+        raise broken_rule(f"there is no day {value}") from None
+
+
+Day = Annotated[
+    dt.date,
+    BeforeValidator(_day),
+    WithJsonSchema({"type": "string", "format": "date", "pattern": r"^\d{4}-\d\d-\d\d$"}),
+]
+
+
+def _web(address: str) -> str:
+    if not re.match(r"https?://\S+$", address):
+        raise broken_rule("a tracker's address begins with https:// or http://")
+    return address
+
+
+class KnownFailure(Section):
+    """Tests that are known to fail until a day: what they find fails no run."""
+
+    test: Annotated[
+        NonEmpty,
+        Field(description="an entry of tests_list, ENTRY::FUNCTION, or a node id; `*` and `?` are wildcards"),
+    ]
+    url: Annotated[
+        NonEmpty,
+        AfterValidator(_web),
+        WithJsonSchema({"type": "string", "pattern": r"^https?://\S+$"}),
+        Field(description="where the failure is tracked"),
+    ]
+    until: Annotated[Day, Field(description="the last day, UTC; after it the tests count again")]
+    reason: NonEmpty | None = None
+
+
 class ImageTests(Section):
     """How the image is tested."""
 
@@ -149,6 +190,7 @@ class ImageTests(Section):
     environment_name: NonEmpty | None = None
     environment_variables: Variables = Field(default_factory=dict)
     tests_list: tuple[TestEntry, ...] = ()
+    known_failures: tuple[KnownFailure, ...] = ()
 
 
 class Image(Section):

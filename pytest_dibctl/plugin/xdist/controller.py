@@ -37,8 +37,9 @@ class Controller:
     # -- workers begin ---------------------------------------------------------------------------
 
     def pytest_configure_node(self, node: Node) -> None:
-        """Tell a worker which run it belongs to."""
+        """Tell a worker which run it belongs to, and whether somebody watches."""
         node.workerinput["dibctl_run"] = self._session.ledger.run_id
+        node.workerinput["dibctl_live"] = self._session.progress.is_live
         self._nodes.append(node)
 
     @pytest.hookimpl(tryfirst=True)
@@ -144,6 +145,7 @@ class Controller:
 
     def pytest_testnodedown(self, node: Node, error: object) -> None:
         """Take over a worker's target reports; remove what a dead worker has made."""
+        self._session.progress.worker_ended(node.gateway.id)
         for label, data in getattr(node, "workeroutput", {}).get("dibctl", {}).items():
             self._session.target_report(label).add(TargetReport.from_data(data))
         if error and error != INTERRUPTED and (tests := self._collected(node)) is not None:

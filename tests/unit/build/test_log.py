@@ -170,3 +170,24 @@ def test_a_flood_of_lines_is_not_kept() -> None:
     log.feed("dib-run-parts Running /tmp/in_target.d/install.d/01-packages")
     log.feed("\n".join(f"line {number}" for number in range(10 * KEPT)))
     assert len(log.watcher._said) == KEPT
+
+
+def test_the_time_that_is_left_is_what_the_rest_took_last_time() -> None:
+    log = Log()
+    log.watcher = Watcher(log.told.append, log.clock, expected={"root.d": 30, "install.d": 60, "convert": 10})
+    log.feed("dib-run-parts Running /x/hooks/root.d/08-a")
+    log.feed("dib-run-parts Running /x/hooks/install.d/10-b", after=25)
+    log.clock.now += 15
+    log.watcher.tick()
+    log.feed("dib-run-parts Running /x/hooks/post-install.d/10-c")
+    log.feed("Converting image using qemu-img convert")
+    log.clock.now += 20
+    log.watcher.tick()
+    assert log.told == [
+        "root.d (about 100 s left)",
+        "install.d (root.d took 25 s, about 70 s left)",
+        "install.d/10-b, 15 s so far, about 55 s left",
+        "post-install.d (install.d took 15 s)",
+        "convert (post-install.d took 0 s, about 10 s left)",
+        "convert, 20 s so far",
+    ]

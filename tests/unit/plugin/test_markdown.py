@@ -40,7 +40,8 @@ def test_a_row_for_each_target() -> None:
     found = dict(zip(head, first, strict=True))
     assert found["image"] == "debian"
     assert found["outcome"] == "3 passed, 1 skipped"
-    assert (found["build (s)"], found["upload (s)"], found["boot (s)"]) == ("12.3", "", "5.0")
+    assert (found["build (s)"], found["boot (s)"], found["tests (s)"]) == ("12.3", "5.0", "1.0")
+    assert "upload (s)" not in head, "no target was uploaded"
     assert found["digest"] == "`abcdef012345`"
     assert first[0] == "✅"
     assert second[1] == "other"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_dibctl.errors import ArtifactError, ExitCode
-from pytest_dibctl.image import manifest
+from pytest_dibctl.image import manifest, published
 from tests.support.publishing import Shop
 
 
@@ -38,6 +38,10 @@ def test_what_was_added_removed_and_changed(shop: Shop) -> None:
         ("nginx", "removed", "1.22", None),
         ("zsh", "added", None, "5.9"),
     ]
+    # A report of a test run says the same, without a login.
+    (since,) = published.changes(shop.path / "debian.qcow2")
+    assert since.environment == "one"
+    assert [difference.package for difference in since.differences] == ["bash", "nginx", "zsh"]
     code, out, _ = shop.run("diff", "debian", "one")
     assert out.splitlines()[1].split() == ["bash", "changed", "5.2-1", "5.2-2"]
 

@@ -1,0 +1,389 @@
+"""The report of a run as one HTML file: a matrix of images and environments, then each target by itself.
+
+It is made of the same target reports as the Markdown summary. pytest-html has a row for each test and hooks
+to add to it; a matrix, a timeline and an image's console have no place there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.guest import console
+from pytest_dibctl.image import manifest, published
+from pytest_dibctl.image.published import Changes
+from pytest_dibctl.plugin.html_page import TYPES, Markup, el, join, page, picture, text
+from pytest_dibctl.plugin.live import duration
+from pytest_dibctl.plugin.markdown import not_run, outcomes
+from pytest_dibctl.plugin.target_report import Failure, Span, TargetReport, TestResult, outcome_words, verdict
+from pytest_dibctl.system import files
+
+LONGEST_TEXT = 20_000
+"""Characters shown of one failure, its end."""
+CONSOLE_LINES = 400
+"""Lines shown of a console, its end."""
+BEFORE_MARK, AFTER_MARK = 8, 6
+"""Lines shown before the guilty one, and from it on."""
+LONGEST_CONSOLE = 4 << 20
+LARGEST_PICTURE = 4 << 20
+MOST_TESTS = 1000
+"""Tests that a target's table shows."""
+CONSOLE = ".console.log"
+"""How the names of consoles end; the other files of an instance begin as theirs does."""
+COLOURED = ("build", "upload", "boot", "ready", "tests")
+"""The steps whose bars have a colour of their own."""
+LANES = {"boot": "boot", "ready": "login", "tests": "tests", "cleanup": "cleanup"}
+"""The steps that lanes have other names for."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Header:
+    """What is said of the run as a whole; ``note`` is what the targets cannot tell, empty without one."""
+
+    title: str
+    lines: Sequence[str]
+    note: str = ""
+
+
+def write(path: Path, content: str) -> None:
+    """Write a report; raises DibctlError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(path, content, mode=0o644)
+    except OSError as error:
+        raise DibctlError(f"--dib-report: {path}: cannot be written: {error.strerror}") from None
+
+
+def report(target_reports: Mapping[str, TargetReport], header: Header, *, cwd: Path) -> str:
+    """Return the file; logs that the reports name are read from ``cwd``."""
+    names = {label: f"target-{number}" for number, label in enumerate(target_reports)}
+    body = [
+        el("header", el("h1", header.title), *(el("p", line) for line in header.lines)),
+        *([el("p", header.note, class_="note")] if header.note else []),
+        _matrix(target_reports, names),
+        *(_target(label, target, names[label], cwd) for label, target in _worst_first(target_reports)),
+        el("footer", "Written by pytest-dibctl. This file is whole: it loads nothing and runs no script."),
+    ]
+    return page(header.title, body)
+
+
+def _worst_first(target_reports: Mapping[str, TargetReport]) -> list[tuple[str, TargetReport]]:
+    order = ("failed", "not run", "passed")
+    return sorted(target_reports.items(), key=lambda item: order.index(verdict(item[1])))
+
+
+# -- the matrix ------------------------------------------------------------------------------------
+
+
+def _matrix(target_reports: Mapping[str, TargetReport], names: Mapping[str, str]) -> Markup:
+    reports = target_reports.values()
+    images = list(dict.fromkeys(target.image for target in reports if target.image))
+    environments = list(dict.fromkeys(target.environment for target in reports if target.environment))
+    cells = {
+        (target.image, target.environment): (names[label], target) for label, target in target_reports.items()
+    }
+    rows = [el("tr", el("th", "image"), *(el("th", environment) for environment in environments))]
+    for image in images:
+        row = [el("td", el("strong", image), class_="name")]
+        for environment in environments:
+            found = cells.get((image, environment))
+            row.append(el("td", _linked_badge(*found) if found else _soft("-")))
+        rows.append(el("tr", *row))
+    return el("section", el("div", el("table", *rows), class_="scroll"))
+
+
+def _linked_badge(name: str, target: TargetReport) -> Markup:
+    return el("a", outcome_words(target), href=f"#{name}", class_=f"badge {_kind(verdict(target))}")
+
+
+def _badge(word: str, kind: str) -> Markup:
+    return el("span", word, class_=f"badge {_kind(kind)}")
+
+
+def _kind(word: str) -> str:
+    return word.replace(" ", "-")
+
+
+# -- one target ------------------------------------------------------------------------------------
+
+
+def _target(label: str, target: TargetReport, name: str, cwd: Path) -> Markup:
+    word = verdict(target)
+    parts: list[str] = [
+        el("div", el("h2", label), _badge(word, word), _soft(outcomes(target)), class_="headline"),
+        *_cause(target),
+        *(el("p", line, class_="note") for line in (*not_run(label, target), *target.known_failures)),
+        *_timeline(target),
+        *_failures(target),
+        *_logs(target, cwd),
+        *_left(target),
+        *_tests(target),
+        *_packages(target),
+        *_facts(target),
+    ]
+    return el("section", *parts, id=name, class_=_kind(word))
+
+
+def _soft(words: str) -> Markup:
+    return el("span", words, class_="soft")
+
+
+def _cause(target: TargetReport) -> Iterator[Markup]:
+    """Yield what the run knows of why the guest did not work, in one line."""
+    if cause := target.facts.get("dib_cause"):
+        yield el("p", cause, class_="cause")
+
+
+def _failures(target: TargetReport) -> Iterator[Markup]:
+    if not target.failures:
+        return
+    yield el("h3", "Failures")
+    for number, failure in enumerate(target.failures):
+        shown = failure.text.strip()
+        if len(shown) > LONGEST_TEXT:
+            shown = f"...\n{shown[-LONGEST_TEXT:]}"
+        when = "" if failure.when == "call" else f" ({failure.when})"
+        yield el(
+            "details",
+            el("summary", el("strong", headline(failure)), el("br"), el("code", f"{failure.nodeid}{when}")),
+            el("pre", shown),
+            open="open" if number < 3 else "",  # noqa: PLR2004 -- the first few tell most
+        )
+
+
+def headline(failure: Failure) -> str:
+    """Return the line of a failure that says most: pytest's first ``E`` line, else the first of all."""
+    lines = [line for line in failure.text.splitlines() if line.strip()]
+    errors = [line[1:].strip() for line in lines if line.startswith("E  ")]
+    first = errors[0] if errors else (lines[0] if lines else "failed")
+    return first if len(first) <= 200 else f"{first[:200]}..."  # noqa: PLR2004 -- some lines of a phone
+
+
+# -- the timeline ----------------------------------------------------------------------------------
+
+
+def _timeline(target: TargetReport) -> Iterator[Markup]:
+    spans = [span for span in target.spans if span.end > span.start]
+    if not spans:
+        return
+    whole = Span(name="", start=min(span.start for span in spans), end=max(span.end for span in spans))
+    yield el("h3", f"Timeline: {duration(whole.end - whole.start)}")
+    for name in dict.fromkeys(span.name for span in sorted(spans, key=lambda span: span.start)):
+        own = [span for span in spans if span.name == name]
+        parts = target.build_phases if name == "build" else {}
+        bars = [bar for span in own for bar in _bars(span, parts, whole)]
+        took = duration(sum(span.end - span.start for span in own))
+        yield el(
+            "div",
+            el("span", LANES.get(name, name)),
+            el("span", *bars, class_="track"),
+            el("span", took, class_="took"),
+            class_="lane",
+        )
+        if parts:
+            told = (el("span", f"{phase} {duration(seconds)}") for phase, seconds in parts.items())
+            yield el("div", *told, class_="phases")
+
+
+def _bars(span: Span, parts: Mapping[str, float], whole: Span) -> Iterator[Markup]:
+    colour = "bad" if span.failed else span.name if span.name in COLOURED else "other"
+    yield _bar(dataclasses.replace(span, title=span.title or span.name), whole, colour)
+    at = span.start
+    # What the phases of a build add up to is less than the step took, by what comes before and after.
+    for phase, seconds in parts.items():
+        if at + seconds <= span.end:
+            part = Span(name=span.name, start=at, end=at + seconds, title=phase)
+            yield _bar(part, whole, f"{colour} part")
+        at += seconds
+
+
+def _bar(span: Span, whole: Span, kind: str) -> Markup:
+    length = whole.end - whole.start
+    left, width = 100 * (span.start - whole.start) / length, 100 * (span.end - span.start) / length
+    title = f"{span.title}: {duration(span.end - span.start)}"
+    return el("span", class_=f"bar {kind}", title=title, style=f"left:{left:.2f}%;width:{width:.2f}%")
+
+
+# -- logs and pictures -----------------------------------------------------------------------------
+
+
+def _logs(target: TargetReport, cwd: Path) -> Iterator[Markup]:
+    named = [*target.logs, *(log for failure in target.failures for log in failure.logs)]
+    paths = list(dict.fromkeys(Path(os.path.normpath(cwd / log)) for log in named))
+    consoles = [path for path in paths if path.name.endswith(CONSOLE)]
+    # A failed assertion got its answer from the guest, and says more than a login prompt does.
+    needed = bool(target.dependents) or any(failure.when != "call" for failure in target.failures)
+    for path in consoles:
+        yield from _console(path, opened=needed, line=_guilty_line(target))
+        if pictures := list(_pictures(path)):
+            summary = el("summary", el("strong", "Pictures"), f" of {path.name.removesuffix(CONSOLE)}")
+            yield el("details", summary, *pictures, open="open" if needed else "")
+    others = [path for path in paths if path not in consoles and path.suffix not in TYPES]
+    if others:
+        yield el("p", "Also kept: ", *_separated(el("code", str(path)) for path in others), class_="soft")
+
+
+def _guilty_line(target: TargetReport) -> int | None:
+    number = target.facts.get("dib_console_line", "")
+    return int(number) if number.isdecimal() else None
+
+
+def _console(path: Path, *, opened: bool, line: int | None) -> Iterator[Markup]:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LONGEST_CONSOLE))
+            shown = file.read().decode(errors="replace")
+    except (OSError, ValueError):  # ValueError: no path
+        return
+    lines = shown.splitlines()
+    guilty = line - 1 if line is not None and 0 < line <= len(lines) else _diagnosed(shown)
+    name = path.name.removesuffix(CONSOLE)
+    if guilty is not None:
+        # A long box cannot be scrolled to its middle without a script.
+        yield el("h3", f"Console of {name}, line {guilty + 1}")
+        yield _console_part(lines, max(0, guilty - BEFORE_MARK), guilty + AFTER_MARK, guilty)
+        opened = False
+    yield el(
+        "details",
+        el("summary", el("strong", "Console"), f" of {name}, {len(lines)} lines"),
+        _console_part(lines, max(0, len(lines) - CONSOLE_LINES), len(lines), guilty),
+        open="open" if opened else "",
+    )
+
+
+def _console_part(lines: Sequence[str], first: int, end: int, guilty: int | None) -> Markup:
+    rows = [
+        el("mark", row) if number == guilty else join([row, "\n"])
+        for number, row in enumerate(lines[first:end], start=first)
+    ]
+    return el("pre", *([el("span", f"[{first} lines before]\n", class_="soft")] if first else []), *rows)
+
+
+def _diagnosed(shown: str) -> int | None:
+    diagnosis = console.diagnose(shown)
+    return None if diagnosis is None else shown.count("\n", 0, diagnosis[1])
+
+
+def _pictures(console_log: Path) -> Iterator[Markup]:
+    """Yield the pictures that were kept of an instance: its screen, the plot of its boot."""
+    name = console_log.name.removesuffix(CONSOLE)
+    for path in sorted(console_log.parent.glob("*")):
+        if path.name.startswith(f"{name}.") and path.suffix in TYPES:
+            try:
+                if path.stat().st_size <= LARGEST_PICTURE:
+                    yield picture(path.read_bytes(), path.suffix, path.name)
+            except OSError:
+                continue
+
+
+# -- the rest --------------------------------------------------------------------------------------
+
+
+def _left(target: TargetReport) -> Iterator[Markup]:
+    if not (target.kept or target.leftovers):
+        return
+    yield el("h3", "Still there")
+    for removal in target.kept:
+        reach = [el("dt", "log in"), el("dd", el("code", removal.login))] if removal.login else []
+        yield el(
+            "dl",
+            *(el("dt", "kept"), el("dd", f"{removal.resource} ({removal.reason})")),
+            *reach,
+            *(el("dt", "remove"), el("dd", el("code", removal.command))),
+        )
+    for removal in target.leftovers:
+        words = f"Not removed: {removal.resource}: {removal.reason}. `dibctl cleanup` tries again."
+        yield el("p", words, class_="note")
+
+
+def _tests(target: TargetReport) -> Iterator[Markup]:
+    if not target.tests:
+        return
+    rows = [_test_row(test) for test in target.tests[:MOST_TESTS]]
+    more = len(target.tests) - MOST_TESTS
+    yield el(
+        "details",
+        el("summary", el("strong", "Tests"), f" ({len(target.tests)})"),
+        el("div", el("table", *rows), class_="scroll"),
+        *([el("p", f"{more} more are not shown.", class_="soft")] if more > 0 else []),
+    )
+
+
+def _test_row(test: TestResult) -> Markup:
+    reason = [el("br"), text(test.reason)] if test.reason else []
+    return el(
+        "tr",
+        el("td", _badge(test.outcome, test.outcome)),
+        el("td", el("code", test.nodeid), *reason, class_="name"),
+        el("td", f"{test.seconds:.1f} s", class_="number"),
+    )
+
+
+def _packages(target: TargetReport) -> Iterator[Markup]:
+    try:
+        packages = manifest.read(Path(target.file)) if target.file else None
+    except DibctlError as error:
+        yield el("p", error.message, class_="note")
+        return
+    if not packages:
+        return
+    for change in published.changes(Path(target.file or "")):
+        yield _changes(change)
+    rows = [el("tr", el("td", name, class_="name"), el("td", version)) for name, version in packages.items()]
+    yield el(
+        "details",
+        el("summary", el("strong", "Packages"), f" ({len(packages)})"),
+        el("div", el("table", *rows), class_="scroll"),
+    )
+
+
+def _changes(change: Changes) -> Markup:
+    summary = el(
+        "summary",
+        el("strong", f"{len(change.differences)} packages changed"),
+        f" since {change.day}, when it was published in {change.environment}",
+    )
+    rows = [
+        el(
+            "tr",
+            el("td", difference.package, class_="name"),
+            el("td", difference.kind),
+            el("td", difference.before or "-"),
+            el("td", difference.after or "-"),
+        )
+        for difference in change.differences
+    ]
+    return el("details", summary, *([el("div", el("table", *rows), class_="scroll")] if rows else []))
+
+
+def _facts(target: TargetReport) -> Iterator[Markup]:
+    shown = {
+        "image": target.image,
+        "environment": target.environment,
+        "file": target.file or "",
+        "sha512": target.digest or "",
+        "build": target.reused or ("built" if target.build_phases else ""),
+        "instances": ", ".join(target.instances),
+        **{
+            name.removeprefix("dib_"): value
+            for name, value in target.facts.items()
+            if not name.startswith("dib_seconds_") and name not in HIDDEN_FACTS
+        },
+    }
+    pairs = [part for name, value in shown.items() if value for part in (el("dt", name), el("dd", value))]
+    yield el("details", el("summary", el("strong", "Facts")), el("dl", *pairs))
+
+
+HIDDEN_FACTS = frozenset(
+    f"dib_{name}"
+    for name in ("image", "environment", "digest", "instance", "kind", "cause", "console_line", "screen")
+) | {"dib_console_log", "dib_build_log"}
+"""Facts that the report shows elsewhere, or that are those of single tests."""
+
+
+def _separated(parts: Iterator[Markup]) -> Iterator[Markup]:
+    for number, part in enumerate(parts):
+        yield join([", ", part]) if number else part
