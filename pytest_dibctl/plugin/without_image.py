@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 FIXTURES = frozenset(
     {
         *("image", "dib_run", "dib_journey", "artifact", "dib_view", "image_tree", "cloud", "cloud_image"),
-        *("dib_upload_only", "keypair", "instance", "ssh_access", "reboot", "rebuild", "revert"),
+        *(
+            "dib_later_rungs",
+            "dib_upload_only",
+            "keypair",
+            "instance",
+            "ssh_access",
+            "reboot",
+            "rebuild",
+            "revert",
+        ),
         *(
             "wait_for_port",
             "console_output",
