@@ -32,6 +32,7 @@ FIXTURES = frozenset(
             "revert",
         ),
         *(
+            "dib_later_rungs",
             "wait_for_port",
             "console_output",
             "dib_runner",
