@@ -66,7 +66,8 @@ class Guest:
 
     ``instance`` is None before it runs and after it is removed; ``id``, ``facts`` and ``login`` (the command
     that opens it) stay for the reports. ``key_name`` is the keypair's in the cloud, ``console_log`` the file
-    its console is written to when it goes.
+    its console is written to when it goes. ``cause`` is the named cause of a failed boot, wait or login,
+    ``console_line`` the number of the line that names it.
     """
 
     instance: Instance | None = None
@@ -75,6 +76,8 @@ class Guest:
     login: str | None = None
     key_name: str | None = None
     console_log: Path | None = None
+    cause: str | None = None
+    console_line: int | None = None
     pristine: Pristine = dataclasses.field(default_factory=Pristine)
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from pytest_dibctl.clouds import slirp
 from pytest_dibctl.clouds.local_instance import LocalInstance, indented, remove_directory
-from pytest_dibctl.clouds.qemu import guest, machine, network, qmp
+from pytest_dibctl.clouds.qemu import guest, life, machine, network, qmp
 from pytest_dibctl.clouds.qemu.log import QemuLog
 from pytest_dibctl.clouds.qemu.snapshots import Snapshots, tag_of
 from pytest_dibctl.clouds.qemu.state import State
 from pytest_dibctl.errors import InstanceError
+from pytest_dibctl.guest.boot_causes import Proof
 from pytest_dibctl.system.waiting import Every, wait_until
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,6 @@ QUIT_PATIENCE = 3.0
 """Seconds QEMU has to end after ``quit``, before it is killed."""
 POWER_ON = "power-on"
 """The tag of the snapshot before the first boot: a blank overlay and reset devices. A rebuild loads it."""
-SETTLE = 0.3
-"""Seconds to wait for the rest of the console output after a fatal message."""
 
 
 class QemuInstance(LocalInstance[State]):
@@ -72,9 +71,8 @@ class QemuInstance(LocalInstance[State]):
                 f"{helper}, which its QEMU needs, has ended",
                 f"{self.directory / slirp.LOG} may say why while the instance is kept",
             )
-        if cause := self._console.trouble():
-            time.sleep(SETTLE)
-            raise self._failure(cause.text, cause.hint)
+        if cause := self._console.trouble(self._bears_out):
+            raise self._hopeless(cause)
         if time.monotonic() < self._status_due:
             return
         try:
@@ -231,10 +229,14 @@ class QemuInstance(LocalInstance[State]):
             raise self._failure(f"its QEMU process {ended}{self._log_lines()}", self._log.hint())
         return self._process.pid
 
+    def _bears_out(self, proof: Proof) -> bool:
+        return life.bears_out(self._control, self._state.arch, proof)
+
     def _check_status(self, status: str) -> None:
         if status == "shutdown" or (status == "paused" and self._stopped):
             cause = "it is switched off" if self._stopped else "the guest powered itself off"
-            raise self._failure(cause, "the console's last lines may say why")
+            symptom = None if self._stopped else "powered-off"
+            raise self._failure(cause, "the console's last lines may say why", symptom=symptom)
         if status == "io-error":
             raise self._failure(
                 f"the guest was halted because its disk cannot be written to{self._log_lines()}",

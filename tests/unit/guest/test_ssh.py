@@ -377,7 +377,7 @@ class TestWaiting:
         before: tuple[Login, str],
         found: str,
     ) -> None:
-        def try_login(_access: SshAccess, *, timeout: float) -> tuple[Login, str]:
+        def try_login(_access: SshAccess, *, timeout: float, stopped: object) -> tuple[Login, str]:
             if timeout > 1:
                 return before
             return Login.BROKEN, "ssh did not end within 1 s"
