@@ -156,6 +156,12 @@ class UntestedError(DibctlError):
     exit_code = ExitCode.TESTS_FAILED
 
 
+class TroubleError(DibctlError):
+    """Tests have passed, and yet the image fails: for what went wrong meanwhile, or for a slow boot."""
+
+    exit_code = ExitCode.TESTS_FAILED
+
+
 class StoppedError(DibctlError):
     """A step was given up because the whole was interrupted."""
 

@@ -162,6 +162,11 @@ CAUSES: Final[Mapping[str, Kind]] = MappingProxyType(
             text="another service than ssh listens at the ssh port",
             hint="set tests.ssh.port to the port of the guest's ssh server",
         ),
+        "reset-loop": Kind(
+            text="the machine resets again and again before a kernel says anything",
+            hint="often it has too little memory for kernel and initrd: raise qemu.memory (MiB), or take a larger "
+            "flavor; else the kernel is damaged or for another processor",
+        ),
         "powered-off": Kind(
             text="the guest switched itself off", hint="something in the image powers it off: " + _ABOVE
         ),
@@ -175,7 +180,8 @@ class Sign:
 
     Lines with ``proof`` end a wait when the machine bears them out and the console has been silent for
     ``quiet`` seconds; others only name the cause of a wait that has failed. ``network`` signs count only
-    where nothing answered, not where a login was refused.
+    where nothing answered, not where a login was refused. With ``last``, nothing further down may have the
+    needle.
     """
 
     cause: str
@@ -184,6 +190,7 @@ class Sign:
     proof: Proof | None = None
     quiet: float = 0.0
     network: bool = False
+    last: bool = False
 
 
 _QUIET: Final = MappingProxyType({Proof.KERNEL: 0.6, Proof.FIRMWARE: 1.0, Proof.SHELL: 5.0})
@@ -199,6 +206,7 @@ def _sign(
     quiet: float | None = None,
     *,
     network: bool = False,
+    last: bool = False,
 ) -> Sign:
     return Sign(
         cause=cause,
@@ -207,6 +215,7 @@ def _sign(
         proof=proof,
         quiet=quiet if quiet is not None else _QUIET[proof] if proof else 0.0,
         network=network,
+        last=last,
     )
 
 
@@ -263,7 +272,9 @@ SIGNS: Final = (
     _sign("boot-loader-failed", "Could not find kernel image", None, _FIRMWARE),
     _sign("boot-loader-failed", "No DEFAULT or UI configuration directive found", None, _FIRMWARE),
     _sign("boot-loader-failed", "Failed to load ldlinux", r"Failed to load ldlinux\.\w+", _FIRMWARE),
-    _sign("boot-loader-menu", "boot:", r"^boot:\s*$", _FIRMWARE, _MENU_QUIET),
+    _sign("boot-loader-failed", "Loading ", r"Loading \S+\.\.\..{0,80}failed:", _FIRMWARE),
+    # The firmware repeats on the serial port what a loader writes there itself.
+    _sign("boot-loader-menu", "boot:", r"^(?:boot:\s*)+$", _FIRMWARE, _MENU_QUIET),
     _sign(
         "boot-loader-menu",
         "highlighted",
@@ -297,6 +308,7 @@ SIGNS: Final = (
         r"Killed process \d+ \((?:systemd|init|sshd|cloud-init|dropbear)\)",
     ),
     _sign("disk-full", "No space left on device"),
+    _sign("waiting-for-network", "wait-onli", r"Starting \S*wait-onli", network=True, last=True),
     _sign(
         "waiting-for-network",
         "start job is running",
@@ -358,6 +370,7 @@ STATUS_SIGNS: Final = (
         "kernel",
         r"invalid kernel header|[Ee]rror loading uncompressed kernel|could not load kernel",
     ),
+    _sign("wrong-architecture", "kernel too old", "linux kernel too old to load a ram disk"),
     _sign("wrong-architecture", "Exec format error"),
     _sign("no-init", "init", r"execv\(.*\) failed: No such file|[Nn]o such file or directory.*init"),
 )

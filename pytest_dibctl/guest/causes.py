@@ -75,18 +75,22 @@ def made(cause: str, *, text: str = "", line: int | None = None, said: str = "")
     )
 
 
-def matches(text: str, signs: Sequence[Sign] = SIGNS) -> Iterator[Match]:
-    """Yield the last line of each sign that the text has, in the order of the signs."""
+def matches(text: str, signs: Sequence[Sign] = SIGNS, *, every: bool = False) -> Iterator[Match]:
+    """Yield the last line of each sign that the text has, in the order of the signs.
+
+    With ``every`` not the last one only, but all of the last ``MOST_LOOKS``.
+    """
     for sign in signs:
         end = len(text)
-        for _ in range(MOST_LOOKS):
+        for _ in range(1 if sign.last else MOST_LOOKS):
             at = text.rfind(sign.needle, 0, end)
             if at < 0:
                 break
             start, line = _line_at(text, at, at + len(sign.needle))
             if sign.pattern.search(line):
                 yield Match(sign=sign, start=start, line=line)
-                break
+                if not every:
+                    break
             end = start  # the rest of this line was looked at
 
 
@@ -126,7 +130,20 @@ def named(evidence: Evidence) -> Cause | None:
     said = named_by_console(evidence.console, network=not answered)
     if said is not None:
         return said
-    return _by_files(evidence) or _by_symptom(evidence)
+    return _reset_loop(evidence.console) or _by_files(evidence) or _by_symptom(evidence)
+
+
+_FIRMWARE: Final = "SeaBIOS (version"
+_RESETS: Final = 3
+_NOTHING: Final = 2000
+"""Characters at most that firmware and boot loader print before a kernel does."""
+
+
+def _reset_loop(text: str) -> Cause | None:
+    """Return the cause of a console that shows the firmware's start again and again, and little else."""
+    starts = text.rsplit(_FIRMWARE, _RESETS)[1:]
+    looped = len(starts) == _RESETS and all(len(start) < _NOTHING for start in starts)
+    return made("reset-loop") if looped else None
 
 
 _ENGINE_ARCH: Final = {"x86_64": "x86-64", "aarch64": "AArch64"}

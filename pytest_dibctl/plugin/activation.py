@@ -11,6 +11,7 @@ import pytest
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.plugin import facts, fixtures, host, junit, options, planning
+from pytest_dibctl.plugin.aftermath import Aftermath
 from pytest_dibctl.plugin.attest import Attestation
 from pytest_dibctl.plugin.budget import EntryBudgets
 from pytest_dibctl.plugin.collection import Collection
@@ -133,6 +134,7 @@ def _register_hooks(session: DibSession) -> None:
     register(ladder, "ladder")
     register(budgets, "budgets")
     register(Running(session, budgets, ladder), "running")
+    register(Aftermath(session), "aftermath")
     register(Reporting(session, budgets), "reporting")
     register(ReportListener(session, receivers), "reports")
     register(end, "end")

@@ -44,6 +44,8 @@ class TargetReport:
     digest: str | None = None
     instances: list[str] = dataclasses.field(default_factory=list)
     logs: list[str] = dataclasses.field(default_factory=list)
+    seen: list[str] = dataclasses.field(default_factory=list)
+    """What went wrong in guests, and how long they booted: lines for the summary."""
     removals: list[Removal] = dataclasses.field(default_factory=list)
     """What was kept, and what could not be removed; one for each resource."""
     outcomes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -84,7 +86,11 @@ class TargetReport:
         self.environment = self.environment or other.environment
         self.reused = self.reused or other.reused
         self.digest = self.digest or other.digest
-        for mine, more in ((self.instances, other.instances), (self.logs, other.logs)):
+        for mine, more in (
+            (self.instances, other.instances),
+            (self.logs, other.logs),
+            (self.seen, other.seen),
+        ):
             mine += [name for name in more if name not in mine]
         self.removals += other.removals
 
@@ -113,6 +119,7 @@ def report_of(target_run: TargetRun) -> TargetReport:
         digest=target_run.digest,
         instances=[target_run.guest.id] if target_run.guest.id else [],
         logs=[str(path) for path in (target_run.built.log, target_run.guest.console_log) if path is not None],
+        seen=[*target_run.guest.troubles, *([target_run.guest.boot] if target_run.guest.boot else [])],
         removals=list(target_run.removals),
     )
 

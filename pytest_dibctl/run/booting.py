@@ -116,6 +116,8 @@ def reachable(target_run: TargetRun, instance: Instance, key: SshKey) -> Iterato
             readiness.wait_ready(target_run, instance, access)
         operations = GuestOperations(target_run=target_run, instance=instance, access=access)
         operations.remember_pristine()
+        target_run.guest.access = access
         yield access
     finally:
+        target_run.guest.access = None
         access.close(keep_files=keeps_instance(target_run))

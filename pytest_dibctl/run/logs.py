@@ -64,6 +64,16 @@ def console_file(logs: Path, instance: str) -> Path:
     return logs / f"{file_name(instance)}.console.log"
 
 
+def keep_screen(target_run: TargetRun, instance: Instance) -> None:
+    """Write a picture of a failed instance's screen, where it has one, to the directory of the run's logs."""
+    if target_run.options.logs is None:
+        return
+    with contextlib.suppress(DibctlError):
+        picture = instance.screenshot()
+        path = target_run.options.logs / f"{file_name(instance.name)}.screen.png"
+        target_run.guest.screen = _write_log(path, lambda: picture)
+
+
 def console_tail(instance: Instance, lines: int = 20) -> str:
     """Return the last lines of the console, or nothing when there is none to be had."""
     with contextlib.suppress(Exception):  # a report is being made: it must not fail for want of a console

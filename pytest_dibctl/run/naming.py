@@ -14,7 +14,7 @@ from pytest_dibctl.guest.causes import Cause, Evidence
 from pytest_dibctl.guest.console import excerpt
 from pytest_dibctl.image import artifact, login_facts
 from pytest_dibctl.image.login_facts import LoginFacts
-from pytest_dibctl.run import content
+from pytest_dibctl.run import content, logs
 from pytest_dibctl.run.target_run import TargetRun
 
 ErrorT = TypeVar("ErrorT", bound=DibctlError)
@@ -31,6 +31,8 @@ def explained(target_run: TargetRun, error: ErrorT, instance: Instance | None) -
     reports.
     """
     text = _console(instance)
+    if instance is not None:
+        logs.keep_screen(target_run, instance)
     if error.cause is None:
         cause = causes.named(evidence(target_run, error, text))
         error = _retold(target_run, error, cause, text)

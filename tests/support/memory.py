@@ -138,6 +138,9 @@ class MemoryInstance:
     def console_output(self) -> str:
         return f"{self.name} login:\n{faults().get('console', '')}"
 
+    def screenshot(self) -> bytes:
+        raise InstanceError(f"{self.name} has no screen")
+
     def reboot(self, *, hard: bool = False) -> None:
         log("reboot", name=self.name, hard=hard)
         self.boots += 1

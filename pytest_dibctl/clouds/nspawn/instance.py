@@ -66,6 +66,10 @@ class NspawnInstance(LocalInstance[State]):
         if cause := self._console.trouble(lambda proof: proof is Proof.SHELL):
             raise self._hopeless(cause)
 
+    def screenshot(self) -> bytes:
+        """Raise InstanceError: a container has no screen."""
+        raise InstanceError(f"{self.name}: a container has no screen", hint="a QEMU guest has one")
+
     def reboot(self, *, hard: bool = False) -> None:
         """Ask the container's init to power off, and start it again; ``hard`` does not ask.
 

@@ -146,6 +146,13 @@ class OpenStackInstance:
             log.debug("%s", error.message)
             return ""
 
+    def screenshot(self) -> bytes:
+        """Raise InstanceError: Nova gives no pictures."""
+        raise InstanceError(
+            f"{self.name}: Nova gives no picture of a server's screen",
+            hint="`openstack console url show` opens it in a browser; a QEMU guest can be pictured",
+        )
+
     def reboot(self, *, hard: bool = False) -> None:
         """Ask Nova for the reboot, and return once it has done its part."""
         kind = "HARD" if hard else "SOFT"
