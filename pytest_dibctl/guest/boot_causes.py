@@ -164,8 +164,8 @@ CAUSES: Final[Mapping[str, Kind]] = MappingProxyType(
         ),
         "reset-loop": Kind(
             text="the machine resets again and again before a kernel says anything",
-            hint="often it has too little memory for kernel and initrd: raise qemu.memory (MiB), or take a larger "
-            "flavor; else the kernel is damaged or for another processor",
+            hint="often it has too little memory for kernel and initrd: raise qemu.memory (MiB), or take a "
+            "larger flavor; else the kernel is damaged or for another processor",
         ),
         "powered-off": Kind(
             text="the guest switched itself off", hint="something in the image powers it off: " + _ABOVE

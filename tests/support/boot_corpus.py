@@ -41,7 +41,10 @@ KEPT: Final = 200_000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """What a case came to: the cause that was named, after how many seconds, and the evidence."""
+    """What a case came to: the cause that was named, after how many seconds, and the evidence.
+
+    ``at`` is the monotonic clock's time of the error.
+    """
 
     name: str
     cause: str | None
@@ -49,6 +52,7 @@ class Record:
     message: str
     hint: str | None
     evidence: Evidence
+    at: float = 0.0
 
 
 def make(case: Case, directory: Path) -> Path:
@@ -163,8 +167,8 @@ def settings(case: Case, directory: Path, image: Path) -> catalog.Catalog:
     )
 
 
-def boot(case: Case, directory: Path) -> Record:
-    """Boot a case's image as a run does; return what it came to.
+def boot(case: Case, directory: Path, *, logs: Path | None = None) -> Record:
+    """Boot a case's image as a run does, with ``logs`` as --dib-logs; return what it came to.
 
     Raises AssertionError when the guest lets us in.
     """
@@ -175,7 +179,7 @@ def boot(case: Case, directory: Path) -> Record:
         target_run = TargetRun(
             image=entry,
             environment=loaded.environment_for(entry),
-            options=RunOptions(build="never", input=image),
+            options=RunOptions(build="never", input=image, logs=logs),
             ledger=book,
             cwd=directory,
             progress=lambda _line: None,
@@ -207,11 +211,11 @@ def _booted(case: Case, target_run: TargetRun) -> Record:
             try:
                 stack.enter_context(booting.reachable(target_run, instance, key))
             except DibctlError as error:
+                took = time.monotonic() - started
                 text = instance.console_output()
                 failed: DibctlError = error
             else:
                 raise AssertionError(f"{case.name}: the guest lets us in")
-            took = time.monotonic() - started
     except DibctlError as error:
         failed, took = error, time.monotonic() - started
     finally:
@@ -224,6 +228,7 @@ def _booted(case: Case, target_run: TargetRun) -> Record:
         message=failed.message,
         hint=failed.hint,
         evidence=dataclasses.replace(evidence, console=text or evidence.console),
+        at=started + took,
     )
 
 
@@ -235,7 +240,7 @@ def write(record: Record) -> None:
         console = f"{console[: KEPT // 2]}\n[...]\n{console[-KEPT // 2 :]}"
     (RECORDS / f"{record.name}.console").write_text(console)
     data = dataclasses.asdict(record)
-    del data["evidence"]["console"], data["message"]
+    del data["evidence"]["console"], data["message"], data["at"]
     for name in ("output", "status"):
         data["evidence"][name] = _neutral(data["evidence"][name])
     (RECORDS / f"{record.name}.json").write_text(json.dumps(data, indent=1) + "\n")
