@@ -207,6 +207,7 @@ def test_every_property_of_junit_is_in_the_table() -> None:
         )
     }
     others = {"image", "environment", "kind", "digest", "instance", "console_log", "build_log"}
+    others |= {"cause", "console_line", "screen"}
     assert documented == {f"dib_{name}" for name in seconds | of_guests | others}
 
 
@@ -228,7 +229,10 @@ def test_links_lead_somewhere() -> None:
 SECTIONS = (
     (
         "images.yaml",
-        ("Image", "Dib", "BuildCache", "ImageTests", "Ssh", "TestEntry", "ExternalTest", "NovaTimeouts"),
+        (
+            *("Image", "Dib", "BuildCache", "ImageTests", "Ssh", "TestEntry", "ExternalTest"),
+            *("NovaTimeouts", "ConsoleWatch", "AllowedTrouble"),
+        ),
     ),
     (
         "test.yaml",
