@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,21 +14,30 @@ from pytest_dibctl.guest.console import EXCERPT_LINES, LIMIT, clean, excerpt
 
 CARRY = 2048
 """Characters judged again with the next piece, so that a message cut in two is still recognised."""
+FOLLOWING = 15
+"""Lines without a kernel's stamp that may follow a guest's last words: a shell prints some of them."""
 DOUBT = 1.0
 """Seconds until a suspicion is looked into again that the machine did not bear out."""
+
+
+_STAMP = re.compile(r"\[ *\d+\.\d+\]")
 
 
 class Suspicion:
     """A fatal line on a console, and since when the console has been silent after it.
 
     A guest may print any line, a log of an earlier panic too. So a line alone ends nothing: the console must
-    stay silent after it, and the machine itself must bear it out. ``clock`` returns seconds.
+    stay silent after it, and the machine itself must bear it out. A guest that goes on printing has not
+    stopped; only of a panic whose truth can be ``proven`` this need not be guessed. ``clock`` returns
+    seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, proven: bool = True) -> None:
         self._clock = clock
+        self._proven = proven
         self._sign: Sign | None = None
         self._since = 0.0
+        self._following = 0
 
     @property
     def any(self) -> bool:
@@ -41,8 +51,16 @@ class Suspicion:
     def grown(self, text: str) -> None:
         """Take in what the console has printed last."""
         self._since = self._clock()
-        if match := causes.fatal(text):
-            self._sign = match.sign
+        match = causes.fatal(text)
+        if match is not None:
+            self._sign, self._following = match.sign, 0
+            text = text[match.start :]
+        if self._sign is None:
+            return
+        self._following += sum(1 for line in text.splitlines() if line.strip() and not _STAMP.match(line))
+        provable = self._proven and self._sign.proof is Proof.KERNEL
+        if self._following > FOLLOWING and not provable:
+            self._sign = None
 
     def believed(self, bears_out: Callable[[Proof], bool]) -> bool:
         """Whether the guest will never be ready; ``bears_out`` looks at the machine, once it must."""

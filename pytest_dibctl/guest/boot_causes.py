@@ -334,6 +334,7 @@ SIGNS: Final = (
         "cloud-init-no-datasource", "atasource", r"fallback datasource|DataSourceNone|[Dd]atasource not found"
     ),
     _sign("cloud-init-no-datasource", "data source", r"Did not find any data source"),
+    _sign("cloud-init-broken", "yaml", r"Failed loading yaml|[Ii]nvalid format at line \d+"),
     _sign("cloud-init-broken", "cloud-init", r"Failed to start .*cloud-init|cloud-init.{0,80}Traceback"),
     _sign(
         "cloud-init-broken", "cloud-config", r"[Ii]nvalid cloud-config|Failed at merging in cloud config part"

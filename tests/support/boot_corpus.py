@@ -2,7 +2,8 @@
 
 ``python -m tests.support.boot_corpus [NAME...]`` boots all cases, or those named, and writes their consoles
 and evidence to ``tests/data/boot_corpus``: unit tests name these in milliseconds, and the table in
-``docs/boot-failures.md`` is made of them.
+``docs/boot-failures.md`` is made of them. With ``--again`` nothing is booted, and the causes of the records
+are named again from their evidence.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import yaml
 
 from pytest_dibctl.config import catalog
 from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.guest import causes
 from pytest_dibctl.guest.causes import Evidence
 from pytest_dibctl.image.login_facts import LoginFacts
 from pytest_dibctl.run import booting, building, environments, keys, ledger, naming, uploading
@@ -263,8 +265,21 @@ def read(name: str) -> Record:
     return Record(**data, message="", evidence=Evidence(**fields, files=files, console=console))
 
 
+def name_again(names: list[str]) -> int:
+    """Name the causes of records from their evidence; return how many are wrong."""
+    wrong = 0
+    for case in [case for case in CASES if not names or case.name in names]:
+        record = read(case.name)
+        found = causes.named(record.evidence)
+        write(dataclasses.replace(record, cause=found.id if found else None))
+        wrong += found is None or found.id != case.cause
+    return wrong
+
+
 def main(names: list[str]) -> int:
     """Boot the cases and record them; return how many were named wrongly."""
+    if "--again" in names:
+        return name_again([name for name in names if name != "--again"])
     wrong = 0
     for case in [case for case in CASES if not names or case.name in names]:
         with tempfile.TemporaryDirectory(prefix="dt-") as directory:

@@ -67,7 +67,7 @@ class OpenStackInstance:
         self._titles: list[str] = []
         self._no_console = ""
         self._last_console = ""
-        self._suspicion = Suspicion()
+        self._suspicion = Suspicion(proven=False)
 
     @property
     def id(self) -> str:

@@ -353,6 +353,18 @@ class TestConsole:
         assert set(asked) == {Proof.KERNEL}
         assert len(asked) <= 11  # and is looked into once a second only
 
+    @pytest.mark.parametrize(("lines", "believed"), [(5, True), (40, False)])
+    def test_a_shell_s_words_are_its_last(self, tmp_path: Path, lines: int, *, believed: bool) -> None:
+        clock = Clock()
+        console = Console(tmp_path / "console", clock=clock)
+        self.append(console, "You are in emergency mode. After logging in, type journalctl\n")
+        assert console.trouble(yes) is None
+        self.append(console, "".join(f"[  OK  ] Started service {number}.\n" for number in range(lines)))
+        self.append(console, "[    9.9] random: crng init done\n" * 40)
+        console.trouble(yes)
+        clock.now += 6
+        assert (console.trouble(yes) is not None) is believed
+
     def test_excerpt_ends_soon_after_the_cause(self, tmp_path: Path) -> None:
         console = Console(tmp_path / "console")
         before = "".join(f"before {number}\n" for number in range(50))
