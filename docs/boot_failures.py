@@ -6,7 +6,6 @@ file is not what the causes and the recorded boots give.
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
@@ -42,8 +41,12 @@ def corpus_table() -> str:
 def written(text: str) -> str:
     """Return the document with today's tables."""
     for name, table in {"causes": causes_table(), "corpus": corpus_table()}.items():
-        marks = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end of {name} -->)", re.DOTALL)
-        text = marks.sub(lambda match, table=table: f"{match[1]}{table}{match[2]}", text)  # type: ignore[misc]
+        begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+        before, _, rest = text.partition(begin)
+        _, found, after = rest.partition(end)
+        if not found:
+            raise ValueError(f"{TARGET} has no place for the table of {name}")
+        text = f"{before}{begin}{table}{end}{after}"
     return text
 
 
