@@ -35,11 +35,26 @@ class DibctlError(Exception):
     """The step of a run, done once for all its processes, that came to this."""
     follows: str | None = None
     """The test whose failure is the reason; nothing else is wrong."""
+    symptom: str | None = None
+    """What was seen of an instance that does not let us in, for the naming of its cause: what its port did
+    (``port-silent``, ...), how its login ended (``login-refused``, ...), or ``powered-off``."""
+    cause: str | None = None
+    """The id of the named cause of a failed boot, wait or login."""
+    console_line: int | None = None
+    """The number of the console's line that names it."""
 
-    def __init__(self, message: str, *, hint: str | None = None, exit_code: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        exit_code: int | None = None,
+        symptom: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.symptom = symptom
         if exit_code is not None:
             self.exit_code = exit_code
 
@@ -139,6 +154,12 @@ class BuildError(DibctlError):
 
 class UntestedError(DibctlError):
     """No test run vouches for an image, where one must."""
+
+    exit_code = ExitCode.TESTS_FAILED
+
+
+class TroubleError(DibctlError):
+    """Tests have passed, and yet the image fails: for what went wrong meanwhile, or for a slow boot."""
 
     exit_code = ExitCode.TESTS_FAILED
 

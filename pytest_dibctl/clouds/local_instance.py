@@ -10,6 +10,7 @@ from typing import Generic, Protocol, TypeVar
 from pytest_dibctl.clouds.console import Console
 from pytest_dibctl.clouds.protocols import Address, Endpoint, Flavor, Interface
 from pytest_dibctl.errors import InstanceError
+from pytest_dibctl.guest.causes import Cause
 from pytest_dibctl.guest.login import HostKeyPolicy
 from pytest_dibctl.system import user_network
 
@@ -132,10 +133,18 @@ class LocalInstance(abc.ABC, Generic[StateT]):
         """Return the console's whole output so far, without escape sequences."""
         return self._console.text()
 
-    def _failure(self, cause: str, hint: str) -> InstanceError:
-        excerpt = self._console.excerpt()
-        tail = f"\nlast lines of the console:{indented(excerpt)}" if excerpt else "\nthe console is empty"
-        return InstanceError(f"{self.name}: {cause}{tail}", hint=hint)
+    def _failure(self, cause: str, hint: str, *, symptom: str | None = None) -> InstanceError:
+        return InstanceError(f"{self.name}: {cause}{self._tail()}", hint=hint, symptom=symptom)
+
+    def _hopeless(self, cause: Cause) -> InstanceError:
+        """Return the error for a guest whose console names why it will never be ready."""
+        error = InstanceError(f"{self.name}: {cause.lead}{self._tail(cause.line)}", hint=cause.hint)
+        error.cause, error.console_line = cause.id, cause.line
+        return error
+
+    def _tail(self, around: int | None = None) -> str:
+        excerpt = self._console.excerpt(around=around)
+        return f"\nlast lines of the console:{indented(excerpt)}" if excerpt else "\nthe console is empty"
 
 
 def interface(mac: str) -> Interface:

@@ -181,6 +181,10 @@ class Instance(Protocol):
         """Return all of the serial console so far; empty when there was none."""
         ...
 
+    def screenshot(self) -> bytes:
+        """Return the machine's screen as a PNG; raises InstanceError where it has none (``screen``)."""
+        ...
+
     def reboot(self, *, hard: bool = False) -> None:
         """Start the guest's reboot; the caller waits for readiness."""
         ...

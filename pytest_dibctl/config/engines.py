@@ -28,6 +28,8 @@ CAPABILITIES: Mapping[str, str] = MappingProxyType(
         "clock": "clock of the guest's own",
         # The root filesystem lies on a block device that the guest sees.
         "disk": "disk of the guest's own",
+        # A picture can be taken of the machine's screen.
+        "screen": "screen that can be pictured",
         # A snapshot holds memory too, so that going back to it needs no boot.
         "memory-snapshot": "snapshot that holds memory",
     }
@@ -46,7 +48,7 @@ class Engine:
 ENGINES: Mapping[str, Engine] = MappingProxyType(
     {
         "qemu": Engine(capabilities=frozenset(CAPABILITIES)),
-        "openstack": Engine(capabilities=frozenset(CAPABILITIES) - {"memory-snapshot"}),
+        "openstack": Engine(capabilities=frozenset(CAPABILITIES) - {"memory-snapshot", "screen"}),
         # A container's kernel and clock are this machine's, and it boots without the image's boot loader.
         "nspawn": Engine(capabilities=frozenset(), vouches=False),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import re
+import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -28,6 +29,11 @@ REFUSAL_GRACE = 15.0
 
 REFUSAL_LIMIT = 180.0
 """The same where the console tells nothing of cloud-init."""
+
+WATCH_END = 5.0
+"""Seconds that the last of these looks is waited for."""
+WATCH_EVERY = 0.25
+"""Seconds between two looks at the guest while an attempt to log in goes on."""
 
 TELL_EVERY = 30.0
 """Seconds between two equal lines of progress."""
@@ -68,10 +74,6 @@ _FOREIGN_KEY = re.compile(
 )
 
 
-_OTHER_USER = re.compile(r'Please login as the user "([^"\s]+)" rather than the user')
-"""What cloud-init has root's key say."""
-
-
 def judge(returncode: int, output: str) -> Login:
     """Return how a failed attempt to log in ended, from the exit code and the output of ssh."""
     if _FOREIGN_KEY.search(output):
@@ -110,8 +112,11 @@ class Access(Protocol):
         """Trust the host keys that the guest has told by now; return whether a login may be tried."""
         ...
 
-    def try_login(self, *, timeout: float) -> tuple[Login, str]:
-        """Log in once, for at most ``timeout`` seconds; return how that ended and the output of ssh."""
+    def try_login(self, *, timeout: float, stopped: threading.Event) -> tuple[Login, str]:
+        """Log in once, for at most ``timeout`` seconds; return how that ended and the output of ssh.
+
+        ``stopped`` ends the attempt early.
+        """
         ...
 
 
@@ -176,7 +181,7 @@ class Wait:
         self._for_host_keys()
         while True:
             allowed = min(LOGIN_PATIENCE, self._left)
-            outcome, output = self.access.try_login(timeout=max(1.0, allowed))
+            outcome, output = self._attempt(max(1.0, allowed))
             if outcome is Login.DONE:
                 return
             self.check()
@@ -200,9 +205,32 @@ class Wait:
             time.sleep(max(0.0, min(pause, self._left)))
             pause = min(pause * 1.5, 5.0)
 
+    def _attempt(self, seconds: float) -> tuple[Login, str]:
+        """Log in once; a guest that is found dead meanwhile ends the attempt, and the wait by an error."""
+        over, found = threading.Event(), list[BaseException]()
+
+        def watch() -> None:
+            while not over.wait(WATCH_EVERY):
+                try:
+                    self.check()
+                except BaseException as error:  # noqa: BLE001 -- raised below, in the thread that waits
+                    found.append(error)
+                    over.set()
+
+        watcher = threading.Thread(target=watch, name="watch over a login", daemon=True)
+        watcher.start()
+        try:
+            outcome = self.access.try_login(timeout=seconds, stopped=over)
+        finally:
+            over.set()
+            watcher.join(WATCH_END)
+        if found and outcome[0] is not Login.DONE:
+            raise found[0]
+        return outcome
+
     def _is_final(self, output: str, seconds: float) -> bool:
         """Whether a login that has been refused for ``seconds`` will be refused for good."""
-        if _OTHER_USER.search(output):
+        if console.names_other_user(output):
             return True
         if seconds < REFUSAL_GRACE:
             return False
@@ -240,6 +268,7 @@ class Wait:
         return PortTimeoutError(
             f"ssh at {self._where} did not answer within {self.timeout:g} s: {seen.text}",
             hint=seen.hint,
+            symptom=seen.symptom,
         )
 
     def _no_login(self, outcome: Login, output: str) -> PortTimeoutError:
@@ -252,15 +281,18 @@ class Wait:
                 hint="cloud-init (or the program that reads the seed instead) must apply ssh_keys before the "
                 "ssh server starts; for an image that makes its own key, set ssh_host_key: first-seen in the "
                 "environment's qemu or nova section",
+                symptom="foreign-key",
             )
         if outcome is Login.REFUSED:
             return PortTimeoutError(
                 f"{server}, but no login as {user} succeeded within {self.timeout:g} s\n  {output}",
                 hint=self._whose_key(output),
+                symptom="login-refused",
             )
         return PortTimeoutError(
             f"{server}, but no login as {user} came to an end within {self.timeout:g} s\n  {output}",
             hint="the guest may be too slow or out of memory: look at its console",
+            symptom="login-broken",
         )
 
     def _refused(self, output: str) -> PortTimeoutError:
@@ -269,13 +301,13 @@ class Wait:
         return PortTimeoutError(
             f"the ssh server at {self._where} refuses the login as {user}{reason}\n  {output}",
             hint=self._whose_key(output),
+            symptom="login-refused",
         )
 
     def _whose_key(self, output: str) -> str:
         """Return what to do about a refused login."""
         user = self.access.username
-        named = _OTHER_USER.search(output)
-        users = (named[1],) if named else console.users_with_keys(self._console())
+        users = console.other_users(output, self._console())
         if users and user not in users:
             return f"the guest has the key for {' and '.join(users)}: set tests.ssh.username in images.yaml"
         return (

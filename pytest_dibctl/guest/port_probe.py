@@ -35,41 +35,52 @@ BANNER_LIMIT = 8192
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProbeResult:
-    """What the latest attempt showed, as a text and a hint; ``answers`` is true once a banner was read."""
+    """What the latest attempt showed, as a text and a hint; ``answers`` is true once a banner was read.
 
+    ``symptom`` is what an error for it bears.
+    """
+
+    symptom: str
     answers: bool
     text: str
     hint: str
 
 
-UNTRIED = ProbeResult(answers=False, text="nothing was tried yet", hint="allow more time")
+UNTRIED = ProbeResult(
+    symptom="port-untried", answers=False, text="nothing was tried yet", hint="allow more time"
+)
 REFUSED = ProbeResult(
+    symptom="port-refused",
     answers=False,
     text="connections are refused: nothing listens",
     hint="check that the ssh server is installed and enabled in the image, and listens on this port",
 )
 CLOSED = ProbeResult(
+    symptom="port-closed",
     answers=False,
     text="connections are accepted and closed at once: nothing listens in the guest",
     hint=REFUSED.hint,
 )
 SILENT = ProbeResult(
+    symptom="port-silent",
     answers=False,
     text="connections are accepted but nothing follows: the guest's network is not up, a firewall drops "
     "packets, or its ssh server is too slow to speak",
     hint="look for the network on the console; a slow guest may need a longer port_wait_timeout",
 )
 OTHER = ProbeResult(
+    symptom="port-other",
     answers=False,
     text="something answers, but not with an ssh banner",
     hint="check tests.ssh.port: another service listens there",
 )
 UNREACHABLE = ProbeResult(
+    symptom="port-unreachable",
     answers=False,
     text="connections get no answer",
     hint="check the network, its security group and the guest's firewall",
 )
-BANNER = ProbeResult(answers=True, text="the ssh server answers", hint="")
+BANNER = ProbeResult(symptom="", answers=True, text="the ssh server answers", hint="")
 
 
 class PortProbe:

@@ -9,6 +9,7 @@ import ipaddress
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,13 +87,16 @@ class SshAccess:
         timeout: float | None = None,
         check: bool = False,
         stdin: str | None = None,
+        stopped: threading.Event | None = None,
     ) -> process.Result:
         """Run a command in the guest's shell and return its output and exit code; 255 is ssh's own failure.
 
-        Raises CommandTimeoutError when the command does not end within ``timeout`` seconds, and CommandError,
-        with ``check``, when its exit code is not 0.
+        ``stopped`` ends it early. Raises CommandTimeoutError when the command does not end within ``timeout``
+        seconds, and CommandError, with ``check``, when its exit code is not 0.
         """
-        return process.run([*self.command_line(), "--", command], timeout=timeout, check=check, stdin=stdin)
+        return process.run(
+            [*self.command_line(), "--", command], timeout=timeout, check=check, stdin=stdin, stopped=stopped
+        )
 
     def client(self) -> paramiko.SSHClient:
         """Return a connected paramiko client that accepts the same host keys; the caller closes it.
@@ -209,10 +213,13 @@ class SshAccess:
         self.config_file.write_text(_config(self, multiplexed=multiplexed))
         self.config_file.chmod(0o600)
 
-    def try_login(self, *, timeout: float) -> tuple[Login, str]:
-        """Log in once, for at most ``timeout`` seconds; return how that ended and the output of ssh."""
+    def try_login(self, *, timeout: float, stopped: threading.Event | None = None) -> tuple[Login, str]:
+        """Log in once, for at most ``timeout`` seconds; return how that ended and the output of ssh.
+
+        ``stopped`` ends the attempt early.
+        """
         try:
-            result = self.run("true", timeout=timeout)
+            result = self.run("true", timeout=timeout, stopped=stopped)
         except CommandError as error:
             return Login.BROKEN, error.message
         return judge_attempt(result)

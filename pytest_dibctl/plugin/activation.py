@@ -11,6 +11,7 @@ import pytest
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.plugin import facts, fixtures, host, junit, options, planning
+from pytest_dibctl.plugin.aftermath import Aftermath
 from pytest_dibctl.plugin.attest import Attestation
 from pytest_dibctl.plugin.budget import EntryBudgets
 from pytest_dibctl.plugin.collection import Collection
@@ -140,6 +141,7 @@ def _register_hooks(session: DibSession) -> None:
     register(ladder, "ladder")
     register(budgets, "budgets")
     register(Running(session, budgets, ladder, failed_steps), "running")
+    register(Aftermath(session), "aftermath")
     register(Reporting(session, budgets, failed_steps), "reporting")
     register(ReportListener(session, receivers), "reports")
     register(end, "end")

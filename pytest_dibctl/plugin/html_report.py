@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pytest_dibctl.errors import DibctlError
-from pytest_dibctl.guest import console
+from pytest_dibctl.guest import causes
+from pytest_dibctl.guest.boot_causes import CAUSES
 from pytest_dibctl.image import manifest, published
 from pytest_dibctl.image.published import Changes
 from pytest_dibctl.plugin.html_page import TYPES, Markup, el, join, page, picture, text
@@ -115,7 +116,10 @@ def _target(label: str, target: TargetReport, name: str, cwd: Path) -> Markup:
     parts: list[str] = [
         el("div", el("h2", label), _badge(word, word), _soft(outcomes(target)), class_="headline"),
         *_cause(target),
-        *(el("p", line, class_="note") for line in (*not_run(label, target), *target.known_failures)),
+        *(
+            el("p", line, class_="note")
+            for line in (*not_run(label, target), *target.known_failures, *target.seen)
+        ),
         *_timeline(target),
         *_failures(target),
         *_logs(target, cwd),
@@ -134,7 +138,7 @@ def _soft(words: str) -> Markup:
 def _cause(target: TargetReport) -> Iterator[Markup]:
     """Yield what the run knows of why the guest did not work, in one line."""
     if cause := target.facts.get("dib_cause"):
-        yield el("p", cause, class_="cause")
+        yield el("p", CAUSES[cause].text if cause in CAUSES else cause, class_="cause")
 
 
 def _failures(target: TargetReport) -> Iterator[Markup]:
@@ -263,8 +267,8 @@ def _console_part(lines: Sequence[str], first: int, end: int, guilty: int | None
 
 
 def _diagnosed(shown: str) -> int | None:
-    diagnosis = console.diagnose(shown)
-    return None if diagnosis is None else shown.count("\n", 0, diagnosis[1])
+    found = causes.fatal(shown)
+    return None if found is None else shown.count("\n", 0, found.start)
 
 
 def _pictures(console_log: Path) -> Iterator[Markup]:

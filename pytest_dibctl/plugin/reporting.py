@@ -138,7 +138,10 @@ def _put_facts(item: pytest.Item, target_run: TargetRun) -> None:
         **building.build_facts(target_run.run_state, target_run.label),
         "instance": target_run.guest.id,
         **target_run.guest.facts,
+        "cause": target_run.guest.cause,
+        "console_line": target_run.guest.console_line,
         **{f"seconds_{name}": f"{seconds[name]:.1f}" for name in (*STEPS, *RARE) if name in seconds},
+        "screen": _shown(target_run.guest.screen, target_run.cwd),
         "build_log": _shown(target_run.built.log, target_run.cwd),
         "console_log": _shown(target_run.guest.console_log, target_run.cwd),
     }

@@ -15,7 +15,7 @@ from pytest_dibctl.run.targets import Target
 
 PREFIX = "dib_"
 """How the names of our properties begin."""
-LOGS = (f"{PREFIX}console_log", f"{PREFIX}build_log")
+LOGS = (f"{PREFIX}console_log", f"{PREFIX}screen", f"{PREFIX}build_log")
 """The properties that name a log file, in the order in which reports list them."""
 
 

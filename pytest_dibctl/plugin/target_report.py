@@ -80,6 +80,8 @@ class TargetReport:
     tests: list[TestResult] = dataclasses.field(default_factory=list)
     instances: list[str] = dataclasses.field(default_factory=list)
     logs: list[str] = dataclasses.field(default_factory=list)
+    seen: list[str] = dataclasses.field(default_factory=list)
+    """What went wrong in guests, and how long they booted: lines for the summary."""
     removals: list[Removal] = dataclasses.field(default_factory=list)
     """What was kept, and what could not be removed; one for each resource."""
     outcomes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -129,7 +131,11 @@ class TargetReport:
         self.file = self.file or other.file
         self.build_phases = self.build_phases or other.build_phases
         self.spans += other.spans
-        for mine, more in ((self.instances, other.instances), (self.logs, other.logs)):
+        for mine, more in (
+            (self.instances, other.instances),
+            (self.logs, other.logs),
+            (self.seen, other.seen),
+        ):
             mine += [name for name in more if name not in mine]
         self.removals += other.removals
 
@@ -170,6 +176,7 @@ def report_of(target_run: TargetRun) -> TargetReport:
         spans=[Span(name=name, start=start, end=end) for name, start, end in target_run.spans],
         instances=[target_run.guest.id] if target_run.guest.id else [],
         logs=[str(path) for path in (target_run.built.log, target_run.guest.console_log) if path is not None],
+        seen=[*target_run.guest.troubles, *([target_run.guest.boot] if target_run.guest.boot else [])],
         removals=list(target_run.removals),
     )
 

@@ -98,6 +98,8 @@ class TerminalOutput:
         for warning in self._session.warnings:
             _write(terminalreporter, warning, red=True, bold=True)
         for label, target_report in target_reports.items():
+            for line in target_report.seen:
+                _write(terminalreporter, f"{label}: {line}")
             _write_removals(terminalreporter, label, target_report)
 
     def _is_quiet(self, terminalreporter: TerminalReporter) -> bool:

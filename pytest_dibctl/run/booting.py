@@ -9,10 +9,10 @@ from typing import Any
 
 from pytest_dibctl.clouds.protocols import BootRequest, Cloud, CloudImage, Instance
 from pytest_dibctl.config import merge
-from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.errors import DibctlError, InstanceError
 from pytest_dibctl.guest.keys import SshKey
 from pytest_dibctl.guest.ssh import SshAccess
-from pytest_dibctl.run import logs, readiness
+from pytest_dibctl.run import logs, naming, readiness
 from pytest_dibctl.run.keeping import keep, keeps_instance
 from pytest_dibctl.run.operations import GuestOperations
 from pytest_dibctl.run.removal import Resource, State
@@ -55,7 +55,7 @@ def booted(target_run: TargetRun, cloud: Cloud, image: CloudImage | None, key: S
     instance: Instance | None = None
     try:
         with target_run.phase("boot"), disk_errors():
-            instance = cloud.boot(image, request, progress=target_run.progress)
+            instance = _boot(target_run, cloud, image, request)
         _note(target_run, instance)
         with contextlib.suppress(DibctlError):  # it is on record by its name already
             note(id=instance.id, made=True)
@@ -76,6 +76,13 @@ def booted(target_run: TargetRun, cloud: Cloud, image: CloudImage | None, key: S
         else:
             with target_run.removal(record.resource, record):
                 instance.delete()
+
+
+def _boot(target_run: TargetRun, cloud: Cloud, image: CloudImage, request: BootRequest) -> Instance:
+    try:
+        return cloud.boot(image, request, progress=target_run.progress)
+    except InstanceError as error:
+        raise naming.explained(target_run, error, None) from None
 
 
 def _note(target_run: TargetRun, instance: Instance) -> None:
@@ -109,6 +116,8 @@ def reachable(target_run: TargetRun, instance: Instance, key: SshKey) -> Iterato
             readiness.wait_ready(target_run, instance, access)
         operations = GuestOperations(target_run=target_run, instance=instance, access=access)
         operations.remember_pristine()
+        target_run.guest.access = access
         yield access
     finally:
+        target_run.guest.access = None
         access.close(keep_files=keeps_instance(target_run))

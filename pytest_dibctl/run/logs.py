@@ -13,7 +13,7 @@ from pytest_dibctl.config import merge
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import DibctlError
-from pytest_dibctl.guest import console
+from pytest_dibctl.guest import causes
 from pytest_dibctl.run import environments
 from pytest_dibctl.run.ledger import Ledger
 from pytest_dibctl.run.target_run import TargetRun
@@ -65,6 +65,16 @@ def console_file(logs: Path, instance: str) -> Path:
     return logs / f"{file_name(instance)}.console.log"
 
 
+def keep_screen(target_run: TargetRun, instance: Instance) -> None:
+    """Write a picture of a failed instance's screen, where it has one, to the directory of the run's logs."""
+    if target_run.options.logs is None:
+        return
+    with contextlib.suppress(DibctlError):
+        picture = instance.screenshot()
+        path = target_run.options.logs / f"{file_name(instance.name)}.screen.png"
+        target_run.guest.screen = _write_log(path, lambda: picture)
+
+
 def console_tail(instance: Instance, lines: int = 20) -> str:
     """Return the last lines of the console, or nothing when there is none to be had."""
     with contextlib.suppress(Exception):  # a report is being made: it must not fail for want of a console
@@ -75,7 +85,7 @@ def console_tail(instance: Instance, lines: int = 20) -> str:
 def console_tells_a_cause(instance: Instance) -> bool:
     """Whether the console names a reason for which the guest cannot work."""
     with contextlib.suppress(Exception):  # as above
-        return console.diagnose(instance.console_output()) is not None
+        return causes.fatal(instance.console_output()) is not None
     return False
 
 

@@ -10,7 +10,7 @@ import time
 from pytest_dibctl.clouds.protocols import Instance
 from pytest_dibctl.errors import DibctlError, InstanceError, PortTimeoutError
 from pytest_dibctl.guest.ssh import SshAccess
-from pytest_dibctl.run import readiness
+from pytest_dibctl.run import naming, readiness
 from pytest_dibctl.run.target_run import TargetRun
 from pytest_dibctl.system import process, signals
 
@@ -121,7 +121,12 @@ class GuestOperations:
             left = limit - (time.monotonic() - started)
             if left <= 0:
                 raise PortTimeoutError(f"{self.instance.name} did not come back within {limit:g} s")
-            self.access.wait_ready(timeout=left, check=self.instance.check, progress=self.target_run.progress)
+            try:
+                self.access.wait_ready(
+                    timeout=left, check=self.instance.check, progress=self.target_run.progress
+                )
+            except (PortTimeoutError, InstanceError) as error:
+                raise naming.explained(self.target_run, error, self.instance) from None
             with contextlib.suppress(DibctlError):
                 if after is None or self._boot_id() != after:
                     return time.monotonic() - started

@@ -6,16 +6,19 @@ import time
 
 from pytest_dibctl.clouds.protocols import Instance
 from pytest_dibctl.config import merge
-from pytest_dibctl.errors import PortTimeoutError
+from pytest_dibctl.errors import InstanceError, PortTimeoutError
 from pytest_dibctl.guest.port_probe import port_answers
 from pytest_dibctl.guest.ssh import SshAccess
-from pytest_dibctl.run.logs import console_tail
+from pytest_dibctl.run import naming
 from pytest_dibctl.run.target_run import TargetRun
 from pytest_dibctl.system.waiting import wait_until
 
 
 def wait_ready(target_run: TargetRun, instance: Instance, access: SshAccess) -> None:
-    """Wait for a login, then for ``wait_for_port``; raises PortTimeoutError and InstanceError."""
+    """Wait for a login, then for ``wait_for_port``.
+
+    Raises PortTimeoutError and InstanceError, with the named cause first.
+    """
     deadline = target_run.deadlines.port
     try:
         waited = access.wait_ready(
@@ -25,13 +28,8 @@ def wait_ready(target_run: TargetRun, instance: Instance, access: SshAccess) -> 
             console=instance.console_output,
         )
         wait_for_configured_port(target_run, instance, timeout=max(0.0, deadline - waited))
-    except PortTimeoutError as error:
-        tail = console_tail(instance)
-        raise PortTimeoutError(
-            f"{target_run.label}: {error.message}"
-            + (f"\nlast lines of the console:\n{tail}" if tail else ""),
-            hint=error.hint,
-        ) from None
+    except (PortTimeoutError, InstanceError) as error:
+        raise naming.explained(target_run, error, instance) from None
 
 
 def wait_for_configured_port(target_run: TargetRun, instance: Instance, *, timeout: float) -> None:

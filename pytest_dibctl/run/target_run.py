@@ -25,6 +25,7 @@ from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.guest.ssh import SshAccess
 from pytest_dibctl.run.ledger import Ledger, Record
 from pytest_dibctl.run.options import RunOptions
 from pytest_dibctl.run.removal import Removal, Resource, State, cleanup_command
@@ -82,7 +83,10 @@ class Guest:
 
     ``instance`` is None before it runs and after it is removed; ``id``, ``facts`` and ``login`` (the command
     that opens it) stay for the reports. ``key_name`` is the keypair's in the cloud, ``console_log`` the file
-    its console is written to when it goes.
+    its console is written to when it goes. ``cause`` is the named cause of a failed boot, wait or login,
+    ``console_line`` the number of the line that names it. ``access`` is the way in while it is open.
+    ``troubles`` and ``boot`` are lines for the summary: what went wrong, and how long the boot took.
+    ``screen`` is the picture of a failed boot.
     """
 
     instance: Instance | None = None
@@ -91,6 +95,12 @@ class Guest:
     login: str | None = None
     key_name: str | None = None
     console_log: Path | None = None
+    cause: str | None = None
+    console_line: int | None = None
+    access: SshAccess | None = None
+    troubles: list[str] = dataclasses.field(default_factory=list)
+    boot: str | None = None
+    screen: Path | None = None
     pristine: Pristine = dataclasses.field(default_factory=Pristine)
 
 

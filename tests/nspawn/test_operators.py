@@ -48,9 +48,9 @@ class BadGuest:
 
 
 BAD_GUESTS: Mapping[str, BadGuest] = {
-    "no sshd": BadGuest(variant="no-sshd", words="ssh", patience=10),
+    "no sshd": BadGuest(variant="no-sshd", words="[sshd-not-started]", patience=10),
     "wrong user": BadGuest(
-        words="nobody-there",
+        words="[wrong-user]",
         patience=15,
         settings={"username": "nobody-there"},
         # Without a cloud-init a container is refused whose login user is not in the image.

@@ -207,6 +207,7 @@ def test_every_property_of_junit_is_in_the_table() -> None:
         )
     }
     others = {"image", "environment", "kind", "digest", "instance", "console_log", "build_log"}
+    others |= {"cause", "console_line", "screen"}
     assert documented == {f"dib_{name}" for name in seconds | of_guests | others}
 
 
@@ -229,15 +230,8 @@ SECTIONS = (
     (
         "images.yaml",
         (
-            "Image",
-            "Dib",
-            "BuildCache",
-            "ImageTests",
-            "KnownFailure",
-            "Ssh",
-            "TestEntry",
-            "ExternalTest",
-            "NovaTimeouts",
+            *("Image", "Dib", "BuildCache", "ImageTests", "KnownFailure", "Ssh", "TestEntry", "ExternalTest"),
+            *("NovaTimeouts", "ConsoleWatch", "AllowedTrouble"),
         ),
     ),
     (

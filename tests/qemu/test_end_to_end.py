@@ -199,7 +199,7 @@ def test_a_guest_that_panics_is_named_and_removed(
     operator.write("test.yaml", environment(PATIENCE))
     finished = operator.dibctl("test", "micro", "--environment=quick", "--build=never")
     assert finished.code == 70, finished.output
-    assert "panic" in finished.output
+    assert "[kernel-panic]" in finished.output
     assert "console" in finished.output
 
 

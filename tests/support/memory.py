@@ -138,6 +138,9 @@ class MemoryInstance:
     def console_output(self) -> str:
         return f"{self.name} login:\n{faults().get('console', '')}"
 
+    def screenshot(self) -> bytes:
+        raise InstanceError(f"{self.name} has no screen")
+
     def reboot(self, *, hard: bool = False) -> None:
         log("reboot", name=self.name, hard=hard)
         self.boots += 1
@@ -259,7 +262,8 @@ class MemoryCloud:
         progress("booting")
         time.sleep(faults().get("boot_seconds", 0))
         if "boot" in faults():
-            raise InstanceError(f"{request.name} went to ERROR: no valid host", hint="use a smaller flavor")
+            why = faults()["boot"] if isinstance(faults()["boot"], str) else "no valid host"
+            raise InstanceError(f"{request.name} went to ERROR: {why}", hint="use a smaller flavor")
         return MemoryInstance(id=f"id-{request.name}", name=request.name)
 
     def existing(self, instance_id: str) -> Instance:

@@ -1,10 +1,11 @@
-"""A small Debian with systemd and OpenSSH, without cloud-init and kernel: what boots in a container only."""
+"""A small Debian with systemd and OpenSSH, without a kernel: what boots in a container only."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,26 +29,30 @@ rm -rf var/cache/apt var/lib/apt/lists usr/share/doc usr/share/locale usr/share/
 """
 
 
-def cached() -> Path:
-    """Return the image, built at most once per machine and state of this file; never write to it."""
+def cached(*, cloud_init: bool = False) -> Path:
+    """Return the image, built at most once per machine and state of this file; never write to it.
+
+    With ``cloud_init`` it has that too.
+    """
+    name = "small-debian-cloud-init" if cloud_init else "small-debian"
     cache = micro.cache_directory()
     cache.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
-    image = cache / f"small-debian-{digest}" / "debian.qcow2"
-    with FileLock(cache / "small-debian.lock"):
+    image = cache / f"{name}-{digest}" / "debian.qcow2"
+    with FileLock(cache / f"{name}.lock"):
         if not image.exists():
             work = Path(tempfile.mkdtemp(prefix="building-", dir=cache))
-            _build(work)
+            _build(work, (*PACKAGES, "cloud-init") if cloud_init else PACKAGES)
             image.parent.mkdir()
             (work / "debian.qcow2").rename(image)
             shutil.rmtree(work)
     return image
 
 
-def _build(work: Path) -> None:
+def _build(work: Path, packages: Sequence[str]) -> None:
     tree, raw = work / "tree", work / "debian.raw"
     mirror = dib.host_mirrors().get(mirrors.MAIN_MIRROR, "http://deb.debian.org/debian")
-    options = ["--variant=minbase", f"--include={','.join(PACKAGES)}"]
+    options = ["--variant=minbase", f"--include={','.join(packages)}"]
     # mmdebstrap takes half the time, and `dibctl doctor --install` brings it.
     tool = "mmdebstrap" if shutil.which("mmdebstrap", path=process.tool_path()) else "debootstrap"
     inside = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]

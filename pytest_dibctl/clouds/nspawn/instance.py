@@ -14,6 +14,7 @@ from pytest_dibctl.clouds.nspawn import launch, limits
 from pytest_dibctl.clouds.nspawn.guard import Guard, Power
 from pytest_dibctl.clouds.nspawn.state import State
 from pytest_dibctl.errors import InstanceError
+from pytest_dibctl.guest.boot_causes import Proof
 from pytest_dibctl.system import user_network
 from pytest_dibctl.system.waiting import Every, wait_until
 
@@ -61,9 +62,13 @@ class NspawnInstance(LocalInstance[State]):
         if power.state in {"off", "failed"}:
             time.sleep(SETTLE)
             raise self._down(power)
-        if cause := self._console.trouble():
-            time.sleep(SETTLE)
-            raise self._failure(cause.text, cause.hint)
+        # A container has no kernel and no firmware of its own: it cannot panic.
+        if cause := self._console.trouble(lambda proof: proof is Proof.SHELL):
+            raise self._hopeless(cause)
+
+    def screenshot(self) -> bytes:
+        """Raise InstanceError: a container has no screen."""
+        raise InstanceError(f"{self.name}: a container has no screen", hint="a QEMU guest has one")
 
     def reboot(self, *, hard: bool = False) -> None:
         """Ask the container's init to power off, and start it again; ``hard`` does not ask.
@@ -153,7 +158,8 @@ class NspawnInstance(LocalInstance[State]):
     def _down(self, power: Power) -> InstanceError:
         if power.state == "off":
             cause = "it is switched off" if self._stopped else "the container powered itself off"
-            return self._failure(cause, "the console's last lines may say why")
+            symptom = None if self._stopped else "powered-off"
+            return self._failure(cause, "the console's last lines may say why", symptom=symptom)
         if power.trouble is not None:
             return self._failure(f"it could not reboot: {power.trouble}", self._log_hint())
         return self._failure(f"systemd-nspawn exited with {power.code}{self._log_lines()}", self._log_hint())

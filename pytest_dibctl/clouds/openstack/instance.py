@@ -9,18 +9,22 @@ import uuid
 from collections.abc import Callable, Mapping
 
 from pytest_dibctl.clouds import marks
+from pytest_dibctl.clouds.console import Suspicion
 from pytest_dibctl.clouds.openstack import images, networks, servers, shapes
 from pytest_dibctl.clouds.openstack.api import CALL_TIMEOUT, Api
 from pytest_dibctl.clouds.openstack.refusals import CONFLICT, FORBIDDEN, NOT_FOUND, raise_for_status
 from pytest_dibctl.clouds.protocols import Endpoint, Flavor, Interface
 from pytest_dibctl.errors import ApiError, InstanceError
-from pytest_dibctl.guest.console import clean, diagnose, excerpt, host_keys
+from pytest_dibctl.guest import causes
+from pytest_dibctl.guest.console import clean, excerpt, host_keys
 from pytest_dibctl.guest.login import HostKeyPolicy
 
 log = logging.getLogger(__name__)
 
 STATUS_INTERVAL = 3.0
 """Seconds between two questions to Nova whether the instance still runs."""
+SUSPICIOUS_INTERVAL = 1.0
+"""The same while the console shows a line that may be the guest's last."""
 ENDED = frozenset({"SHUTOFF", "SUSPENDED", "PAUSED"})
 DELETED = frozenset({"DELETED", "SOFT_DELETED"})
 """Nova shows a deleted server for a moment before it answers 404, and a soft-deleted one for days."""
@@ -62,6 +66,8 @@ class OpenStackInstance:
         self._snapshots: dict[str, str] = {}
         self._titles: list[str] = []
         self._no_console = ""
+        self._last_console = ""
+        self._suspicion = Suspicion(proven=False)
 
     @property
     def id(self) -> str:
@@ -126,7 +132,9 @@ class OpenStackInstance:
             if not error.transient:
                 raise
             log.debug("%s", error.message)
-        self._status_due = time.monotonic() + STATUS_INTERVAL
+        # A suspicion is settled by another look soon.
+        pause = SUSPICIOUS_INTERVAL if self._suspicion.any else STATUS_INTERVAL
+        self._status_due = time.monotonic() + pause
 
     def console_output(self) -> str:
         """Return the console output that Nova has; empty, with a reason in the log, where it gives none."""
@@ -137,6 +145,13 @@ class OpenStackInstance:
                 raise
             log.debug("%s", error.message)
             return ""
+
+    def screenshot(self) -> bytes:
+        """Raise InstanceError: Nova gives no pictures."""
+        raise InstanceError(
+            f"{self.name}: Nova gives no picture of a server's screen",
+            hint="`openstack console url show` opens it in a browser; a QEMU guest can be pictured",
+        )
 
     def reboot(self, *, hard: bool = False) -> None:
         """Ask Nova for the reboot, and return once it has done its part."""
@@ -234,6 +249,7 @@ class OpenStackInstance:
             self._await("ACTIVE")
 
     def _await(self, status: str) -> None:
+        self._suspicion.forget()
         servers.wait_for(
             self._api, self.id, status, timeout=self._known.active_timeout, tell=self._tell, name=self.name
         )
@@ -273,13 +289,19 @@ class OpenStackInstance:
             raise self._with_console(servers.error_of(server))
         if server.status in ENDED and not server.task_state:
             how = "was stopped" if self._stopped else "stopped by itself"
-            raise self._with_console(InstanceError(f"{self.name} ({self.id}) is {server.status}: it {how}"))
+            text = f"{self.name} ({self.id}) is {server.status}: it {how}"
+            raise self._with_console(InstanceError(text, symptom=None if self._stopped else "powered-off"))
 
     def _check_console(self) -> None:
-        diagnosis = diagnose(self.console_output()[-64 * 1024 :])
-        if diagnosis is not None:
-            cause, _ = diagnosis
-            raise self._with_console(InstanceError(f"{self.name}: {cause.text}", hint=cause.hint))
+        text = self.console_output()
+        if text != self._last_console:
+            self._last_console = text
+            self._suspicion.grown(text[-64 * 1024 :])
+        # Nova does not tell what the processors do: the silence of the console has to do.
+        if self._suspicion.believed(lambda _proof: True) and (cause := causes.named_by_console(text)):
+            error = self._with_console(InstanceError(f"{self.name}: {cause.lead}", hint=cause.hint))
+            error.cause, error.console_line = cause.id, cause.line
+            raise error
 
     def _with_console(self, error: InstanceError) -> InstanceError:
         return with_console(error, self.console_output())
@@ -293,4 +315,4 @@ def with_console(error: InstanceError, text: str) -> InstanceError:
         if last_lines
         else "\nthe console is empty"
     )
-    return InstanceError(error.message + tail, hint=error.hint)
+    return InstanceError(error.message + tail, hint=error.hint, symptom=error.symptom)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_dibctl.clouds import slirp
 from pytest_dibctl.clouds.local_instance import LocalInstance, indented, remove_directory
-from pytest_dibctl.clouds.qemu import guest, machine, network, qmp
+from pytest_dibctl.clouds.qemu import guest, life, machine, network, png, qmp
 from pytest_dibctl.clouds.qemu.log import QemuLog
 from pytest_dibctl.clouds.qemu.snapshots import Snapshots, tag_of
 from pytest_dibctl.clouds.qemu.state import State
 from pytest_dibctl.errors import InstanceError
+from pytest_dibctl.guest.boot_causes import Proof
 from pytest_dibctl.system.waiting import Every, wait_until
 
 log = logging.getLogger(__name__)
@@ -25,12 +27,13 @@ PRESS_AGAIN = 10.0
 """Seconds between two presses of the power button: a guest that is still booting misses the first."""
 STATUS_INTERVAL = 2.0
 """Seconds between two queries of QEMU's status; every check reads the console."""
+PICTURE = "screen"
+LARGEST_PICTURE = 64 << 20
+"""Bytes: a screen of 8 MiB as text of its pixels is smaller."""
 QUIT_PATIENCE = 3.0
 """Seconds QEMU has to end after ``quit``, before it is killed."""
 POWER_ON = "power-on"
 """The tag of the snapshot before the first boot: a blank overlay and reset devices. A rebuild loads it."""
-SETTLE = 0.3
-"""Seconds to wait for the rest of the console output after a fatal message."""
 
 
 class QemuInstance(LocalInstance[State]):
@@ -72,9 +75,8 @@ class QemuInstance(LocalInstance[State]):
                 f"{helper}, which its QEMU needs, has ended",
                 f"{self.directory / slirp.LOG} may say why while the instance is kept",
             )
-        if cause := self._console.trouble():
-            time.sleep(SETTLE)
-            raise self._failure(cause.text, cause.hint)
+        if cause := self._console.trouble(self._bears_out):
+            raise self._hopeless(cause)
         if time.monotonic() < self._status_due:
             return
         try:
@@ -140,6 +142,33 @@ class QemuInstance(LocalInstance[State]):
         self._load(tag_of(name), missing=f"there is no snapshot {name}")
         self._stopped = False
         qmp.execute(self._control, "cont")
+
+    def screenshot(self) -> bytes:
+        """Return the guest's screen as a PNG; raises InstanceError without a screen, or without an answer."""
+        if not machine.PLATFORMS[self._state.arch].screen:
+            raise InstanceError(f"{self.name}: a guest for {self._state.arch} has no screen here")
+        self._check_process()
+        try:
+            return self._picture(as_png=True)
+        except qmp.QmpError as error:
+            log.debug("%s: no PNG: %s", self.name, error)  # before QEMU 7.1, or built without libpng
+            return png.from_ppm(self._picture(as_png=False))
+
+    def _picture(self, *, as_png: bool) -> bytes:
+        path = self.directory / PICTURE
+        try:
+            # For writing only: QEMU takes no other descriptor for it.
+            picture = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                qmp.screendump(self._control, picture, png=as_png)
+            finally:
+                os.close(picture)
+            with path.open("rb") as file:
+                return file.read(LARGEST_PICTURE)
+        except OSError as error:
+            raise InstanceError(f"{self.name}: no picture: {error}") from None
+        finally:
+            path.unlink(missing_ok=True)
 
     def delete(self) -> None:
         """End QEMU and remove the directory; do nothing when both are gone already.
@@ -231,10 +260,14 @@ class QemuInstance(LocalInstance[State]):
             raise self._failure(f"its QEMU process {ended}{self._log_lines()}", self._log.hint())
         return self._process.pid
 
+    def _bears_out(self, proof: Proof) -> bool:
+        return life.bears_out(self._control, self._state.arch, proof)
+
     def _check_status(self, status: str) -> None:
         if status == "shutdown" or (status == "paused" and self._stopped):
             cause = "it is switched off" if self._stopped else "the guest powered itself off"
-            raise self._failure(cause, "the console's last lines may say why")
+            symptom = None if self._stopped else "powered-off"
+            raise self._failure(cause, "the console's last lines may say why", symptom=symptom)
         if status == "io-error":
             raise self._failure(
                 f"the guest was halted because its disk cannot be written to{self._log_lines()}",

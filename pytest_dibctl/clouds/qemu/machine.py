@@ -42,9 +42,16 @@ as long.
 """
 
 
+SCREEN_MEMORY = 8
+"""MiB of the screen: enough for 1920x1080, and half of QEMU's default, which a snapshot would hold too."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Platform:
-    """How QEMU emulates an architecture; with ``firmware``, a whole disk boots without a separate kernel."""
+    """How QEMU emulates an architecture; with ``firmware``, a whole disk boots without a separate kernel.
+
+    ``screen`` is a device that pictures can be taken of.
+    """
 
     program: str
     package: str
@@ -52,6 +59,7 @@ class Platform:
     cpus: Mapping[Accelerator, str]
     serial: str
     firmware: bool
+    screen: tuple[str, ...] = ()
 
 
 PLATFORMS: Mapping[Arch, Platform] = {
@@ -63,6 +71,7 @@ PLATFORMS: Mapping[Arch, Platform] = {
         cpus={"kvm": "host", "tcg": "max"},
         serial="ttyS0",
         firmware=True,
+        screen=("-device", f"VGA,vgamem_mb={SCREEN_MEMORY},edid=off"),
     ),
     "aarch64": Platform(
         program="qemu-system-aarch64",
@@ -138,6 +147,7 @@ class Machine:
             *("-sandbox", SANDBOX),
             *("-name", f"guest={self.name}", "-uuid", self.uuid),
             *("-no-user-config", "-nodefaults", "-display", "none", "-vga", "none"),
+            *platform_.screen,
             *("-machine", platform_.machine, "-accel", accel, "-cpu", platform_.cpus[self.accelerator]),
             *("-smp", str(self.vcpus), "-m", str(self.memory), "-rtc", "base=utc"),
             *("-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0"),

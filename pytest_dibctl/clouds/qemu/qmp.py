@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError
@@ -46,9 +46,36 @@ def monitor(path: Path, line: str, *, timeout: float = TIMEOUT) -> str:
     return str(execute(path, "human-monitor-command", {"command-line": line}, timeout=timeout))
 
 
+def screendump(path: Path, picture: int, *, png: bool, timeout: float = TIMEOUT) -> None:
+    """Have QEMU write the guest's screen to the open file ``picture``, as PNG or else as PPM.
+
+    QEMU gets the descriptor and needs no file that it could open. Raises QmpError as ``execute`` does, also
+    for a machine without a screen.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="qmp") as pool:
+        pool.submit(asyncio.run, _screendump(path, picture, png=png, patience=timeout)).result()
+
+
+async def _screendump(path: Path, picture: int, *, png: bool, patience: float) -> None:
+    async with _session(path, "screendump", patience) as client:
+        client.send_fd_scm(picture)
+        # The set goes with this connection.
+        opened = await client.execute("add-fd", {})
+        assert isinstance(opened, dict)
+        how = {"format": "png"} if png else {}
+        await client.execute("screendump", {"filename": f"/dev/fdset/{opened['fdset-id']}", **how})
+
+
 async def _execute(
     path: Path, command: str, arguments: Mapping[str, object] | None, patience: float
 ) -> object:
+    async with _session(path, command, patience) as client:
+        return await client.execute(command, arguments)
+
+
+@contextlib.asynccontextmanager
+async def _session(path: Path, command: str, patience: float) -> AsyncIterator[QMPClient]:
+    """Connect for one command, or for those that belong to it; errors are raised as QmpError."""
     client = QMPClient("dibctl")
     client.logger.setLevel(logging.CRITICAL)  # errors are raised, and callers expect many of them
     try:
@@ -57,7 +84,7 @@ async def _execute(
             async with asyncio.timeout(patience):
                 await client.connect(connection)
                 try:
-                    return await client.execute(command, arguments)
+                    yield client
                 finally:
                     # After `quit` QEMU closes the connection, which is an error here.
                     with contextlib.suppress(QMPError, OSError, EOFError):

@@ -12,6 +12,7 @@ from pydantic.json_schema import WithJsonSchema
 
 from pytest_dibctl.config import engines
 from pytest_dibctl.config.models.command import Command
+from pytest_dibctl.config.models.console import ConsoleWatch
 from pytest_dibctl.config.models.glance import Glance
 from pytest_dibctl.config.models.instance import NovaTimeouts
 from pytest_dibctl.config.models.section import Rule, Ruled, Section, given
@@ -191,6 +192,10 @@ class ImageTests(Section):
     environment_variables: Variables = Field(default_factory=dict)
     tests_list: tuple[TestEntry, ...] = ()
     known_failures: tuple[KnownFailure, ...] = ()
+    console: Annotated[ConsoleWatch, EmptyIfNone] = Field(default_factory=ConsoleWatch)
+    max_boot_time: Annotated[
+        Duration | None, Field(description="seconds that a boot may take; a longer one fails the image")
+    ] = None
 
 
 class Image(Section):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +20,9 @@ from keystoneauth1 import exceptions as auth_exceptions
 from openstack import exceptions as sdk_exceptions
 
 from pytest_dibctl.clouds import file_body
-from pytest_dibctl.clouds.openstack import flavors, networks
+from pytest_dibctl.clouds.openstack import flavors, instance, networks, servers
+from pytest_dibctl.clouds.openstack.api import Api
+from pytest_dibctl.clouds.openstack.instance import OpenStackInstance
 from pytest_dibctl.clouds.openstack.refusals import translated
 from pytest_dibctl.clouds.protocols import Address, Flavor, Interface
 from pytest_dibctl.clouds.regions import LateError
@@ -301,3 +303,58 @@ def test_a_console_beyond_the_limit_is_cut_at_its_start_and_says_so(monkeypatch:
     first, rest = console.limited("a0123456789").split("\n")
     assert "has 11 characters" in first
     assert rest == "0123456789"
+
+
+PANIC = "[    1.3] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100\n"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> OpenStackInstance:
+    """A server that is ACTIVE whatever its guest does."""
+    active = SimpleNamespace(status="ACTIVE", task_state=None)
+    monkeypatch.setattr(servers, "find", lambda *_: active)
+    monkeypatch.setattr(instance, "SUSPICIOUS_INTERVAL", 0.0)
+    monkeypatch.setattr(instance, "STATUS_INTERVAL", 0.0)
+    known = instance.Known(
+        id="1",
+        name="dibctl-web-1",
+        flavor=Flavor(id="1", name="m1", ram=1, vcpus=1, disk=1),
+        interfaces=(),
+        main=Interface(network="n", mac="", addresses=()),
+        floating_ip="192.0.2.1",
+        image_id=None,
+        region="r",
+        first_seen=True,
+        active_timeout=1,
+        cleanup_timeout=1,
+        run_id="run",
+    )
+    return OpenStackInstance(cast("Api", None), known, note=lambda **_: None, tell=print)
+
+
+def test_a_panic_is_told_once_the_console_is_silent(
+    server: OpenStackInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "console_output", lambda *_: PANIC)
+    server.check()
+    time.sleep(0.7)
+    with pytest.raises(InstanceError, match=r"panicked \[kernel-panic\]") as caught:
+        server.check()
+    assert (caught.value.cause, caught.value.console_line) == ("kernel-panic", 1)
+
+
+def test_a_server_that_goes_on_after_a_panic_s_words_lives(
+    server: OpenStackInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = iter([PANIC, PANIC + "".join(f"started service {number}\n" for number in range(20))])
+    last = [""]
+
+    def output(*_: object) -> str:
+        last[0] = next(texts, last[0])
+        return last[0]
+
+    monkeypatch.setattr(servers, "console_output", output)
+    server.check()
+    for _ in range(3):
+        server.check()
+        time.sleep(0.4)

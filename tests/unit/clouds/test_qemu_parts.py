@@ -27,7 +27,8 @@ from pytest_dibctl.clouds.qemu.state import State, read_state
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import ConfigError, InstanceError, NotInConfigError, PreflightError
-from pytest_dibctl.guest.console import clean, diagnose
+from pytest_dibctl.guest.boot_causes import Proof
+from pytest_dibctl.guest.console import clean
 from pytest_dibctl.guest.keys import make_key
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.system import process
@@ -262,78 +263,44 @@ PANIC = (
 )
 
 
+class Clock:
+    """A clock that stands until it is put on."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def yes(_proof: Proof) -> bool:
+    return True
+
+
 class TestConsole:
-    @pytest.mark.parametrize(
-        ("said", "cause"),
-        [
-            (PANIC, "panicked: VFS: Unable to mount root fs on unknown-block(0,0)"),
-            ("Kernel panic - not syncing: No working init found.", "panicked: No working init"),
-            (
-                "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100",
-                "Attempted to kill init!",
-            ),
-            ("Kernel panic - not syncing: System is deadlocked on memory", "ran out of memory"),
-            ("Kernel panic - not syncing: Fatal exception in interrupt", "Fatal exception in interrupt"),
-            ("Booting from Hard Disk...\nNo bootable device.\n", "found nothing to boot"),
-            (
-                "ALERT!  /dev/disk/by-label/x does not exist.  Dropping to a shell!",
-                "/dev/disk/by-label/x does not",
-            ),
-            ("(initramfs) ", "initramfs gave up"),
-            (
-                "[ 190.1] dracut-initqueue[380]: Warning: dracut-initqueue timeout - starting",
-                "initramfs gave up",
-            ),
-            ("error: unknown filesystem.\nEntering rescue mode...\ngrub rescue> ", "boot loader gave up"),
-            ("You are in emergency mode. After logging in, type", "emergency mode"),
-            ("systemd[1]: Freezing execution.", "systemd crashed: Freezing execution"),
-            ("Out of memory: Killed process 311 (sshd) total-vm:1kB", "ran out of memory and killed sshd"),
-            (
-                "[FAILED] Failed to start cloud-init-local.service - Initial job (pre-networking).",
-                "cloud-init failed in the guest (cloud-init-local.service)",
-            ),
-        ],
-    )
-    def test_fatal_words_are_named(self, said: str, cause: str) -> None:
-        found = diagnose(said)
-        assert found is not None
-        assert cause in found[0].text
-        assert found[0].hint
-
-    @pytest.mark.parametrize(
-        "said",
-        [
-            "Booting from Hard Disk...\r\nBoot failed: not a bootable disk\r\n\r\nBooting from ROM...\r\n",
-            "[    0.1] Kernel command line: root=/dev/vda panic=5 emergency_ok",
-            "[   10.1] Out of memory: Killed process 311 (stress) total-vm:1kB",
-            "[  OK  ] Started cloud-init-local.service - Initial cloud-init job (pre-networking).",
-            "[FAILED] Failed to start apt-daily.service - Daily apt download activities.",
-            "         Starting emergency.service",
-            "debian login: ",
-        ],
-    )
-    def test_harmless_words_are_not(self, said: str) -> None:
-        assert diagnose(said) is None
-
     def test_escapes_and_carriage_returns_go(self) -> None:
         raw = b"\x1bc\x1b[?7l\x1b[2J\x1b[0mSea\x1b[1;31mBIOS\x1b[m\r\n\x1b]0;title\x07next\r\r\nlast\x00\xff"
         assert clean(raw) == "SeaBIOS\nnext\nlast\ufffd"
 
     def test_no_file_is_an_empty_console(self, tmp_path: Path) -> None:
         console = Console(tmp_path / "none")
-        assert (console.text(), console.excerpt(), console.trouble()) == ("", "", None)
+        assert (console.text(), console.excerpt(), console.trouble(yes)) == ("", "", None)
 
     def test_message_cut_in_two_is_recognised(self, tmp_path: Path) -> None:
-        console = Console(tmp_path / "console")
+        clock = Clock()
+        console = Console(tmp_path / "console", clock=clock)
         self.append(console, "[ 1.0] Kernel panic - not")
-        assert console.trouble() is None
+        assert console.trouble(yes) is None
         self.append(console, " syncing: Attempted to kill init!\n")
-        assert console.trouble() is not None
+        console.trouble(yes)
+        clock.now += 1
+        found = console.trouble(yes)
+        assert found is not None
+        assert (found.id, found.line) == ("kernel-panic", 1)
 
     def test_only_new_text_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         console = Console(tmp_path / "console")
         self.append(console, "x" * 1000)
-        console.trouble()
+        console.trouble(yes)
         read: list[int] = []
         inner = console._read_from
 
@@ -344,23 +311,66 @@ class TestConsole:
 
         monkeypatch.setattr(console, "_read_from", counting)
         self.append(console, "y" * 10)
-        console.trouble()
+        console.trouble(yes)
         assert read == [10]
 
     def test_trouble_of_the_boot_before_is_forgotten(self, tmp_path: Path) -> None:
-        console = Console(tmp_path / "console")
+        clock = Clock()
+        console = Console(tmp_path / "console", clock=clock)
         self.append(console, PANIC)
-        assert console.trouble() is not None
+        console.trouble(yes)
         console.forget()
         self.append(console, "SeaBIOS\n")
-        assert console.trouble() is None
+        clock.now += 60
+        assert console.trouble(yes) is None
+
+    def test_a_panic_is_believed_once_the_console_is_silent(self, tmp_path: Path) -> None:
+        clock = Clock()
+        console = Console(tmp_path / "console", clock=clock)
+        self.append(console, PANIC)
+        assert console.trouble(yes) is None
+        clock.now += 0.5
+        self.append(console, "[    1.4] Call Trace:\n")
+        assert console.trouble(yes) is None
+        clock.now += 0.7
+        found = console.trouble(yes)
+        assert found is not None
+        assert found.id == "root-not-found"
+
+    def test_a_panic_that_the_machine_does_not_bear_out_is_not_believed(self, tmp_path: Path) -> None:
+        clock = Clock()
+        console = Console(tmp_path / "console", clock=clock)
+        asked: list[Proof] = []
+
+        def no(proof: Proof) -> bool:
+            asked.append(proof)
+            return False
+
+        self.append(console, PANIC)
+        for _ in range(40):
+            assert console.trouble(no) is None
+            clock.now += 0.25
+        assert set(asked) == {Proof.KERNEL}
+        assert len(asked) <= 11  # and is looked into once a second only
+
+    @pytest.mark.parametrize(("lines", "believed"), [(5, True), (40, False)])
+    def test_a_shell_s_words_are_its_last(self, tmp_path: Path, lines: int, *, believed: bool) -> None:
+        clock = Clock()
+        console = Console(tmp_path / "console", clock=clock)
+        self.append(console, "You are in emergency mode. After logging in, type journalctl\n")
+        assert console.trouble(yes) is None
+        self.append(console, "".join(f"[  OK  ] Started service {number}.\n" for number in range(lines)))
+        self.append(console, "[    9.9] random: crng init done\n" * 40)
+        console.trouble(yes)
+        clock.now += 6
+        assert (console.trouble(yes) is not None) is believed
 
     def test_excerpt_ends_soon_after_the_cause(self, tmp_path: Path) -> None:
         console = Console(tmp_path / "console")
         before = "".join(f"before {number}\n" for number in range(50))
         trace = "".join(f"trace {number}\n" for number in range(50))
         self.append(console, before + PANIC + trace)
-        lines = console.excerpt().splitlines()
+        lines = console.excerpt(around=52).splitlines()
         assert len(lines) == 20
         assert "Kernel panic" in lines[-6]
         assert lines[-1] == "trace 4"

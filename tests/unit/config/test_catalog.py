@@ -719,6 +719,7 @@ OURS = {
     *("visibility", "members", "import_method", "import_uri", "stores", "all_stores"),
     *("allow_unverified", "accept_changed_tests", "keep_host_mirror"),
     *("convert", "compression", "require_tested", "obsolete", "hidden"),
+    *("console", "strict", "allow", "pattern", "reason", "max_boot_time"),
 }
 """Keys that dibctl did not have."""
 CANONICAL_NAMES = {"project_name", "project_domain_id"}

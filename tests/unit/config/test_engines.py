@@ -15,7 +15,7 @@ from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import ConfigError
 from tests.unit.config.support import Place
 
-ALL = "known: boot-loader, clock, disk, initrd, kernel, memory-snapshot, modules, root-growth"
+ALL = "known: boot-loader, clock, disk, initrd, kernel, memory-snapshot, modules, root-growth, screen"
 OPENSTACK = "keystone: {auth_url: http://cloud.example:5000, username: u, password: p, project_name: p}"
 
 
@@ -28,7 +28,7 @@ def test_engines_have_nothing_that_is_not_documented() -> None:
     known = set(engines.CAPABILITIES)
     assert all(engine.capabilities <= known for engine in engines.ENGINES.values())
     assert engines.ENGINES["qemu"].capabilities == known
-    assert known - engines.ENGINES["openstack"].capabilities == {"memory-snapshot"}
+    assert known - engines.ENGINES["openstack"].capabilities == {"memory-snapshot", "screen"}
 
 
 def test_the_clouds_say_what_the_table_says(place: Place, tmp_path: Path) -> None:

@@ -377,7 +377,7 @@ class TestWaiting:
         before: tuple[Login, str],
         found: str,
     ) -> None:
-        def try_login(_access: SshAccess, *, timeout: float) -> tuple[Login, str]:
+        def try_login(_access: SshAccess, *, timeout: float, stopped: object) -> tuple[Login, str]:
             if timeout > 1:
                 return before
             return Login.BROKEN, "ssh did not end within 1 s"
@@ -433,6 +433,31 @@ class TestWaiting:
         monkeypatch.setattr(SshAccess, "try_login", lambda *_args, **_more: (next(outcomes, Login.DONE), ""))
         with contextlib.closing(make_access(tmp_path, port=serve(say(b"SSH-2.0-x\r\n")).port)) as access:
             access.wait_ready(timeout=120, check=content, progress=print, console=lambda: text)
+
+    def test_a_guest_that_dies_during_an_attempt_ends_it(
+        self, tmp_path: Path, serve: Callable[..., Server]
+    ) -> None:
+        def greet(connection: socket.socket) -> None:
+            connection.sendall(b"SSH-2.0-x\r\n")
+            connection.recv(1)
+            over.wait(60)  # a panicked guest keeps the connection open and says nothing more
+
+        over = threading.Event()
+        began: list[float] = []
+
+        def check() -> None:
+            began.append(time.monotonic())
+            if began[-1] - began[0] > 1:
+                raise InstanceError("the guest panicked")
+
+        started = time.monotonic()
+        with (
+            contextlib.closing(make_access(tmp_path, port=serve(greet).port)) as access,
+            pytest.raises(InstanceError, match="panicked"),
+        ):
+            access.wait_ready(timeout=60, check=check, progress=print)
+        over.set()
+        assert time.monotonic() - started < 20
 
     def test_dead_instance_ends_the_wait(self, tmp_path: Path) -> None:
         def dead() -> None:

@@ -1,0 +1,153 @@
+"""What is looked at once the tests of a target are over: what went wrong, and how long it booted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_dibctl.clouds.protocols import Instance
+from pytest_dibctl.errors import DibctlError, TroubleError
+from pytest_dibctl.guest import boot_profile, watch
+from pytest_dibctl.guest.boot_profile import BootProfile
+from pytest_dibctl.guest.watch import Trouble
+from pytest_dibctl.run.target_run import TargetRun
+from pytest_dibctl.system import files
+from pytest_dibctl.system.text import file_name, visible
+
+log = logging.getLogger(__name__)
+
+PATIENCE: Final = 15.0
+"""Seconds that a guest may take to tell; one without KVM takes 1 to 2."""
+KEPT_BOOTS: Final = 20
+"""Boots of an image that its history keeps for each environment."""
+HISTORY: Final = ".boots.json"
+"""Added to the name of an image's file: the history of its boots."""
+NOTABLE: Final = 0.1
+"""Share of a boot's time by which another may differ without being called slower or quicker."""
+
+
+def look(target_run: TargetRun) -> list[DibctlError]:
+    """Look at a guest whose tests are over; note what is found for reports, and return what fails the image.
+
+    A guest that does not answer tells nothing: its tests have told.
+    """
+    instance = target_run.guest.instance
+    if instance is None or "ready" not in target_run.phases:
+        return []
+    with target_run.phase("aftermath"):
+        console = _console(instance)
+        return [
+            error
+            for error in (_trouble(target_run, console), _boot_time(target_run, console))
+            if error is not None
+        ]
+
+
+def _trouble(target_run: TargetRun, console: str) -> TroubleError | None:
+    settings = target_run.image.settings.tests.console
+    kernel = "kernel" in target_run.environment.settings.capabilities
+    answer = _asked(target_run, watch.COMMAND)
+    found = [*watch.of_text(console, "console", kernel=kernel), *watch.of_answer(answer, kernel=kernel)]
+    troubles = watch.judged(found, [(allowed.pattern, allowed.reason) for allowed in settings.allow])
+    target_run.guest.troubles = [str(trouble) for trouble in troubles]
+    wrong = [trouble for trouble in troubles if trouble.allowed is None]
+    return _error(target_run, wrong) if settings.strict and wrong else None
+
+
+def _error(target_run: TargetRun, troubles: list[Trouble]) -> TroubleError:
+    place = target_run.image.at("tests.console")
+    return TroubleError(
+        f"{target_run.label}: something went wrong in the guest although its tests passed"
+        + "".join(f"\n  {trouble}" for trouble in troubles),
+        hint=f"{place}: strict is true; what is no trouble may be listed under allow, each with its reason",
+    )
+
+
+def _boot_time(target_run: TargetRun, console: str) -> TroubleError | None:
+    profile = boot_profile.of_answer(_asked(target_run, boot_profile.COMMAND))
+    if profile is None:
+        total = sum(target_run.phases.get(name, 0.0) for name in ("boot", "ready"))
+        profile = boot_profile.of_console(console, total)
+    _keep_profile(target_run, profile)
+    target_run.guest.boot = f"booted in {profile.text}{_change(target_run, profile)}"
+    budget = target_run.image.settings.tests.max_boot_time
+    if budget is None or profile.total <= budget:
+        return None
+    slowest = f"\n  the slowest units: {profile.slowest}" if profile.units else ""
+    return TroubleError(
+        f"{target_run.label}: the boot took {profile.text}, which is more than {budget:g} s{slowest}",
+        hint=f"{target_run.image.at('tests.max_boot_time')} is the budget",
+    )
+
+
+def _asked(target_run: TargetRun, command: str) -> str:
+    """Return what the guest answers; empty when it does not."""
+    access = target_run.guest.access
+    if access is not None:
+        with contextlib.suppress(DibctlError):
+            return access.run(command, timeout=PATIENCE).output
+    return ""
+
+
+def _console(instance: Instance) -> str:
+    with contextlib.suppress(DibctlError):
+        return instance.console_output()
+    return ""
+
+
+# -- the boot's profile on disk ----------------------------------------------------------------------
+
+
+def _keep_profile(target_run: TargetRun, profile: BootProfile) -> None:
+    """Write units, critical chain and plot beside the run's other logs, if there is a place for them."""
+    logs = target_run.options.logs
+    if logs is None or not profile.units or target_run.guest.instance is None:
+        return
+    name = file_name(target_run.guest.instance.name)
+    chain, _, plot = _asked(target_run, boot_profile.MORE).partition("<!-- plot -->\n")
+    units = "".join(f"{seconds:>9.3f} s  {unit}\n" for unit, seconds in profile.units)
+    with contextlib.suppress(OSError):
+        logs.mkdir(parents=True, exist_ok=True)
+        text = visible(f"{profile.text}\n\n{units}\n{chain}")
+        files.write_atomically(logs / f"{name}.boot.txt", text.encode())
+        if plot.lstrip().startswith(("<?xml", "<svg")):
+            files.write_atomically(logs / f"{name}.boot.svg", plot.encode())
+
+
+def _change(target_run: TargetRun, profile: BootProfile) -> str:
+    """Note a boot in the image's history; return how it differs from the last one in this environment."""
+    file = target_run.built.file
+    if file is None:
+        return ""
+    path = file.with_name(file.name + HISTORY)
+    history = _history(path)
+    label = target_run.environment.label
+    before = history.get(label, [])
+    entry = {"at": int(time.time()), "total": round(profile.total, 2), "digest": target_run.digest}
+    history[label] = [*before, entry][-KEPT_BOOTS:]
+    with contextlib.suppress(OSError):  # beside an image that is another user's
+        files.write_atomically(path, (json.dumps(history, indent=1) + "\n").encode())
+    return _compared(profile.total, before[-1]["total"]) if before else ""
+
+
+def _history(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the boots by environment; a file that is none of ours counts as empty."""
+    with contextlib.suppress(OSError, ValueError, AttributeError, TypeError, KeyError):
+        data = json.loads(path.read_text())
+        return {
+            str(label): boots
+            for label, boots in data.items()
+            if all(isinstance(boot["total"], int | float) for boot in boots)
+        }
+    return {}
+
+
+def _compared(total: float, before: float) -> str:
+    if abs(total - before) <= NOTABLE * max(total, before):
+        return f", as last time ({before:.1f} s)"
+    word = "more" if total > before else "less"
+    return f", {abs(total - before):.1f} s {word} than last time ({before:.1f} s)"

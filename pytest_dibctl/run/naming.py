@@ -1,0 +1,103 @@
+"""The cause of a failed boot, wait or login, put first in its error."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from typing import TypeVar
+
+from pytest_dibctl.clouds.protocols import Instance
+from pytest_dibctl.config import merge
+from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.guest import causes
+from pytest_dibctl.guest.causes import Cause, Evidence
+from pytest_dibctl.guest.console import excerpt
+from pytest_dibctl.image import artifact, login_facts
+from pytest_dibctl.image.login_facts import LoginFacts
+from pytest_dibctl.run import content, logs
+from pytest_dibctl.run.target_run import TargetRun
+
+ErrorT = TypeVar("ErrorT", bound=DibctlError)
+_BY_FILES = frozenset(
+    {"login-refused", "foreign-key", "port-refused", "port-closed", "port-silent", "powered-off"}
+)
+"""Symptoms that the image's files may explain."""
+
+
+def explained(target_run: TargetRun, error: ErrorT, instance: Instance | None) -> ErrorT:
+    """Return the error with its cause first, the console's guilty line, and what to do about it.
+
+    One whose cause nothing tells is returned as it is, with the console's last lines. The cause is noted for
+    reports.
+    """
+    text = _console(instance)
+    if instance is not None:
+        logs.keep_screen(target_run, instance)
+    if error.cause is None:
+        cause = causes.named(evidence(target_run, error, text))
+        error = _retold(target_run, error, cause, text)
+    target_run.guest.cause, target_run.guest.console_line = error.cause, error.console_line
+    return error
+
+
+def evidence(target_run: TargetRun, error: DibctlError, text: str) -> Evidence:
+    """Return what is known of an instance that failed with ``error`` and printed ``text``."""
+    settings = target_run.environment.settings
+    known = Evidence(
+        console=text,
+        symptom=error.symptom,
+        output=error.message,
+        status=error.message.partition("\nlast lines of the console:")[0],
+        username=merge.login(target_run.image)[0],
+        engine=settings.engine,
+        arch=_arch(target_run),
+    )
+    # Opening the files takes a moment, and is done only where the console alone does not tell.
+    if error.symptom in _BY_FILES and causes.named_by_console(text) is None:
+        return Evidence(**{**vars(known), "files": _facts(target_run, known.username)})
+    return known
+
+
+def _retold(target_run: TargetRun, error: ErrorT, cause: Cause | None, text: str) -> ErrorT:
+    message, seen, shown = error.message.partition("\nlast lines of the console:")
+    message = message.removeprefix(f"{target_run.label}: ")
+    around = cause.line if cause else None
+    tail = excerpt(text, around=around) if not seen or around is not None else ""
+    last_lines = f"\nlast lines of the console:\n{tail}" if tail else seen + shown
+    lead = f"{cause.lead}\n" if cause else ""
+    told = type(error)(
+        f"{target_run.label}: {lead}{message}{last_lines}",
+        hint=cause.hint if cause else error.hint,
+        symptom=error.symptom,
+        exit_code=error.exit_code,
+    )
+    told.cause, told.console_line = (cause.id, cause.line) if cause else (None, None)
+    told.origin = error.origin
+    return told
+
+
+def _console(instance: Instance | None) -> str:
+    if instance is not None:
+        with contextlib.suppress(Exception):  # an error is being told: want of a console must not hide it
+            return instance.console_output()
+    return ""
+
+
+def _arch(target_run: TargetRun) -> str | None:
+    """Return the architecture that the machine has, where it is known."""
+    if target_run.environment.settings.engine == "nspawn":
+        return platform.machine()
+    return target_run.guest.facts.get("arch")
+
+
+def _facts(target_run: TargetRun, username: str) -> LoginFacts | None:
+    """Return what the image's files say; None where they are not at hand or cannot be opened here."""
+    file = target_run.built.file
+    if file is None:
+        return None
+    with (
+        contextlib.suppress(DibctlError, OSError),
+        content.file_tree(target_run, artifact.inspect(file)) as tree,
+    ):
+        return login_facts.read(tree, username)
+    return None
