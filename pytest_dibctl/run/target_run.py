@@ -64,6 +64,8 @@ class Pristine:
 class Guest:
     """The instance under test.
 
+    ``first_boot_wanted`` says that a test of the run needs an instance that boots for the first time in it.
+
     ``instance`` is None before it runs and after it is removed; ``id``, ``facts`` and ``login`` (the command
     that opens it) stay for the reports. ``key_name`` is the keypair's in the cloud, ``console_log`` the file
     its console is written to when it goes.
@@ -75,6 +77,7 @@ class Guest:
     login: str | None = None
     key_name: str | None = None
     console_log: Path | None = None
+    first_boot_wanted: bool = False
     pristine: Pristine = dataclasses.field(default_factory=Pristine)
 
 

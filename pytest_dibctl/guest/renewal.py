@@ -1,0 +1,263 @@
+"""What makes a guest that goes on from a saved state one of its own: new keys, names, numbers and time.
+
+Before the state is saved, a shell is left in the guest that reads from its second serial line. Only QEMU's
+starter reaches that line, so the state needs no secret, and no port of the guest need be open: the shell is
+sent what the guest becomes, renews it and ends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import secrets
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.system import process
+from pytest_dibctl.system.text import visible_line
+
+LINE: Final = "/dev/ttyS1"
+SETTLE: Final = 120
+"""Seconds that systemd has to come to the end of its boot before the state is saved."""
+PREPARE_PATIENCE: Final = SETTLE + 60.0
+_END: Final = "dibctl-end"
+_PING, _HERE = "dibctl-ping", "dibctl-here"
+_DONE, _FAILED = "dibctl-renewed", "dibctl-failed"
+
+Ask = Callable[[str, float], str]
+"""Sends text over the line, and returns the line that the guest answers within some seconds."""
+
+_MACHINE_CODE: Final = bytes.fromhex(
+    # mov eax, 16 (ioctl); xor edi, edi; mov esi, 0x5207 (RNDRESEEDCRNG); xor edx, edx; syscall
+    "b810000000 31ff be07520000 31d2 0f05"
+    # mov edi, eax; neg edi; mov eax, 60 (exit); syscall
+    "89c7 f7df b83c000000 0f05"
+)
+
+
+def _reseeding_program() -> bytes:
+    """Return a program for x86-64 that has the kernel reseed its random numbers; stdin is /dev/urandom.
+
+    No command of a usual guest does that, and without it two clones would draw the same numbers for a minute.
+    """
+    base, size = 0x400000, 64 + 56 + len(_MACHINE_CODE)
+    header = b"\x7fELF\x02\x01\x01" + bytes(9) + bytes.fromhex("02003e0001000000")
+    header += (base + 120).to_bytes(8, "little") + (64).to_bytes(8, "little") + bytes(8) + bytes(4)
+    header += bytes.fromhex("4000 3800 0100 0000 0000 0000")
+    segment = bytes.fromhex("01000000 05000000") + bytes(8) + base.to_bytes(8, "little") * 2
+    segment += size.to_bytes(8, "little") * 2 + (0x1000).to_bytes(8, "little")
+    return header + segment + _MACHINE_CODE
+
+
+_RENEW: Final = r"""
+fail() { echo "dibctl-failed $1"; exit 1; }
+if [ "$renewed" = no ]; then
+    date -u -s "@$now" > /dev/null 2>&1
+    rm -f "$reseed"
+    echo "dibctl-renewed $nonce"
+    exit
+fi
+put() { printf '%s\n' "$2" > "$1"; } 2> /dev/null
+date -u -s "@$now" > /dev/null 2>&1 || fail "the clock"
+printf '%s' "$noise" > /dev/urandom && "$reseed" < /dev/urandom || fail "the random numbers"
+rm -f "$reseed"
+[ ! -f /var/lib/systemd/random-seed ] || put /var/lib/systemd/random-seed "$noise"
+for file in /etc/machine-id /var/lib/dbus/machine-id; do
+    [ ! -s $file ] || put $file "$machine_id" || fail "$file"
+done
+put /proc/sys/kernel/hostname "$name" || fail "the hostname"
+[ ! -e /etc/hostname ] || put /etc/hostname "$name" || fail /etc/hostname
+replace() { sed "$1" "$2" > "$2.dibctl" && cat "$2.dibctl" > "$2"; rm -f "$2.dibctl"; }
+umask 077
+[ ! -f /etc/hosts ] || replace "s/$old_name/$name/g" /etc/hosts
+given=
+for home in $(cut -d : -f 6 /etc/passwd | sort -u); do
+    for file in $home/.ssh/authorized_keys $home/.ssh/authorized_keys2; do
+        grep -qF "$old_key" $file 2> /dev/null || continue
+        replace "s|[^ ]* $old_key.*|$key|" $file
+        grep -qF "$key" $file || fail "the login key in $file"
+        [ "$old_key" = "$key_text" ] || ! grep -qF "$old_key" $file || fail "the login key in $file"
+        given=$file
+    done
+done
+[ -n "$given" ] || fail "the login key, which is in no user's authorized_keys"
+if [ -s /run/sshd.pid ]; then
+    rm -f /etc/ssh/ssh_host_*_key /etc/ssh/ssh_host_*_key.pub
+    printf '%s' "$host_key" > /etc/ssh/ssh_host_ed25519_key || fail "the host key"
+    (umask 022; put /etc/ssh/ssh_host_ed25519_key.pub "$public_host_key")
+    kill -HUP "$(cat /run/sshd.pid)" || fail "the ssh server"
+else
+    rm -f /etc/dropbear/dropbear_*_host_key
+    printf '%s' "$host_key" > /etc/dropbear/dibctl
+    dropbearconvert openssh dropbear /etc/dropbear/dibctl \
+        /etc/dropbear/dropbear_ed25519_host_key > /dev/null 2>&1 || fail "the host key"
+    rm -f /etc/dropbear/dibctl
+    kill $(pidof dropbear) || fail "the ssh server"
+fi
+lease() {
+    for path in /sys/class/net/*/device; do
+        interface=${path%/device}; interface=${interface##*/}
+        ! pidof systemd-networkd || networkctl renew "$interface"
+        ! pidof NetworkManager || nmcli device reapply "$interface"
+    done
+    ! pidof udhcpc || kill -USR1 $(pidof udhcpc)
+    ! pidof dhcpcd || dhcpcd -n
+    for pid in $(pidof dhclient); do
+        tr '\0' '\n' < /proc/$pid/cmdline > /run/dibctl-dhclient
+        set --
+        while IFS= read -r word; do set -- "$@" "$word"; done < /run/dibctl-dhclient
+        rm -f /run/dibctl-dhclient
+        kill $pid
+        "$@"
+    done
+}
+lease > /dev/null 2>&1 < /dev/null &
+echo "dibctl-renewed $nonce"
+"""
+
+
+_WAITING: Final = (
+    (
+        r"""
+stty raw -echo 115200
+renewed=yes values=
+while IFS= read -r word; do
+    case $word in
+        @PING@) values=; echo @HERE@ ;;
+        @END@) break ;;
+        *) values="$values$word
+" ;;
+    esac
+done
+eval "$values"
+"""
+        + _RENEW
+    )
+    .replace("@PING@", _PING)
+    .replace("@HERE@", _HERE)
+    .replace("@END@", _END)
+)
+
+_PREPARE: Final = (
+    r"""
+PATH=/usr/sbin:/sbin:/usr/bin:/bin:$PATH; export PATH
+fail() { echo "$1"; exit 1; }
+[ -c @LINE@ ] && stty raw -echo < @LINE@ || fail "it has no second serial line (@LINE@)"
+if [ -d /run/systemd/system ]; then
+    timeout @SETTLE@ systemctl is-system-running --wait > /dev/null 2>&1
+fi
+if [ -s /run/sshd.pid ] && kill -0 "$(cat /run/sshd.pid)"; then
+    sshd -T 2> /dev/null | grep '^hostkey ' | grep -qv '^hostkey /etc/ssh/ssh_host_[a-z0-9]*_key$' &&
+        fail "its ssh server has host keys in unusual places"
+elif pidof dropbear > /dev/null && [ -d /etc/dropbear ]; then
+    command -v dropbearconvert > /dev/null || fail "it has no dropbearconvert"
+else
+    fail "its ssh server is neither OpenSSH's with /run/sshd.pid nor dropbear"
+fi
+reseed=
+for folder in /run /var/tmp /tmp /root; do
+    file=$folder/.dibctl-reseed
+    (umask 077; printf '@PROGRAM@' > $file) 2> /dev/null && chmod 700 $file &&
+        $file < /dev/urandom 2> /dev/null && reseed=$file && break
+    rm -f $file
+done
+[ -n "$reseed" ] || fail "its kernel's random numbers cannot be renewed"
+export reseed
+setsid sh -c @WAITING@ <> @LINE@ >&0 2> /dev/null &
+""".replace("@LINE@", LINE)
+    .replace("@SETTLE@", str(SETTLE))
+    .replace("@PROGRAM@", "".join(f"\\{byte:03o}" for byte in _reseeding_program()))
+    .replace("@WAITING@", shlex.quote(_WAITING))
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Renewal:
+    """What a guest becomes: ``host_key`` is the text of a private key file; ``old_*`` is what it was.
+
+    ``key`` and ``old_key`` are lines of authorized_keys.
+    """
+
+    name: str
+    old_name: str
+    key: str
+    old_key: str
+    host_key: str
+    public_host_key: str
+
+    def values(self, *, now: float, nonce: str) -> str:
+        """Return what the waiting shell is told; ``now`` is the time in seconds since the epoch.
+
+        It fits into the 4096 bytes that a terminal's line keeps for a reader.
+        """
+        values = {
+            "now": f"{now:.0f}",
+            "nonce": nonce,
+            "noise": secrets.token_hex(64),
+            "machine_id": secrets.token_hex(16),
+            "name": self.name,
+            "old_name": self.old_name,
+            "key": _plain(self.key),
+            "key_text": _blob(self.key),
+            "old_key": _blob(self.old_key),
+            "host_key": self.host_key,
+            "public_host_key": self.public_host_key,
+        }
+        return _assigned(values)
+
+
+def renew(ask: Ask, renewal: Renewal, *, now: float, timeout: float) -> None:
+    """Renew a guest that has just gone on from its state; raises DibctlError with what could not be."""
+    nonce = secrets.token_hex(16)
+    answer = ask(f"{renewal.values(now=now, nonce=nonce)}{_END}\n", timeout)
+    if answer == f"{_DONE} {nonce}":
+        return
+    # What the guest says is shown, and never more than that.
+    reason = answer.removeprefix(f"{_FAILED} ")
+    raise DibctlError(f"the guest could not renew {visible_line(reason)[:200] or 'itself'}")
+
+
+def prepare(run: Callable[..., process.Result]) -> None:
+    """Leave the waiting shell in a guest; ``run`` runs a command in it, as its ``SshAccess`` does.
+
+    The guest has come to the end of its boot when this returns, or to the end of our patience. Raises
+    DibctlError with the reason why its state could not be renewed.
+    """
+    as_root = 'if [ "$(id -u)" = 0 ]; then exec sh -s; else exec sudo -n sh -s; fi'
+    result = run(as_root, stdin=_PREPARE, timeout=PREPARE_PATIENCE)
+    if result.returncode != 0:
+        lines = (result.output or result.errors).strip().splitlines() or ["the login may not become root"]
+        raise DibctlError(visible_line(lines[-1])[:200])
+
+
+def ping(ask: Ask) -> None:
+    """See that the waiting shell outlives the login that has started it; raises DibctlError."""
+    if ask(f"{_PING}\n", 20.0) != _HERE:
+        raise DibctlError("no process outlives a login there")
+
+
+def dismiss(ask: Ask, *, now: float) -> None:
+    """End the waiting shell of a guest that stays what it is, and tell it what it missed of the time."""
+    ask(f"{_assigned({'renewed': 'no', 'now': f'{now:.0f}', 'nonce': 'x'})}{_END}\n", 20.0)
+
+
+def version() -> str:
+    """Return a digest of what is left in a guest: a state that holds something else cannot be renewed."""
+    return hashlib.sha256(_PREPARE.encode()).hexdigest()
+
+
+def _assigned(values: Mapping[str, str]) -> str:
+    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
+
+
+def _plain(public_key: str) -> str:
+    """Return a public key's line without a comment that sed would misread."""
+    words = public_key.split()
+    return " ".join(words[:3] if re.fullmatch(r"[A-Za-z0-9@._-]*", "".join(words[2:])) else words[:2])
+
+
+def _blob(public_key: str) -> str:
+    return next(word for word in public_key.split() if word.startswith("AAAA"))
