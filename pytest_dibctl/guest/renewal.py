@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import re
 import secrets
 import shlex
 from collections.abc import Callable, Mapping
@@ -52,52 +51,57 @@ def _reseeding_program() -> bytes:
     return header + segment + _MACHINE_CODE
 
 
+# A guest without KVM takes a tenth of a second for each process: what the shell can do itself, it does.
 _RENEW: Final = r"""
-fail() { echo "dibctl-failed $1"; exit 1; }
-if [ "$renewed" = no ]; then
-    date -u -s "@$now" > /dev/null 2>&1
-    rm -f "$reseed"
-    echo "dibctl-renewed $nonce"
-    exit
-fi
+fail() { echo "@FAILED@ $1"; exit 1; }
 put() { printf '%s\n' "$2" > "$1"; } 2> /dev/null
 date -u -s "@$now" > /dev/null 2>&1 || fail "the clock"
+if [ "$renewed" = no ]; then
+    rm -f "$reseed"
+    echo "@DONE@ $nonce"
+    exit
+fi
 printf '%s' "$noise" > /dev/urandom && "$reseed" < /dev/urandom || fail "the random numbers"
-rm -f "$reseed"
 [ ! -f /var/lib/systemd/random-seed ] || put /var/lib/systemd/random-seed "$noise"
 for file in /etc/machine-id /var/lib/dbus/machine-id; do
     [ ! -s $file ] || put $file "$machine_id" || fail "$file"
 done
 put /proc/sys/kernel/hostname "$name" || fail "the hostname"
 [ ! -e /etc/hostname ] || put /etc/hostname "$name" || fail /etc/hostname
-replace() { sed "$1" "$2" > "$2.dibctl" && cat "$2.dibctl" > "$2"; rm -f "$2.dibctl"; }
 umask 077
-[ ! -f /etc/hosts ] || replace "s/$old_name/$name/g" /etc/hosts
-given=
-for home in $(cut -d : -f 6 /etc/passwd | sort -u); do
-    for file in $home/.ssh/authorized_keys $home/.ssh/authorized_keys2; do
-        grep -qF "$old_key" $file 2> /dev/null || continue
-        replace "s|[^ ]* $old_key.*|$key|" $file
-        grep -qF "$key" $file || fail "the login key in $file"
-        [ "$old_key" = "$key_text" ] || ! grep -qF "$old_key" $file || fail "the login key in $file"
-        given=$file
-    done
+
+# replace FILE OLD NEW TEXT: put NEW in place of OLD, and TEXT in place of what follows it in its line
+replace() {
+    lines= found=
+    while IFS= read -r line || [ -n "$line" ]; do
+        case $line in
+            *"$2"*) line=${line%%"$2"*}$3${4-${line#*"$2"}} found=yes ;;
+        esac
+        lines="$lines$line
+"
+    done < "$1"
+    [ -z "$found" ] || printf '%s' "$lines" > "$1"
+    [ -n "$found" ]
+}
+[ ! -f /etc/hosts ] || for time in 1 2 3; do replace /etc/hosts "$old_name" "$name"; done
+for file in $key_files; do
+    replace $file "$old_key" "$key" "" || fail "the login key in $file"
 done
-[ -n "$given" ] || fail "the login key, which is in no user's authorized_keys"
-if [ -s /run/sshd.pid ]; then
-    rm -f /etc/ssh/ssh_host_*_key /etc/ssh/ssh_host_*_key.pub
-    printf '%s' "$host_key" > /etc/ssh/ssh_host_ed25519_key || fail "the host key"
-    (umask 022; put /etc/ssh/ssh_host_ed25519_key.pub "$public_host_key")
-    kill -HUP "$(cat /run/sshd.pid)" || fail "the ssh server"
-else
-    rm -f /etc/dropbear/dropbear_*_host_key
+if [ "$server" = dropbear ]; then
     printf '%s' "$host_key" > /etc/dropbear/dibctl
+    rm -f /etc/dropbear/dropbear_*_host_key
     dropbearconvert openssh dropbear /etc/dropbear/dibctl \
         /etc/dropbear/dropbear_ed25519_host_key > /dev/null 2>&1 || fail "the host key"
     rm -f /etc/dropbear/dibctl
     kill $(pidof dropbear) || fail "the ssh server"
+else
+    [ -z "$other_host_keys" ] || rm -f $other_host_keys
+    printf '%s' "$host_key" > /etc/ssh/ssh_host_ed25519_key || fail "the host key"
+    (umask 022; put /etc/ssh/ssh_host_ed25519_key.pub "$public_host_key")
+    read -r pid < /run/sshd.pid && kill -HUP "$pid" || fail "the ssh server"
 fi
 lease() {
+    rm -f "$reseed"
     for path in /sys/class/net/*/device; do
         interface=${path%/device}; interface=${interface##*/}
         ! pidof systemd-networkd || networkctl renew "$interface"
@@ -114,10 +118,9 @@ lease() {
         "$@"
     done
 }
-lease > /dev/null 2>&1 < /dev/null &
-echo "dibctl-renewed $nonce"
-"""
-
+(sleep 2; lease) > /dev/null 2>&1 < /dev/null &
+echo "@DONE@ $nonce"
+""".replace("@DONE@", _DONE).replace("@FAILED@", _FAILED)
 
 _WAITING: Final = (
     (
@@ -149,10 +152,19 @@ fail() { echo "$1"; exit 1; }
 if [ -d /run/systemd/system ]; then
     timeout @SETTLE@ systemctl is-system-running --wait > /dev/null 2>&1
 fi
+key_files=
+for home in $(cut -d : -f 6 /etc/passwd | sort -u); do
+    for file in $home/.ssh/authorized_keys $home/.ssh/authorized_keys2; do
+        [ -f $file ] && grep -qF '@KEY@' $file && key_files="$key_files $file"
+    done
+done
+[ -n "$key_files" ] || fail "its login key is in no user's authorized_keys"
+server=openssh
 if [ -s /run/sshd.pid ] && kill -0 "$(cat /run/sshd.pid)"; then
+    other_host_keys=$(ls -d /etc/ssh/ssh_host_*_key* 2> /dev/null | grep -v _ed25519_key)
     sshd -T 2> /dev/null | grep '^hostkey ' | grep -qv '^hostkey /etc/ssh/ssh_host_[a-z0-9]*_key$' &&
         fail "its ssh server has host keys in unusual places"
-elif pidof dropbear > /dev/null && [ -d /etc/dropbear ]; then
+elif server=dropbear && pidof dropbear > /dev/null && [ -d /etc/dropbear ]; then
     command -v dropbearconvert > /dev/null || fail "it has no dropbearconvert"
 else
     fail "its ssh server is neither OpenSSH's with /run/sshd.pid nor dropbear"
@@ -165,7 +177,7 @@ for folder in /run /var/tmp /tmp /root; do
     rm -f $file
 done
 [ -n "$reseed" ] || fail "its kernel's random numbers cannot be renewed"
-export reseed
+export reseed key_files server other_host_keys
 setsid sh -c @WAITING@ <> @LINE@ >&0 2> /dev/null &
 """.replace("@LINE@", LINE)
     .replace("@SETTLE@", str(SETTLE))
@@ -200,9 +212,8 @@ class Renewal:
             "machine_id": secrets.token_hex(16),
             "name": self.name,
             "old_name": self.old_name,
-            "key": _plain(self.key),
-            "key_text": _blob(self.key),
-            "old_key": _blob(self.old_key),
+            "key": self.key,
+            "old_key": _without_comment(self.old_key),
             "host_key": self.host_key,
             "public_host_key": self.public_host_key,
         }
@@ -220,14 +231,17 @@ def renew(ask: Ask, renewal: Renewal, *, now: float, timeout: float) -> None:
     raise DibctlError(f"the guest could not renew {visible_line(reason)[:200] or 'itself'}")
 
 
-def prepare(run: Callable[..., process.Result]) -> None:
+def prepare(run: Callable[..., process.Result], *, public_key: str) -> None:
     """Leave the waiting shell in a guest; ``run`` runs a command in it, as its ``SshAccess`` does.
+
+    ``public_key`` is the line of the key that logs in.
 
     The guest has come to the end of its boot when this returns, or to the end of our patience. Raises
     DibctlError with the reason why its state could not be renewed.
     """
     as_root = 'if [ "$(id -u)" = 0 ]; then exec sh -s; else exec sudo -n sh -s; fi'
-    result = run(as_root, stdin=_PREPARE, timeout=PREPARE_PATIENCE)
+    script = _PREPARE.replace("@KEY@", _without_comment(public_key))
+    result = run(as_root, stdin=script, timeout=PREPARE_PATIENCE)
     if result.returncode != 0:
         lines = (result.output or result.errors).strip().splitlines() or ["the login may not become root"]
         raise DibctlError(visible_line(lines[-1])[:200])
@@ -253,11 +267,5 @@ def _assigned(values: Mapping[str, str]) -> str:
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
 
 
-def _plain(public_key: str) -> str:
-    """Return a public key's line without a comment that sed would misread."""
-    words = public_key.split()
-    return " ".join(words[:3] if re.fullmatch(r"[A-Za-z0-9@._-]*", "".join(words[2:])) else words[:2])
-
-
-def _blob(public_key: str) -> str:
-    return next(word for word in public_key.split() if word.startswith("AAAA"))
+def _without_comment(public_key: str) -> str:
+    return " ".join(public_key.split()[:2])

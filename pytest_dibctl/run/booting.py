@@ -107,7 +107,7 @@ def reachable(target_run: TargetRun, instance: Instance, key: SshKey) -> Iterato
     target_run.guest.login = process.command_line(access.command_line())
     try:
         with target_run.phase("ready"):
-            readiness.wait_ready(target_run, instance, access)
+            readiness.wait_ready(target_run, instance, access, listening=warming.is_resumed(instance))
         warming.note_start(target_run, instance)
         warming.keep_ready(target_run, instance, access)
         operations = GuestOperations(target_run=target_run, instance=instance, access=access)

@@ -129,7 +129,12 @@ class GuestOperations:
             left = limit - (time.monotonic() - started)
             if left <= 0:
                 raise PortTimeoutError(f"{self.instance.name} did not come back within {limit:g} s")
-            self.access.wait_ready(timeout=left, check=self.instance.check, progress=self.target_run.progress)
+            self.access.wait_ready(
+                timeout=left,
+                check=self.instance.check,
+                progress=self.target_run.progress,
+                listening=after is None,
+            )
             with contextlib.suppress(DibctlError):
                 if after is None or self._boot_id() != after:
                     return time.monotonic() - started

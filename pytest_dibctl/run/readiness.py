@@ -14,8 +14,13 @@ from pytest_dibctl.run.target_run import TargetRun
 from pytest_dibctl.system.waiting import wait_until
 
 
-def wait_ready(target_run: TargetRun, instance: Instance, access: SshAccess) -> None:
-    """Wait for a login, then for ``wait_for_port``; raises PortTimeoutError and InstanceError."""
+def wait_ready(
+    target_run: TargetRun, instance: Instance, access: SshAccess, *, listening: bool = False
+) -> None:
+    """Wait for a login, then for ``wait_for_port``; raises PortTimeoutError and InstanceError.
+
+    ``listening`` says that the ssh server is known to listen.
+    """
     deadline = target_run.deadlines.port
     try:
         waited = access.wait_ready(
@@ -23,6 +28,7 @@ def wait_ready(target_run: TargetRun, instance: Instance, access: SshAccess) -> 
             check=instance.check,
             progress=target_run.progress,
             console=instance.console_output,
+            listening=listening,
         )
         wait_for_configured_port(target_run, instance, timeout=max(0.0, deadline - waited))
     except PortTimeoutError as error:

@@ -192,7 +192,7 @@ class QemuInstance(LocalInstance[State]):
         seconds = time.monotonic() - self._started
         line = warm.Line(directory=self.directory)
         try:
-            renewal.prepare(access.run)
+            renewal.prepare(access.run, public_key=access.key.public_key)
             access.disconnect()  # or guests would begin with a connection whose other end is gone
             renewal.ping(line.ask)
             self._save_ready(claim, access.key.public_key, seconds)
