@@ -58,6 +58,7 @@ def booted(target_run: TargetRun, cloud: Cloud, image: CloudImage | None, key: S
         with target_run.phase("boot"), disk_errors():
             instance = cloud.boot(image, request, progress=target_run.progress)
         _note(target_run, instance)
+        warming.note_start(target_run, instance)
         with contextlib.suppress(DibctlError):  # it is on record by its name already
             note(id=instance.id, made=True)
         yield instance
@@ -108,7 +109,6 @@ def reachable(target_run: TargetRun, instance: Instance, key: SshKey) -> Iterato
     try:
         with target_run.phase("ready"):
             readiness.wait_ready(target_run, instance, access, listening=warming.is_resumed(instance))
-        warming.note_start(target_run, instance)
         warming.keep_ready(target_run, instance, access)
         operations = GuestOperations(target_run=target_run, instance=instance, access=access)
         operations.remember_pristine()

@@ -22,7 +22,7 @@ from pytest_dibctl.clouds.local_instance import remove_directory
 from pytest_dibctl.clouds.protocols import BootRequest, CloudImage, Progress, UploadRequest
 from pytest_dibctl.clouds.qemu import accel, confinement, guest, launch, machine, warm
 from pytest_dibctl.clouds.qemu.instance import QemuInstance
-from pytest_dibctl.clouds.qemu.ready_store import ReadyState, ReadyStore, copy
+from pytest_dibctl.clouds.qemu.ready_store import ReadyState, ReadyStore
 from pytest_dibctl.clouds.qemu.ready_store import digest as digest_of
 from pytest_dibctl.clouds.qemu.state import State, read_state
 from pytest_dibctl.config.entry import Entry
@@ -32,7 +32,7 @@ from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import ConfigError, DibctlError, NotInConfigError, PreflightError
 from pytest_dibctl.guest.renewal import Renewal
 from pytest_dibctl.image.artifact import Artifact, companion
-from pytest_dibctl.system import process
+from pytest_dibctl.system import files, process
 
 __all__ = ["QemuCloud", "QemuInstance"]
 
@@ -159,7 +159,7 @@ class QemuCloud(LocalCloud):
         try:
             with _removed_on_failure(directory, state.id):
                 state.write(directory)
-                copy(ready.disk, disk)
+                files.copy(ready.disk, disk)
                 identity = seed_identity(state, request, host_key, self._user_data())
                 seed.write(directory / machine.SEED, self._settings.seed, identity)
                 origin = warm.described(ready)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -33,8 +32,6 @@ DISK: Final = "disk.qcow2"
 _GIB: Final = 1 << 30
 _ABOUT: Final = "about.json"
 _KEY: Final = re.compile(r"[0-9a-f]{40}")
-_FICLONE: Final = 0x40049409
-_BLOCK: Final = 1 << 22
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,7 +113,7 @@ class ReadyStore:
         draft = self.directory / f".{key}.{secrets.token_hex(4)}"
         try:
             draft.mkdir(mode=0o700)
-            size = copy(disk, draft / DISK)
+            size = files.copy(disk, draft / DISK)
             whole = dataclasses.replace(about, size=size, sha256=digest(draft / DISK))
             files.write_atomically(draft / _ABOUT, json.dumps(dataclasses.asdict(whole)), mode=0o600)
             self._discard(self.directory / key)
@@ -176,27 +173,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def copy(source: Path, target: Path) -> int:
-    """Copy a file to a new one of mode 0600, sharing its blocks where the filesystem can; return its bytes.
-
-    Raises OSError, before it has written much when there is not enough room.
-    """
-    with (
-        source.open("rb") as readable,
-        os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as sink,
-    ):
-        size = os.fstat(readable.fileno()).st_size
-        try:
-            fcntl.ioctl(sink.fileno(), _FICLONE, readable.fileno())
-        except OSError:
-            if shutil.disk_usage(target.parent).free < size:
-                raise OSError(28, f"{size >> 20} MiB are needed", str(target)) from None
-            done = 0
-            while done < size and (sent := os.sendfile(sink.fileno(), readable.fileno(), done, size - done)):
-                done += sent
-        return size
 
 
 def digest(path: Path) -> str:
