@@ -37,7 +37,7 @@ _MACHINE_CODE: Final = bytes.fromhex(
 )
 
 
-def _reseeding_program() -> bytes:
+def reseeding_program() -> bytes:
     """Return a program for x86-64 that has the kernel reseed its random numbers; stdin is /dev/urandom.
 
     No command of a usual guest does that, and without it two clones would draw the same numbers for a minute.
@@ -122,7 +122,7 @@ lease() {
 echo "@DONE@ $nonce"
 """.replace("@DONE@", _DONE).replace("@FAILED@", _FAILED)
 
-_WAITING: Final = (
+WAITING: Final = (
     (
         r"""
 stty raw -echo 115200
@@ -135,6 +135,7 @@ while IFS= read -r word; do
 " ;;
     esac
 done
+[ "$word" = @END@ ] || exit
 eval "$values"
 """
         + _RENEW
@@ -181,8 +182,8 @@ export reseed key_files server other_host_keys
 setsid sh -c @WAITING@ <> @LINE@ >&0 2> /dev/null &
 """.replace("@LINE@", LINE)
     .replace("@SETTLE@", str(SETTLE))
-    .replace("@PROGRAM@", "".join(f"\\{byte:03o}" for byte in _reseeding_program()))
-    .replace("@WAITING@", shlex.quote(_WAITING))
+    .replace("@PROGRAM@", "".join(f"\\{byte:03o}" for byte in reseeding_program()))
+    .replace("@WAITING@", shlex.quote(WAITING))
 )
 
 
