@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import socket
@@ -25,6 +26,7 @@ from pytest_dibctl.image import artifact
 from pytest_dibctl.system import process
 from tests.qemu.test_end_to_end import Operator
 from tests.qemu.test_qemu_cloud import READY, Bench
+from tests.support import waiting
 from tests.support.uploads import upload_request
 
 pytestmark = pytest.mark.real
@@ -147,6 +149,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
         yield make
 
 
+def hello(ip: str, port: int) -> bool:
+    with socket.create_connection((ip, port), timeout=60) as connection:
+        return connection.recv(10) == b"hello\n"
+
+
 def the_state() -> ReadyState:
     """Return the state of the first guest; a test with other settings may have kept another one."""
     (state,) = (state for state in ReadyStore().states() if state.about.name == "dibctl-first-00000001")
@@ -175,8 +182,7 @@ def test_two_guests_of_one_state_are_not_each_other_nor_the_first(
         assert sh(access, "cat /sys/block/vda/size") == str((1 << 30) // 512)
         sh(access, "(while true; do echo hello | nc -l -p 8080; done) > /dev/null 2>&1 < /dev/null &")
         page = instance.endpoint(8080)
-        with socket.create_connection((page.ip, page.port), timeout=60) as connection:
-            assert connection.recv(10) == b"hello\n"
+        waiting.until(functools.partial(hello, page.ip, page.port))
 
 
 def test_the_key_of_the_first_run_opens_no_later_guest(
@@ -364,7 +370,7 @@ def test_runs_keep_resume_boot_and_share(
     assert resumed.code == 0, resumed.output
     assert "resumed from a ready state" in resumed.output
     assert operator.junit()["test_any[micro-0]"]["dib_start"].startswith("resumed")
-    whole = operator.pytest("--dib-warm", "-n2", "--dib-instances=2")
+    whole = operator.pytest("--dib-warm", "-n2", "--dib-instances=2", "--basetemp=base")
     assert whole.code == 0, whole.output
     assert "7 passed" in whole.output
     listed = operator.dibctl("cache")

@@ -15,7 +15,7 @@ from pytest_dibctl.clouds.qemu.log import QemuLog
 from pytest_dibctl.clouds.qemu.ready_store import About
 from pytest_dibctl.clouds.qemu.snapshots import Snapshots, tag_of
 from pytest_dibctl.clouds.qemu.state import State
-from pytest_dibctl.errors import InstanceError
+from pytest_dibctl.errors import DibctlError, InstanceError
 from pytest_dibctl.guest import renewal
 from pytest_dibctl.guest.renewal import Renewal
 from pytest_dibctl.guest.ssh import SshAccess
@@ -193,10 +193,13 @@ class QemuInstance(LocalInstance[State]):
         line = warm.Line(directory=self.directory)
         try:
             renewal.prepare(access.run, public_key=access.key.public_key)
-            access.disconnect()  # or guests would begin with a connection whose other end is gone
-            renewal.ping(line.ask)
-            self._save_ready(claim, access.key.public_key, seconds)
-            renewal.dismiss(line.ask, now=time.time())
+            try:
+                access.disconnect()  # or guests would begin with a connection whose other end is gone
+                renewal.ping(line.ask)
+                self._save_ready(claim, access.key.public_key, seconds)
+            finally:
+                with contextlib.suppress(DibctlError):
+                    renewal.dismiss(line.ask, now=time.time())
         finally:
             claim.release()
 
