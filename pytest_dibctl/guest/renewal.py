@@ -150,7 +150,9 @@ _PREPARE: Final = (
 PATH=/usr/sbin:/sbin:/usr/bin:/bin:$PATH; export PATH
 fail() { echo "$1"; exit 1; }
 # Open from here on: what is sent to a closed line is lost.
-{ [ -c @LINE@ ] && exec 3<> @LINE@ && stty raw -echo <&3; } 2> /dev/null || fail "it has no second serial line (@LINE@)"
+{ [ -c @LINE@ ] && stty raw -echo < @LINE@; } 2> /dev/null || fail "it has no second serial line (@LINE@)"
+exec 3<> @LINE@
+stty raw -echo <&3
 if [ -d /run/systemd/system ]; then
     timeout @SETTLE@ systemctl is-system-running --wait > /dev/null 2>&1
 fi

@@ -376,3 +376,26 @@ def test_runs_keep_resume_boot_and_share(
     listed = operator.dibctl("cache")
     assert "micro.qcow2" in listed.output
     assert "booted and ready" in listed.output
+
+
+def test_a_run_killed_while_it_keeps_a_state_leaves_a_cache_that_works(
+    micro_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store = ReadyStore()
+    operator = Operator(path=tmp_path)
+    operator.write("test_it.py", "def test_it(ssh_access): assert ssh_access.run('true').returncode == 0")
+    operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
+    with waiting.ended(
+        operator.start(["pytest", "--dib-image=micro", "--dib-build=never", "--dib-warm"])
+    ) as child:
+        deadline = time.monotonic() + READY
+        while not list(store.directory.glob(".*")) and not store.states() and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        child.kill()
+        child.wait()
+    again = operator.pytest("--dib-warm")
+    assert again.code == 0, again.output
+    assert "kept the ready state" in again.output or "resumed from a ready state" in again.output
+    (state,) = store.states()
+    assert {path.name for path in store.directory.iterdir()} == {state.key, f"{state.key}.lock"}

@@ -171,14 +171,16 @@ class QemuCloud(LocalCloud):
                             request.deadlines.active,
                             change,
                             verify=lambda: warm.verify(ready, digest.result()),
-                            forwards=self._forwards(),
                         )
         except (DibctlError, OSError) as error:
-            claim.store.discard(ready)
+            if isinstance(error, DibctlError):  # another error is this machine's
+                claim.store.discard(ready)
             progress(f"booting, since a ready state could not be used: {str(error).splitlines()[0]}")
             return None
         finally:
             claim.release()
+        with _deleted_on_failure(instance):
+            instance.forward(self._forwards())
         claim.store.touch(ready)
         progress(f"{origin}, in {time.monotonic() - started:.1f} s")
         return instance

@@ -223,15 +223,8 @@ class QemuInstance(LocalInstance[State]):
         finally:
             qmp.execute(self._control, "cont")
 
-    def go_on(
-        self,
-        timeout: float,
-        change: Renewal,
-        *,
-        verify: Callable[[], None],
-        forwards: Sequence[machine.Forward] = (),
-    ) -> None:
-        """Load the ready state that the disk holds, let the guest run and renew it, then forward its ports.
+    def go_on(self, timeout: float, change: Renewal, *, verify: Callable[[], None]) -> None:
+        """Load the ready state that the disk holds, let the guest run and renew it; no port leads to it yet.
 
         ``verify`` raises DibctlError when the disk is not what was saved; the guest has run nothing then.
         Raises InstanceError as ``switch_on`` does, and DibctlError when the guest cannot be renewed.
@@ -242,8 +235,6 @@ class QemuInstance(LocalInstance[State]):
         qmp.execute(self._control, "cont")
         line = warm.Line(directory=self.directory)
         renewal.renew(line.ask, change, now=time.time(), timeout=warm.RENEWAL_PATIENCE)
-        for forward in forwards:
-            self.publish(forward.guest, forward.host)
 
     def delete(self) -> None:
         """End QEMU and remove the directory; do nothing when both are gone already.
@@ -267,13 +258,17 @@ class QemuInstance(LocalInstance[State]):
         forwarded. Without the snapshot, only ``rebuild`` fails.
         """
         self._await_qemu(timeout)
-        for forward in forwards:
-            self.publish(forward.guest, forward.host)
+        self.forward(forwards)
         try:
             self._snapshots.save(POWER_ON, pid=self._check_process())
         except InstanceError as error:
             log.debug("%s cannot be rebuilt: %s", self.name, error)
         qmp.execute(self._control, "cont")
+
+    def forward(self, forwards: Sequence[machine.Forward]) -> None:
+        """Make ports reachable on loopback; raises InstanceError when one cannot be forwarded."""
+        for forward in forwards:
+            self.publish(forward.guest, forward.host)
 
     def _published(self) -> dict[int, int]:
         return self._network.published()
