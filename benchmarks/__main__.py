@@ -7,9 +7,9 @@ import importlib
 import sys
 
 USUAL = ("startup", "loading", "reuse", "workers")
-NAMES = (*USUAL, "openstack_flow", "rotate", "upload", "builds", "containers")
+NAMES = (*USUAL, "openstack_flow", "rotate", "upload", "builds", "containers", "warm")
 """Those that are not usual need more of the machine, and run when they are named."""
-TAKE_ARGUMENTS = ("workers", "rotate", "upload", "builds", "containers")
+TAKE_ARGUMENTS = ("workers", "rotate", "upload", "builds", "containers", "warm")
 
 
 def main() -> int:

@@ -22,6 +22,7 @@ PROCESSES = frozenset({"systemd-timesyn", "chronyd", "ntpd"})
 """As the kernel calls them: at most 15 characters."""
 
 
+@pytest.mark.dib_first_boot
 @pytest.mark.dib_needs("clock")
 def test_clock_agrees_with_ours(host: Host, variable: Callable[..., str]) -> None:
     """The guest's clock and the clock of the machine that runs the tests agree.

@@ -20,7 +20,7 @@ LOG = "/var/log/cloud-init.log"
 FINISHING_MAY_TAKE = 300
 """Seconds after ssh answers; ssh often starts well before the last stage."""
 
-pytestmark = pytest.mark.usefixtures("instance", "cloud_init")
+pytestmark = [pytest.mark.usefixtures("instance", "cloud_init"), pytest.mark.dib_first_boot]
 
 
 @pytest.fixture

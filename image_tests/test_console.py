@@ -39,6 +39,7 @@ def serial_consoles(host: Host) -> list[str]:
     return [name for name in active if SERIAL.fullmatch(name)]
 
 
+@pytest.mark.dib_first_boot
 def test_boot_is_on_the_console(instance: Instance, output: str) -> None:
     """The console holds messages of the kernel or the init system.
 
@@ -61,6 +62,7 @@ def test_kernel_uses_a_serial_console(host: Host, serial_consoles: list[str]) ->
     )
 
 
+@pytest.mark.dib_first_boot
 def test_login_prompt_is_on_the_console(
     host: Host,
     instance: Instance,

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from testinfra.host import Host
 
     from pytest_dibctl import Instance
+
+pytestmark = pytest.mark.dib_first_boot
 
 
 def short(name: str) -> str:

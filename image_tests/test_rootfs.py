@@ -75,6 +75,7 @@ def root_device(host: Host, instance: Instance) -> RootDevice:
     )
 
 
+@pytest.mark.dib_first_boot
 @pytest.mark.dib_needs("disk", "root-growth")
 def test_disk_has_the_size_of_the_flavor(root_device: RootDevice, flavor: Flavor) -> None:
     """The guest sees a disk as large as the flavor promises.
@@ -90,6 +91,7 @@ def test_disk_has_the_size_of_the_flavor(root_device: RootDevice, flavor: Flavor
     )
 
 
+@pytest.mark.dib_first_boot
 @pytest.mark.dib_needs("disk", "root-growth")
 def test_partitions_take_the_whole_disk(root_device: RootDevice) -> None:
     """No space is left outside the partitions (a root filesystem on the bare disk leaves none).
@@ -106,6 +108,7 @@ def test_partitions_take_the_whole_disk(root_device: RootDevice) -> None:
     )
 
 
+@pytest.mark.dib_first_boot
 @pytest.mark.dib_needs("disk", "root-growth")
 def test_filesystem_takes_the_whole_device(
     root_device: RootDevice, host: Host, settle: Callable[..., None]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # In a container systemd leaves out the units that wait for devices, mounts and modules.
 pytestmark = [
     pytest.mark.usefixtures("instance", "systemd"),
+    pytest.mark.dib_first_boot,
     pytest.mark.dib_needs("kernel", "modules", "disk"),
 ]
 

@@ -1,18 +1,17 @@
-"""``dibctl cache``: the trees that builds have kept, to start from."""
+"""``dibctl cache``: the trees that builds have kept to start from, and ready states of local guests."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime as dt
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from pytest_dibctl.cli.command import Arguments, Command, add_json
 from pytest_dibctl.cli.output import Table, age, mib, print_result
 from pytest_dibctl.errors import ConfigError, ExitCode
-
-if TYPE_CHECKING:
-    from pytest_dibctl.build.layer_store import Layer
 
 _GIB = 1 << 30
 
@@ -23,43 +22,40 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=("list", "prune"),
         default="list",
-        help="list the kept trees (the default), or remove the too old ones and what is above the limit",
+        help="list what is kept (the default), or remove what is too old and what is above a limit",
     )
     parser.add_argument("--all", action="store_true", help="with prune: remove all of them")
-    parser.add_argument("--size", type=float, metavar="GIB", help="with prune: keep this much instead")
+    parser.add_argument(
+        "--size", type=float, metavar="GIB", help="with prune: keep this much of either instead"
+    )
     parser.add_argument("--dry-run", action="store_true", help="with prune: only say what would be removed")
-    add_json(parser, "the kept trees, or those that were removed")
+    add_json(parser, "what is kept, or what was removed")
 
 
 def _run(arguments: Arguments) -> int:
-    """List or remove kept trees; the exit code is 1 when a tree is in use and stays."""
+    """List or remove what is kept; the exit code is 1 when something is in use and stays."""
     if arguments.action == "prune":
         return _prune(arguments)
     if arguments.all or arguments.dry_run or arguments.size is not None:
         raise ConfigError("--all, --size and --dry-run are for `dibctl cache prune`")
-    from pytest_dibctl.build import layer_store
-
-    layers = layer_store.Store().layers()
-    print_result(arguments, [layer_store.as_data(layer) for layer in layers], _table(layers))
+    kept = [thing for shelf in _shelves() for thing in shelf.kept()]
+    print_result(arguments, [thing.data for thing in kept], _table(kept))
     return ExitCode.OK
 
 
 def _prune(arguments: Arguments) -> int:
-    from pytest_dibctl.build import layer_store
-
-    store = layer_store.Store()
-    limit = layer_store.limit() if arguments.size is None else int(arguments.size * _GIB)
-    chosen = store.layers() if arguments.all else list(store.surplus(limit, time.time()))
-    if not arguments.dry_run:
-        store.sweep()
-    outcomes = [
-        (layer, "would be removed" if arguments.dry_run else _removed(store.remove(layer)))
-        for layer in chosen
-    ]
-    data = [{**layer_store.as_data(layer), "outcome": outcome} for layer, outcome in outcomes]
+    outcomes = []
+    for shelf in _shelves():
+        chosen = shelf.kept() if arguments.all else shelf.surplus(arguments.size)
+        if not arguments.dry_run:
+            shelf.sweep()
+        outcomes += [
+            (thing, "would be removed" if arguments.dry_run else _removed(thing.remove())) for thing in chosen
+        ]
+    data = [{**thing.data, "outcome": outcome} for thing, outcome in outcomes]
     lines = [
-        f"{layer.key[:12]}  {layer.about.image} after {layer.about.boundary}, {mib(layer.size)}: {outcome}"
-        for layer, outcome in outcomes
+        f"{thing.key[:12]}  {thing.image} {thing.what}, {mib(thing.size)}: {outcome}"
+        for thing, outcome in outcomes
     ]
     print_result(arguments, data, lines or ["nothing to remove"])
     in_use = any(outcome == _removed(False) for _, outcome in outcomes)
@@ -67,31 +63,109 @@ def _prune(arguments: Arguments) -> int:
 
 
 def _removed(gone: bool) -> str:
-    return "removed" if gone else "stays: a build uses it"
+    return "removed" if gone else "stays: it is in use"
 
 
-def _table(layers: list[Layer]) -> Table:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """A kept tree or a ready state: ``what`` follows the name of its image; times are since the epoch."""
+
+    key: str
+    image: str
+    what: str
+    size: int
+    made: float
+    used: float
+    seconds: float
+    data: Mapping[str, Any]
+    remove: Callable[[], bool]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Shelf:
+    """One of the two caches."""
+
+    kept: Callable[[], list[_Kept]]
+    surplus: Callable[[float | None], list[_Kept]]
+    sweep: Callable[[], None]
+
+
+def _shelves() -> tuple[_Shelf, _Shelf]:
+    return _trees(), _ready_states()
+
+
+def _trees() -> _Shelf:
+    from pytest_dibctl.build import layer_store
+
+    store = layer_store.Store()
+
+    def kept(layer: layer_store.Layer) -> _Kept:
+        return _Kept(
+            key=layer.key,
+            image=layer.about.image,
+            what=f"after {layer.about.boundary}",
+            size=layer.size,
+            made=layer.about.made,
+            used=layer.used,
+            seconds=layer.about.seconds,
+            data=layer_store.as_data(layer),
+            remove=lambda: store.remove(layer),
+        )
+
+    def surplus(size: float | None) -> list[_Kept]:
+        limit = layer_store.limit() if size is None else int(size * _GIB)
+        return [kept(layer) for layer in store.surplus(limit, time.time())]
+
+    return _Shelf(kept=lambda: [kept(layer) for layer in store.layers()], surplus=surplus, sweep=store.sweep)
+
+
+def _ready_states() -> _Shelf:
+    from pytest_dibctl.clouds.qemu import ready_store
+
+    store = ready_store.ReadyStore()
+
+    def kept(state: ready_store.ReadyState) -> _Kept:
+        return _Kept(
+            key=state.key,
+            image=state.about.label,
+            what="booted and ready",
+            size=state.about.size,
+            made=state.about.made,
+            used=state.used,
+            seconds=state.about.seconds,
+            data=ready_store.as_data(state),
+            remove=lambda: store.remove(state),
+        )
+
+    def surplus(size: float | None) -> list[_Kept]:
+        limit = ready_store.limit() if size is None else int(size * _GIB)
+        return [kept(state) for state in store.surplus(limit, time.time())]
+
+    return _Shelf(kept=lambda: [kept(state) for state in store.states()], surplus=surplus, sweep=store.sweep)
+
+
+def _table(kept: list[_Kept]) -> Table:
     now = time.time()
     return Table(
-        columns=("KEY", "IMAGE", "AFTER", "SIZE", "AGE", "USED", "SAVES"),
+        columns=("KEY", "IMAGE", "STATE", "SIZE", "AGE", "USED", "SAVES"),
         rows=[
             (
-                layer.key[:12],
-                layer.about.image,
-                layer.about.boundary,
-                mib(layer.size),
-                age(dt.timedelta(seconds=max(0.0, now - layer.about.made))),
-                f"{age(dt.timedelta(seconds=max(0.0, now - layer.used)))} ago",
-                f"{layer.about.seconds:.0f} s",
+                thing.key[:12],
+                thing.image,
+                thing.what,
+                mib(thing.size),
+                age(dt.timedelta(seconds=max(0.0, now - thing.made))),
+                f"{age(dt.timedelta(seconds=max(0.0, now - thing.used)))} ago",
+                f"{thing.seconds:.0f} s",
             )
-            for layer in layers
+            for thing in kept
         ],
     )
 
 
 COMMAND = Command(
     name="cache",
-    help="Show or prune the trees that builds have kept to start from.",
+    help="Show or prune the trees that builds start from, and the ready states of local guests.",
     add_options=_add_options,
     run=_run,
 )

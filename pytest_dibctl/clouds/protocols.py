@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.merge import Deadlines
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.guest.keys import SshKey
 from pytest_dibctl.guest.login import HostKeyPolicy
+from pytest_dibctl.guest.ssh import SshAccess
 from pytest_dibctl.image.artifact import Artifact
 
 Progress = Callable[[str], None]
@@ -98,6 +99,8 @@ class UploadRequest:
     deadlines: Deadlines
 
 
+Warm = Literal["no", "leave", "resume"]
+
 IN_FLIGHT = 15.0
 """Seconds in which a resource may still appear whose creation was cut off before it was answered."""
 LIFETIME = 24 * 3600
@@ -129,7 +132,9 @@ class BootRequest:
     """What ``boot`` needs besides the image.
 
     ``name`` is the instance's name and the guest's hostname; ``username`` is who will log in.
-    ``keepable`` says that the instance may have to outlive this process (a keep option is on). ``note`` is
+    ``keepable`` says that the instance may have to outlive this process (a keep option is on). ``warm`` says
+    whether it may go on from a ready state instead of booting, or boots and may leave one for others, where
+    the cloud has such states. ``note`` is
     called, with what a later removal must know, before anything is made that cannot be found again by the
     instance's name.
     """
@@ -140,6 +145,7 @@ class BootRequest:
     deadlines: Deadlines
     username: str = "root"
     keepable: bool = False
+    warm: Warm = "no"
     note: Callable[..., None] = forget_note
 
 
@@ -232,6 +238,28 @@ class Instance(Protocol):
         """Remove the instance and everything ``boot`` made for it. Repeating it is harmless.
 
         Its snapshots go along.
+        """
+        ...
+
+
+@runtime_checkable
+class ReadyStates(Protocol):
+    """What instances have in addition where a cloud saves the state of guests that became ready."""
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the guest goes on from such a state, and has not booted from its blank disk since."""
+        ...
+
+    @property
+    def may_keep_ready(self) -> bool:
+        """Whether ``keep_ready`` is wanted of this instance."""
+        ...
+
+    def keep_ready(self, access: SshAccess) -> None:
+        """Save the state of a guest that has just become ready.
+
+        Raises DibctlError when that is not possible; the guest goes on in any case.
         """
         ...
 

@@ -134,17 +134,26 @@ class SshAccess:
         check: Callable[[], None],
         progress: Callable[[str], None],
         console: Callable[[], str] = str,
+        listening: bool = False,
     ) -> float:
         """Wait until a login succeeds; return the seconds it took.
 
         ``check`` is called between attempts; it raises an error, which ends the wait, when the guest will
         never be ready. ``progress`` gets lines to show. ``console`` returns the guest's console so far.
+        ``listening`` says that the ssh server of the guest is known to listen.
 
         Raises PortTimeoutError after ``timeout`` seconds, or earlier for a login that will always be refused;
         it says what failed: no listener, no banner, another host key, or a refused login.
         """
         self.disconnect()  # a shared connection to the guest's previous boot would hang
-        wait = Wait(access=self, timeout=timeout, check=check, progress=progress, console=console)
+        wait = Wait(
+            access=self,
+            timeout=timeout,
+            check=check,
+            progress=progress,
+            console=console,
+            listening=listening,
+        )
         wait.for_banner()
         wait.for_login()
         return wait.elapsed

@@ -47,6 +47,8 @@ class Statement:
     tests, as ``named`` names them, with their SHA-256; None in a statement of a version that did not write
     them. ``environment`` is the one that the statement is about, ``environment_vouches`` whether it counts
     for an upload; ``ladder`` are all environments in which tests ran, in order, where each ran some of them.
+    ``resumed`` says that no instance has booted in the run: all went on from ready states, which vouches
+    for nothing.
     """
 
     file: str
@@ -66,6 +68,7 @@ class Statement:
     test_files: Mapping[str, str] | None = None
     environment_vouches: bool = True
     ladder: tuple[str, ...] = ()
+    resumed: bool = False
 
     @property
     def passed_all(self) -> bool:
@@ -75,7 +78,7 @@ class Statement:
     @property
     def vouches(self) -> bool:
         """Whether the image passed all that it has to, where it counts."""
-        return self.passed_all and self.environment_vouches
+        return self.passed_all and self.environment_vouches and not self.resumed
 
     @property
     def described(self) -> str:
@@ -92,7 +95,13 @@ class Statement:
     def same_matter(self, other: Statement) -> bool:
         """Whether a newer statement takes the place of this one."""
         mine, theirs = (
-            (statement.sha512, statement.label, statement.environment, statement.whole)
+            (
+                statement.sha512,
+                statement.label,
+                statement.environment,
+                statement.whole,
+                statement.resumed and statement.passed_all,
+            )
             for statement in (self, other)
         )
         return mine == theirs
@@ -113,6 +122,7 @@ class Statement:
                 "test_files": None if self.test_files is None else dict(self.test_files),
                 "environment_vouches": self.environment_vouches,
                 "ladder": list(self.ladder),
+                "resumed": self.resumed,
             },
         }
         return {
@@ -187,10 +197,12 @@ def _passing(
     image: Entry[Image], path: Path, sha512: str, *, cwd: Path, accept_changed: bool
 ) -> list[Statement]:
     listed = _listed(image)
-    newest: dict[str, Statement] = {}
+    newest: dict[tuple[str, bool], Statement] = {}
     for statement in read(path):
         if statement.sha512 == sha512 and statement.label == image.label and statement.whole:
-            newest[statement.environment] = statement
+            # What a resumed run did not see fail takes back nothing, and gives nothing back.
+            said_little = statement.resumed and statement.passed_all
+            newest[statement.environment, said_little] = statement
     return [
         statement
         for statement in newest.values()
@@ -305,6 +317,7 @@ def _parsed(line: str) -> Statement | None:
             test_files=None if notes.get("test_files") is None else _mapping(notes["test_files"]),
             environment_vouches=notes.get("environment_vouches", True) is True,
             ladder=_texts(notes.get("ladder") or ()),
+            resumed=notes.get("resumed", False) is True,
             configuration=str(descriptor.get("uri", "")),
             configuration_sha256=str(descriptor.get("digest", {}).get("sha256", "")),
         )

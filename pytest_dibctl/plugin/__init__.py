@@ -102,6 +102,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="under -n: spread the tests of one image over up to N instances of it (1)",
     )
     add(
+        "--dib-warm",
+        action="store_true",
+        help="have local QEMU guests go on from the saved state of an earlier one that was ready, renewed, "
+        "instead of booting; tests that need a first boot still get one; ini option dibctl_warm",
+    )
+    add(
         "--dib-logs",
         metavar="DIR",
         help="copy consoles and build logs there (with --junit-xml=FILE.xml or --dib-report=FILE: FILE.logs)",
@@ -132,6 +138,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "the value of --dib-ladder in runs that name no environment, and nothing that exists already",
         default="",
     )
+    parser.addini("dibctl_warm", "the value of --dib-warm", type="bool", default=False)
     for kind in ("images", "test", "upload"):
         add(
             f"--dib-{kind}-config",
@@ -151,6 +158,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # Known without --dib-image too: strict markers would refuse the files that use them.
     config.addinivalue_line(
         "markers", "dib_pristine: the test gets an instance as it was when it first let us log in"
+    )
+    config.addinivalue_line(
+        "markers", "dib_first_boot: the test needs an instance that boots for the first time: no warm start"
     )
     config.addinivalue_line(
         "markers",

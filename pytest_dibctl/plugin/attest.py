@@ -20,7 +20,7 @@ from pytest_dibctl.image.statements import Statement
 from pytest_dibctl.plugin import collection, modules, planning
 from pytest_dibctl.plugin.reports import PhaseReport
 from pytest_dibctl.plugin.session import DibSession
-from pytest_dibctl.run import uploading
+from pytest_dibctl.run import uploading, warming
 from pytest_dibctl.run.targets import Target
 
 CHOOSING = (*collection.NOT_ALL_COLLECTED, "keyword", "markexpr", "stepwise", "collectonly")
@@ -258,6 +258,11 @@ class Attestation:
             environment=last.label,
             environment_vouches=last.settings.is_vouching,
             ladder=matter.ladder,
+            resumed=any(
+                warming.only_resumed(self._session.run_state, image.label, target.environment.label)
+                for target, outcomes in matter.targets
+                if outcomes.have_run
+            ),
             finished=dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             whole=whole
             and matter.is_settled
@@ -279,10 +284,19 @@ class Attestation:
                 f"{image.label}: what was tested could not be written beside {path}: {error}"
             )
         if statement.passed_all and not statement.vouches:
-            self._session.notes.append(
-                f"{image.label}: passed in {last.label}, which does not vouch for it: uploads with "
-                "`require_tested` want a test run in an environment that does"
-            )
+            self._session.notes.append(_why_not_vouching(statement))
+
+
+def _why_not_vouching(statement: Statement) -> str:
+    if statement.resumed:
+        return (
+            f"{statement.label}: passed on instances that did not boot, which does not vouch for it: uploads "
+            "with `require_tested` want a run without --dib-warm, or with a test that needs a first boot"
+        )
+    return (
+        f"{statement.label}: passed in {statement.environment}, which does not vouch for it: uploads with "
+        "`require_tested` want a test run in an environment that does"
+    )
 
 
 def _digest(path: Path) -> str:

@@ -23,6 +23,7 @@ from pytest_dibctl.run.targets import Target
 
 NEED_A_BOOT = frozenset({"cloud_image", "instance", "ssh_access"})
 PRISTINE_MARK = "dib_pristine"
+FIRST_BOOT_MARK = "dib_first_boot"
 NOT_ALL_COLLECTED = ("lf", "ignore", "ignore_glob", "deselect")
 """Options with which a listed entry may have no test."""
 
@@ -51,12 +52,21 @@ class Collection:
         self._session.wanting_pristine = _targets_of(
             item for item in served if item.get_closest_marker(PRISTINE_MARK)
         )
+        self._session.wanting_first_boot = _targets_of(item for item in served if needs_first_boot(item))
         self._session.booting = _targets_of(
             item for item in served if modules.view_of(item) == planning.INSTANCE
         )
         worker = worker_id(session.config)
         if worker is not None:
             _collected(items).put(self._session.run_state, worker)
+
+
+def needs_first_boot(item: pytest.Item) -> bool:
+    """Whether a test says, by its mark or its entry, that its instance has to boot for the first time."""
+    entry = item.stash.get(ENTRY, None)
+    listed = entry is not None and entry.first_boot
+    marked = item.get_closest_marker(FIRST_BOOT_MARK) is not None
+    return (listed or marked) and modules.view_of(item) == planning.INSTANCE
 
 
 def _targets_of(items: Iterable[pytest.Item]) -> frozenset[Target]:
@@ -71,6 +81,7 @@ def _collected(items: Sequence[pytest.Item]) -> CollectedTests:
         groups=[target.id if target else "" for target in targets],
         kinds=[modules.kind_of(item) if target else "" for item, target in zip(items, targets, strict=True)],
         tallies=[failed_tally(item) for item in items],
+        first_boots=[needs_first_boot(item) for item in items],
     )
 
 
@@ -201,9 +212,20 @@ class ImageCollector:
     def _place(self, entry: planning.PlannedEntry) -> str:
         return self._catalog.image(entry.image).at(entry.place)
 
-    def _order(self, item: pytest.Item) -> tuple[int, int]:
+    def _order(self, item: pytest.Item) -> tuple[int, int, int]:
         target = modules.target_of(item)
-        return self._plan.order(target, item.stash[ENTRY]) if target else (-1, -1)
+        if target is None:
+            return (-1, -1, -1)
+        target_turn, entry_turn = self._plan.order(target, item.stash[ENTRY])
+        return (target_turn, self._stage(item), entry_turn)
+
+    def _stage(self, item: pytest.Item) -> int:
+        """Return what comes before the place in the list: a first boot, where other instances need none."""
+        if not options.shares_ready_state(self._config):
+            return 0
+        if modules.kind_of(item) == "image":
+            return 0
+        return 1 if needs_first_boot(item) else 2
 
 
 def _asks_for(item: pytest.Item) -> set[str]:

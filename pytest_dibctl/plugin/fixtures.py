@@ -218,12 +218,14 @@ def revert(_dib_operations: GuestOperations) -> Callable[..., float]:
 
 @pytest.fixture(autouse=True)
 def _dib_pristine(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Put the instance back to its first-booted state for ``dib_pristine`` tests; note who used it."""
+    """Give ``dib_first_boot`` and ``dib_pristine`` tests the instance they need; note who used it."""
     target = modules.target_of(request.node)
     if target is None:
         yield
         return
     target_run = request.config.stash[KEY].target_run(target)
+    if collection.needs_first_boot(request.node) and target_run.options.warm:
+        request.getfixturevalue("_dib_operations").require_first_boot()
     if request.node.get_closest_marker(collection.PRISTINE_MARK):
         if target_run.options.existing_instance is not None:
             pytest.skip("--dib-use-existing-instance: it is not ours, and not put back to its first state")

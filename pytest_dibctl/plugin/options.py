@@ -41,8 +41,19 @@ def run_options(config: pytest.Config) -> RunOptions:
         build_jobs=build_jobs(config),
         logs=_logs_directory(config),
         keep_on_kill=options.dib_keep_on_kill,
+        warm=is_warm(config),
         keep_days=keep_days(config),
     )
+
+
+def is_warm(config: pytest.Config) -> bool:
+    """Whether instances may go on from ready states: what the command line says, else the ini option."""
+    return bool(config.option.dib_warm or config.getini("dibctl_warm"))
+
+
+def shares_ready_state(config: pytest.Config) -> bool:
+    """Whether one image may have several instances, of which the later ones go on from a ready state."""
+    return is_warm(config) and config.option.dib_instances > 1
 
 
 def _ladder(config: pytest.Config) -> tuple[str, ...]:

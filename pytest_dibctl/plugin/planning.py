@@ -34,7 +34,8 @@ class PlannedEntry:
 
     ``index`` is its turn among the image's entries, ``place`` the key it is written at. ``paths`` are files
     or directories, for an external test the file that says so; ``folder`` is the directory that a line
-    names, if it names one. ``needs`` are the capabilities that all its tests need.
+    names, if it names one. ``needs`` are the capabilities that all its tests need; ``first_boot`` says that
+    they need an instance that boots for the first time.
     """
 
     image: str
@@ -47,6 +48,7 @@ class PlannedEntry:
     folder: Path | None = None
     sudo: bool = False
     needs: frozenset[str] = frozenset()
+    first_boot: bool = False
 
     @property
     def key(self) -> tuple[str, int]:
@@ -240,6 +242,7 @@ def _listed(image: Entry[Image], index: int, entry: TestEntry, cwd: Path) -> Pla
         folder=absolute(folder, cwd) if folder else None,
         sudo=bool(entry.sudo),
         needs=frozenset(entry.needs),
+        first_boot=bool(entry.first_boot),
     )
 
 

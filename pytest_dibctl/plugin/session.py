@@ -55,7 +55,8 @@ class DibSession:
     """One pytest session with images; fixtures reach it through ``config.stash[KEY]``.
 
     ``booting`` are the targets with a test that looks at an instance, ``wanting_pristine`` those with a
-    test that asks for a first-booted one; both are known once tests are collected. ``target_reports`` are
+    test that asks for a first-booted one, ``wanting_first_boot`` those with a test that must not have a warm
+    one; all are known once tests are collected. ``target_reports`` are
     kept by the id of their target. ``notes`` and ``warnings`` are lines that the terminal shows with the
     summary.
     """
@@ -79,6 +80,7 @@ class DibSession:
         """The target that the fixture ``image`` was last set up for."""
         self.booting: frozenset[Target] = frozenset()
         self.wanting_pristine: frozenset[Target] = frozenset()
+        self.wanting_first_boot: frozenset[Target] = frozenset()
         self.target_runs: dict[Target, TargetRun] = {}
         self.target_reports: dict[str, TargetReport] = {}
         self.verdict = Verdict()
@@ -126,7 +128,10 @@ class DibSession:
                 progress=lambda line: self.progress.say(target.id, line),
                 on_step=lambda words: self.progress.step(target.id, words),
                 owns_upload=not self.is_worker,
-                guest=Guest(pristine=Pristine(wanted=target in self.wanting_pristine)),
+                guest=Guest(
+                    pristine=Pristine(wanted=target in self.wanting_pristine),
+                    first_boot_wanted=target in self.wanting_first_boot,
+                ),
                 guard=self.resources.guard,
             )
         return self.target_runs[target]

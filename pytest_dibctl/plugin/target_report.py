@@ -11,7 +11,7 @@ from pytest_dibctl.run.removal import Removal, Resource, State
 from pytest_dibctl.run.target_run import TargetRun
 
 STEPS = ("build", "upload", "boot", "ready")
-RARE = ("tree", "pristine")
+RARE = ("tree", "warm", "pristine")
 """Steps that few runs have; the summary shows them where one took place."""
 PHASES = (*STEPS, "tests", "cleanup")
 SHORTEST_SHOWN = 0.05

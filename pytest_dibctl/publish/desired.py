@@ -201,6 +201,11 @@ def _untested(image: Entry[Image], environment: Entry[UploadEnvironment], built:
     if elsewhere is None:
         return UntestedError(text, hint=f"run `dibctl test {image.label}`, without leaving tests out")
     place = elsewhere.environment
+    if elsewhere.resumed:
+        return UntestedError(
+            f"{text}; it passed on {elsewhere.described}, but no instance booted there (--dib-warm)",
+            hint=f"run `dibctl test {image.label}` without --dib-warm",
+        )
     command = f"pytest --dib-image={image.label} --dib-ladder={place},local"
     return UntestedError(
         f"{text}; it passed on {elsewhere.described}, but {place} does not vouch for images",

@@ -14,6 +14,7 @@ from pytest_dibctl.errors import DibctlError, TroubleError
 from pytest_dibctl.guest import boot_profile, watch
 from pytest_dibctl.guest.boot_profile import BootProfile
 from pytest_dibctl.guest.watch import Trouble
+from pytest_dibctl.run import warming
 from pytest_dibctl.run.target_run import TargetRun
 from pytest_dibctl.system import files
 from pytest_dibctl.system.text import file_name, visible
@@ -40,11 +41,10 @@ def look(target_run: TargetRun) -> list[DibctlError]:
         return []
     with target_run.phase("aftermath"):
         console = _console(instance)
-        return [
-            error
-            for error in (_trouble(target_run, console), _boot_time(target_run, console))
-            if error is not None
-        ]
+        # What a resumed guest tells of its boot is another run's.
+        booted = not warming.is_resumed(instance)
+        found = (_trouble(target_run, console), _boot_time(target_run, console) if booted else None)
+        return [error for error in found if error is not None]
 
 
 def _trouble(target_run: TargetRun, console: str) -> TroubleError | None:

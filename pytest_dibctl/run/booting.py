@@ -12,7 +12,7 @@ from pytest_dibctl.config import merge
 from pytest_dibctl.errors import DibctlError, InstanceError
 from pytest_dibctl.guest.keys import SshKey
 from pytest_dibctl.guest.ssh import SshAccess
-from pytest_dibctl.run import logs, naming, readiness
+from pytest_dibctl.run import logs, naming, readiness, warming
 from pytest_dibctl.run.keeping import keep, keeps_instance
 from pytest_dibctl.run.operations import GuestOperations
 from pytest_dibctl.run.removal import Resource, State
@@ -50,6 +50,7 @@ def booted(target_run: TargetRun, cloud: Cloud, image: CloudImage | None, key: S
         deadlines=target_run.deadlines,
         username=merge.login(target_run.image)[0],
         keepable=target_run.options.may_keep_instance,
+        warm=warming.kind_of_start(target_run),
         note=note,
     )
     instance: Instance | None = None
@@ -57,6 +58,7 @@ def booted(target_run: TargetRun, cloud: Cloud, image: CloudImage | None, key: S
         with target_run.phase("boot"), disk_errors():
             instance = _boot(target_run, cloud, image, request)
         _note(target_run, instance)
+        warming.note_start(target_run, instance)
         with contextlib.suppress(DibctlError):  # it is on record by its name already
             note(id=instance.id, made=True)
         yield instance
@@ -113,7 +115,8 @@ def reachable(target_run: TargetRun, instance: Instance, key: SshKey) -> Iterato
     target_run.guest.login = process.command_line(access.command_line())
     try:
         with target_run.phase("ready"):
-            readiness.wait_ready(target_run, instance, access)
+            readiness.wait_ready(target_run, instance, access, listening=warming.is_resumed(instance))
+        warming.keep_ready(target_run, instance, access)
         operations = GuestOperations(target_run=target_run, instance=instance, access=access)
         operations.remember_pristine()
         target_run.guest.access = access

@@ -10,7 +10,7 @@ import time
 from pytest_dibctl.clouds.protocols import Instance
 from pytest_dibctl.errors import DibctlError, InstanceError, PortTimeoutError
 from pytest_dibctl.guest.ssh import SshAccess
-from pytest_dibctl.run import naming, readiness
+from pytest_dibctl.run import naming, readiness, warming
 from pytest_dibctl.run.target_run import TargetRun
 from pytest_dibctl.system import process, signals
 
@@ -78,6 +78,18 @@ class GuestOperations:
             self._set_clock()
         return time.monotonic() - started
 
+    def require_first_boot(self) -> None:
+        """Have an instance that was resumed boot from its blank disk, as for the first time."""
+        if not warming.is_resumed(self.instance):
+            return
+        target_run = self.target_run
+        target_run.progress("booting the resumed instance, for a test that needs a first boot")
+        with target_run.phase("ready"):
+            left = target_run.deadlines.port - self.rebuild()
+            readiness.wait_for_configured_port(target_run, self.instance, timeout=max(0.0, left))
+        warming.note_start(target_run, self.instance)
+        self.remember_pristine()
+
     def remember_pristine(self) -> None:
         """Note that the instance has just become ready, and take the snapshot that tests will ask for.
 
@@ -123,7 +135,10 @@ class GuestOperations:
                 raise PortTimeoutError(f"{self.instance.name} did not come back within {limit:g} s")
             try:
                 self.access.wait_ready(
-                    timeout=left, check=self.instance.check, progress=self.target_run.progress
+                    timeout=left,
+                    check=self.instance.check,
+                    progress=self.target_run.progress,
+                    listening=after is None,
                 )
             except (PortTimeoutError, InstanceError) as error:
                 raise naming.explained(self.target_run, error, self.instance) from None

@@ -33,6 +33,8 @@ class RunOptions:
     build_jobs: int = 1
     logs: Path | None = None
     keep_on_kill: bool = False
+    warm: bool = False
+    """Whether local guests go on from the state of an earlier one that was ready, instead of booting."""
     keep_days: float = 7.0
     """Days until what was kept since it failed counts as left by other machines; 0: it never does."""
 

@@ -14,8 +14,10 @@ from pytest_dibctl.run.target_run import TargetRun
 from pytest_dibctl.system.waiting import wait_until
 
 
-def wait_ready(target_run: TargetRun, instance: Instance, access: SshAccess) -> None:
-    """Wait for a login, then for ``wait_for_port``.
+def wait_ready(
+    target_run: TargetRun, instance: Instance, access: SshAccess, *, listening: bool = False
+) -> None:
+    """Wait for a login, then for ``wait_for_port``; ``listening``: the ssh server is known to listen.
 
     Raises PortTimeoutError and InstanceError, with the named cause first.
     """
@@ -26,6 +28,7 @@ def wait_ready(target_run: TargetRun, instance: Instance, access: SshAccess) -> 
             check=instance.check,
             progress=target_run.progress,
             console=instance.console_output,
+            listening=listening,
         )
         wait_for_configured_port(target_run, instance, timeout=max(0.0, deadline - waited))
     except (PortTimeoutError, InstanceError) as error:

@@ -81,6 +81,8 @@ class Pristine:
 class Guest:
     """The instance under test.
 
+    ``first_boot_wanted`` says that a test of the run needs an instance that boots for the first time in it.
+
     ``instance`` is None before it runs and after it is removed; ``id``, ``facts`` and ``login`` (the command
     that opens it) stay for the reports. ``key_name`` is the keypair's in the cloud, ``console_log`` the file
     its console is written to when it goes. ``cause`` is the named cause of a failed boot, wait or login,
@@ -101,6 +103,7 @@ class Guest:
     troubles: list[str] = dataclasses.field(default_factory=list)
     boot: str | None = None
     screen: Path | None = None
+    first_boot_wanted: bool = False
     pristine: Pristine = dataclasses.field(default_factory=Pristine)
 
 

@@ -52,6 +52,11 @@ def try_hold(descriptor: int, *, shared: bool = False) -> bool:
     return True
 
 
+def let_go(descriptor: int) -> None:
+    """Release the lock of an open file, which stays open."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
 def hold_by_looking(
     descriptor: int,
     *,

@@ -134,7 +134,7 @@ def test_a_failed_boot_is_a_failure(twofold: Project) -> None:
     twofold.run()
     (one,) = written(twofold)
     assert not one.vouches
-    assert len(one.failed) == 4
+    assert len(one.failed) == 1, "the others were skipped for this one's reason"
 
 
 def test_a_rerun_that_passes_counts(twofold: Project) -> None:

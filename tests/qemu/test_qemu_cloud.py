@@ -85,10 +85,14 @@ class Bench:
 
     def access(self, instance: QemuInstance, **fields: Any) -> SshAccess:
         endpoint = instance.endpoint(22)
-        given = {"username": "root", "key": self.key, "host_keys": instance.host_keys, **fields}
-        access = SshAccess(
-            ip=endpoint.ip, port=endpoint.port, directory=self.directory, name=instance.name, **given
-        )
+        given = {
+            "name": instance.name,
+            "username": "root",
+            "key": self.key,
+            "host_keys": instance.host_keys,
+            **fields,
+        }
+        access = SshAccess(ip=endpoint.ip, port=endpoint.port, directory=self.directory, **given)
         self.stack.callback(access.close)
         return access
 

@@ -122,6 +122,8 @@ class MemoryInstance:
     )
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     boots: int = 1
+    resumed: bool = False
+    may_keep_ready: bool = False
     snapshots: set[str] = dataclasses.field(default_factory=set)
 
     @property
@@ -148,6 +150,7 @@ class MemoryInstance:
     def rebuild(self) -> None:
         log("rebuild", name=self.name)
         self.boots += 1
+        self.resumed = False
 
     def snapshot(self, name: str) -> str:
         log("snapshot", name=self.name, snapshot=name)
@@ -163,6 +166,9 @@ class MemoryInstance:
         time.sleep(faults().get("revert_seconds", 0))
         if "revert" in faults():
             raise InstanceError("the snapshot is damaged")
+
+    def keep_ready(self, access: SshAccess) -> None:
+        raise AssertionError(f"{access.name} is in memory already")
 
     def stop(self) -> None:
         log("stop", name=self.name)
@@ -258,13 +264,14 @@ class MemoryCloud:
         return None
 
     def boot(self, image: CloudImage, request: BootRequest, *, progress: Progress) -> Instance:
-        log("boot", name=request.name, image=image.name, cloud=self.name)
+        start = {} if request.warm == "no" else {"start": request.warm}
+        log("boot", name=request.name, image=image.name, cloud=self.name, **start)
         progress("booting")
         time.sleep(faults().get("boot_seconds", 0))
         if "boot" in faults():
             why = faults()["boot"] if isinstance(faults()["boot"], str) else "no valid host"
             raise InstanceError(f"{request.name} went to ERROR: {why}", hint="use a smaller flavor")
-        return MemoryInstance(id=f"id-{request.name}", name=request.name)
+        return MemoryInstance(id=f"id-{request.name}", name=request.name, resumed=request.warm == "resume")
 
     def existing(self, instance_id: str) -> Instance:
         if instance_id.startswith("dibctl-") and instance_id not in running():
@@ -306,8 +313,9 @@ class LocalAccess:
         check: Callable[[], None],
         progress: Callable[[str], None],
         console: Callable[[], str] = str,
+        listening: bool = False,
     ) -> float:
-        del timeout, progress, console
+        del timeout, progress, console, listening
         check()
         return 0.0
 

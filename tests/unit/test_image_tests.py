@@ -20,13 +20,11 @@ def functions(module: Path) -> Iterator[ast.FunctionDef]:
             yield node
 
 
-def module_marks(module: Path) -> Iterator[ast.Call]:
+def module_marks(module: Path) -> Iterator[ast.expr]:
     """Yield the marks that a module's ``pytestmark`` gives to all its tests."""
     for node in ast.parse(module.read_text()).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark":
-            for mark in node.value.elts if isinstance(node.value, ast.List) else [node.value]:
-                assert isinstance(mark, ast.Call)
-                yield mark
+            yield from node.value.elts if isinstance(node.value, ast.List) else [node.value]
 
 
 def arguments_of(marks: Iterable[ast.expr], name: str) -> set[str]:

@@ -6,9 +6,11 @@ has its name. The QEMU of an instance that may not be kept dies with the thread 
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import math
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,20 +20,19 @@ from pytest_dibctl.clouds import seed
 from pytest_dibctl.clouds.local import LocalCloud, mac_address, seed_identity, unchanged
 from pytest_dibctl.clouds.local_instance import remove_directory
 from pytest_dibctl.clouds.protocols import BootRequest, CloudImage, Progress, UploadRequest
-from pytest_dibctl.clouds.qemu import accel, confinement, guest, launch, machine
+from pytest_dibctl.clouds.qemu import accel, confinement, guest, launch, machine, warm
 from pytest_dibctl.clouds.qemu.instance import QemuInstance
+from pytest_dibctl.clouds.qemu.ready_store import ReadyState, ReadyStore
+from pytest_dibctl.clouds.qemu.ready_store import digest as digest_of
 from pytest_dibctl.clouds.qemu.state import State, read_state
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.input_files import read_user_data
 from pytest_dibctl.config.models.qemu import Qemu
 from pytest_dibctl.config.models.test import TestEnvironment
-from pytest_dibctl.errors import (
-    ConfigError,
-    NotInConfigError,
-    PreflightError,
-)
+from pytest_dibctl.errors import ConfigError, DibctlError, NotInConfigError, PreflightError
+from pytest_dibctl.guest.renewal import Renewal
 from pytest_dibctl.image.artifact import Artifact, companion
-from pytest_dibctl.system import process
+from pytest_dibctl.system import files, process
 
 __all__ = ["QemuCloud", "QemuInstance"]
 
@@ -79,6 +80,24 @@ class QemuCloud(LocalCloud):
         """
         artifact = unchanged(image)
         machine.require_tools(self._arch)
+        claim = self._claim(artifact, request, progress) if request.warm != "no" else None
+        try:
+            if claim is not None and claim.state is not None and request.warm == "leave":
+                claim.release()
+                claim = None
+            elif claim is not None and claim.state is not None:
+                instance = self._resumed(artifact, request, claim, claim.state, progress)
+                if instance is not None:
+                    return instance
+            return self._booted(artifact, request, claim, progress)
+        except BaseException:
+            if claim is not None:
+                claim.release()
+            raise
+
+    def _booted(
+        self, artifact: Artifact, request: BootRequest, claim: warm.Claim | None, progress: Progress
+    ) -> QemuInstance:
         state, host_key = self._state(artifact, request)
         directory = self._new_directory(request.name)
         with _removed_on_failure(directory, state.id):
@@ -86,7 +105,85 @@ class QemuCloud(LocalCloud):
             self._make_disk(artifact, directory, state, progress)
             identity = seed_identity(state, request, host_key, self._user_data())
             seed.write(directory / machine.SEED, self._settings.seed, identity)
-            return self._start(artifact, directory, state, request, progress)
+            instance = self._start(artifact, directory, state, request, progress, claim=claim)
+            with _deleted_on_failure(instance):
+                instance.switch_on(request.deadlines.active, self._forwards())
+        return instance
+
+    def _claim(self, artifact: Artifact, request: BootRequest, progress: Progress) -> warm.Claim | None:
+        """Return the boot's part in the ready state of such guests; None where there are no such states."""
+        reason = warm.obstacle(self._settings, self._arch)
+        if reason is None:
+            key = warm.key_of(
+                artifact,
+                self._settings,
+                disk=self._disk_size(artifact),
+                arch=self._arch,
+                accelerator=accel.choose(self._settings.accelerator, self._arch).accelerator,
+                user_data=self._user_data(),
+            )
+            try:
+                return warm.Claim.of(
+                    ReadyStore(),
+                    key,
+                    timeout=request.deadlines.port if request.warm == "resume" else 0,
+                    waiting=lambda: progress("waiting for the ready state that another process makes"),
+                )
+            except OSError as error:
+                reason = f"{error.filename}: {error.strerror}"
+        progress(f"no warm start: {reason}")
+        return None
+
+    def _resumed(
+        self,
+        artifact: Artifact,
+        request: BootRequest,
+        claim: warm.Claim,
+        ready: ReadyState,
+        progress: Progress,
+    ) -> QemuInstance | None:
+        """Return a guest that goes on from a ready state; None if it cannot, and the state is gone then."""
+        started = time.monotonic()
+        state, host_key = self._state(artifact, request, mac=ready.about.mac)
+        assert host_key is not None
+        directory = self._new_directory(request.name)
+        change = Renewal(
+            name=request.name,
+            old_name=ready.about.name,
+            key=request.key.public_key,
+            old_key=ready.about.public_key,
+            host_key=host_key.private,
+            public_host_key=host_key.public,
+        )
+        disk = directory / machine.DISK
+        try:
+            with _removed_on_failure(directory, state.id):
+                state.write(directory)
+                files.copy(ready.disk, disk)
+                identity = seed_identity(state, request, host_key, self._user_data())
+                seed.write(directory / machine.SEED, self._settings.seed, identity)
+                origin = warm.described(ready)
+                with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                    digest = pool.submit(digest_of, ready.disk)
+                    instance = self._start(artifact, directory, state, request, progress, origin=origin)
+                    with _deleted_on_failure(instance):
+                        instance.go_on(
+                            request.deadlines.active,
+                            change,
+                            verify=lambda: warm.verify(ready, digest.result()),
+                        )
+        except (DibctlError, OSError) as error:
+            if isinstance(error, DibctlError):  # another error is this machine's
+                claim.store.discard(ready)
+            progress(f"booting, since a ready state could not be used: {str(error).splitlines()[0]}")
+            return None
+        finally:
+            claim.release()
+        with _deleted_on_failure(instance):
+            instance.forward(self._forwards())
+        claim.store.touch(ready)
+        progress(f"{origin}, in {time.monotonic() - started:.1f} s")
+        return instance
 
     def existing(self, instance_id: str) -> QemuInstance:
         """Return an instance of an earlier run by its id or name; its QEMU may have ended already.
@@ -133,7 +230,12 @@ class QemuCloud(LocalCloud):
         """Return the operator's user data; raises ConfigError when its file cannot be read."""
         return read_user_data(self._settings, self._environment, "qemu", self._cwd) or ""
 
-    def _state(self, artifact: Artifact, request: BootRequest) -> tuple[State, seed.HostKey | None]:
+    def _disk_size(self, artifact: Artifact) -> int:
+        return max(self._settings.disk, math.ceil(artifact.virtual_size / GIB))
+
+    def _state(
+        self, artifact: Artifact, request: BootRequest, *, mac: str | None = None
+    ) -> tuple[State, seed.HostKey | None]:
         settings = self._settings
         identity = str(uuid.uuid4())
         choice = accel.choose(settings.accelerator, self._arch)
@@ -147,8 +249,8 @@ class QemuCloud(LocalCloud):
             reason=choice.reason,
             memory=settings.memory,
             vcpus=settings.vcpus,
-            disk=max(settings.disk, math.ceil(artifact.virtual_size / GIB)),
-            mac=mac_address(identity),
+            disk=self._disk_size(artifact),
+            mac=mac or mac_address(identity),
             image=str(artifact.path),
             private_key_file=str(request.key.private_key_file),
             host_keys=(host_key.public,) if host_key else (),
@@ -189,7 +291,11 @@ class QemuCloud(LocalCloud):
         state: State,
         request: BootRequest,
         progress: Progress,
+        *,
+        claim: warm.Claim | None = None,
+        origin: str = "",
     ) -> QemuInstance:
+        """Start QEMU, which waits before the guest's first instruction."""
         spec = machine.Machine(
             uuid=state.id,
             name=state.name,
@@ -209,20 +315,28 @@ class QemuCloud(LocalCloud):
             directory,
             keepable=request.keepable,
             host_loopback=state.host_loopback,
+            line=claim is not None or bool(origin),
         )
-        instance = QemuInstance(state, directory, child)
-        try:
+        instance = QemuInstance(state, directory, child, claim=claim, origin=origin)
+        with _deleted_on_failure(instance):
             State(**{**vars(state), "pid": child.pid}).write(directory)
             progress(f"QEMU runs (process {child.pid}, {state.accelerator})")
-            forwards = [
-                machine.Forward(guest=forward.guest, host=forward.host or 0)
-                for forward in self._settings.forward_ports
-            ]
-            instance.switch_on(request.deadlines.active, forwards)
-        except BaseException:
-            instance.delete()
-            raise
         return instance
+
+    def _forwards(self) -> list[machine.Forward]:
+        return [
+            machine.Forward(guest=forward.guest, host=forward.host or 0)
+            for forward in self._settings.forward_ports
+        ]
+
+
+@contextlib.contextmanager
+def _deleted_on_failure(instance: QemuInstance) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        instance.delete()
+        raise
 
 
 @contextlib.contextmanager

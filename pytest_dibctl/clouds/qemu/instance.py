@@ -6,17 +6,21 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pytest_dibctl.clouds import slirp
 from pytest_dibctl.clouds.local_instance import LocalInstance, indented, remove_directory
-from pytest_dibctl.clouds.qemu import guest, life, machine, network, png, qmp
+from pytest_dibctl.clouds.qemu import guest, life, machine, network, png, qmp, warm
 from pytest_dibctl.clouds.qemu.log import QemuLog
+from pytest_dibctl.clouds.qemu.ready_store import About
 from pytest_dibctl.clouds.qemu.snapshots import Snapshots, tag_of
 from pytest_dibctl.clouds.qemu.state import State
-from pytest_dibctl.errors import InstanceError
+from pytest_dibctl.errors import DibctlError, InstanceError
+from pytest_dibctl.guest import renewal
 from pytest_dibctl.guest.boot_causes import Proof
+from pytest_dibctl.guest.renewal import Renewal
+from pytest_dibctl.guest.ssh import SshAccess
 from pytest_dibctl.system.waiting import Every, wait_until
 
 log = logging.getLogger(__name__)
@@ -34,6 +38,8 @@ QUIT_PATIENCE = 3.0
 """Seconds QEMU has to end after ``quit``, before it is killed."""
 POWER_ON = "power-on"
 """The tag of the snapshot before the first boot: a blank overlay and reset devices. A rebuild loads it."""
+READY = "ready"
+"""The tag of the snapshot that a ready state is made of; names of users' snapshots have another beginning."""
 
 
 class QemuInstance(LocalInstance[State]):
@@ -41,9 +47,20 @@ class QemuInstance(LocalInstance[State]):
 
     The instance owns the directory until ``delete``. ``process`` is None when QEMU has ended. A method that
     QEMU does not answer raises InstanceError; only ``check`` and ``delete`` go on.
+
+    ``claim`` is its boot's part in a ready state, which the instance releases. ``origin`` says what ready
+    state it goes on from.
     """
 
-    def __init__(self, state: State, directory: Path, process: guest.Guest | None) -> None:
+    def __init__(
+        self,
+        state: State,
+        directory: Path,
+        process: guest.Guest | None,
+        *,
+        claim: warm.Claim | None = None,
+        origin: str = "",
+    ) -> None:
         super().__init__(state, directory, vcpus=state.vcpus, console=machine.CONSOLE)
         self._process = process
         self._control = directory / machine.CONTROL
@@ -51,6 +68,12 @@ class QemuInstance(LocalInstance[State]):
         self._snapshots = Snapshots(name=state.name, directory=directory, memory=state.memory)
         self._network = network.of(directory, host_loopback=state.host_loopback)
         self._status_due = 0.0
+        self._claim = claim
+        self._origin = origin
+        self._resumed = bool(origin)
+        self._resumed_at: dict[str, bool] = {}
+        """Whether the guest had been resumed, and not booted, when a snapshot was taken."""
+        self._started = time.monotonic()
 
     @property
     def facts(self) -> Mapping[str, str]:
@@ -61,6 +84,7 @@ class QemuInstance(LocalInstance[State]):
             "process": str(self._process.pid) if self._process else "gone",
             "directory": str(self.directory),
             "console": str(self._console.path),
+            **({"start": self._origin} if self._origin else {}),
         }
 
     def check(self) -> None:
@@ -117,6 +141,7 @@ class QemuInstance(LocalInstance[State]):
         """
         self._load(POWER_ON, missing="QEMU could not remember how it was before its first boot")
         self._power_on()
+        self._resumed = False
 
     def snapshot(self, name: str) -> str:
         """Save disk, memory and devices in the overlay, which grows by the memory in use; return the name.
@@ -132,6 +157,7 @@ class QemuInstance(LocalInstance[State]):
                 hint="start it first",
             )
         self._snapshots.save(tag_of(name), pid=pid)
+        self._resumed_at[name] = self._resumed
         return name
 
     def revert(self, name: str) -> None:
@@ -141,6 +167,7 @@ class QemuInstance(LocalInstance[State]):
         """
         self._load(tag_of(name), missing=f"there is no snapshot {name}")
         self._stopped = False
+        self._resumed = self._resumed_at.get(name, self._resumed)
         qmp.execute(self._control, "cont")
 
     def screenshot(self) -> bytes:
@@ -170,11 +197,81 @@ class QemuInstance(LocalInstance[State]):
         finally:
             path.unlink(missing_ok=True)
 
+    # -- ready states ------------------------------------------------------------------------------
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the guest goes on from a ready state, and has not booted from its blank disk since."""
+        return self._resumed
+
+    @property
+    def may_keep_ready(self) -> bool:
+        """Whether ``keep_ready`` is wanted of this instance."""
+        return self._claim is not None and self._claim.makes
+
+    def keep_ready(self, access: SshAccess) -> None:
+        """Save the state of a guest that has just become ready, for boots to come; it is paused meanwhile.
+
+        Raises DibctlError when the state cannot be saved; the guest goes on in any case, without the shared
+        connection of ``access``.
+        """
+        claim = self._claim
+        if claim is None or not claim.makes:
+            return
+        seconds = time.monotonic() - self._started
+        line = warm.Line(directory=self.directory)
+        try:
+            renewal.prepare(access.run, public_key=access.key.public_key)
+            try:
+                access.disconnect()  # or guests would begin with a connection whose other end is gone
+                renewal.ping(line.ask)
+                self._save_ready(claim, access.key.public_key, seconds)
+            finally:
+                with contextlib.suppress(DibctlError):
+                    renewal.dismiss(line.ask, now=time.time())
+        finally:
+            claim.release()
+
+    def _save_ready(self, claim: warm.Claim, public_key: str, seconds: float) -> None:
+        about = About(
+            label=Path(self._state.image).name,
+            name=self.name,
+            mac=self._state.mac,
+            public_key=public_key,
+            made=time.time(),
+            seconds=seconds,
+        )
+        pid = self._check_process()
+        qmp.execute(self._control, "stop")
+        try:
+            self._snapshots.save(READY, pid=pid)
+            try:
+                warm.keep(claim, self.directory / machine.DISK, about)
+            finally:
+                self._snapshots.drop(READY)
+        finally:
+            qmp.execute(self._control, "cont")
+
+    def go_on(self, timeout: float, change: Renewal, *, verify: Callable[[], None]) -> None:
+        """Load the ready state that the disk holds, let the guest run and renew it; no port leads to it yet.
+
+        ``verify`` raises DibctlError when the disk is not what was saved; the guest has run nothing then.
+        Raises InstanceError as ``switch_on`` does, and DibctlError when the guest cannot be renewed.
+        """
+        self._await_qemu(timeout)
+        self._snapshots.load(READY)
+        verify()
+        qmp.execute(self._control, "cont")
+        line = warm.Line(directory=self.directory)
+        renewal.renew(line.ask, change, now=time.time(), timeout=warm.RENEWAL_PATIENCE)
+
     def delete(self) -> None:
         """End QEMU and remove the directory; do nothing when both are gone already.
 
         Raises InstanceError when the directory cannot be removed.
         """
+        if self._claim is not None:
+            self._claim.release()
         if self._process is not None and not self._process.ended():
             with contextlib.suppress(InstanceError):
                 qmp.execute(self._control, "quit")
@@ -190,13 +287,17 @@ class QemuInstance(LocalInstance[State]):
         forwarded. Without the snapshot, only ``rebuild`` fails.
         """
         self._await_qemu(timeout)
-        for forward in forwards:
-            self.publish(forward.guest, forward.host)
+        self.forward(forwards)
         try:
             self._snapshots.save(POWER_ON, pid=self._check_process())
         except InstanceError as error:
             log.debug("%s cannot be rebuilt: %s", self.name, error)
         qmp.execute(self._control, "cont")
+
+    def forward(self, forwards: Sequence[machine.Forward]) -> None:
+        """Make ports reachable on loopback; raises InstanceError when one cannot be forwarded."""
+        for forward in forwards:
+            self.publish(forward.guest, forward.host)
 
     def _published(self) -> dict[int, int]:
         return self._network.published()

@@ -27,11 +27,18 @@ LOG_LIMIT: Final = 1 << 20
 
 
 def start(
-    spec: machine.Machine, image: Path, directory: Path, *, keepable: bool, host_loopback: bool
+    spec: machine.Machine,
+    image: Path,
+    directory: Path,
+    *,
+    keepable: bool,
+    host_loopback: bool,
+    line: bool = False,
 ) -> guest.Child:
     """Start QEMU in its sandbox, in ``directory``, which holds the disk and the seed; return its process.
 
-    QEMU is not up yet when this returns. One that is not ``keepable`` dies with the thread that called this.
+    With ``line`` the guest gets a second serial line. QEMU is not up yet when this returns. One that is not
+    ``keepable`` dies with the thread that called this.
     The caller owns the process. Raises ArtifactError when ``image`` cannot be opened, CommandError when a
     program cannot be started and InstanceError when there is no sandbox or no network; nothing runs then.
     """
@@ -42,8 +49,12 @@ def start(
         log, log_copier = stack.enter_context(bounded_log.writer(directory / machine.LOG, limit=LOG_LIMIT))
         # QEMU gets the open socket, and so needs no directory that it can write to.
         control = stack.enter_context(sockets.listener(directory / machine.CONTROL))
+        second = stack.enter_context(sockets.listener(directory / machine.LINE)) if line else None
         inherited = machine.Inherited(
-            console=console, control=control.fileno(), image=stack.enter_context(_opened(image))
+            console=console,
+            control=control.fileno(),
+            image=stack.enter_context(_opened(image)),
+            line=second.fileno() if second else None,
         )
         copied = {
             path: stack.enter_context(_opened(path)) for path in spec.boot_files if _is_closed_to_qemu(path)

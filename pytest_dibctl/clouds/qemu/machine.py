@@ -17,6 +17,8 @@ Arch = Literal["x86_64", "aarch64"]
 Accelerator = Literal["kvm", "tcg"]
 
 DISK, SEED, CONSOLE, CONTROL, LOG = "disk.qcow2", "seed.iso", "console.log", "qmp.sock", "qemu.log"
+LINE = "line.sock"
+"""The socket of the second serial line, of guests that have one."""
 IMAGE_SET, CONSOLE_SET = 1, 2
 """QEMU's numbers for descriptors that it opens like files."""
 DISK_NODE = "disk"
@@ -99,15 +101,19 @@ class Forward:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inherited:
-    """Open descriptors that QEMU gets: the console to write, its listening control socket, the image."""
+    """Open descriptors that QEMU gets: the console to write, its listening control socket, the image.
+
+    ``line`` is the listening socket of the second serial line, None for a guest without one.
+    """
 
     console: int
     control: int
     image: int
+    line: int | None = None
 
     def all(self) -> tuple[int, ...]:
         """Return all of them."""
-        return self.console, self.control, self.image
+        return self.console, self.control, self.image, *(() if self.line is None else (self.line,))
 
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -162,6 +168,7 @@ class Machine:
             ),
             *("-chardev", f"socket,id=control,fd={inherited.control},server=on,wait=off"),
             *("-mon", "chardev=control,mode=control"),
+            *_line(inherited.line),
             # QEMU goes on when the guest powers off, so that the guest can be started again.
             "-no-shutdown",
             # The guest is paused before its first instruction: a snapshot of that state serves rebuilds.
@@ -186,6 +193,14 @@ class Machine:
             return []
         initrd = ["-initrd", str(self.initrd)] if self.initrd is not None else []
         return ["-kernel", str(self.kernel), *initrd, "-append", self.cmdline]
+
+
+def _line(listening: int | None) -> list[str]:
+    """Return the second serial line, through which a guest is renewed that goes on from a saved state."""
+    if listening is None:
+        return []
+    socket = f"socket,id=line,fd={listening},server=on,wait=off"
+    return ["-chardev", socket, "-device", "isa-serial,chardev=line,index=1"]
 
 
 def _disks(image_format: str, image: int) -> list[str]:

@@ -52,6 +52,10 @@ class Snapshots:
         if output:
             raise self._failure(output.removeprefix("Error: "))
 
+    def drop(self, tag: str) -> None:
+        """Remove a snapshot; its room is used again."""
+        qmp.monitor(self._control, f"delvm {tag}", timeout=SNAPSHOT_PATIENCE)
+
     def _require_room(self, pid: int) -> None:
         """Refuse a snapshot that might fill the filesystem.
 

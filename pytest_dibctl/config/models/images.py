@@ -99,7 +99,7 @@ class TestEntry(Ruled):
         json_schema_extra={
             "oneOf": [{"required": [kind]} for kind in TEST_KINDS],
             "dependentRequired": {"sudo": ["ssh"]},
-            "not": {"required": ["image", "needs"]},
+            "not": {"anyOf": [{"required": ["image", "needs"]}, {"required": ["image", "first_boot"]}]},
         }
     )
 
@@ -109,6 +109,10 @@ class TestEntry(Ruled):
     image: NonEmpty | None = None
     sudo: Annotated[Flag, Field(description="run an ssh entry's scripts as root")] | None = None
     needs: Needs = ()
+    first_boot: Annotated[
+        Flag | None,
+        Field(description="the tests need an instance that boots for the first time: no warm start"),
+    ] = None
     timeout: Seconds = 300
 
     @classmethod
@@ -123,6 +127,8 @@ class TestEntry(Ruled):
             yield "sudo", f"sudo is for ssh entries, which run in the guest; this is a {kinds[0]} entry"
         if kinds == ["image"] and data.get("needs") is not None:
             yield "needs", "needs is about a running instance; image entries look at files, and need none"
+        if kinds == ["image"] and data.get("first_boot") is not None:
+            yield "first_boot", "first_boot is about a running instance; image entries look at files"
 
     @property
     def kind(self) -> TestKind:

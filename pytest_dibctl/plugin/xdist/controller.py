@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Hashable, Sequence
 import pytest
 
 from pytest_dibctl.cleanup.workers import WorkerCleanup
+from pytest_dibctl.plugin import options
 from pytest_dibctl.plugin.reports import PREFIX, Notes, PhaseReport
 from pytest_dibctl.plugin.session import DibSession
 from pytest_dibctl.plugin.target_report import TargetReport
@@ -73,8 +74,17 @@ class Controller:
         return tests
 
     def _first_of(self, node: Node) -> Sequence[bool]:
-        """Tell which tests come before any boot: none may begin while these could still forbid it."""
-        return [kind == "image" for kind in self._tests_of(node).kinds]
+        """Tell which tests are over before a second worker joins.
+
+        Those of an image's files could still forbid a boot. Those that need a first boot are on the instance
+        that boots, where others go on from its state.
+        """
+        tests = self._tests_of(node)
+        shares = options.shares_ready_state(self._session.config)
+        return [
+            kind == "image" or (shares and first_boot)
+            for kind, first_boot in zip(tests.kinds, tests.first_boots, strict=True)
+        ]
 
     def _earlier_than(self, group: Hashable) -> Sequence[Hashable]:
         """Name the groups that must be over before one begins: those of the rungs before its own."""

@@ -22,11 +22,11 @@ def worker_id(config: pytest.Config) -> str | None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CollectedTests:
-    """The tests that a worker has collected, in its order: four lists of one length.
+    """The tests that a worker has collected, in its order: five lists of one length.
 
     xdist tells its controller nothing but ``ids``, which do not name the target. ``groups`` are ids of
     targets and ``kinds`` those of entries, both empty for a test of no image; ``tallies`` name the sums
-    that count failures of an entry. ``pid`` is the worker's.
+    that count failures of an entry; ``first_boots`` tells which need one. ``pid`` is the worker's.
     """
 
     pid: int
@@ -34,6 +34,7 @@ class CollectedTests:
     groups: list[str]
     kinds: list[str]
     tallies: list[str | None]
+    first_boots: list[bool]
 
     def put(self, run_state: RunState, worker: str) -> None:
         """Let the controller of the run know."""

@@ -131,7 +131,7 @@ def test_the_command_lists_and_prunes(store: Store, capsys: pytest.CaptureFixtur
     assert "would be removed" in capsys.readouterr().out
     with locks.shared(store.lock_file(key(1))):
         assert main.main(["cache", "prune", "--all"]) == ExitCode.UNSPECIFIED
-        assert "a build uses it" in capsys.readouterr().out
+        assert "it is in use" in capsys.readouterr().out
     assert main.main(["cache", "prune", "--all", "--json"]) == ExitCode.OK
     assert json.loads(capsys.readouterr().out)[0]["outcome"] == "removed"
     assert main.main(["cache", "prune"]) == ExitCode.OK

@@ -712,7 +712,7 @@ OURS = {
     *("known_failures", "test", "url", "until", "reason"),
     *("qemu", "nspawn", "processes", "memory", "vcpus", "disk", "arch", "accelerator", "seed"),
     *("ssh_host_key", "kernel_cmdline", "forward_ports", "host_loopback", "guest", "host", "image", "sudo"),
-    *("needs", "vouches", "cache", "enabled", "max_age", "unsigned_max_age", "uncacheable"),
+    *("needs", "first_boot", "vouches", "cache", "enabled", "max_age", "unsigned_max_age", "uncacheable"),
     *("cloud", "region_name", "project_id", "user_domain_name", "project_domain_name"),
     *(f"application_credential_{end}" for end in ("id", "name", "secret")),
     *("security_groups", "hints", "metadata", "volume", "size", "type", "floating_network"),
