@@ -72,7 +72,7 @@ def _retold(target_run: TargetRun, error: ErrorT, cause: Cause | None, text: str
         exit_code=error.exit_code,
     )
     told.cause, told.console_line = (cause.id, cause.line) if cause else (None, None)
-    told.origin = error.origin
+    told.origin, told.follows = error.origin, error.follows
     return told
 
 
