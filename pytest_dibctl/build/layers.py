@@ -207,7 +207,7 @@ class _Cache:
             return (None, f"of the tree after {_shown(boundary.name)}, {why}") if why else (layer, None)
         of_the_image = (
             other
-            for other in self._store.layers()
+            for other in self._store.things()
             if (other.about.boundary, other.about.image) == (boundary.name, self._plan.image.label)
         )
         last = max(of_the_image, key=lambda other: other.about.made, default=None)

@@ -7,13 +7,16 @@ import dataclasses
 import datetime as dt
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from pytest_dibctl.cli.command import Arguments, Command, add_json
 from pytest_dibctl.cli.output import Table, age, mib, print_result
 from pytest_dibctl.errors import ConfigError, ExitCode
+from pytest_dibctl.system.keyed_cache import GIB, KeyedCache, ThingT
 
-_GIB = 1 << 30
+if TYPE_CHECKING:
+    from pytest_dibctl.build.layer_store import Layer
+    from pytest_dibctl.clouds.qemu.ready_store import ReadyState
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -81,26 +84,37 @@ class _Kept:
     remove: Callable[[], bool]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Shelf:
-    """One of the two caches."""
+class _Shelf(Generic[ThingT]):
+    """One of the two caches; ``limit`` is bytes, and ``kept`` says of a thing what the command tells."""
 
-    kept: Callable[[], list[_Kept]]
-    surplus: Callable[[float | None], list[_Kept]]
-    sweep: Callable[[], None]
+    def __init__(self, store: KeyedCache[ThingT], limit: int, kept: Callable[[ThingT], _Kept]) -> None:
+        self._store = store
+        self._limit = limit
+        self._kept = kept
+        self.sweep = store.sweep
+
+    def kept(self) -> list[_Kept]:
+        """Return all that is there."""
+        return [self._kept(thing) for thing in self._store.things()]
+
+    def surplus(self, size: float | None) -> list[_Kept]:
+        """Return what is to go, where ``size`` GiB are allowed or else what the settings say."""
+        limit = self._limit if size is None else int(size * GIB)
+        return [self._kept(thing) for thing in self._store.surplus(limit, time.time())]
 
 
-def _shelves() -> tuple[_Shelf, _Shelf]:
+def _shelves() -> tuple[_Shelf[Any], ...]:
     return _trees(), _ready_states()
 
 
-def _trees() -> _Shelf:
+def _trees() -> _Shelf[Layer]:
     from pytest_dibctl.build import layer_store
 
     store = layer_store.Store()
-
-    def kept(layer: layer_store.Layer) -> _Kept:
-        return _Kept(
+    return _Shelf(
+        store,
+        layer_store.limit(),
+        lambda layer: _Kept(
             key=layer.key,
             image=layer.about.image,
             what=f"after {layer.about.boundary}",
@@ -110,38 +124,29 @@ def _trees() -> _Shelf:
             seconds=layer.about.seconds,
             data=layer_store.as_data(layer),
             remove=lambda: store.remove(layer),
-        )
-
-    def surplus(size: float | None) -> list[_Kept]:
-        limit = layer_store.limit() if size is None else int(size * _GIB)
-        return [kept(layer) for layer in store.surplus(limit, time.time())]
-
-    return _Shelf(kept=lambda: [kept(layer) for layer in store.layers()], surplus=surplus, sweep=store.sweep)
+        ),
+    )
 
 
-def _ready_states() -> _Shelf:
+def _ready_states() -> _Shelf[ReadyState]:
     from pytest_dibctl.clouds.qemu import ready_store
 
     store = ready_store.ReadyStore()
-
-    def kept(state: ready_store.ReadyState) -> _Kept:
-        return _Kept(
+    return _Shelf(
+        store,
+        ready_store.limit(),
+        lambda state: _Kept(
             key=state.key,
             image=state.about.label,
             what="booted and ready",
-            size=state.about.size,
+            size=state.size,
             made=state.about.made,
             used=state.used,
             seconds=state.about.seconds,
             data=ready_store.as_data(state),
             remove=lambda: store.remove(state),
-        )
-
-    def surplus(size: float | None) -> list[_Kept]:
-        limit = ready_store.limit() if size is None else int(size * _GIB)
-        return [kept(state) for state in store.surplus(limit, time.time())]
-
-    return _Shelf(kept=lambda: [kept(state) for state in store.states()], surplus=surplus, sweep=store.sweep)
+        ),
+    )
 
 
 def _table(kept: list[_Kept]) -> Table:

@@ -153,7 +153,7 @@ def test_a_late_change_runs_only_what_follows_and_the_image_is_that_of_a_clean_b
     assert first.started_after is None
     files = tree(first.artifact.path)
     assert sorted(ran(files)) == sorted(PHASES)
-    assert {layer.about.boundary for layer in Store().layers()} == {
+    assert {layer.about.boundary for layer in Store().things()} == {
         *("root.d", "packages", "install.d", "post-install.d")
     }
     for phase, started, again in (
@@ -213,7 +213,7 @@ def test_a_script_that_is_a_link_is_taken_away_and_its_file_stays_as_it_is(eleme
 def test_a_damaged_tree_is_removed_and_the_build_starts_from_nothing(elements: Path) -> None:
     build(elements)
     building.hook(elements / "late", "finalise.d", "50-late", f"{mark('finalise.d')}# edited\n")
-    [last] = [layer for layer in Store().layers() if layer.about.boundary == "post-install.d"]
+    [last] = [layer for layer in Store().things() if layer.about.boundary == "post-install.d"]
     archive = last.path / "tree.tar.zst"
     archive.write_bytes(os.urandom(archive.stat().st_size))
     told: list[str] = []
@@ -291,7 +291,7 @@ def test_a_full_cache_costs_a_warning(elements: Path) -> None:
     told: list[str] = []
     with small(elements.parent / "cache" / "dibctl", "512k"):
         outcome = build(elements, told=told)
-        assert Store().layers() == []
+        assert Store().things() == []
     assert outcome.built
     assert [line for line in told if "No space left" in line and line.startswith("warning")]
 
@@ -302,7 +302,7 @@ def test_what_the_build_needs_of_the_disk_is_not_taken_for_a_tree(elements: Path
         outcome = build(elements, told=told)
         assert outcome.built
     assert [line for line in told if "no room" in line]
-    assert Store().layers() == []
+    assert Store().things() == []
 
 
 def test_a_cache_that_is_switched_off_leaves_nothing(elements: Path, monkeypatch: pytest.MonkeyPatch) -> None:

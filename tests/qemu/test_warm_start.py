@@ -156,7 +156,7 @@ def hello(ip: str, port: int) -> bool:
 
 def the_state() -> ReadyState:
     """Return the state of the first guest; a test with other settings may have kept another one."""
-    (state,) = (state for state in ReadyStore().states() if state.about.name == "dibctl-first-00000001")
+    (state,) = (state for state in ReadyStore().things() if state.about.name == "dibctl-first-00000001")
     return state
 
 
@@ -310,7 +310,7 @@ def test_a_state_that_cannot_be_used_means_a_boot_and_one_line(
     assert not instance.resumed
     (line,) = [line for line in made.told if line.startswith("booting, since")]
     assert "\n" not in line
-    assert copied.states() == []
+    assert copied.things() == []
     made.login(instance)
 
 
@@ -323,7 +323,7 @@ def test_a_guest_that_cannot_be_renewed_is_not_kept_and_goes_on(
     access = made.login(instance, username="debian")
     with pytest.raises(DibctlError, match=r"sudo"):
         instance.keep_ready(access)
-    assert ReadyStore().states() == []
+    assert ReadyStore().things() == []
     assert sh(access, "id -un") == "debian"
     # Another may try now.
     assert not instance.may_keep_ready
@@ -390,12 +390,12 @@ def test_a_run_killed_while_it_keeps_a_state_leaves_a_cache_that_works(
         operator.start(["pytest", "--dib-image=micro", "--dib-build=never", "--dib-warm"])
     ) as child:
         deadline = time.monotonic() + READY
-        while not list(store.directory.glob(".*")) and not store.states() and time.monotonic() < deadline:
+        while not list(store.directory.glob(".*")) and not store.things() and time.monotonic() < deadline:
             time.sleep(0.0005)
         child.kill()
         child.wait()
     again = operator.pytest("--dib-warm")
     assert again.code == 0, again.output
     assert "kept the ready state" in again.output or "resumed from a ready state" in again.output
-    (state,) = store.states()
+    (state,) = store.things()
     assert {path.name for path in store.directory.iterdir()} == {state.key, f"{state.key}.lock"}

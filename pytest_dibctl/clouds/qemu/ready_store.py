@@ -1,8 +1,6 @@
-"""The cache of ready states, in the user's cache directory: readable by the user only, limited in size.
+"""The cache of ready states, each the disk of a guest that was ready, its memory inside.
 
-A state is a directory named by its key, with the disk of a guest that was ready, its memory inside. It
-appears and disappears by a rename. A lock beside it is held, shared, while a guest is made of it, and alone
-by the process that makes it; the kernel releases the lock of a process that dies.
+The lock of a state is held alone by the process that makes it, shared while a guest is made of it.
 """
 
 from __future__ import annotations
@@ -12,16 +10,14 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
-import secrets
-import shutil
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from pytest_dibctl.system import files, locks
+from pytest_dibctl.system import files, keyed_cache
+from pytest_dibctl.system.keyed_cache import ABOUT, KeyedCache
 
 SIZE_VARIABLE: Final = "DIBCTL_WARM_SIZE"
 """GiB that all states together may have; 0 switches them off."""
@@ -29,9 +25,6 @@ DEFAULT_SIZE: Final = 5.0
 MAX_AGE: Final = 30 * 86400.0
 """Seconds after which an unused state goes."""
 DISK: Final = "disk.qcow2"
-_GIB: Final = 1 << 30
-_ABOUT: Final = "about.json"
-_KEY: Final = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,113 +59,40 @@ class ReadyState:
         """The file."""
         return self.path / DISK
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.about.size
 
-class ReadyStore:
+
+class ReadyStore(KeyedCache[ReadyState]):
     """The ready states of this user."""
 
     def __init__(self, directory: Path | None = None) -> None:
-        self.directory = directory or files.user_cache() / "dibctl" / "ready"
-
-    def find(self, key: str) -> ReadyState | None:
-        """Return the state of that key if it is there, ours and of the right size."""
-        path = self.directory / key
-        try:
-            about = About(**json.loads((path / _ABOUT).read_text()))
-            disk = (path / DISK).lstat()
-            ours = stat.S_ISREG(disk.st_mode) and disk.st_uid == path.lstat().st_uid == os.geteuid()
-            if ours and disk.st_size == about.size:
-                used = (path / _ABOUT).stat().st_mtime
-                return ReadyState(key=key, path=path, about=about, used=used)
-        except (OSError, ValueError, TypeError):
-            pass
-        return None
-
-    def states(self) -> list[ReadyState]:
-        """Return all states, the one used last first."""
-        names = self.directory.iterdir() if self.directory.is_dir() else ()
-        found = [self.find(path.name) for path in names if _KEY.fullmatch(path.name)]
-        return sorted((state for state in found if state is not None), key=lambda state: -state.used)
-
-    def touch(self, state: ReadyState) -> None:
-        """Note that a state is used now."""
-        with contextlib.suppress(OSError):
-            os.utime(state.path / _ABOUT)
-
-    def lock_file(self, key: str) -> Path:
-        """Return the file whose lock is that of a state; raises OSError where it cannot be made."""
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.directory.chmod(0o700)
-        return self.directory / f"{key}.lock"
+        super().__init__(directory or keyed_cache.place("ready"), read=_read, is_old=_is_old)
 
     def take_in(self, disk: Path, key: str, about: About) -> None:
         """Copy a disk into the cache, in the place of what is there; raises OSError.
 
         The caller holds the lock alone, and nobody writes to the disk.
         """
-        self.remove_drafts(key)
-        draft = self.directory / f".{key}.{secrets.token_hex(4)}"
-        try:
+        with self.draft(key) as draft:
             draft.mkdir(mode=0o700)
             size = files.copy(disk, draft / DISK)
             whole = dataclasses.replace(about, size=size, sha256=digest(draft / DISK))
-            files.write_atomically(draft / _ABOUT, json.dumps(dataclasses.asdict(whole)), mode=0o600)
-            self._discard(self.directory / key)
-            draft.rename(self.directory / key)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-
-    def remove(self, state: ReadyState) -> bool:
-        """Remove a state unless a guest is made of it; return whether it is gone."""
-        with locks.exclusive_if_free(self.lock_file(state.key)) as descriptor:
-            if descriptor is None:
-                return False
-            self._discard(state.path)
-        return True
-
-    def discard(self, state: ReadyState) -> None:
-        """Remove a state that cannot be used, also while its lock is held."""
-        with contextlib.suppress(OSError):
-            self._discard(state.path)
-
-    def surplus(self, limit: int, now: float) -> Iterator[ReadyState]:
-        """Yield what is to go: what was not used for long, and the longest unused above ``limit`` bytes."""
-        total = 0
-        for state in self.states():
-            total += state.about.size
-            if total > limit or now - state.used > MAX_AGE:
-                total -= state.about.size
-                yield state
-
-    def sweep(self) -> None:
-        """Remove what killed processes left, and whatever has a state's name and is none."""
-        for path in list(self.directory.iterdir()) if self.directory.is_dir() else ():
-            key = path.name.lstrip(".")[:40]
-            draft = path.name.startswith(".")
-            if not _KEY.fullmatch(key) or path.suffix == ".lock":
-                continue
-            if not draft and self.find(key) is not None:
-                continue
-            with contextlib.suppress(OSError), locks.exclusive_if_free(self.lock_file(key)) as descriptor:
-                if descriptor is not None and (draft or self.find(key) is None):
-                    _remove(path)
-
-    def remove_drafts(self, key: str) -> None:
-        """Remove what earlier makers of a state left; the caller holds its lock alone."""
-        for path in self.directory.glob(f".{key}.*"):
-            _remove(path)
-
-    def _discard(self, path: Path) -> None:
-        if path.exists() or path.is_symlink():
-            gone = self.directory / f".{path.name}.{secrets.token_hex(4)}"
-            path.rename(gone)
-            _remove(gone)
+            files.write_atomically(draft / ABOUT, json.dumps(dataclasses.asdict(whole)), mode=0o600)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+def _read(path: Path, key: str) -> ReadyState | None:
+    about = About(**json.loads((path / ABOUT).read_text()))
+    disk = (path / DISK).lstat()
+    if not (stat.S_ISREG(disk.st_mode) and disk.st_uid == os.geteuid() and disk.st_size == about.size):
+        return None
+    return ReadyState(key=key, path=path, about=about, used=(path / ABOUT).stat().st_mtime)
+
+
+def _is_old(state: ReadyState, now: float) -> bool:
+    return now - state.used > MAX_AGE
 
 
 def digest(path: Path) -> str:
@@ -183,10 +103,7 @@ def digest(path: Path) -> str:
 
 def limit(environment: Mapping[str, str] = os.environ) -> int:
     """Return the bytes that all states together may have."""
-    try:
-        return max(0, int(float(environment.get(SIZE_VARIABLE) or DEFAULT_SIZE) * _GIB))
-    except (ValueError, OverflowError):
-        return int(DEFAULT_SIZE * _GIB)
+    return keyed_cache.limit_of(SIZE_VARIABLE, DEFAULT_SIZE, environment)
 
 
 def as_data(state: ReadyState) -> dict[str, Any]:

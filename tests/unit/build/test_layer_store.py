@@ -58,7 +58,7 @@ def test_a_layer_is_found_whole_or_not_at_all(store: Store) -> None:
     (layer.path / "tree.tar.zst").write_bytes(b"cut off")
     assert store.find(key(1)) is None
     (layer.path / "about.json").write_text("[]")
-    assert store.layers() == []
+    assert store.things() == []
 
 
 def test_others_cannot_read_the_cache(store: Store) -> None:
@@ -107,7 +107,7 @@ def test_what_a_build_uses_stays(store: Store) -> None:
     with locks.shared(store.lock_file(layer.key)):
         assert not store.remove(layer)
     assert store.remove(layer)
-    assert store.layers() == []
+    assert store.things() == []
 
 
 @pytest.mark.parametrize(

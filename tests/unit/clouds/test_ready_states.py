@@ -110,7 +110,7 @@ def test_what_is_damaged_or_another_s_is_not_found_and_is_swept(
     state = kept(store)
     spoil(state)
     assert store.find(state.key) is None
-    assert store.states() == []
+    assert store.things() == []
     store.sweep()
     assert not state.path.exists()
 
@@ -214,7 +214,7 @@ def test_a_state_larger_than_the_limit_is_not_kept(
     maker = claim(store)
     with pytest.raises(DibctlError, match="2 MiB, more than DIBCTL_WARM_SIZE allows"):
         warm.keep(maker, disk, ABOUT)
-    assert store.states() == []
+    assert store.things() == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a small filesystem")
@@ -231,7 +231,7 @@ def test_a_full_disk_is_named_and_leaves_the_cache_as_it_was(tmp_path: Path) -> 
         with pytest.raises(DibctlError, match="3 MiB are needed"):
             warm.keep(maker, disk, ABOUT)
         maker.release()
-        assert [found.key for found in store.states()] == [state.key]
+        assert [found.key for found in store.things()] == [state.key]
         assert not list(store.directory.glob(".*"))
     finally:
         process.run(["umount", str(small)])
@@ -391,4 +391,4 @@ def test_the_command_lists_and_prunes_them(store: ReadyStore, capsys: pytest.Cap
     assert main.main(["cache", "prune", "--all", "--json"]) == ExitCode.OK
     (told,) = json.loads(capsys.readouterr().out)
     assert (told["kind"], told["key"], told["outcome"]) == ("ready state", state.key, "removed")
-    assert store.states() == []
+    assert store.things() == []
