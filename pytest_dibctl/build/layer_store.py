@@ -1,4 +1,4 @@
-"""The cache of kept trees. A layer's lock is held alone by a build that makes it, shared by those that use it."""
+"""The cache of kept trees. A layer's lock is held alone by the build that makes it, shared by its users."""
 
 from __future__ import annotations
 
