@@ -175,9 +175,11 @@ def _timeline(target: TargetReport) -> Iterator[Markup]:
         return
     whole = Span(name="", start=min(span.start for span in spans), end=max(span.end for span in spans))
     yield el("h3", f"Timeline: {duration(whole.end - whole.start)}")
+    # A guest boots from its start, a moment before the wait for it begins, to the login.
+    divided = {"build": target.build_phases, "ready": target.boot_stages}
     for name in dict.fromkeys(span.name for span in sorted(spans, key=lambda span: span.start)):
         own = [span for span in spans if span.name == name]
-        parts = target.build_phases if name == "build" else {}
+        parts = divided.get(name, {})
         bars = [bar for span in own for bar in _bars(span, parts, whole)]
         took = duration(sum(span.end - span.start for span in own))
         yield el(

@@ -74,6 +74,8 @@ class TargetReport:
     """The image's file."""
     build_phases: dict[str, float] = dataclasses.field(default_factory=dict)
     """Seconds of the phases of a build that was made in this run."""
+    boot_stages: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Seconds of the stages of a boot: of kernel, initrd and userspace."""
     spans: list[Span] = dataclasses.field(default_factory=list)
     facts: dict[str, str] = dataclasses.field(default_factory=dict)
     """The newest properties of the target's tests, by their names."""
@@ -130,6 +132,7 @@ class TargetReport:
         self.digest = self.digest or other.digest
         self.file = self.file or other.file
         self.build_phases = self.build_phases or other.build_phases
+        self.boot_stages = self.boot_stages or other.boot_stages
         self.spans += other.spans
         for mine, more in (
             (self.instances, other.instances),
@@ -173,6 +176,7 @@ def report_of(target_run: TargetRun) -> TargetReport:
         digest=target_run.digest,
         file=str(target_run.built.file) if target_run.built.file else None,
         build_phases=dict(target_run.built.phases),
+        boot_stages=dict(target_run.guest.boot_stages),
         spans=[Span(name=name, start=start, end=end) for name, start, end in target_run.spans],
         instances=[target_run.guest.id] if target_run.guest.id else [],
         logs=[str(path) for path in (target_run.built.log, target_run.guest.console_log) if path is not None],

@@ -73,6 +73,7 @@ def _boot_time(target_run: TargetRun, console: str) -> TroubleError | None:
         total = sum(target_run.phases.get(name, 0.0) for name in ("boot", "ready"))
         profile = boot_profile.of_console(console, total)
     _keep_profile(target_run, profile)
+    target_run.guest.boot_stages = dict(profile.stages)
     target_run.guest.boot = f"booted in {profile.text}{_change(target_run, profile)}"
     budget = target_run.image.settings.tests.max_boot_time
     if budget is None or profile.total <= budget:

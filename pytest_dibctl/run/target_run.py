@@ -87,7 +87,8 @@ class Guest:
     that opens it) stay for the reports. ``key_name`` is the keypair's in the cloud, ``console_log`` the file
     its console is written to when it goes. ``cause`` is the named cause of a failed boot, wait or login,
     ``console_line`` the number of the line that names it. ``access`` is the way in while it is open.
-    ``troubles`` and ``boot`` are lines for the summary: what went wrong, and how long the boot took.
+    ``troubles`` and ``boot`` are lines for the summary: what went wrong, and how long the boot took;
+    ``boot_stages`` are the seconds of its stages.
     ``screen`` is the picture of a failed boot.
     """
 
@@ -102,6 +103,7 @@ class Guest:
     access: SshAccess | None = None
     troubles: list[str] = dataclasses.field(default_factory=list)
     boot: str | None = None
+    boot_stages: dict[str, float] = dataclasses.field(default_factory=dict)
     screen: Path | None = None
     first_boot_wanted: bool = False
     pristine: Pristine = dataclasses.field(default_factory=Pristine)

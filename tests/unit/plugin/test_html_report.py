@@ -111,6 +111,7 @@ def test_hostile_text_stays_text_wherever_it_comes_from(tmp_path: Path) -> None:
         logs=[str(console)],
         instances=[HOSTILE],
         build_phases={HOSTILE: 1.0},
+        boot_stages={HOSTILE: 1.0},
         spans=[Span(name="build", start=1.0, end=9.0), Span(name=HOSTILE, start=2.0, end=3.0, title=HOSTILE)],
         failures=[Failure(nodeid=HOSTILE, when=HOSTILE, text=f"E  {HOSTILE}", logs=(HOSTILE,))],
         known_failures=[HOSTILE],
