@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +17,6 @@ from pytest_dibctl.system.keyed_cache import ABOUT, KeyedCache
 SIZE_VARIABLE: Final = "DIBCTL_CACHE_SIZE"
 """GiB that all layers together may have; 0 switches them off."""
 DEFAULT_SIZE: Final = 10.0
-_SALT: Final = "salt"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,19 +71,6 @@ class Store(KeyedCache[Layer]):
 
     def __init__(self, directory: Path | None = None) -> None:
         super().__init__(directory or keyed_cache.place("layers"), read=_read, is_old=_is_old)
-
-    def salt(self) -> str:
-        """Return the salt of all digests of secrets here, made at the first use; raises OSError."""
-        self.make()
-        file = self.directory / _SALT
-        with contextlib.suppress(FileExistsError):
-            draft = self.directory / f".{_SALT}.{secrets.token_hex(4)}"
-            files.write_atomically(draft, secrets.token_hex(16), mode=0o600)
-            try:
-                os.link(draft, file)  # fails where another process was quicker: its salt counts
-            finally:
-                draft.unlink()
-        return file.read_text()
 
     def take_in(self, kept: Path, key: str, about: About) -> None:
         """Move what a build has kept into the cache, in the place of what is there; raises OSError.

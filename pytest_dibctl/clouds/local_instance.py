@@ -11,6 +11,7 @@ from pytest_dibctl.clouds.console import Console
 from pytest_dibctl.clouds.protocols import Address, Endpoint, Flavor, Interface
 from pytest_dibctl.errors import InstanceError
 from pytest_dibctl.guest.causes import Cause
+from pytest_dibctl.guest.console import LAST_LINES
 from pytest_dibctl.guest.login import HostKeyPolicy
 from pytest_dibctl.system import user_network
 
@@ -144,7 +145,7 @@ class LocalInstance(abc.ABC, Generic[StateT]):
 
     def _tail(self, around: int | None = None) -> str:
         excerpt = self._console.excerpt(around=around)
-        return f"\nlast lines of the console:{indented(excerpt)}" if excerpt else "\nthe console is empty"
+        return f"{LAST_LINES}{indented(excerpt)}" if excerpt else "\nthe console is empty"
 
 
 def interface(mac: str) -> Interface:

@@ -256,6 +256,15 @@ class ReadyStates(Protocol):
         """Whether ``keep_ready`` is wanted of this instance."""
         ...
 
+    @property
+    def waited(self) -> float:
+        """Seconds that passed before this guest was started: with waiting for a state, or a useless one."""
+        ...
+
+    def give_up_ready(self) -> None:
+        """Let another make the state, since this guest does not become ready."""
+        ...
+
     def keep_ready(self, access: SshAccess) -> None:
         """Save the state of a guest that has just become ready.
 

@@ -10,6 +10,9 @@ from typing import Final
 SLOWEST: Final = 5
 """Units that are named where a boot takes too long."""
 MOST_UNITS: Final = 200
+LARGEST_ANSWER: Final = 1 << 20
+LONGEST_LINE: Final = 400
+"""Characters of a guest's answer, and of a line of it, that are looked at."""
 _UNITS: Final = {"min": 60.0, "s": 1.0, "ms": 0.001, "us": 0.000001, "h": 3600.0}
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(min|ms|us|s|h)\b")
 _STAGE: Final = re.compile(r"((?:\d[\d.]*(?:min|ms|us|s|h) ?)+)\((firmware|loader|kernel|initrd|userspace)\)")
@@ -60,15 +63,16 @@ def seconds_of(text: str) -> float:
 
 def of_answer(output: str) -> BootProfile | None:
     """Return the profile that the output of ``COMMAND`` tells; None without systemd, or before it is done."""
-    told = next(
-        (line[5:] for line in output.split("\n") if line.startswith("time Startup finished in")), None
-    )
+    # The guest may send what it likes; the patterns would take hours for one line of it.
+    lines = [line[:LONGEST_LINE] for line in output[:LARGEST_ANSWER].split("\n")]
+    told = next((line[5:] for line in lines if line.startswith("time Startup finished in")), None)
     if told is None:
         return None
     stages = {match[2]: seconds_of(match[1]) for match in _STAGE.finditer(told)}
     total = seconds_of(told.rpartition("=")[2]) if "=" in told else seconds_of(told)
-    blamed = [_BLAME.match(line[6:]) for line in output.split("\n") if line.startswith("blame ")]
-    units = tuple((match[2], seconds_of(match[1])) for match in blamed[:MOST_UNITS] if match)
+    blamed = [line[6:] for line in lines if line.startswith("blame ")][:MOST_UNITS]
+    found = [match for match in map(_BLAME.match, blamed) if match]
+    units = tuple((match[2], seconds_of(match[1])) for match in found)
     return BootProfile(total=total, stages=stages, units=units)
 
 

@@ -126,11 +126,14 @@ def named(evidence: Evidence) -> Cause | None:
     """Return the cause of a failed boot, wait or login; None where nothing names one."""
     for match in matches(evidence.status, STATUS_SIGNS):
         return made(match.sign.cause)
+    said = said_by_console(evidence) or _reset_loop(evidence.console)
+    return said or _by_files(evidence) or _by_symptom(evidence)
+
+
+def said_by_console(evidence: Evidence) -> Cause | None:
+    """Return the cause that the console names: none of the network's where a login had an answer."""
     answered = (evidence.symptom or "").startswith(("login", "foreign"))
-    said = named_by_console(evidence.console, network=not answered)
-    if said is not None:
-        return said
-    return _reset_loop(evidence.console) or _by_files(evidence) or _by_symptom(evidence)
+    return named_by_console(evidence.console, network=not answered)
 
 
 _FIRMWARE: Final = "SeaBIOS (version"

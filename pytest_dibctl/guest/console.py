@@ -6,6 +6,8 @@ import re
 
 EXCERPT_LINES = 20
 """Lines of the console that an error message quotes."""
+LAST_LINES = "\nlast lines of the console:"
+"""What stands in an error's message before lines of the console."""
 LONGEST_LINE = 1000
 """Characters of a line that are quoted."""
 

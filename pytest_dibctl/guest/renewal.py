@@ -56,9 +56,9 @@ def reseeding_program() -> bytes:
 _RENEW: Final = r"""
 fail() { echo "@FAILED@ $1"; exit 1; }
 put() { printf '%s\n' "$2" > "$1"; } 2> /dev/null
+[ "$renewed" != no ] || rm -f "$reseed"
 date -u -s "@$now" > /dev/null 2>&1 || fail "the clock"
 if [ "$renewed" = no ]; then
-    rm -f "$reseed"
     echo "@DONE@ $nonce"
     exit
 fi
@@ -173,6 +173,7 @@ elif server=dropbear && pidof dropbear > /dev/null && [ -d /etc/dropbear ]; then
 else
     fail "its ssh server is neither OpenSSH's with /run/sshd.pid nor dropbear"
 fi
+date -u -s "@$(date +%s)" > /dev/null 2>&1 || fail "its clock cannot be set"
 reseed=
 for folder in /run /var/tmp /tmp /root; do
     file=$folder/.dibctl-reseed

@@ -18,6 +18,12 @@ LONGEST: Final = 240
 """Characters of a line that are reported."""
 
 
+LARGEST_ANSWER: Final = 1 << 20
+"""Characters of a guest's answer that are looked at."""
+_STAMP: Final = re.compile(r"^\[[ \d.]+\] (?:kernel: )?")
+"""What the console, or the journal, writes before the kernel's words."""
+
+
 def _sign(kind: str, needle: str, pattern: str | None = None) -> Sign:
     return Sign(cause=kind, needle=needle, pattern=re.compile(pattern or re.escape(needle)))
 
@@ -107,12 +113,13 @@ def _shape(line: str) -> str:
 
 def of_answer(output: str, *, kernel: bool = True) -> list[Trouble]:
     """Return the troubles that the output of ``COMMAND`` tells."""
-    lines = output.split("\n")
+    # Far more than COMMAND asks for: the guest may send what it likes.
+    lines = output[:LARGEST_ANSWER].split("\n")
     troubles = [
         Trouble(kind="failed unit", source="units", said=visible_line(line[5:].split(" ")[0][:LONGEST]))
         for line in lines
         if line.startswith("unit ")
-    ]
+    ][:MOST_KINDS]
     if "state degraded" in lines and not troubles:
         troubles.append(Trouble(kind="degraded state", source="units", said="systemd says degraded"))
     journal = "\n".join(line[5:] for line in lines if line.startswith("line "))
@@ -124,6 +131,6 @@ def judged(troubles: Sequence[Trouble], allow: Sequence[tuple[str, str]]) -> lis
     judged_troubles: dict[tuple[str, str], Trouble] = {}
     for trouble in troubles:
         reason = next((why for pattern, why in allow if re.search(pattern, trouble.said)), None)
-        key = (trouble.kind, _shape(re.sub(r"^\[[ \d.]+\] ", "", trouble.said)))
+        key = (trouble.kind, _shape(_STAMP.sub("", trouble.said)))
         judged_troubles.setdefault(key, dataclasses.replace(trouble, allowed=reason))
-    return list(judged_troubles.values())
+    return list(judged_troubles.values())[:MOST_KINDS]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import re
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from pytest_dibctl.image.tree import ImageTree
 
 LONGEST: Final = 1 << 20
 """Bytes of a configuration file that are read."""
+ELF_HEAD: Final = 20
+"""Bytes of a program that tell its machine."""
 _SERVERS: Final = ("usr/sbin/sshd", "usr/sbin/dropbear", "usr/bin/dropbear", "usr/lib/ssh/sshd")
 _ENABLED: Final = (
     "etc/systemd/system/*.wants/ssh*",
@@ -75,18 +79,36 @@ def _has_user(tree: ImageTree, username: str) -> bool | None:
 
 def _forbids(tree: ImageTree, username: str) -> str | None:
     """Return the line of sshd's configuration that forbids a login with a key, None if there is none."""
-    names = ["etc/ssh/sshd_config", *tree.glob("etc/ssh/sshd_config.d/*.conf")]
-    for line in (line for name in names for line in tree.read(name, LONGEST).splitlines()):
-        keyword, _, value = line.strip().partition(" ")
-        words, key = value.split(), keyword.lower()
-        if (
-            (key == "allowusers" and username not in words)
-            or (key == "denyusers" and username in words)
-            or (key == "pubkeyauthentication" and words[:1] == ["no"])
-            or (key == "permitrootlogin" and username == "root" and words[:1] == ["no"])
-        ):
-            return line.strip()[:200]
-    return None
+    # sshd_config includes the others at its beginning, and a keyword's first value counts.
+    names = [*sorted(tree.glob("etc/ssh/sshd_config.d/*.conf")), "etc/ssh/sshd_config"]
+    given: dict[str, tuple[list[str], str]] = {}
+    for line in (line for name in names for line in _unconditional(tree.read(name, LONGEST))):
+        keyword, *words = re.split(r"[\s=]+", line.strip())
+        if keyword.lower() in {"allowusers", "denyusers"} and keyword.lower() in given:
+            given[keyword.lower()][0].extend(words)  # these add up
+        given.setdefault(keyword.lower(), (words, line.strip()[:200]))
+    forbidding: dict[str, Callable[[list[str]], bool]] = {
+        "allowusers": lambda words: not _is_among(username, words),
+        "denyusers": lambda words: _is_among(username, words),
+        "pubkeyauthentication": lambda words: words[:1] == ["no"],
+        "permitrootlogin": lambda words: username == "root" and words[:1] == ["no"],
+    }
+    return next(
+        (line for key, (words, line) in given.items() if key in forbidding and forbidding[key](words)), None
+    )
+
+
+def _unconditional(text: str) -> Iterator[str]:
+    """Yield the lines of a configuration that hold for all: those before its first ``Match``."""
+    for line in text.splitlines():
+        if re.match(r"\s*match\b", line, re.IGNORECASE):
+            return
+        yield line
+
+
+def _is_among(username: str, patterns: list[str]) -> bool:
+    # The host after an @ is the client's, which the image does not know.
+    return any(fnmatch.fnmatchcase(username, pattern.partition("@")[0]) for pattern in patterns)
 
 
 def _datasources(tree: ImageTree) -> tuple[str, ...] | None:
@@ -101,10 +123,10 @@ def _datasources(tree: ImageTree) -> tuple[str, ...] | None:
 def _architecture(tree: ImageTree) -> str | None:
     for name in ("sbin/init", "bin/sh", "bin/busybox"):
         try:
-            head = tree.read_bytes(name, 20)
+            head = tree.read_bytes(name, ELF_HEAD)
         except OSError:
             continue
-        if head.startswith(b"\x7fELF"):
+        if head.startswith(b"\x7fELF") and len(head) == ELF_HEAD:
             number = int.from_bytes(head[18:20], "little" if head[5] == 1 else "big")
             return _MACHINES.get(number, f"machine {number}")
     return None

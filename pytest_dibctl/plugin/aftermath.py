@@ -25,10 +25,10 @@ class Aftermath:
         """Look at the guest while it is still there, and raise only after fixtures are torn down."""
         target = target_of(item)
         is_last = nextitem is None or target_of(nextitem) != target
-        errors = []
+        error = None
         if target is not None and is_last and not signals.interrupted():
-            errors = aftermath.look(self._session.target_run(target))
+            error = aftermath.look(self._session.target_run(target))
         result = yield
-        if errors:
-            raise errors[0]
+        if error is not None:
+            raise error
         return result

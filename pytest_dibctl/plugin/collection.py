@@ -19,6 +19,7 @@ from pytest_dibctl.plugin.budget import failed_tally
 from pytest_dibctl.plugin.modules import ENTRY
 from pytest_dibctl.plugin.session import DibSession
 from pytest_dibctl.plugin.xdist.worker import CollectedTests, worker_id
+from pytest_dibctl.run import warming
 from pytest_dibctl.run.targets import Target
 
 NEED_A_BOOT = frozenset({"cloud_image", "instance", "ssh_access"})
@@ -62,7 +63,13 @@ class Collection:
 
 
 def needs_first_boot(item: pytest.Item) -> bool:
-    """Whether a test says, by its mark or its entry, that its instance has to boot for the first time."""
+    """Whether a test says, by its mark or its entry, that its instance has to boot for the first time.
+
+    Where no instance goes on from a ready state, each does, and nothing has to be said.
+    """
+    target = modules.target_of(item)
+    if target is None or not warming.has_ready_states(target.environment):
+        return False
     entry = item.stash.get(ENTRY, None)
     listed = entry is not None and entry.first_boot
     marked = item.get_closest_marker(FIRST_BOOT_MARK) is not None

@@ -33,6 +33,7 @@ from pytest_dibctl.run import (
     readiness,
     uploading,
     variables,
+    warming,
 )
 from pytest_dibctl.run.operations import GuestOperations
 from pytest_dibctl.run.target_run import TargetRun
@@ -63,12 +64,15 @@ def dib_journey(dib_run: TargetRun) -> TargetRun:
 
 
 @pytest.fixture(scope="session")
-def dib_later_rungs(dib_run: TargetRun, request: pytest.FixtureRequest) -> None:
+def dib_later_rungs(
+    dib_run: TargetRun,  # noqa: ARG001 -- the image and environment of the fixture
+    request: pytest.FixtureRequest,
+) -> None:
     """The test environments of the ladder's later rungs, opened once: a step of its own to blame."""
     session = request.config.stash[KEY]
     for rung in session.plan.later(session.current):
         if rung in session.booting:
-            environments.check(session.target_run(rung), before=dib_run)
+            environments.check(session.target_run(rung))
 
 
 @pytest.fixture(scope="session")
@@ -224,7 +228,9 @@ def _dib_pristine(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     target_run = request.config.stash[KEY].target_run(target)
-    if collection.needs_first_boot(request.node) and target_run.options.warm:
+    wants_first_boot = target_run.options.warm and collection.needs_first_boot(request.node)
+    # The login only where it is needed: such a test may be about a guest that lets nobody in.
+    if wants_first_boot and warming.is_resumed(request.getfixturevalue("instance")):
         request.getfixturevalue("_dib_operations").require_first_boot()
     if request.node.get_closest_marker(collection.PRISTINE_MARK):
         if target_run.options.existing_instance is not None:

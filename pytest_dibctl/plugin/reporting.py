@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pytest_dibctl.clouds.protocols import Instance
-from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.errors import DibctlError, TroubleError
+from pytest_dibctl.guest.console import LAST_LINES
 from pytest_dibctl.image import statements
 from pytest_dibctl.plugin import known_failures
 from pytest_dibctl.plugin.budget import EntryBudgets, failed_tally
@@ -62,6 +63,12 @@ class Reporting:
         if call.excinfo and words is not None:
             follows = self._failed_steps.settle(item, report, call.excinfo, words)
             notes = dataclasses.replace(notes, follows=follows)
+            if follows:
+                _tell_no_failure(call, follows)
+        if isinstance(error, TroubleError):
+            # A mark like xfail excuses what its test finds, not the look after the target's last one.
+            vars(report).pop("wasxfail", None)
+            report.outcome, report.longrepr = "failed", str(error)
         if hasattr(report, "wasxfail") and (known := item.stash.get(known_failures.KNOWN, None)):
             notes = dataclasses.replace(notes, known_failure=known_failures.as_data(known))
         if report.failed:
@@ -87,7 +94,8 @@ class Reporting:
             report.sections.append(("dibctl", text))
         if isinstance(error, DibctlError) and report.when != "call":
             report.longrepr = str(error)
-        if target_run.guest.instance is not None and not target_run.failed:
+        told = isinstance(error, DibctlError) and LAST_LINES in error.message
+        if target_run.guest.instance is not None and not target_run.failed and not told:
             self._show_console(report, error, target_run.guest.instance, target_run.label)
 
     def _show_console(
@@ -102,6 +110,13 @@ class Reporting:
             return
         tail = logs.console_tail(instance)
         report.sections.append((f"Last lines of the console of {label}", tail or "(empty)"))
+
+
+def _tell_no_failure(call: pytest.CallInfo[None], reason: str) -> None:
+    """Have the call of a test that is skipped for a failed step end like a skip: --pdb asks the call."""
+    assert call.excinfo is not None
+    skip = pytest.skip.Exception(reason).with_traceback(call.excinfo.tb)
+    call.excinfo = pytest.ExceptionInfo.from_exception(skip)
 
 
 def _own_reason(skip: pytest.ExceptionInfo[BaseException]) -> str | None:
@@ -146,7 +161,9 @@ def _put_facts(item: pytest.Item, target_run: TargetRun) -> None:
         "console_log": _shown(target_run.guest.console_log, target_run.cwd),
     }
     ours = {PREFIX + name: visible_line(str(value)) for name, value in facts.items() if value}
-    others = [(name, value) for name, value in item.user_properties if name not in ours]
+    # Of a test that is run again some no longer hold.
+    known = {PREFIX + name for name in facts}
+    others = [(name, value) for name, value in item.user_properties if name not in known]
     item.user_properties = [*others, *ours.items()]
 
 

@@ -16,13 +16,15 @@ from pytest_dibctl.guest.boot_profile import BootProfile
 from pytest_dibctl.guest.watch import Trouble
 from pytest_dibctl.run import warming
 from pytest_dibctl.run.target_run import TargetRun
-from pytest_dibctl.system import files
+from pytest_dibctl.system import files, locks
 from pytest_dibctl.system.text import file_name, visible
 
 log = logging.getLogger(__name__)
 
 PATIENCE: Final = 15.0
 """Seconds that a guest may take to tell; one without KVM takes 1 to 2."""
+LOCK_PATIENCE: Final = 5.0
+"""Seconds that another worker may take to write the history."""
 KEPT_BOOTS: Final = 20
 """Boots of an image that its history keeps for each environment."""
 HISTORY: Final = ".boots.json"
@@ -31,20 +33,25 @@ NOTABLE: Final = 0.1
 """Share of a boot's time by which another may differ without being called slower or quicker."""
 
 
-def look(target_run: TargetRun) -> list[DibctlError]:
+def look(target_run: TargetRun) -> TroubleError | None:
     """Look at a guest whose tests are over; note what is found for reports, and return what fails the image.
 
-    A guest that does not answer tells nothing: its tests have told.
+    A guest that let nobody in tells nothing: its tests have told.
     """
     instance = target_run.guest.instance
-    if instance is None or "ready" not in target_run.phases:
-        return []
+    if instance is None or target_run.guest.access is None:
+        return None
     with target_run.phase("aftermath"):
         console = _console(instance)
         # What a resumed guest tells of its boot is another run's.
         booted = not warming.is_resumed(instance)
         found = (_trouble(target_run, console), _boot_time(target_run, console) if booted else None)
-        return [error for error in found if error is not None]
+        errors = [error for error in found if error is not None]
+    if len(errors) < 2:  # noqa: PLR2004 -- there is nothing to join
+        return errors[0] if errors else None
+    return TroubleError(
+        "\n".join(error.message for error in errors), hint="; ".join(error.hint or "" for error in errors)
+    )
 
 
 def _trouble(target_run: TargetRun, console: str) -> TroubleError | None:
@@ -60,8 +67,9 @@ def _trouble(target_run: TargetRun, console: str) -> TroubleError | None:
 
 def _error(target_run: TargetRun, troubles: list[Trouble]) -> TroubleError:
     place = target_run.image.at("tests.console")
+    although = "" if target_run.failed else " although its tests passed"
     return TroubleError(
-        f"{target_run.label}: something went wrong in the guest although its tests passed"
+        f"{target_run.label}: something went wrong in the guest{although}"
         + "".join(f"\n  {trouble}" for trouble in troubles),
         hint=f"{place}: strict is true; what is no trouble may be listed under allow, each with its reason",
     )
@@ -70,8 +78,7 @@ def _error(target_run: TargetRun, troubles: list[Trouble]) -> TroubleError:
 def _boot_time(target_run: TargetRun, console: str) -> TroubleError | None:
     profile = boot_profile.of_answer(_asked(target_run, boot_profile.COMMAND))
     if profile is None:
-        total = sum(target_run.phases.get(name, 0.0) for name in ("boot", "ready"))
-        profile = boot_profile.of_console(console, total)
+        profile = boot_profile.of_console(console, target_run.guest.boot_seconds)
     _keep_profile(target_run, profile)
     target_run.guest.boot_stages = dict(profile.stages)
     target_run.guest.boot = f"booted in {profile.text}{_change(target_run, profile)}"
@@ -125,13 +132,18 @@ def _change(target_run: TargetRun, profile: BootProfile) -> str:
     if file is None:
         return ""
     path = file.with_name(file.name + HISTORY)
-    history = _history(path)
     label = target_run.environment.label
-    before = history.get(label, [])
     entry = {"at": int(time.time()), "total": round(profile.total, 2), "digest": target_run.digest}
-    history[label] = [*before, entry][-KEPT_BOOTS:]
-    with contextlib.suppress(OSError):  # beside an image that is another user's
-        files.write_atomically(path, (json.dumps(history, indent=1) + "\n").encode())
+    # The image may be in several environments, whose workers end at the same moment.
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            lock = target_run.run_state.directory / "boots.lock"
+            stack.enter_context(locks.exclusive(lock, timeout=LOCK_PATIENCE))
+        history = _history(path)
+        before = history.get(label, [])
+        history[label] = [*before, entry][-KEPT_BOOTS:]
+        with contextlib.suppress(OSError):  # beside an image that is another user's
+            files.write_atomically(path, (json.dumps(history, indent=1) + "\n").encode())
     return _compared(profile.total, before[-1]["total"]) if before else ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -55,9 +56,12 @@ def booted(target_run: TargetRun, cloud: Cloud, image: CloudImage | None, key: S
     )
     instance: Instance | None = None
     try:
+        started = time.monotonic()
         with target_run.phase("boot"), disk_errors():
             instance = _boot(target_run, cloud, image, request)
         _note(target_run, instance)
+        target_run.guest.boot_seconds = time.monotonic() - started
+        warming.without_waiting(target_run, instance)
         warming.note_start(target_run, instance)
         with contextlib.suppress(DibctlError):  # it is on record by its name already
             note(id=instance.id, made=True)
@@ -71,6 +75,7 @@ def booted(target_run: TargetRun, cloud: Cloud, image: CloudImage | None, key: S
             with target_run.removal(record.resource, record):
                 cloud.remove("instance", name, record.details)
         elif keeps_instance(target_run):
+            warming.give_up(instance)
             reason = "exit 42" if target_run.keep else "--dib-keep-failed-instance"
             keep(cloud, record, reason, seconds=target_run.options.keep_seconds(reason))
             resource = Resource(kind="instance", name=instance.name, id=instance.id)
@@ -89,7 +94,7 @@ def _boot(target_run: TargetRun, cloud: Cloud, image: CloudImage, request: BootR
 
 def _note(target_run: TargetRun, instance: Instance) -> None:
     guest = target_run.guest
-    guest.instance, guest.id, guest.facts = instance, instance.id, dict(instance.facts)
+    guest.begin(instance)
     if target_run.options.logs is not None:  # reports name the file before it is written
         guest.console_log = logs.console_file(target_run.options.logs, instance.name)
 
@@ -114,8 +119,14 @@ def reachable(target_run: TargetRun, instance: Instance, key: SshKey) -> Iterato
         )
     target_run.guest.login = process.command_line(access.command_line())
     try:
+        started = time.monotonic()
         with target_run.phase("ready"):
-            readiness.wait_ready(target_run, instance, access, listening=warming.is_resumed(instance))
+            try:
+                readiness.wait_ready(target_run, instance, access, listening=warming.is_resumed(instance))
+            except BaseException:
+                warming.give_up(instance)
+                raise
+        target_run.guest.boot_seconds += time.monotonic() - started
         warming.keep_ready(target_run, instance, access)
         operations = GuestOperations(target_run=target_run, instance=instance, access=access)
         operations.remember_pristine()

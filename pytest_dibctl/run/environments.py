@@ -49,24 +49,19 @@ def opened(target_run: TargetRun) -> Iterator[Cloud]:
             cloud = stack.enter_context(contextlib.closing(_cloud(target_run)))
             cloud.preflight()
         except BaseException as error:  # a bug of a library too
-            target_run.unopened = True
             if isinstance(error, DibctlError):
                 error.origin = _opening(target_run)
             raise
         yield cloud
 
 
-def check(later: TargetRun, *, before: TargetRun) -> None:
+def check(later: TargetRun) -> None:
     """See, once per run, whether the test environment of a ``later`` rung can be opened; it is closed again.
 
-    What it lacks shall be told before ``before``, of the same image, is built and booted. Raises DibctlError,
-    with the opening as its origin.
+    What it lacks shall be told before the image is built and booted. Raises DibctlError, with the opening as
+    its origin.
     """
-    try:
-        later.once(_opening(later), lambda: _seen(later))
-    except BaseException:
-        before.unopened = True
-        raise
+    later.once(_opening(later), lambda: _seen(later))
 
 
 def _seen(target_run: TargetRun) -> dict[str, Any]:

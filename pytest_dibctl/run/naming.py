@@ -11,7 +11,7 @@ from pytest_dibctl.config import merge
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.guest import causes
 from pytest_dibctl.guest.causes import Cause, Evidence
-from pytest_dibctl.guest.console import excerpt
+from pytest_dibctl.guest.console import LAST_LINES, excerpt
 from pytest_dibctl.image import artifact, login_facts
 from pytest_dibctl.image.login_facts import LoginFacts
 from pytest_dibctl.run import content, logs
@@ -30,7 +30,7 @@ def explained(target_run: TargetRun, error: ErrorT, instance: Instance | None) -
     One whose cause nothing tells is returned as it is, with the console's last lines. The cause is noted for
     reports.
     """
-    text = _console(instance)
+    text = _of_this_boot(_console(instance), target_run.guest.console_since)
     if instance is not None:
         logs.keep_screen(target_run, instance)
     if error.cause is None:
@@ -40,6 +40,15 @@ def explained(target_run: TargetRun, error: ErrorT, instance: Instance | None) -
     return error
 
 
+def boot_begins(target_run: TargetRun, instance: Instance) -> None:
+    """Note that what the console shows by now is no longer of the boot that begins.
+
+    A cloud gives the end of a console only, so its length says nothing.
+    """
+    if target_run.environment.settings.is_local:
+        target_run.guest.console_since = len(_console(instance))
+
+
 def evidence(target_run: TargetRun, error: DibctlError, text: str) -> Evidence:
     """Return what is known of an instance that failed with ``error`` and printed ``text``."""
     settings = target_run.environment.settings
@@ -47,23 +56,23 @@ def evidence(target_run: TargetRun, error: DibctlError, text: str) -> Evidence:
         console=text,
         symptom=error.symptom,
         output=error.message,
-        status=error.message.partition("\nlast lines of the console:")[0],
+        status=error.message.partition(LAST_LINES)[0],
         username=merge.login(target_run.image)[0],
         engine=settings.engine,
         arch=_arch(target_run),
     )
     # Opening the files takes a moment, and is done only where the console alone does not tell.
-    if error.symptom in _BY_FILES and causes.named_by_console(text) is None:
+    if error.symptom in _BY_FILES and causes.said_by_console(known) is None:
         return Evidence(**{**vars(known), "files": _facts(target_run, known.username)})
     return known
 
 
 def _retold(target_run: TargetRun, error: ErrorT, cause: Cause | None, text: str) -> ErrorT:
-    message, seen, shown = error.message.partition("\nlast lines of the console:")
+    message, seen, shown = error.message.partition(LAST_LINES)
     message = message.removeprefix(f"{target_run.label}: ")
     around = cause.line if cause else None
     tail = excerpt(text, around=around) if not seen or around is not None else ""
-    last_lines = f"\nlast lines of the console:\n{tail}" if tail else seen + shown
+    last_lines = f"{LAST_LINES}\n{tail}" if tail else seen + shown
     lead = f"{cause.lead}\n" if cause else ""
     told = type(error)(
         f"{target_run.label}: {lead}{message}{last_lines}",
@@ -74,6 +83,14 @@ def _retold(target_run: TargetRun, error: ErrorT, cause: Cause | None, text: str
     told.cause, told.console_line = (cause.id, cause.line) if cause else (None, None)
     told.origin, told.follows = error.origin, error.follows
     return told
+
+
+def _of_this_boot(text: str, since: int) -> str:
+    """Return a console without what earlier boots wrote; lines keep their numbers.
+
+    One that is shorter than it was has begun anew.
+    """
+    return "\n" * text.count("\n", 0, since) + text[since:] if since <= len(text) else text
 
 
 def _console(instance: Instance | None) -> str:
@@ -96,7 +113,7 @@ def _facts(target_run: TargetRun, username: str) -> LoginFacts | None:
     if file is None:
         return None
     with (
-        contextlib.suppress(DibctlError, OSError),
+        contextlib.suppress(Exception),  # as below: an image may hold anything
         content.file_tree(target_run, artifact.inspect(file)) as tree,
     ):
         return login_facts.read(tree, username)

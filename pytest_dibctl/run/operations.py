@@ -50,6 +50,7 @@ class GuestOperations:
         """
         before = self._boot_id()
         started = time.monotonic()
+        naming.boot_begins(self.target_run, self.instance)
         self.instance.reboot(hard=hard)
         return self._await_boot(after=before, started=started, timeout=timeout)
 
@@ -60,6 +61,7 @@ class GuestOperations:
         """
         before = self._old_boot_id()
         started = time.monotonic()
+        naming.boot_begins(self.target_run, self.instance)
         self.instance.rebuild()
         self.access.trust(self.instance.host_keys)
         return self._await_boot(after=before, started=started, timeout=timeout)
@@ -144,6 +146,7 @@ class GuestOperations:
                 raise naming.explained(self.target_run, error, self.instance) from None
             with contextlib.suppress(DibctlError):
                 if after is None or self._boot_id() != after:
+                    self.target_run.guest.is_well()
                     return time.monotonic() - started
             self.access.disconnect()
             time.sleep(BOOT_POLL)

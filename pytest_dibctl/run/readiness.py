@@ -62,5 +62,6 @@ def wait_for_port(instance: Instance, port: int, *, timeout: float) -> float:
             f"port {port} of {instance.name} (reached as {endpoint.ip}:{endpoint.port}) gave no answer "
             f"within {timeout:g} s",
             hint="check that the service listens on all addresses, and the guest's firewall",
+            symptom="login-done",
         )
     return time.monotonic() - started

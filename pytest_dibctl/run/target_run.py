@@ -44,6 +44,8 @@ STEP_WORDS: Mapping[str, str] = MappingProxyType(
         "pristine": "going back to the first-booted state",
         "wait": "waiting",
         "cleanup": "removing",
+        "aftermath": "looking back at the boot and the journal",
+        "warm": "keeping the ready state",
     }
 )
 """What is said of a step while it is on."""
@@ -88,7 +90,8 @@ class Guest:
     its console is written to when it goes. ``cause`` is the named cause of a failed boot, wait or login,
     ``console_line`` the number of the line that names it. ``access`` is the way in while it is open.
     ``troubles`` and ``boot`` are lines for the summary: what went wrong, and how long the boot took;
-    ``boot_stages`` are the seconds of its stages.
+    ``boot_stages`` are the seconds of its stages, ``boot_seconds`` the time until its login.
+    ``console_since`` is where in the console the boot begins that is on.
     ``screen`` is the picture of a failed boot.
     """
 
@@ -104,9 +107,21 @@ class Guest:
     troubles: list[str] = dataclasses.field(default_factory=list)
     boot: str | None = None
     boot_stages: dict[str, float] = dataclasses.field(default_factory=dict)
+    boot_seconds: float = 0.0
+    console_since: int = 0
     screen: Path | None = None
     first_boot_wanted: bool = False
     pristine: Pristine = dataclasses.field(default_factory=Pristine)
+
+    def begin(self, instance: Instance) -> None:
+        """Take a new instance; what was told of the one before, in a run that tries again, is not its."""
+        self.instance, self.id, self.facts = instance, instance.id, dict(instance.facts)
+        self.is_well()
+        self.troubles, self.boot, self.boot_stages, self.console_since = [], None, {}, 0
+
+    def is_well(self) -> None:
+        """Forget why the guest let nobody in: it does now."""
+        self.cause = self.console_line = self.screen = None
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -119,8 +134,8 @@ class TargetRun:
 
     ``phases`` are seconds by step; ``seconds_elsewhere`` those that other processes of the run spent on steps
     done once for all. ``failed`` becomes true once a step or a test of the target fails; an interruption is
-    not a failure. ``keep`` is set by ``exit 42`` in a shell. ``unopened`` says that the environment could not
-    be opened, which is not the image's fault. ``removals`` are what was kept, and what could not be removed.
+    not a failure. ``keep`` is set by ``exit 42`` in a shell. ``removals`` are what
+    was kept, and what could not be removed.
     """
 
     image: Entry[Image]
@@ -136,7 +151,6 @@ class TargetRun:
     seconds_elsewhere: dict[str, float] = dataclasses.field(default_factory=dict)
     failed: bool = False
     keep: bool = False
-    unopened: bool = False
     removals: list[Removal] = dataclasses.field(default_factory=list)
     built: Built = dataclasses.field(default_factory=Built)
     guest: Guest = dataclasses.field(default_factory=Guest)

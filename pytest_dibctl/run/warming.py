@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 from pytest_dibctl.clouds.protocols import Instance, ReadyStates, Warm
+from pytest_dibctl.config.entry import Entry
+from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.guest.ssh import SshAccess
 from pytest_dibctl.run.run_state import RunState
@@ -17,7 +19,7 @@ def kind_of_start(target_run: TargetRun) -> Warm:
     One of a target with a test that needs a first boot boots. Of several instances that is the first: the
     scheduler gives its worker these tests.
     """
-    if not target_run.options.warm or target_run.environment.settings.engine != "qemu":
+    if not target_run.options.warm or not has_ready_states(target_run.environment):
         return "no"
     if not target_run.guest.first_boot_wanted:
         return "resume"
@@ -37,6 +39,25 @@ def keep_ready(target_run: TargetRun, instance: Instance, access: SshAccess) -> 
             target_run.progress(f"later runs will boot as well, no ready state was kept: {error.message}")
         else:
             target_run.progress("kept the ready state for later runs")
+
+
+def give_up(instance: Instance) -> None:
+    """Let another process make the ready state, since this instance stays and does not become ready."""
+    if isinstance(instance, ReadyStates):
+        instance.give_up_ready()
+
+
+def without_waiting(target_run: TargetRun, instance: Instance) -> None:
+    """Charge to waiting what a boot spent on a state that another process made, or that was of no use."""
+    if isinstance(instance, ReadyStates) and instance.waited > 0:
+        target_run.charge("boot", -instance.waited)
+        target_run.charge("wait", instance.waited)
+        target_run.guest.boot_seconds -= instance.waited
+
+
+def has_ready_states(environment: Entry[TestEnvironment]) -> bool:
+    """Whether instances in an environment may go on from ready states."""
+    return environment.settings.engine == "qemu"
 
 
 def is_resumed(instance: Instance) -> bool:

@@ -41,6 +41,10 @@ def write_atomically(
         _sync_directory(path.parent)
 
 
+ROOM_LEFT = 256 << 20
+"""Bytes that a copy leaves free: a guest whose disk fills the filesystem halts, and so do its neighbours."""
+
+
 def copy(source: Path, target: Path) -> int:
     """Copy a file to a new one of mode 0600, sharing its blocks where the filesystem can; return its bytes.
 
@@ -52,8 +56,9 @@ def copy(source: Path, target: Path) -> int:
         try:
             fcntl.ioctl(sink.fileno(), _FICLONE, readable.fileno())
         except OSError:
-            if shutil.disk_usage(target.parent).free < size:
-                raise OSError(errno.ENOSPC, f"{size >> 20} MiB are needed", str(target)) from None
+            needed = size + ROOM_LEFT
+            if shutil.disk_usage(target.parent).free < needed:
+                raise OSError(errno.ENOSPC, f"{needed >> 20} MiB are needed", str(target)) from None
             done = 0
             while done < size and (sent := os.sendfile(sink.fileno(), readable.fileno(), done, size - done)):
                 done += sent

@@ -23,6 +23,7 @@ from pytest_dibctl.system import files, locks
 
 ABOUT: Final = "about.json"
 """The file that says what a thing is; its time is that of the last use."""
+SALT: Final = "salt"
 KEY: Final = re.compile(r"[0-9a-f]{40}")
 GIB: Final = 1 << 30
 OLD_DRAFT: Final = 3600.0
@@ -76,7 +77,9 @@ class KeyedCache(Generic[ThingT]):
     def things(self) -> list[ThingT]:
         """Return all things, the one used last first."""
         found = [self.find(path.name) for path in self._entries() if KEY.fullmatch(path.name)]
-        return sorted((thing for thing in found if thing is not None), key=lambda thing: -thing.used)
+        now = time.time()
+        # A clock that was ahead gives no thing a rank for ever.
+        return sorted((thing for thing in found if thing), key=lambda thing: -min(thing.used, now))
 
     def touch(self, thing: ThingT) -> None:
         """Note that a thing is used now."""
@@ -92,6 +95,19 @@ class KeyedCache(Generic[ThingT]):
         """Make the directory, for its user only; raises OSError."""
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.directory.chmod(0o700)
+
+    def salt(self) -> str:
+        """Return the salt of all digests of secrets here, made at the first use; raises OSError."""
+        self.make()
+        file = self.directory / SALT
+        with contextlib.suppress(FileExistsError):
+            draft = self.directory / f".{SALT}.{secrets.token_hex(4)}"
+            files.write_atomically(draft, secrets.token_hex(16), mode=0o600)
+            try:
+                os.link(draft, file)  # fails where another process was quicker: its salt counts
+            finally:
+                draft.unlink()
+        return file.read_text()
 
     @contextlib.contextmanager
     def draft(self, key: str) -> Iterator[Path]:

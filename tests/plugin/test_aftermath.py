@@ -98,3 +98,39 @@ def test_wrong_patterns_are_told_with_their_place(project: Project) -> None:
     write(project, console={"allow": [{"pattern": "(", "reason": "x"}]})
     result = project.run()
     result.stderr.fnmatch_lines(["*images.yaml:*'(' is no regular expression*"])
+
+
+def test_a_guest_that_let_nobody_in_is_not_looked_at(project: Project) -> None:
+    write(project, console={"strict": True}, max_boot_time=0.01)
+    project.faults(console=WARNING, port=True)
+    result = project.run()
+    result.assert_outcomes(errors=1, skipped=1)
+    result.stdout.no_fnmatch_line("*booted in*")
+    result.stdout.no_fnmatch_line("*something went wrong*")
+
+
+def test_a_failed_image_is_not_said_to_have_passed(project: Project) -> None:
+    write(project, console={"strict": True})
+    project.write("test_it.py", "def test_one(ssh_access): assert False\ndef test_two(ssh_access): pass\n")
+    project.faults(console=WARNING)
+    result = project.run()
+    result.assert_outcomes(failed=1, passed=1, errors=1)
+    result.stdout.fnmatch_lines(["web: something went wrong in the guest"])
+
+
+def test_trouble_and_a_slow_boot_are_told_together(project: Project) -> None:
+    write(project, console={"strict": True}, max_boot_time=0.05)
+    project.faults(console=WARNING, boot_seconds=0.2)
+    result = project.run()
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["web: something went wrong*", "web: the boot took*"])
+
+
+def test_a_mark_of_the_last_test_excuses_no_trouble(project: Project) -> None:
+    write(project, console={"strict": True})
+    marked = "import pytest\ndef test_one(ssh_access): pass\n@pytest.mark.xfail\ndef test_two(ssh_access): "
+    project.write("test_it.py", marked + "assert False\n")
+    project.faults(console=WARNING)
+    result = project.run()
+    result.assert_outcomes(passed=1, xfailed=1, errors=1)
+    assert result.ret == 1

@@ -193,3 +193,13 @@ def test_what_tests_get_is_shown_in_few_words(debian: Project) -> None:
         assert shown in text
     assert "Entry(" not in text
     assert max(map(len, text.splitlines())) < 400
+
+
+def test_those_who_look_at_failures_see_one(debian: Project) -> None:
+    """Such as --pdb, which would open a debugger for each test that is skipped."""
+    hook = "def pytest_exception_interact(node): print(f'looked at {node.name}')"
+    debian.write("watching.py", hook)
+    debian.faults(boot=True)
+    result = debian.run("-s", "-p", "watching")
+    result.assert_outcomes(errors=1, skipped=2, passed=1)
+    assert result.stdout.str().count("looked at") == 1

@@ -222,11 +222,12 @@ def test_second(): ran("second")
     result = project.run("--junit-xml=junit.xml")
     result.assert_outcomes(passed=2)
     [heading] = [line for line in result.outlines if line.startswith("image ")]
-    assert heading.split() == ["image", "outcome", "pristine", "tests"]
+    image, outcome, *names = heading.split()
+    assert (image, outcome, names[0]) == ("image", "outcome", "pristine")
     [line] = [line for line in result.outlines if line.startswith("debian ")]
     label, passed, two, *cells = line.split()
     assert (label, passed, two) == ("debian", "passed", "2")
-    seconds = dict(zip(("pristine", "tests"), [cell.rstrip("s") for cell in cells], strict=True))
+    seconds = dict(zip(names, [cell.rstrip("s") for cell in cells], strict=True))
     assert 6 <= float(seconds["pristine"]) < 2 * 6, "there was one revert"
     assert float(seconds["tests"]) < 6
     assert 'name="dib_seconds_pristine"' in (project.path / "junit.xml").read_text()

@@ -27,6 +27,8 @@ FIRST = """
         log("ran", test=f"first-{number}", resumed=instance.resumed)
 """
 
+STAGING = "staging:\n  keystone: {auth_url: http://cloud.example:5000}\n  nova: {flavor: m1.small}\n"
+
 
 @pytest.fixture
 def both(project: Project) -> Project:
@@ -145,3 +147,18 @@ def test_a_resumed_run_takes_back_only_what_it_saw_fail(both: Project) -> None:
     both.write("test_any.py", "def test_any(instance): assert not instance.resumed")
     both.run("--dib-warm").assert_outcomes(failed=1)
     assert not any(one.vouches for one in statements.read(file) if one.finished >= kept[-1].finished)
+
+
+def test_a_first_boot_test_needs_no_login(both: Project) -> None:
+    """It may be about a guest that lets nobody in."""
+    both.write("test_first.py", FIRST.replace("instance, ssh_access, number", "instance, number"))
+    both.faults(port=True)
+    both.run("--dib-warm", "-k", "first").assert_outcomes(passed=2, deselected=4)
+
+
+def test_where_nothing_is_resumed_tests_keep_their_order(both: Project) -> None:
+    both.write("test.yaml", STAGING)
+    result = both.run("--dib-warm", "--dib-env=staging", "-n2", "--dib-instances=2")
+    result.assert_outcomes(passed=6)
+    ran = (operation["test"] for operation in both.operations() if operation["operation"] == "ran")
+    assert next(ran).startswith("any")

@@ -12,7 +12,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -124,6 +124,7 @@ class MemoryInstance:
     boots: int = 1
     resumed: bool = False
     may_keep_ready: bool = False
+    waited: float = 0.0
     snapshots: set[str] = dataclasses.field(default_factory=set)
 
     @property
@@ -166,6 +167,9 @@ class MemoryInstance:
         time.sleep(faults().get("revert_seconds", 0))
         if "revert" in faults():
             raise InstanceError("the snapshot is damaged")
+
+    def give_up_ready(self) -> None:
+        """No state is made here."""
 
     def keep_ready(self, access: SshAccess) -> None:
         raise AssertionError(f"{access.name} is in memory already")
@@ -326,12 +330,19 @@ class LocalAccess:
         """There is no connection."""
 
 
+class Mute:
+    """The access of the look after the tests: this machine's journal and units are no guest's."""
+
+    def run(self, command: str, **_others: object) -> process.Result:
+        raise InstanceError(f"there is no guest to run {command[:20]} in")
+
+
 @pytest.fixture(scope="session")
 def ssh_access(
     dib_run: TargetRun,
     instance: MemoryInstance,
     keypair: SshKey,
-) -> LocalAccess:
+) -> Iterator[LocalAccess]:
     """An access that needs no guest."""
     with dib_run.phase("ready"):
         if "port" in faults():
@@ -349,4 +360,8 @@ def ssh_access(
     GuestOperations(
         target_run=dib_run, instance=instance, access=cast("SshAccess", access)
     ).remember_pristine()
-    return access
+    dib_run.guest.access = cast("SshAccess", Mute())
+    try:
+        yield access
+    finally:
+        dib_run.guest.access = None

@@ -16,7 +16,7 @@ from pytest_dibctl.clouds.openstack.refusals import CONFLICT, FORBIDDEN, NOT_FOU
 from pytest_dibctl.clouds.protocols import Endpoint, Flavor, Interface
 from pytest_dibctl.errors import ApiError, InstanceError
 from pytest_dibctl.guest import causes
-from pytest_dibctl.guest.console import clean, excerpt, host_keys
+from pytest_dibctl.guest.console import LAST_LINES, clean, excerpt, host_keys
 from pytest_dibctl.guest.login import HostKeyPolicy
 
 log = logging.getLogger(__name__)
@@ -311,7 +311,7 @@ def with_console(error: InstanceError, text: str) -> InstanceError:
     """Return ``error`` with the console's last lines."""
     last_lines = excerpt(text)
     tail = (
-        "\nlast lines of the console:" + "".join(f"\n  {line}" for line in last_lines.splitlines())
+        LAST_LINES + "".join(f"\n  {line}" for line in last_lines.splitlines())
         if last_lines
         else "\nthe console is empty"
     )

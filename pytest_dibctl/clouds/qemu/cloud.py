@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import math
 import shutil
 import time
@@ -80,20 +81,26 @@ class QemuCloud(LocalCloud):
         """
         artifact = unchanged(image)
         machine.require_tools(self._arch)
+        begun = time.monotonic()
         claim = self._claim(artifact, request, progress) if request.warm != "no" else None
+        waited = time.monotonic() - begun
         try:
             if claim is not None and claim.state is not None and request.warm == "leave":
                 claim.release()
                 claim = None
             elif claim is not None and claim.state is not None:
-                instance = self._resumed(artifact, request, claim, claim.state, progress)
-                if instance is not None:
-                    return instance
-            return self._booted(artifact, request, claim, progress)
+                resumed = self._resumed(artifact, request, claim, claim.state, progress)
+                if resumed is not None:
+                    resumed.waited = waited
+                    return resumed
+                waited = time.monotonic() - begun
+            instance = self._booted(artifact, request, claim, progress)
         except BaseException:
             if claim is not None:
                 claim.release()
             raise
+        instance.waited = waited
+        return instance
 
     def _booted(
         self, artifact: Artifact, request: BootRequest, claim: warm.Claim | None, progress: Progress
@@ -114,17 +121,19 @@ class QemuCloud(LocalCloud):
         """Return the boot's part in the ready state of such guests; None where there are no such states."""
         reason = warm.obstacle(self._settings, self._arch)
         if reason is None:
-            key = warm.key_of(
-                artifact,
-                self._settings,
-                disk=self._disk_size(artifact),
-                arch=self._arch,
-                accelerator=accel.choose(self._settings.accelerator, self._arch).accelerator,
-                user_data=self._user_data(),
-            )
+            store = ReadyStore()
             try:
+                key = warm.key_of(
+                    artifact,
+                    self._settings,
+                    disk=self._disk_size(artifact),
+                    arch=self._arch,
+                    accelerator=accel.choose(self._settings.accelerator, self._arch).accelerator,
+                    user_data=self._user_data(),
+                    salt=store.salt(),
+                )
                 return warm.Claim.of(
-                    ReadyStore(),
+                    store,
                     key,
                     timeout=request.deadlines.port if request.warm == "resume" else 0,
                     waiting=lambda: progress("waiting for the ready state that another process makes"),
@@ -160,7 +169,10 @@ class QemuCloud(LocalCloud):
             with _removed_on_failure(directory, state.id):
                 state.write(directory)
                 files.copy(ready.disk, disk)
-                identity = seed_identity(state, request, host_key, self._user_data())
+                # The state's: cloud-init would take another one for a new instance at the next reboot.
+                identity = dataclasses.replace(
+                    seed_identity(state, request, host_key, self._user_data()), uuid=ready.about.uuid
+                )
                 seed.write(directory / machine.SEED, self._settings.seed, identity)
                 origin = warm.described(ready)
                 with concurrent.futures.ThreadPoolExecutor(1) as pool:

@@ -74,6 +74,7 @@ class QemuInstance(LocalInstance[State]):
         self._resumed_at: dict[str, bool] = {}
         """Whether the guest had been resumed, and not booted, when a snapshot was taken."""
         self._started = time.monotonic()
+        self.waited = 0.0
 
     @property
     def facts(self) -> Mapping[str, str]:
@@ -209,6 +210,11 @@ class QemuInstance(LocalInstance[State]):
         """Whether ``keep_ready`` is wanted of this instance."""
         return self._claim is not None and self._claim.makes
 
+    def give_up_ready(self) -> None:
+        """Let another make the state, since this guest does not become ready."""
+        if self._claim is not None:
+            self._claim.release()
+
     def keep_ready(self, access: SshAccess) -> None:
         """Save the state of a guest that has just become ready, for boots to come; it is paused meanwhile.
 
@@ -235,6 +241,7 @@ class QemuInstance(LocalInstance[State]):
     def _save_ready(self, claim: warm.Claim, public_key: str, seconds: float) -> None:
         about = About(
             label=Path(self._state.image).name,
+            uuid=self._state.id,
             name=self.name,
             mac=self._state.mac,
             public_key=public_key,
@@ -270,8 +277,7 @@ class QemuInstance(LocalInstance[State]):
 
         Raises InstanceError when the directory cannot be removed.
         """
-        if self._claim is not None:
-            self._claim.release()
+        self.give_up_ready()
         if self._process is not None and not self._process.ended():
             with contextlib.suppress(InstanceError):
                 qmp.execute(self._control, "quit")

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import stat
 import time
 from collections.abc import Mapping
@@ -25,17 +26,19 @@ DEFAULT_SIZE: Final = 5.0
 MAX_AGE: Final = 30 * 86400.0
 """Seconds after which an unused state goes."""
 DISK: Final = "disk.qcow2"
+_MAC: Final = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class About:
-    """What is known of a state: the guest's ``name`` and login key (a public line), and its file.
+    """What is known of a state: the guest's ``uuid``, ``name`` and login key (a public line), and its file.
 
     ``made`` is seconds since the epoch, ``seconds`` what the boot took, ``size`` bytes; ``label`` is the
     name of the image's file.
     """
 
     label: str
+    uuid: str
     name: str
     mac: str
     public_key: str
@@ -84,11 +87,20 @@ class ReadyStore(KeyedCache[ReadyState]):
 
 
 def _read(path: Path, key: str) -> ReadyState | None:
-    about = About(**json.loads((path / ABOUT).read_text()))
+    about = _about(json.loads((path / ABOUT).read_text()))
     disk = (path / DISK).lstat()
     if not (stat.S_ISREG(disk.st_mode) and disk.st_uid == os.geteuid() and disk.st_size == about.size):
         return None
     return ReadyState(key=key, path=path, about=about, used=(path / ABOUT).stat().st_mtime)
+
+
+def _about(data: Mapping[str, Any]) -> About:
+    """Return what a file says; raises TypeError and ValueError for what no state of ours says."""
+    about = About(**data)
+    texts = (about.label, about.uuid, about.name, about.public_key, about.sha256)
+    if not all(isinstance(text, str) for text in texts) or not _MAC.fullmatch(about.mac):
+        raise ValueError("not of a ready state")
+    return dataclasses.replace(about, made=float(about.made), seconds=float(about.seconds))
 
 
 def _is_old(state: ReadyState, now: float) -> bool:
@@ -119,9 +131,9 @@ def as_data(state: ReadyState) -> dict[str, Any]:
     }
 
 
-def free_now(store: ReadyStore) -> None:
-    """Remove what is above the limit, and what killed processes left."""
+def free_now(store: ReadyStore, size: int) -> None:
+    """Remove what is above ``size`` bytes, and what killed processes left."""
     store.sweep()
-    for state in store.surplus(limit(), time.time()):
+    for state in store.surplus(size, time.time()):
         with contextlib.suppress(OSError):
             store.remove(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import hmac
 import json
 import shutil
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
 
+from pytest_dibctl.clouds import seed
 from pytest_dibctl.clouds.qemu import machine
 from pytest_dibctl.clouds.qemu.ready_store import About, ReadyState, ReadyStore, free_now, limit
 from pytest_dibctl.config.models.qemu import Qemu
@@ -20,7 +22,7 @@ from pytest_dibctl.guest import renewal
 from pytest_dibctl.image.artifact import Artifact, digest_of
 from pytest_dibctl.system import locks, process, sockets
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of what is saved; a state of another one serves nobody."""
 RENEWAL_PATIENCE: Final = 60.0
 """Seconds that a guest may take to renew itself; it takes 0.5."""
@@ -46,8 +48,11 @@ def key_of(
     arch: machine.Arch,
     accelerator: machine.Accelerator,
     user_data: str,
+    salt: str,
 ) -> str:
     """Return the key of the state of such a guest: a digest of all that its first boot depends on.
+
+    User data may hold secrets: with the ``salt`` nobody who sees the key can try guesses.
 
     Raises ArtifactError when a boot file cannot be read, PreflightError when QEMU is missing.
     """
@@ -62,9 +67,9 @@ def key_of(
         "boot files": [digest_of(path) for path in boot_files],
         # Where the guest is reached from and when it is given up does not change it.
         "settings": settings.model_dump(
-            mode="json", exclude={"forward_ports", "userdata_file", "active_timeout"}
+            mode="json", exclude={"forward_ports", "userdata", "userdata_file", "active_timeout"}
         ),
-        "user data": user_data,
+        "seed": hmac.new(salt.encode(), _seed(settings, user_data).encode(), "sha256").hexdigest(),
         "disk": disk,
         "qemu": [program, status.st_size, status.st_mtime_ns],
         "machine": [platform.machine, accelerator, platform.cpus[accelerator], machine.TRANSLATED_CODE],
@@ -72,6 +77,15 @@ def key_of(
         "processor": _processor() if accelerator == "kvm" else "",
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]
+
+
+def _seed(settings: Qemu, user_data: str) -> str:
+    """Return the seed of such guests, but for what is another for each."""
+    host_key = seed.HostKey(private="", public="")
+    identity = seed.Identity(
+        uuid="", name="", mac="", key_name="", public_key="", host_key=host_key, user_data=user_data
+    )
+    return json.dumps(seed.documents(settings.seed, identity), sort_keys=True)
 
 
 def _processor() -> str:
@@ -173,8 +187,8 @@ def keep(claim: Claim, disk: Path, about: About) -> None:
     if size > limit():
         raise DibctlError(f"it takes {size >> 20} MiB, more than DIBCTL_WARM_SIZE allows")
     try:
+        free_now(claim.store, limit() - size)
         claim.store.take_in(disk, claim.key, about)
-        free_now(claim.store)
     except OSError as error:
         where = error.filename or claim.store.directory
         raise DibctlError(f"{where}: {error.strerror or error}") from None

@@ -26,6 +26,7 @@ from pytest_dibctl.system import files, process
 
 ABOUT = About(
     label="debian.qcow2",
+    uuid="0b57e2a1-0000-4000-8000-000000000001",
     name="dibctl-debian-1",
     mac="52:54:00:00:00:01",
     public_key="ssh-ed25519 AAAA x",
@@ -103,7 +104,22 @@ def give_away(state: ReadyState) -> None:
     os.chown(state.disk, 12345, -1)
 
 
-@pytest.mark.parametrize("spoil", [cut, link, garble, age, give_away])
+def rewrite(**changed: Any) -> Callable[[ReadyState], None]:
+    def spoil(state: ReadyState) -> None:
+        about = json.loads((state.path / "about.json").read_text())
+        (state.path / "about.json").write_text(json.dumps({**about, **changed}))
+
+    spoil.__name__ = f"rewrite_{'_'.join(changed)}"
+    return spoil
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(cut, link, garble, age, give_away),
+        *(rewrite(made=None), rewrite(seconds="x"), rewrite(name=3), rewrite(mac="52:54:00:00:00:01,x=y")),
+    ],
+)
 def test_what_is_damaged_or_another_s_is_not_found_and_is_swept(
     store: ReadyStore, spoil: Callable[[ReadyState], None]
 ) -> None:
@@ -221,14 +237,14 @@ def test_a_state_larger_than_the_limit_is_not_kept(
 def test_a_full_disk_is_named_and_leaves_the_cache_as_it_was(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    process.run(["mount", "-t", "tmpfs", "-o", "size=3m", "small", str(small)])
+    process.run(["mount", "-t", "tmpfs", "-o", "size=258m", "small", str(small)])
     try:
         store = ReadyStore(small / "ready")
         state = kept(store, size=MIB)
         disk = tmp_path / "disk"
         disk.write_bytes(bytes(3 * MIB))
         maker = claim(store, 2)
-        with pytest.raises(DibctlError, match="3 MiB are needed"):
+        with pytest.raises(DibctlError, match="259 MiB are needed"):
             warm.keep(maker, disk, ABOUT)
         maker.release()
         assert [found.key for found in store.things()] == [state.key]
@@ -319,7 +335,7 @@ def built(tmp_path: Path) -> artifact.Artifact:
 
 def key_with(built: artifact.Artifact, **changed: Any) -> str:
     settings = changed.pop("settings", {})
-    usual: dict[str, Any] = {"disk": 5, "arch": "x86_64", "accelerator": "tcg", "user_data": ""}
+    usual: dict[str, Any] = {"disk": 5, "arch": "x86_64", "accelerator": "tcg", "user_data": "", "salt": "s"}
     return warm.key_of(built, Qemu.model_validate(settings), **{**usual, **changed})
 
 
@@ -329,6 +345,7 @@ def key_with(built: artifact.Artifact, **changed: Any) -> str:
         {"disk": 6},
         {"accelerator": "kvm"},
         {"user_data": "#cloud-config"},
+        {"salt": "another user's"},
         {"settings": {"memory": 2048}},
         {"settings": {"vcpus": 1}},
         {"settings": {"seed": "configdrive"}},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from pytest_dibctl.guest import boot_profile
@@ -63,3 +65,21 @@ def test_a_quiet_console_divides_nothing() -> None:
 )
 def test_durations(text: str, seconds: float) -> None:
     assert boot_profile.seconds_of(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "time Startup finished in " + "1" * 1_000_000,
+        "time Startup finished in " + "1s" * 1_000_000,
+        "blame " + "1" * 1_000_000,
+        "time Startup finished in 1s (kernel) = 1s\n" + "blame 1s x\n" * 1_000_000,
+    ],
+    ids=["digits", "times", "blame", "units"],
+)
+def test_no_answer_takes_long(answer: str) -> None:
+    """Each pattern alone would take hours for such a line."""
+    begin = time.process_time()
+    profile = boot_profile.of_answer(answer)
+    assert time.process_time() - begin < 5
+    assert profile is None or len(profile.units) <= boot_profile.MOST_UNITS

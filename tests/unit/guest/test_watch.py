@@ -107,3 +107,17 @@ def test_hostile_text_is_bounded_and_visible() -> None:
     assert len(found) <= watch.MOST_KINDS
     assert all(trouble.said.isprintable() and len(trouble.said) < 2000 for trouble in found)
     assert Trouble(kind="x", source="y", said="z", allowed="a\nb").__str__().count("\n") == 0
+
+
+def test_the_journal_s_stamp_makes_no_other_trouble() -> None:
+    line = "WARNING: CPU: 0 PID: 1 at kernel/foo.c:12 bar+0x1/0x2"
+    console = watch.of_text(f"[    5.100000] {line}", "console")
+    journal = watch.of_answer(f"line [    5.100321] kernel: {line}")
+    assert len(watch.judged([*console, *journal], [])) == 1
+
+
+def test_a_guest_that_lists_units_without_end_is_heard_for_a_moment() -> None:
+    answer = "".join(
+        f"unit {chr(97 + number % 26) * (number % 97 + 1)}.service\n" for number in range(100_000)
+    )
+    assert len(watch.judged(watch.of_answer(answer), [])) <= watch.MOST_KINDS

@@ -10,6 +10,7 @@ import yaml
 
 from pytest_dibctl.config import catalog
 from pytest_dibctl.errors import InstanceError, PortTimeoutError
+from pytest_dibctl.image.login_facts import LoginFacts
 from pytest_dibctl.run import ledger, naming
 from pytest_dibctl.run.options import RunOptions
 from pytest_dibctl.run.target_run import TargetRun
@@ -89,3 +90,39 @@ def test_an_error_that_has_its_cause_keeps_it(target_run: TargetRun) -> None:
     error.cause, error.console_line = "kernel-panic", 7
     assert naming.explained(target_run, error, Printing("udhcpc: no lease")) is error
     assert (target_run.guest.cause, target_run.guest.console_line) == ("kernel-panic", 7)
+
+
+LEASELESS = "udhcpc: no lease, failing\n"
+
+
+def test_what_an_earlier_boot_printed_is_not_to_blame(target_run: TargetRun) -> None:
+    console = Printing(f"one\n{LEASELESS}")
+    assert naming.explained(target_run, silent(), console).cause == "no-dhcp-lease"
+    naming.boot_begins(target_run, console)
+    console.text += f"{PANIC}\n"
+    told = naming.explained(target_run, silent(), console)
+    assert (told.cause, told.console_line) == ("root-not-found", 3)
+    console.text = f"{LEASELESS}"  # the console has begun anew
+    assert naming.explained(target_run, silent(), console).cause == "no-dhcp-lease"
+
+
+def test_a_guest_that_let_us_in_has_a_network(target_run: TargetRun) -> None:
+    error = PortTimeoutError("port 80 gave no answer", symptom="login-done")
+    told = naming.explained(target_run, error, Printing(LEASELESS))
+    assert told.cause is None
+    assert told.message.startswith("web: port 80 gave no answer")
+
+
+def test_files_are_asked_where_the_console_speaks_of_the_network_only(
+    target_run: TargetRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(naming, "_facts", lambda *_: LoginFacts(has_user=True, ssh_forbids="AllowUsers root"))
+    error = PortTimeoutError("Permission denied", symptom="login-refused")
+    told = naming.explained(target_run, error, Printing(LEASELESS))
+    assert told.cause == "sshd-refusing"
+
+
+def test_a_new_instance_bears_no_blame_of_the_one_before(target_run: TargetRun) -> None:
+    naming.explained(target_run, silent(), Printing(PANIC))
+    target_run.guest.begin(Printing(""))
+    assert (target_run.guest.cause, target_run.guest.console_line) == (None, None)
