@@ -160,7 +160,7 @@ def test_the_whole_way_from_elements_to_junit_and_back_to_nothing(operator: Oper
         assert float(facts["dib_seconds_build"]) > 1
         assert float(facts["dib_seconds_ready"]) > 1
 
-    second = operator.run("pytest", "-q", "--dib-image=micro", "generic:login")
+    second = operator.run("pytest", "-v", "--dib-image=micro", "generic:login")
     assert second.code == 0, second.output
     assert "unchanged" in second.output
     assert "building" not in second.output
