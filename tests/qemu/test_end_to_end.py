@@ -166,6 +166,7 @@ def test_the_whole_way_from_elements_to_junit_and_back_to_nothing(operator: Oper
     assert "building" not in second.output
     assert {path.name for path in (operator.path / "out").iterdir() if not path.name.startswith(".")} == {
         "micro.qcow2",
+        "micro.qcow2.boots.json",
         "micro.qcow2.build.log",
         "micro.qcow2.dibctl.json",
         "micro.qcow2.tests.intoto.jsonl",
