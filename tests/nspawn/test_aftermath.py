@@ -39,6 +39,7 @@ def test_failed_units_and_slow_boots_of_a_passing_image_fail_it(spoiled: Path, t
     tests = {
         "ssh": {"username": "debian"},
         "tests_list": [{"pytest": "test_it.py"}],
+        "max_boot_time": 0.01,
         "console": {"strict": True, "allow": [{"pattern": "remount-fs", "reason": "the root is an overlay"}]},
     }
     image = {"filename": spoiled.name, "tests": tests}
@@ -47,6 +48,7 @@ def test_failed_units_and_slow_boots_of_a_passing_image_fail_it(spoiled: Path, t
     finished = operator.pytest(*options)
     assert "ERROR at teardown of test_login" in finished.output
     assert "failed unit in the units: spoiled.service" in finished.output
+    assert "which is more than 0.01 s" in finished.output
     assert "micro: booted in " in finished.output
     (case,) = ET.parse(tmp_path / "junit.xml").iter("testcase")
     assert "spoiled.service" in (case.findtext("error") or "")
