@@ -120,7 +120,7 @@ def _console(instance: Instance) -> str:
 
 
 def _keep_profile(target_run: TargetRun, profile: BootProfile, *, more: bool) -> None:
-    """Write units, with ``more`` critical chain and plot too, beside the run's other logs, if it keeps any."""
+    """Write units, with ``more`` critical chain and plot too, beside the run's other logs, if any."""
     logs = target_run.options.logs
     if logs is None or not profile.units or target_run.guest.instance is None:
         return

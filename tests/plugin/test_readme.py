@@ -110,6 +110,8 @@ def test_the_pytest_commands_select_what_they_say(written: Project, line: str) -
     if any(part in line for part in wanted):
         assert "hostname" in result.stdout.str()
         assert "greeting" not in result.stdout.str()
+    elif "-k greeting" in line:
+        result.stdout.fnmatch_lines(["tests/test_web.py::test_greeting?web*", "1/* tests collected*"])
     else:
         result.stdout.fnmatch_lines(
             [
