@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from pytest_dibctl.errors import CommandError
-from pytest_dibctl.guards import phases
+from pytest_dibctl.guards import mounts, phases
 from pytest_dibctl.guards.phases import BOUNDARIES, Boundary
 from pytest_dibctl.system import process
 
@@ -222,15 +222,15 @@ class _Keeper:
 
     def _mounts(self) -> Iterator[dict[str, str]]:
         """Yield what scripts mounted in the tree; raises NotKept for what is no directory of this machine."""
-        table = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        table = [line.split(" ") for line in mounts.table()]
         for fields in table:
-            device, inside, point = fields[2], _decoded(fields[3]), Path(_decoded(fields[4]))
+            device, inside, point = fields[2], mounts.decoded(fields[3]), Path(mounts.decoded(fields[4]))
             if not point.is_relative_to(self.root) or str(point.relative_to(self.root)) in _STANDARD_MOUNTS:
                 continue
             sources = [
-                Path(_decoded(other[4]), os.path.relpath(inside, _decoded(other[3])))
+                Path(mounts.decoded(other[4]), os.path.relpath(inside, mounts.decoded(other[3])))
                 for other in table
-                if other[2] == device and inside.startswith(_decoded(other[3]))
+                if other[2] == device and inside.startswith(mounts.decoded(other[3]))
             ]
             outside = [path for path in sources if not path.resolve().is_relative_to(self.root)]
             same = [path for path in outside if path.is_dir() and path.samefile(point)]
@@ -327,10 +327,6 @@ def _close(started: subprocess.Popen[str]) -> None:
     """Close our end of the pipe that another process reads from."""
     if started.stdout is not None:
         started.stdout.close()
-
-
-def _decoded(field: str) -> str:
-    return field.encode().decode("unicode_escape")
 
 
 def _say(text: str) -> None:

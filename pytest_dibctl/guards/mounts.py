@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -31,11 +33,26 @@ def inside(root: Path, point: str) -> Path | None:
     return path
 
 
+def table() -> list[str]:
+    """Return the lines of the table of mounts of this process, in the order in which they were made."""
+    return lines(Path("/proc/self/mountinfo").read_bytes())
+
+
+def lines(content: bytes) -> list[str]:
+    """Return the lines of a table of mounts; names may be of any bytes, line ends of Unicode's among them."""
+    return [line for line in os.fsdecode(content).split("\n") if line]
+
+
+def decoded(field: str) -> str:
+    """Return a path out of the table of mounts, in which the kernel writes spaces and the like as octal."""
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), os.fsencode(field)))
+
+
 def filesystem_at(point: Path) -> str:
     """Return the type of the filesystem that is mounted at ``point``, as ext4; raises OSError."""
     kind = "filesystem of an unknown type"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in table():
         where, _, what = line.partition(" - ")
-        if Path(where.split()[4].encode().decode("unicode_escape")) == point:
-            kind = what.split()[0]  # the last one is on top
+        if Path(decoded(where.split(" ")[4])) == point:
+            kind = what.split(" ")[0]  # the last one is on top
     return kind

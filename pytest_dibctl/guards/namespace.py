@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from pytest_dibctl.guards import mounts
 from pytest_dibctl.system import process
 
 NEW_MOUNTS: Final = 0x00020000
@@ -140,11 +141,14 @@ class MachineProc:
 
     def read(self, path: str) -> str:
         """Return the text of a file of /proc, empty where there is none."""
+        return os.fsdecode(self._read(path))
+
+    def _read(self, path: str) -> bytes:
         try:
-            with os.fdopen(self.open(path)) as file:
+            with os.fdopen(self.open(path), "rb") as file:
                 return file.read()
         except OSError:
-            return ""
+            return b""
 
     def is_apart(self, pid: int) -> bool:
         """Whether a process lives in another namespace of process ids than this one."""
@@ -159,10 +163,7 @@ class MachineProc:
 
     def mount_points(self, below: Path) -> list[str]:
         """Return this process's mount points below a directory, the last mounted first."""
-        points = [
-            line.split()[4].encode().decode("unicode_escape")
-            for line in self.read("self/mountinfo").splitlines()
-        ]
+        points = [mounts.decoded(line.split(" ")[4]) for line in mounts.lines(self._read("self/mountinfo"))]
         return [point for point in reversed(points) if point.startswith(f"{below}/")]
 
     def _pid_namespace(self, pid: int | str) -> str:
