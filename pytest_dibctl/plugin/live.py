@@ -15,9 +15,13 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from _pytest._io.wcwidth import wcswidth
+from _pytest._io.wcwidth import wcwidth
+
+from pytest_dibctl.system.text import visible_line
 
 _SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07")
+TAB = 8
+"""Cells between two tab stops."""
 
 
 class Screen:
@@ -35,7 +39,7 @@ class Screen:
         self._shown = False
         self._paused = 0
         self.column = 0
-        """Where the cursor stands, in cells from the left."""
+        """Where the cursor stands, in cells from the left; beyond the width where the line has wrapped."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
@@ -50,17 +54,32 @@ class Screen:
         return written
 
     def show(self, lines: Sequence[str]) -> None:
-        """Show lines below the cursor in the place of those before; each is cut to the terminal's width."""
-        width = shutil.get_terminal_size().columns
+        """Show lines below the cursor in the place of those before, as many as there is room for.
+
+        Each is cut to the terminal's width: the way back up is counted in rows.
+        """
         with self._lock:
             self._erase()
-            if not lines or self._paused or self.column >= width:
+            width, rows = self._size()
+            at = self.column % width
+            # Behind a full row the cursor waits in the last cell, where no sequence can put it again.
+            is_behind_full_row = self.column > 0 and at == 0
+            shown = fitting_lines(lines, rows - 1)
+            if not shown or self._paused or is_behind_full_row:
                 return
             begin, end = self._style
-            text = "".join(f"\r\n{begin}{line[: width - 1]}{end}\x1b[K" for line in lines)
-            back = f"\x1b[{len(lines)}A\r" + (f"\x1b[{self.column}C" if self.column else "")
+            text = "".join(f"\r\n{begin}{fitting(line, width - 1)}{end}\x1b[K" for line in shown)
+            back = f"\x1b[{len(shown)}A\r" + (f"\x1b[{at}C" if at else "")
             self._put(text + back)
             self._shown = True
+
+    def _size(self) -> tuple[int, int]:
+        """Return the terminal's columns and rows; while tests run, descriptor 1 is not the terminal."""
+        columns, rows = 80, 24
+        with contextlib.suppress(OSError):
+            size = os.get_terminal_size(self._descriptor)
+            columns, rows = size.columns or columns, size.lines or rows
+        return shutil.get_terminal_size(fallback=(columns, rows))
 
     @contextlib.contextmanager
     def paused(self) -> Any:
@@ -95,7 +114,26 @@ def column_after(column: int, text: str) -> int:
     plain = _SEQUENCE.sub("", text)
     if "\n" in plain or "\r" in plain:
         column, plain = 0, re.split(r"[\r\n]", plain)[-1]
-    return column + max(0, wcswidth(plain))
+    for character in plain:
+        column += TAB - column % TAB if character == "\t" else max(0, wcwidth(character))
+    return column
+
+
+def fitting(line: str, cells: int) -> str:
+    """Return as much of a line as fits into so many cells, up to its first control character."""
+    taken = 0
+    for number, character in enumerate(line):
+        taken += wcwidth(character)
+        if wcwidth(character) < 0 or taken > cells:
+            return line[:number]
+    return line
+
+
+def fitting_lines(lines: Sequence[str], rows: int) -> Sequence[str]:
+    """Return no more lines than there are rows; the last one counts those that are left out."""
+    if len(lines) <= rows:
+        return lines
+    return [*lines[: rows - 1], f"  and {len(lines) - rows + 1} more"] if rows > 0 else []
 
 
 def duration(seconds: float) -> str:
@@ -124,10 +162,10 @@ class Board:
             del self._steps[key]
 
     def line(self, target: str, worker: str, text: str) -> None:
-        """Note the newest line of the step that is on; without one it is not kept."""
+        """Note the first line of the newest text of the step that is on; without one it is not kept."""
         if (target, worker) in self._steps:
             _, since = self._steps[target, worker]
-            self._steps[target, worker] = (text, since)
+            self._steps[target, worker] = (visible_line(text.partition("\n")[0]), since)
 
     def lines(self) -> list[str]:
         """Return a line for each target that is at a step."""

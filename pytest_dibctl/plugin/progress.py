@@ -72,12 +72,14 @@ class ProgressOutput:
             self._thread.start()
 
     def _screen_of_pytest(self) -> Screen | None:
-        options = self._config.option
-        if options.capture == "no" or options.usepdb or options.trace or self._reporter is None:
+        # Options are missing where their plugin was left out with -p.
+        given = self._config.getoption
+        has_debugger = given("usepdb", default=False) or given("trace", default=False)
+        if given("capture", default="no") == "no" or has_debugger or self._reporter is None:
             return None  # others write to the terminal besides
         writer = self._config.get_terminal_writer()
-        file = vars(writer)["_file"]
-        if not (file.isatty() and os.isatty(1)) or os.environ.get("TERM", "dumb") == "dumb":
+        file = vars(writer).get("_file")  # pytest's own writers have it, others need not
+        if file is None or not (file.isatty() and os.isatty(1)) or os.environ.get("TERM", "dumb") == "dumb":
             return None
         screen = Screen(file, os.dup(1), dim=bool(writer.hasmarkup))
         vars(writer)["_file"] = screen
@@ -172,7 +174,12 @@ class ProgressOutput:
             print(visible(line), file=sys.__stderr__, flush=True)
             return
         writer = self._config.get_terminal_writer()
-        if (self._screen.column if self._screen else writer.width_of_current_line) and _same_place():
+        is_within_line = (
+            self._screen.column
+            if self._screen is not None
+            else writer.width_of_current_line and _same_place()
+        )
+        if is_within_line:
             reporter.currentfspath = None
             writer.line()
             self._line_broken = True

@@ -6,12 +6,12 @@ the controller, which has the terminal, reads on where it stopped.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 FILE = "progress.jsonl"
 
@@ -38,8 +38,11 @@ class Feed:
         self._read = 0
 
     def say(self, word: Word) -> None:
-        """Append a word, in one write, so that those of several processes never mix; raises OSError."""
-        data = json.dumps(dataclasses.asdict(word)).encode() + b"\n"
+        """Append a word, in one write, so that those of several processes never mix; raises OSError.
+
+        A full disk may have cut the word before it, whose end is the first byte written here.
+        """
+        data = b"\n" + json.dumps(dataclasses.asdict(word)).encode() + b"\n"
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             os.write(descriptor, data)
@@ -47,7 +50,7 @@ class Feed:
             os.close(descriptor)
 
     def new(self) -> Iterator[Word]:
-        """Yield what was said since the last call."""
+        """Yield what was said since the last call; words that a full disk has cut are left out."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._read)
@@ -57,5 +60,8 @@ class Feed:
         whole = lines[: lines.rfind(b"\n") + 1]
         self._read += len(whole)
         for line in whole.splitlines():
-            data: dict[str, Any] = json.loads(line)
-            yield Word(**data)
+            word = None
+            with contextlib.suppress(ValueError, TypeError):
+                word = Word(**json.loads(line))
+            if word is not None:
+                yield word

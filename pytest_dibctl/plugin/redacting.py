@@ -36,8 +36,8 @@ class Redacting:
             return  # a worker: what it reports is shown by the controller
         writer = session.config.get_terminal_writer()
         # Writers have no public way to be given another file.
-        file = vars(writer)["_file"]
-        if not isinstance(file, _RedactedFile):
+        file = vars(writer).get("_file")
+        if file is not None and not isinstance(file, _RedactedFile):
             vars(writer)["_file"] = _RedactedFile(file)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import subprocess
 import sys
 from fcntl import ioctl
+from pathlib import Path
 from termios import TIOCSWINSZ
 
 import pyte
@@ -28,16 +30,27 @@ def two(project: Project) -> Project:
     return project
 
 
-def at_terminal(project: Project, *options: str) -> tuple[str, list[str]]:
-    """Run pytest at a terminal; return all it wrote, and what the screen shows in the end."""
+def at_terminal(project: Project, *options: str, errors: Path | None = None) -> tuple[str, list[str]]:
+    """Run pytest at a terminal; return all it wrote, and what the screen shows in the end.
+
+    With ``errors`` its second output goes to that file.
+    """
     argv = [sys.executable, "-m", "pytest", "--dib-image=all", "-p", "no:hypothesispytest", *without(set())]
 
     def start(end: int) -> subprocess.Popen[str]:
         ioctl(end, TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
         environ = {**os.environ, "TERM": "xterm"}
-        return subprocess.Popen(
-            [*argv, *options], cwd=project.path, env=environ, stdin=end, stdout=end, stderr=end, text=True
-        )
+        with contextlib.ExitStack() as stack:
+            error = stack.enter_context(errors.open("w")) if errors else end
+            return subprocess.Popen(
+                [*argv, *options],
+                cwd=project.path,
+                env=environ,
+                stdin=end,
+                stdout=end,
+                stderr=error,
+                text=True,
+            )
 
     with terminals.at_terminal(start) as (ours, child):
         written = terminals.read_until(ours, None)
@@ -70,6 +83,49 @@ def test_nothing_lives_at_a_terminal_that_others_write_to(two: Project) -> None:
     assert "alpha: booting" in written
 
 
+def test_a_test_whose_name_fills_more_than_a_row_has_live_lines(project: Project) -> None:
+    name = f"test_{'x' * COLUMNS}"
+    project.write("test_it.py", f"def {name}(ssh_access): pass")
+    project.images({"alpha": [{"pytest": "test_it.py"}]})
+    project.faults(boot_seconds=1.5)
+    written, screen = at_terminal(project, "-v")
+    assert "  alpha: booting (1 s)" in written
+    whole = "".join(screen)
+    assert f"test_it.py::{name}[alpha] PASSED" in whole
+    assert "booting" not in whole
+
+
+def test_a_warning_stands_alone_at_a_terminal_that_errors_do_not_go_to(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        """
+        from pytest_dibctl.plugin.session import KEY
+        def test_it(image, request):
+            request.config.stash[KEY].progress.announce("warning: look here")
+        """,
+    )
+    project.images({"alpha": [{"pytest": "test_it.py"}]})
+    _, screen = at_terminal(project, "-v", errors=project.path / "errors")
+    assert "warning: look here" in screen
+
+
+def test_pytest_may_be_without_its_debugger(two: Project) -> None:
+    two.faults()
+    two.run("-p", "no:debugging").assert_outcomes(passed=4)
+
+
+def test_the_terminal_may_be_written_by_a_class_of_a_plugin(two: Project) -> None:
+    two.faults()
+    two.write(
+        "conftest.py",
+        (two.path / "conftest.py").read_text() + "\n    writer = config.get_terminal_writer()\n"
+        "    file = vars(writer).pop('_file')\n"
+        "    own = {'_file': property(lambda self: file)}\n"
+        "    writer.__class__ = type('Writer', (type(writer),), own)\n",
+    )
+    two.run().assert_outcomes(passed=4)
+
+
 def merged(project: Project, *options: str) -> list[str]:
     """Run pytest with both outputs in one pipe, as CI has them; return the lines."""
     argv = [sys.executable, "-m", "pytest", "--dib-image=all", "-p", "no:hypothesispytest", *without(set())]
@@ -89,6 +145,7 @@ def test_without_a_terminal_lines_stand_alone_and_are_few(two: Project, workers:
     lines = merged(two, *workers)
     for image in ("alpha", "beta"):
         told = [line for line in lines if f"{image}: " in line and not line.startswith("dib-image ")]
+        told = [line for line in told if "booted in" not in line]  # the summary's
         assert told == [f"{image}: uploaded", f"{image}: booting"]
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
+import termios
 from pathlib import Path
 
 import pyte
 import pytest
 
 from pytest_dibctl.guest import boot_stage
-from pytest_dibctl.plugin.live import Board, Screen, column_after, duration
+from pytest_dibctl.plugin.live import Board, Screen, column_after, duration, fitting_lines
 from pytest_dibctl.plugin.progress_feed import Feed, Word
 
 
 @pytest.fixture(autouse=True)
-def _forty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+def _forty_columns_and_six_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("LINES", "6")
 
 
 class Terminal:
@@ -63,6 +67,62 @@ def test_lines_at_the_bottom_scroll_what_is_above() -> None:
     terminal.close()
 
 
+def test_wide_characters_take_one_row_as_others_do() -> None:
+    terminal = Terminal()
+    terminal.screen.write("now ")
+    terminal.screen.show(["  web: Welcome to " + "\u5168" * 30, "  db: e\u0301"])
+    shown = terminal.shown()
+    assert shown[0] == "now"
+    assert shown[1].startswith("  web: Welcome to \u5168")
+    assert shown[2].startswith("  db: "), "the row below"
+    assert (terminal.emulated.cursor.x, terminal.emulated.cursor.y) == (4, 0)
+    terminal.close()
+
+
+def test_more_lines_than_rows_are_counted() -> None:
+    terminal = Terminal()
+    terminal.screen.write("now ")
+    terminal.screen.show([f"live {number}" for number in range(9)])
+    assert terminal.shown() == ["now", "live 0", "live 1", "live 2", "live 3", "  and 5 more"]
+    terminal.screen.write("on\n")
+    assert terminal.shown() == ["now on", "", "", "", "", ""]
+    terminal.close()
+    assert fitting_lines(["x"], 0) == []
+
+
+def test_a_line_of_pytests_may_be_wider_than_the_terminal() -> None:
+    terminal = Terminal()
+    terminal.screen.write("y" * 45)
+    terminal.screen.show(["live"])
+    assert terminal.shown()[:3] == ["y" * 40, "y" * 5, "live"]
+    assert (terminal.emulated.cursor.x, terminal.emulated.cursor.y) == (5, 1)
+    terminal.screen.write(" PASSED")
+    assert terminal.shown()[:3] == ["y" * 40, "yyyyy PASSED", ""]
+    terminal.close()
+
+
+def test_behind_a_full_row_nothing_is_shown() -> None:
+    terminal = Terminal()
+    terminal.screen.write("y" * 40)
+    terminal.screen.show(["live"])
+    terminal.screen.write("z")
+    assert terminal.shown()[:3] == ["y" * 40, "z", ""]
+    terminal.close()
+
+
+def test_the_size_is_the_terminals_also_while_tests_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS")
+    monkeypatch.delenv("LINES")
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 10, 20, 0, 0))
+    with os.fdopen(os.dup(theirs), "w") as file:
+        screen = Screen(file, theirs)
+        screen.show(["x" * 100])
+        assert os.read(ours, 4096).count(b"x") == 19
+        screen.close()
+    os.close(ours)
+
+
 def test_nothing_is_shown_while_another_program_has_the_terminal() -> None:
     terminal = Terminal()
     terminal.screen.write("$ ")
@@ -79,6 +139,7 @@ def test_the_column_is_counted_in_cells() -> None:
     assert column_after(3, "x\nyz") == 2
     assert column_after(9, "\rcollecting") == 10
     assert column_after(0, "日本") == 4
+    assert column_after(3, "a\tb") == 9
 
 
 def test_the_board_shows_steps_that_are_on_only() -> None:
@@ -98,6 +159,13 @@ def test_the_board_shows_steps_that_are_on_only() -> None:
     assert duration(59.4) == "59 s"
 
 
+def test_the_board_has_one_line_of_a_message() -> None:
+    board = Board(clock=lambda: 0.0)
+    board.step("alpha", "", "booting")
+    board.line("alpha", "", "no\tsnapshot: why\nlast lines of the console:\n[ 1.0] x")
+    assert board.lines() == ["  alpha: no\\tsnapshot: why (0 s)"]
+
+
 def test_words_of_several_processes_are_read_once_and_whole(tmp_path: Path) -> None:
     feed, other = Feed(tmp_path), Feed(tmp_path)
     assert list(feed.new()) == []
@@ -108,6 +176,17 @@ def test_words_of_several_processes_are_read_once_and_whole(tmp_path: Path) -> N
     with (tmp_path / "progress.jsonl").open("a") as file:
         file.write('{"target": "half')
     assert list(feed.new()) == []
+
+
+def test_a_word_that_a_full_disk_has_cut_costs_no_other(tmp_path: Path) -> None:
+    feed, file = Feed(tmp_path), tmp_path / "progress.jsonl"
+    first, second, third = (Word(target="a", line=line) for line in "xyz")
+    feed.say(first)
+    file.write_bytes(file.read_bytes() + b'{"target": "a", "li')
+    feed.say(second)
+    file.write_bytes(file.read_bytes() + b'{"unknown": 1}\n7\n\xff\n')
+    feed.say(third)
+    assert list(feed.new()) == [first, second, third]
 
 
 def test_the_stage_of_a_boot_is_the_last_telling_line() -> None:
