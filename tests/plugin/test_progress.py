@@ -117,13 +117,18 @@ def test_pytest_may_be_without_its_debugger(two: Project) -> None:
 def test_the_terminal_may_be_written_by_a_class_of_a_plugin(two: Project) -> None:
     two.faults()
     two.write(
-        "conftest.py",
-        (two.path / "conftest.py").read_text() + "\n    writer = config.get_terminal_writer()\n"
-        "    file = vars(writer).pop('_file')\n"
-        "    own = {'_file': property(lambda self: file)}\n"
-        "    writer.__class__ = type('Writer', (type(writer),), own)\n",
+        "writers.py",
+        """
+        import pytest
+        @pytest.hookimpl(trylast=True)
+        def pytest_configure(config):
+            writer = config.get_terminal_writer()
+            file = vars(writer).pop("_file")
+            own = {"_file": property(lambda self: file)}
+            writer.__class__ = type("Writer", (type(writer),), own)
+        """,
     )
-    two.run().assert_outcomes(passed=4)
+    two.run("-p", "writers").assert_outcomes(passed=4)
 
 
 def merged(project: Project, *options: str) -> list[str]:
