@@ -7,16 +7,15 @@ to add to it; a matrix, a timeline and an image's console have no place there.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pytest_dibctl.errors import DibctlError
-from pytest_dibctl.guest import causes
 from pytest_dibctl.guest.boot_causes import CAUSES
 from pytest_dibctl.image import manifest, published
 from pytest_dibctl.image.published import Changes
-from pytest_dibctl.plugin.html_page import TYPES, Markup, el, join, page, picture, text
+from pytest_dibctl.plugin import html_console
+from pytest_dibctl.plugin.html_page import Markup, el, page, text
 from pytest_dibctl.plugin.live import duration
 from pytest_dibctl.plugin.markdown import not_run, outcomes
 from pytest_dibctl.plugin.target_report import Failure, Span, TargetReport, TestResult, outcome_words, verdict
@@ -24,16 +23,12 @@ from pytest_dibctl.system import files
 
 LONGEST_TEXT = 20_000
 """Characters shown of one failure, its end."""
-CONSOLE_LINES = 400
-"""Lines shown of a console, its end."""
-BEFORE_MARK, AFTER_MARK = 8, 6
-"""Lines shown before the guilty one, and from it on."""
-LONGEST_CONSOLE = 4 << 20
-LARGEST_PICTURE = 4 << 20
+MOST_FAILURES = 50
+"""Failures that are shown of a target."""
 MOST_TESTS = 1000
 """Tests that a target's table shows."""
-CONSOLE = ".console.log"
-"""How the names of consoles end; the other files of an instance begin as theirs does."""
+LONGEST_REASON = 500
+"""Characters shown of why a test was skipped."""
 COLOURED = ("build", "upload", "boot", "ready", "tests")
 """The steps whose bars have a colour of their own."""
 LANES = {"boot": "boot", "ready": "login", "tests": "tests", "cleanup": "cleanup"}
@@ -42,11 +37,15 @@ LANES = {"boot": "boot", "ready": "login", "tests": "tests", "cleanup": "cleanup
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Header:
-    """What is said of the run as a whole; ``note`` is what the targets cannot tell, empty without one."""
+    """What is said of the run as a whole; ``note`` is what the targets cannot tell, empty without one.
+
+    ``told`` are lines on the configuration, like those on known failures.
+    """
 
     title: str
     lines: Sequence[str]
     note: str = ""
+    told: Sequence[str] = ()
 
 
 def write(path: Path, content: str) -> None:
@@ -63,7 +62,7 @@ def report(target_reports: Mapping[str, TargetReport], header: Header, *, cwd: P
     names = {label: f"target-{number}" for number, label in enumerate(target_reports)}
     body = [
         el("header", el("h1", header.title), *(el("p", line) for line in header.lines)),
-        *([el("p", header.note, class_="note")] if header.note else []),
+        *(el("p", line, class_="note") for line in (header.note, *header.told) if line),
         _matrix(target_reports, names),
         *(_target(label, target, names[label], cwd) for label, target in _worst_first(target_reports)),
         el("footer", "Written by pytest-dibctl. This file is whole: it loads nothing and runs no script."),
@@ -122,7 +121,7 @@ def _target(label: str, target: TargetReport, name: str, cwd: Path) -> Markup:
         ),
         *_timeline(target),
         *_failures(target),
-        *_logs(target, cwd),
+        *html_console.logs(target, cwd),
         *_left(target),
         *_tests(target),
         *_packages(target),
@@ -136,8 +135,9 @@ def _soft(words: str) -> Markup:
 
 
 def _cause(target: TargetReport) -> Iterator[Markup]:
-    """Yield what the run knows of why the guest did not work, in one line."""
-    if cause := target.facts.get("dib_cause"):
+    """Yield what the run knows of why the guest did not work, in one line, unless it worked in the end."""
+    cause = target.facts.get("dib_cause")
+    if cause and verdict(target) != "passed":
         yield el("p", CAUSES[cause].text if cause in CAUSES else cause, class_="cause")
 
 
@@ -145,7 +145,7 @@ def _failures(target: TargetReport) -> Iterator[Markup]:
     if not target.failures:
         return
     yield el("h3", "Failures")
-    for number, failure in enumerate(target.failures):
+    for number, failure in enumerate(target.failures[:MOST_FAILURES]):
         shown = failure.text.strip()
         if len(shown) > LONGEST_TEXT:
             shown = f"...\n{shown[-LONGEST_TEXT:]}"
@@ -156,6 +156,12 @@ def _failures(target: TargetReport) -> Iterator[Markup]:
             el("pre", shown),
             open="open" if number < 3 else "",  # noqa: PLR2004 -- the first few tell most
         )
+    yield from _more(len(target.failures) - MOST_FAILURES)
+
+
+def _more(number: int) -> Iterator[Markup]:
+    if number > 0:
+        yield el("p", f"{number} more are not shown.", class_="soft")
 
 
 def headline(failure: Failure) -> str:
@@ -213,78 +219,6 @@ def _bar(span: Span, whole: Span, kind: str) -> Markup:
     return el("span", class_=f"bar {kind}", title=title, style=f"left:{left:.2f}%;width:{width:.2f}%")
 
 
-# -- logs and pictures -----------------------------------------------------------------------------
-
-
-def _logs(target: TargetReport, cwd: Path) -> Iterator[Markup]:
-    named = [*target.logs, *(log for failure in target.failures for log in failure.logs)]
-    paths = list(dict.fromkeys(Path(os.path.normpath(cwd / log)) for log in named))
-    consoles = [path for path in paths if path.name.endswith(CONSOLE)]
-    # A failed assertion got its answer from the guest, and says more than a login prompt does.
-    needed = bool(target.dependents) or any(failure.when != "call" for failure in target.failures)
-    for path in consoles:
-        yield from _console(path, opened=needed, line=_guilty_line(target))
-        if pictures := list(_pictures(path)):
-            summary = el("summary", el("strong", "Pictures"), f" of {path.name.removesuffix(CONSOLE)}")
-            yield el("details", summary, *pictures, open="open" if needed else "")
-    others = [path for path in paths if path not in consoles and path.suffix not in TYPES]
-    if others:
-        yield el("p", "Also kept: ", *_separated(el("code", str(path)) for path in others), class_="soft")
-
-
-def _guilty_line(target: TargetReport) -> int | None:
-    number = target.facts.get("dib_console_line", "")
-    return int(number) if number.isdecimal() else None
-
-
-def _console(path: Path, *, opened: bool, line: int | None) -> Iterator[Markup]:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - LONGEST_CONSOLE))
-            shown = file.read().decode(errors="replace")
-    except (OSError, ValueError):  # ValueError: no path
-        return
-    lines = shown.splitlines()
-    guilty = line - 1 if line is not None and 0 < line <= len(lines) else _diagnosed(shown)
-    name = path.name.removesuffix(CONSOLE)
-    if guilty is not None:
-        # A long box cannot be scrolled to its middle without a script.
-        yield el("h3", f"Console of {name}, line {guilty + 1}")
-        yield _console_part(lines, max(0, guilty - BEFORE_MARK), guilty + AFTER_MARK, guilty)
-        opened = False
-    yield el(
-        "details",
-        el("summary", el("strong", "Console"), f" of {name}, {len(lines)} lines"),
-        _console_part(lines, max(0, len(lines) - CONSOLE_LINES), len(lines), guilty),
-        open="open" if opened else "",
-    )
-
-
-def _console_part(lines: Sequence[str], first: int, end: int, guilty: int | None) -> Markup:
-    rows = [
-        el("mark", row) if number == guilty else join([row, "\n"])
-        for number, row in enumerate(lines[first:end], start=first)
-    ]
-    return el("pre", *([el("span", f"[{first} lines before]\n", class_="soft")] if first else []), *rows)
-
-
-def _diagnosed(shown: str) -> int | None:
-    found = causes.fatal(shown)
-    return None if found is None else shown.count("\n", 0, found.start)
-
-
-def _pictures(console_log: Path) -> Iterator[Markup]:
-    """Yield the pictures that were kept of an instance: its screen, the plot of its boot."""
-    name = console_log.name.removesuffix(CONSOLE)
-    for path in sorted(console_log.parent.glob("*")):
-        if path.name.startswith(f"{name}.") and path.suffix in TYPES:
-            try:
-                if path.stat().st_size <= LARGEST_PICTURE:
-                    yield picture(path.read_bytes(), path.suffix, path.name)
-            except OSError:
-                continue
-
-
 # -- the rest --------------------------------------------------------------------------------------
 
 
@@ -309,17 +243,16 @@ def _tests(target: TargetReport) -> Iterator[Markup]:
     if not target.tests:
         return
     rows = [_test_row(test) for test in target.tests[:MOST_TESTS]]
-    more = len(target.tests) - MOST_TESTS
     yield el(
         "details",
-        el("summary", el("strong", "Tests"), f" ({len(target.tests)})"),
+        el("summary", el("strong", "Tests"), f" ({len(target.outcomes_by_test)})"),
         el("div", el("table", *rows), class_="scroll"),
-        *([el("p", f"{more} more are not shown.", class_="soft")] if more > 0 else []),
+        *_more(len(target.tests) - MOST_TESTS),
     )
 
 
 def _test_row(test: TestResult) -> Markup:
-    reason = [el("br"), text(test.reason)] if test.reason else []
+    reason = [el("br"), text(test.reason[:LONGEST_REASON])] if test.reason else []
     return el(
         "tr",
         el("td", _badge(test.outcome, test.outcome)),
@@ -388,8 +321,3 @@ HIDDEN_FACTS = frozenset(
     for name in ("image", "environment", "digest", "instance", "kind", "cause", "console_line", "screen")
 ) | {"dib_console_log", "dib_build_log"}
 """Facts that the report shows elsewhere, or that are those of single tests."""
-
-
-def _separated(parts: Iterator[Markup]) -> Iterator[Markup]:
-    for number, part in enumerate(parts):
-        yield join([", ", part]) if number else part

@@ -59,8 +59,8 @@ class PhaseReport:
     ``outcome`` is what the phase adds to the outcomes of the target, None for a phase that adds nothing.
     ``rerun`` says that pytest-rerunfailures runs the failed test again. ``facts`` are our properties by
     name, ``text`` is the text of a failure, ``worker`` is xdist's id of the process that ran the test.
-    ``reason`` is that of a skip or an expected failure. The phase lasted from ``started`` to ``ended``,
-    seconds since the epoch, 0 where a worker died in it.
+    ``reason`` is that of a skip or an expected failure. The phase began at ``started``, seconds since the
+    epoch, and took so many ``seconds``; both are 0 where a worker died in it.
     """
 
     target: Target
@@ -76,7 +76,7 @@ class PhaseReport:
     worker: str | None
     reason: str = ""
     started: float = 0.0
-    ended: float = 0.0
+    seconds: float = 0.0
 
     @property
     def logs(self) -> tuple[str, ...]:
@@ -104,7 +104,7 @@ def read(report: pytest.TestReport, plan: Plan) -> PhaseReport | None:
         worker=getattr(report, "worker_id", None),
         reason=_reason(report),
         started=report.start,
-        ended=report.stop,
+        seconds=report.duration,
     )
 
 

@@ -13,6 +13,9 @@ from pytest_dibctl.plugin.session import DibSession
 from pytest_dibctl.plugin.target_report import Failure, TestResult
 from pytest_dibctl.run import content
 
+OF_FAILURES = ("dib_cause", "dib_console_line", "dib_screen")
+"""Facts of a guest that did not work, which another guest of the target does not have."""
+
 
 class ReportListener:
     """Reads pytest's reports of image tests and calls the ``receivers`` with each, in their order."""
@@ -58,16 +61,17 @@ class Results:
         # Also of a worker that will send no report of its own, since it dies.
         target_report.image = report.target.image.label
         target_report.environment = report.target.environment.label
+        for name in OF_FAILURES:
+            target_report.facts.pop(name, None)
         target_report.facts |= report.facts
         if report.outcome is not None:
             target_report.outcomes[report.outcome] += 1
+            # What a failed setup took is the time of a step, such as the build.
+            seconds = report.seconds if report.when == "call" else 0.0
             result = TestResult(
-                nodeid=report.nodeid,
-                outcome=report.outcome,
-                seconds=report.ended - report.started,
-                reason=report.reason,
+                nodeid=report.nodeid, outcome=report.outcome, seconds=seconds, reason=report.reason
             )
-            target_report.add_test(result, started=report.started, ended=report.ended)
+            target_report.add_test(result, started=report.started)
         if known := report.notes.known_failure:
             passes = "" if report.skipped else " passes now, and the line in images.yaml can go"
             target_report.known_failures.append(

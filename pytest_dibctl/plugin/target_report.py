@@ -46,7 +46,11 @@ class Span:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TestResult:
-    """What became of one test; ``reason`` is why it was skipped or expected to fail."""
+    """What became of one test, or of its setup or teardown if that failed.
+
+    ``seconds`` are those of the test itself: the time of its setup and teardown is that of steps.
+    ``reason`` is why it was skipped or expected to fail.
+    """
 
     __test__ = False
 
@@ -108,6 +112,14 @@ class TargetReport:
         """Whether the target did not pass."""
         return bool(self.failures or self.leftovers or self.dependents)
 
+    @property
+    def outcomes_by_test(self) -> dict[str, set[str]]:
+        """The outcomes of each test by its node id; a test that passes may have a teardown that fails."""
+        outcomes: dict[str, set[str]] = {}
+        for test in self.tests:
+            outcomes.setdefault(test.nodeid, set()).add(test.outcome)
+        return outcomes
+
     def as_data(self) -> dict[str, Any]:
         """Return what a worker sends to its controller, plain data; ``from_data`` reads it."""
         data = dataclasses.asdict(self)
@@ -142,14 +154,13 @@ class TargetReport:
             mine += [name for name in more if name not in mine]
         self.removals += other.removals
 
-    def add_test(self, result: TestResult, *, started: float, ended: float) -> None:
-        """Add what became of a test, which ran between two times; both are 0 where that is not known."""
+    def add_test(self, result: TestResult, *, started: float) -> None:
+        """Add what became of a test, which began at a time; 0 where that is not known."""
         self.tests.append(result)
-        if result.outcome != "skipped" and ended > started > 0:
+        if result.outcome != "skipped" and started > 0 and result.seconds > 0:
             failed = result.outcome in {"failed", "errors"}
-            self.spans.append(
-                Span(name="tests", start=started, end=ended, failed=failed, title=result.nodeid)
-            )
+            end = started + result.seconds
+            self.spans.append(Span(name="tests", start=started, end=end, failed=failed, title=result.nodeid))
 
     def add_removal(self, removal: Removal) -> None:
         """Add what the controller removed, kept or could not remove; a leftover only once."""
@@ -205,15 +216,15 @@ def verdict(target_report: TargetReport) -> str:
 
 
 def outcome_words(target_report: TargetReport) -> str:
-    """Return a target's outcome as the terminal's table shows it."""
-    counts = target_report.outcomes
-    total = sum(number for name, number in counts.items() if name != "reruns")
-    failed = counts["failed"] + counts["errors"]
+    """Return a target's outcome as the terminal's table shows it, counted in tests."""
+    tests = target_report.outcomes_by_test.values()
+    total = len(tests)
     word = verdict(target_report)
     if word == "failed":
+        failed = sum(bool(outcomes & {"failed", "errors"}) for outcomes in tests)
         return f"failed {failed} of {total}"
     if word == "passed":
-        passed = total - counts["skipped"]
+        passed = sum(outcomes != {"skipped"} for outcomes in tests)
         return f"passed {passed}" + (f" of {total}" if passed < total else "")
     return f"not run {total}"
 

@@ -243,14 +243,14 @@ class TargetRun:
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Tell that a step is on inside."""
-        started = time.time()
+        started, began = time.time(), time.monotonic()  # the clock of the day may be set meanwhile
         self.steps.append(name)
         self.on_step(STEP_WORDS.get(name, name))
         try:
             yield
         finally:
             self.steps.pop()
-            self.spans.append((name, started, time.time()))
+            self.spans.append((name, started, started + time.monotonic() - began))
             outer = self.steps[-1] if self.steps else ""
             self.on_step(STEP_WORDS.get(outer, outer))
 

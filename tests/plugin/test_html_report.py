@@ -83,9 +83,13 @@ def test_a_report_that_cannot_be_written_changes_the_status(two: Project) -> Non
 
 
 def test_a_boot_that_fails_leads_the_report(two: Project) -> None:
-    two.faults(boot=True)
+    two.faults(boot=True, boot_seconds=1)
     two.run("--dib-report=r.html", images="alpha").assert_outcomes(errors=1, skipped=1)
     text = page(two)
     assert "1 test was not run: the boot of alpha in local failed" in text
     assert "hint: use a smaller flavor" in text
+    # The time of the boot is the step's, and not that of the test which met its failure.
+    assert ">boot</span>" in text
+    assert ">tests</span>" not in text
+    assert text.count(">0.0 s</td>") == 2
     assert Path(two.path / "r.html").stat().st_mode & 0o777 == 0o644

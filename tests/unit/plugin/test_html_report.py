@@ -143,6 +143,71 @@ def test_a_long_failure_and_a_long_console_are_cut(tmp_path: Path) -> None:
     assert "lines before]" in page
 
 
+PANIC = "Kernel panic - not syncing: VFS: Unable to mount root fs"
+
+
+def marked(page: str) -> list[str]:
+    """Return what the page marks."""
+    return [part.partition("</mark>")[0] for part in page.split("<mark>")[1:]]
+
+
+def failed(*consoles: str, line: int) -> TargetReport:
+    """Return the report of a target whose first console has the line that tells the cause."""
+    report = TargetReport(image="web", environment="local", logs=list(consoles))
+    report.failures.append(Failure(nodeid="t", when="setup", text="no login"))
+    facts = {"dib_cause": "kernel-panic", "dib_console_line": str(line), "dib_console_log": consoles[0]}
+    report.facts = facts
+    return report
+
+
+def test_the_line_of_one_guest_is_marked_in_no_other(tmp_path: Path) -> None:
+    for name in "ab":
+        lines = "".join(f"{name} line {number}\n" for number in range(1, 41))
+        (tmp_path / f"{name}.console.log").write_text(lines)
+    page = page_of(failed("a.console.log", "b.console.log", line=30), tmp_path)
+    assert marked(page) == ["a line 30"] * 2
+
+
+def test_a_line_is_counted_as_the_cause_counts_it(tmp_path: Path) -> None:
+    (tmp_path / "a.console.log").write_text("one\u2028still one\x85\x0c\r\ntwo\r\nthree\n", newline="")
+    page = page_of(failed("a.console.log", line=2), tmp_path)
+    assert marked(page) == ["two"] * 2
+    assert "Console of a, line 2<" in page
+    assert ", 3 lines<" in page
+
+
+def test_a_number_of_a_console_that_is_read_from_its_middle_marks_nothing(tmp_path: Path) -> None:
+    console = tmp_path / "a.console.log"
+    console.write_text("".join(f"line {number}\n" for number in range(500_000)))
+    page = page_of(failed("a.console.log", line=7), tmp_path)
+    assert marked(page) == []
+    assert ", its last 4 MiB<" in page
+    console.write_text(console.read_text() + f"[ 9.1] {PANIC}\nmore\n")
+    page = page_of(failed("a.console.log", line=500_001), tmp_path)
+    assert marked(page) == [f"[ 9.1] {PANIC}"] * 2
+    assert "Console of a<" in page, "the number of the line is not known"
+    assert "[more lines before]" in page
+
+
+def test_lines_without_end_and_failures_without_number_are_cut(tmp_path: Path) -> None:
+    (tmp_path / "a.console.log").write_text("one\n" + "&" * (3 << 20))
+    report = failed("a.console.log", line=2)
+    report.failures = [Failure(nodeid="t", when="call", text="&" * 100_000)] * 200
+    report.tests.append(TestResult(nodeid="t", outcome="skipped", seconds=0.0, reason="&" * (1 << 20)))
+    page = page_of(report, tmp_path)
+    assert len(page) < html_report.MOST_FAILURES * html_report.LONGEST_TEXT * len("&amp;") + 100_000
+    assert page.count("<details open") == 3
+    assert "150 more are not shown." in page
+
+
+def test_a_target_that_passed_shows_no_cause(tmp_path: Path) -> None:
+    report = TargetReport(image="web", environment="local", facts={"dib_cause": "kernel-panic"})
+    report.outcomes["passed"] = 1
+    assert 'class="cause"' not in page_of(report, tmp_path)
+    report.failures.append(Failure(nodeid="t", when="setup", text="x"))
+    assert 'class="cause"' in page_of(report, tmp_path)
+
+
 def test_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     report = TargetReport(image="web", environment="local", logs=["gone.console.log", "gone.build.log"])
     page = page_of(report, tmp_path)

@@ -51,6 +51,12 @@ def test_a_report_is_read_with_its_target_and_its_facts() -> None:
     assert "own" not in report.facts
 
 
+def test_the_length_of_a_phase_is_not_the_day_s_clock() -> None:
+    report = reports.read(made(start=100.0, stop=40.0, duration=2.5), PLAN)
+    assert report is not None
+    assert (report.started, report.seconds) == (100.0, 2.5)
+
+
 @pytest.mark.parametrize("environment", ["elsewhere", ""])
 def test_a_report_of_no_target_is_none(environment: str) -> None:
     assert reports.read(made(environment=environment), PLAN) is None
