@@ -32,7 +32,6 @@ FIXTURES = frozenset(
             "revert",
         ),
         *(
-            "dib_later_rungs",
             "wait_for_port",
             "console_output",
             "dib_runner",
