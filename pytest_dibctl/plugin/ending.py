@@ -8,14 +8,14 @@ import datetime as dt
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from pytest_dibctl.cleanup.workers import WorkerCleanup
 from pytest_dibctl.errors import DibctlError
-from pytest_dibctl.plugin import html_report, markdown
+from pytest_dibctl.plugin import html_report, known_failures, markdown
 from pytest_dibctl.plugin.session import DibSession
 from pytest_dibctl.plugin.target_report import TargetReport, report_of, verdict
 from pytest_dibctl.plugin.xdist.controller import Controller
@@ -99,7 +99,8 @@ class SessionEnd:
         path = self._session.cwd / file
         github = os.environ.get("GITHUB_STEP_SUMMARY")
         try:
-            text = markdown.markdown(self._session.target_reports, note=self._note(session))
+            told = known_failures.told(self._session)
+            text = markdown.markdown(self._session.target_reports, note=self._note(session), told=told)
             markdown.write(path, text, append=github in {file, str(path)})
         except DibctlError as error:
             self._session.warnings.append(str(error))
@@ -119,7 +120,12 @@ class SessionEnd:
         }
         reports = {**{label: known.get(label, empty) for label, empty in nothing.items()}, **known}
         try:
-            header = report_header(reports, session, note=self._note(session))
+            header = report_header(
+                reports,
+                status=int(session.exitstatus),
+                note=self._note(session),
+                told=known_failures.told(self._session),
+            )
             cwd = self._session.cwd
             html_report.write(cwd / file, html_report.report(reports, header, cwd=cwd))
         except DibctlError as error:
@@ -148,19 +154,23 @@ class SessionEnd:
 
 
 def report_header(
-    reports: Mapping[str, TargetReport], session: pytest.Session, *, note: str
+    reports: Mapping[str, TargetReport], *, status: int, note: str, told: Sequence[str] = ()
 ) -> html_report.Header:
-    """Return what the HTML report says of the run as a whole."""
-    counts = collections.Counter(verdict(report) for report in reports.values())
-    told = ", ".join(f"{counts[word]} {word}" for word in ("failed", "not run", "passed") if counts[word])
-    images, environments = (len({getattr(report, key) for report in reports.values()}) for key in KEYS)
+    """Return what the HTML report says of the run as a whole, which ended with an exit status.
+
+    A report of no image, as of what the run itself left, is not counted.
+    """
+    targets = [report for report in reports.values() if report.image]
+    counts = collections.Counter(map(verdict, targets))
+    words = ", ".join(f"{counts[word]} {word}" for word in ("failed", "not run", "passed") if counts[word])
+    images, environments = (len({getattr(target, key) for target in targets} - {""}) for key in KEYS)
     where = f" in {environments} environments" if environments > 1 else ""
     when = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    status = int(session.exitstatus)
     return html_report.Header(
-        title=f"{images} image{'s' if images > 1 else ''}{where}: {told}",
+        title=f"{images} image{'' if images == 1 else 's'}{where}: {words}",
         lines=[f"{when} on {platform.node()}, pytest {pytest.__version__}, exit status {status}"],
         note=note,
+        told=told,
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -21,6 +21,8 @@ KNOWN: pytest.StashKey[KnownFailure] = pytest.StashKey()
 """The known failure that a test is marked with."""
 TOLD = "what is to be said of known failures"
 """Under which name a run's processes know it."""
+MARKED = "the tests of known failures"
+"""Under which name a run's processes know which tests each known failure means."""
 
 
 def today() -> dt.date:
@@ -36,37 +38,80 @@ class KnownFailures:
 
     # Before -k and others leave tests out, and after each test has got its entry.
     @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+    def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
         """Mark the tests of known failures that have not expired."""
-        day, used = today(), set[int]()
+        day, tests = today(), dict[int, list[str]]()
         for item in items:
             target = modules.target_of(item)
             entry = item.stash.get(modules.ENTRY, None)
             for known in target.image.settings.tests.known_failures if target else ():
                 if not is_of(known.test, item.nodeid, entry):
                     continue
-                used.add(id(known))
+                tests.setdefault(id(known), []).append(item.nodeid)
                 if day <= known.until and KNOWN not in item.stash:
                     item.stash[KNOWN] = known
                     item.add_marker(pytest.mark.xfail(reason=reason_of(known), strict=False))
-        self._session.run_state.put(TOLD, list(self._to_tell(day, used)))
+        # A module that cannot be imported has tests that nothing is known of.
+        whole = self._collects_all and not session.testsfailed
+        self._session.run_state.put(TOLD, list(self._to_tell(day, tests, whole=whole)))
+        self._session.run_state.put(MARKED, list(self._marked(day, tests)) if whole else [])
 
-    def _to_tell(self, day: dt.date, used: set[int]) -> Iterator[str]:
-        """Yield what the summary says of known failures that do not apply."""
-        config, plan = self._session.config, self._session.plan
-        whole = not plan.paths_given and not any(
+    @property
+    def _collects_all(self) -> bool:
+        """Whether the tests of all entries are collected."""
+        config = self._session.config
+        return not self._session.plan.paths_given and not any(
             config.getoption(name, None) for name in collection.NOT_ALL_COLLECTED
         )
-        for image in plan.images:
+
+    def _to_tell(self, day: dt.date, tests: Mapping[int, list[str]], *, whole: bool) -> Iterator[str]:
+        """Yield what the summary says of known failures that do not apply."""
+        for place, known in self._all_known():
+            if day > known.until:
+                yield (
+                    f"{place}: {known.test} was a known failure until {known.until}, and by this "
+                    f"machine's clock it is {day} (UTC): it counts again ({known.url})"
+                )
+            elif whole and id(known) not in tests:
+                yield f"{place}: no test is called {known.test}"
+
+    def _marked(self, day: dt.date, tests: Mapping[int, list[str]]) -> Iterator[dict[str, Any]]:
+        """Yield what the end of the run has to know of each known failure that has not expired."""
+        for place, known in self._all_known():
+            if day <= known.until and id(known) in tests:
+                line = f"{place}: {known.test} passes now, and the line in images.yaml can go: {known.url}"
+                yield {"line": line, "tests": tests[id(known)]}
+
+    def _all_known(self) -> Iterator[tuple[str, KnownFailure]]:
+        for image in self._session.plan.images:
             for index, known in enumerate(image.settings.tests.known_failures):
-                place = image.at(f"tests.known_failures[{index}]")
-                if day > known.until:
-                    yield (
-                        f"{place}: {known.test} was a known failure until {known.until}, and by this "
-                        f"machine's clock it is {day} (UTC): it counts again ({known.url})"
-                    )
-                elif whole and id(known) not in used:
-                    yield f"{place}: no test is called {known.test}"
+                yield image.at(f"tests.known_failures[{index}]"), known
+
+
+def told(session: DibSession) -> list[str]:
+    """Return what the end of a run says of known failures that do not apply, or whose tests all pass now."""
+    state = session.run_state
+    return [
+        *(state.get(TOLD) or ()),
+        *(known["line"] for known in state.get(MARKED) or () if _has_passed(known["tests"], session)),
+    ]
+
+
+def _has_passed(tests: Sequence[str], session: DibSession) -> bool:
+    """Whether tests of a known failure passed and none failed, was left out or was skipped with its step.
+
+    One pattern may mean many tests, in several environments; while one of them fails it is needed.
+    """
+    known = {
+        nodeid: outcomes
+        for report in session.target_reports.values()
+        for nodeid, outcomes in report.outcomes_by_test.items()
+    }
+    outcomes = [known.get(nodeid, set()) for nodeid in tests]
+    is_settled = all(of and of <= {"xpassed", "skipped"} for of in outcomes)
+    return (
+        is_settled and any("xpassed" in of for of in outcomes) and not session.dependents.intersection(tests)
+    )
 
 
 def is_of(pattern: str, nodeid: str, entry: PlannedEntry | None) -> bool:

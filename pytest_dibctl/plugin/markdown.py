@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from pytest_dibctl.errors import DibctlError
-from pytest_dibctl.plugin.target_report import Failure, TargetReport, columns
+from pytest_dibctl.plugin.target_report import Failure, TargetReport, columns, verdict
 from pytest_dibctl.run.removal import Removal
 from pytest_dibctl.system.text import visible
 
 LONGEST_TEXT = 4000
 """Characters shown of one failure, its end; GitHub takes a mebibyte for a whole step."""
 MOST_FAILURES = 50
+SIGNS = MappingProxyType({"passed": "✅", "failed": "❌", "not run": "⚪"})
+"""What stands for a target's verdict."""
 ORDER = ("passed", "failed", "errors", "skipped", "xfailed", "xpassed", "reruns")
 
 
@@ -27,8 +30,17 @@ def write(path: Path, text: str, *, append: bool) -> None:
         raise DibctlError(f"--dib-summary: {path}: cannot be written: {error.strerror}") from None
 
 
-def markdown(target_reports: Mapping[str, TargetReport], *, title: str = "Images", note: str = "") -> str:
-    """Return a table of targets and their phases, then failures, then resources kept or left."""
+def markdown(
+    target_reports: Mapping[str, TargetReport],
+    *,
+    title: str = "Images",
+    note: str = "",
+    told: Sequence[str] = (),
+) -> str:
+    """Return a table of targets and their phases, then failures, then resources kept or left.
+
+    ``told`` are lines on known failures that do not apply, or may go.
+    """
     parts = [f"## {title}", *([f"**{_escaped(note)}**"] if note else []), _table(target_reports)]
     failures = [
         (label, failure)
@@ -45,9 +57,13 @@ def markdown(target_reports: Mapping[str, TargetReport], *, title: str = "Images
     ]
     if skipped:
         parts.append("### Not run\n\n" + "\n".join(skipped))
-    known = [f"- {_escaped(line)}" for report in target_reports.values() for line in report.known_failures]
-    if known:
-        parts.append("### Known failures\n\n" + "\n".join(known))
+    known = [line for report in target_reports.values() for line in report.known_failures]
+    if known or told:
+        lines = (f"- {_escaped(line)}" for line in (*known, *told))
+        parts.append("### Known failures\n\n" + "\n".join(lines))
+    seen = [f"- {_escaped(f'{label}: {line}')}" for label, of in target_reports.items() for line in of.seen]
+    if seen:
+        parts.append("### Seen in guests\n\n" + "\n".join(seen))
     left = [line for label, target_report in target_reports.items() for line in _left(label, target_report)]
     if left:
         parts.append("### Still there\n\n" + "\n".join(left))
@@ -64,7 +80,7 @@ def _table(target_reports: Mapping[str, TargetReport]) -> str:
         ]
         digest = f"`{target_report.digest[:12]}`" if target_report.digest else ""
         cells = [
-            "❌" if target_report.failed else "✅",
+            SIGNS[verdict(target_report)],
             _escaped(target_report.image),
             _escaped(target_report.environment),
             outcomes(target_report),

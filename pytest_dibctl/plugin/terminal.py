@@ -91,7 +91,7 @@ class TerminalOutput:
                 _write(terminalreporter, line, yellow=True)
             for line in target_report.known_failures:
                 _write(terminalreporter, line, yellow=True)
-        for line in self._session.run_state.get(known_failures.TOLD) or ():
+        for line in known_failures.told(self._session):
             _write(terminalreporter, line, yellow=True)
         for line in (*ladder.summary(self._session), *self._session.notes):
             _write(terminalreporter, line)

@@ -67,15 +67,57 @@ def test_after_its_last_day_it_counts_and_the_summary_says_by_which_clock(debian
     result.stdout.fnmatch_lines([f"images.yaml:*: {counts}, *it is {today} (UTC)*{URL}*"])
 
 
-def test_one_that_passes_is_told_and_a_failed_boot_is_not_excused(debian: Project) -> None:
-    know(debian, "checks/test_it.py")
-    result = debian.run()
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_one_whose_tests_all_pass_is_told_once_everywhere(debian: Project, workers: str) -> None:
+    debian.write("checks/test_it.py", TESTS + "def test_other(instance): __import__('pytest').skip('no')")
+    know(debian, "*::test_good[debian]", "checks/test_it.py", "checks/test_it.py::test_o*")
+    result = debian.run(workers, "--dib-summary=s.md", "--dib-report=r.html")
+    result.assert_outcomes(xfailed=1, xpassed=1, skipped=1)
+    told = [line for line in result.stdout.lines if "can go" in line]
+    assert len(told) == 1, "one fails of the second's, none has passed of the third's"
+    where = "(debian.tests.known_failures[0]): *::test_good[debian] passes now, and the line in images.yaml"
+    assert where in told[0]
+    for file in ("s.md", "r.html"):
+        assert (debian.path / file).read_text().count("can go: ") == 1
+
+
+def test_one_is_needed_while_a_test_of_it_fails_in_any_environment(project: Project) -> None:
+    project.write(
+        "checks/test_it.py", "def test_it(instance, request): assert 'roomy' not in request.node.name"
+    )
+    know(project, "checks/test_it.py::test_*")
+    project.write("test.yaml", "roomy: {qemu: {memory: 2048}}")
+    result = project.run("--dib-env=local,roomy")
     result.assert_outcomes(xfailed=1, xpassed=1)
-    result.stdout.fnmatch_lines(["*::test_good?debian?: *passes now, and the line in images.yaml can go: *"])
+    assert "can go" not in result.stdout.str()
+
+
+def test_one_is_not_done_where_tests_were_left_out(debian: Project) -> None:
+    debian.write("checks/test_it.py", TESTS.replace("assert 0", "pass"))
+    know(debian, "checks/test_it.py")
+    assert "can go" in debian.run().stdout.str()
+    assert "can go" not in debian.run("-k", "good").stdout.str()
+    assert "can go" not in debian.run("checks/test_it.py").stdout.str()
+
+
+def test_a_failed_boot_is_not_excused(debian: Project) -> None:
+    know(debian, "checks/test_it.py")
     debian.faults(boot=True)
     result = debian.run()
     result.assert_outcomes(errors=1, skipped=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "can go" not in result.stdout.str()
+
+
+def test_the_tests_of_a_module_that_fails_to_import_may_be_those_that_are_meant(debian: Project) -> None:
+    debian.write("checks/test_it.py", "import nothing_of_that_name\n" + TESTS)
+    debian.write("checks/test_more.py", "def test_more(instance): pass")
+    listed = [{"pytest": "checks/test_it.py"}, {"pytest": "checks/test_more.py"}]
+    known = [{"test": "checks/test_it.py::test_bad", "url": URL, "until": "2999-01-01"}]
+    debian.images({"debian": {"tests": {"tests_list": listed, "known_failures": known}}})
+    result = debian.run("--continue-on-collection-errors")
+    result.assert_outcomes(passed=1, errors=1)
+    assert "no test is called" not in result.stdout.str()
 
 
 def test_a_run_of_some_tests_misses_none(debian: Project) -> None:

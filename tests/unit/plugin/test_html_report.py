@@ -9,6 +9,7 @@ import pytest
 
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.plugin import html_report
+from pytest_dibctl.plugin.ending import report_header
 from pytest_dibctl.plugin.html_page import el, join
 from pytest_dibctl.plugin.html_report import Header, headline
 from pytest_dibctl.plugin.target_report import Failure, Span, TargetReport, TestResult
@@ -206,6 +207,19 @@ def test_a_target_that_passed_shows_no_cause(tmp_path: Path) -> None:
     assert 'class="cause"' not in page_of(report, tmp_path)
     report.failures.append(Failure(nodeid="t", when="setup", text="x"))
     assert 'class="cause"' in page_of(report, tmp_path)
+
+
+def test_the_header_counts_targets_only(tmp_path: Path) -> None:
+    left = Removal(resource=Resource(kind="image", name="x"), state=State.LEFT, reason="why")
+    reports = {
+        "web": TargetReport(image="web", environment="local"),
+        "run": TargetReport(removals=[left]),
+    }
+    header = report_header(reports, status=1, note="", told=["images.yaml:3: it can go"])
+    assert header.title == "1 image: 1 not run"
+    page = html_report.report(reports, header, cwd=tmp_path)
+    assert "Not removed: image x: why" in page
+    assert "images.yaml:3: it can go" in page
 
 
 def test_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.plugin import markdown
-from pytest_dibctl.plugin.target_report import Failure, TargetReport
+from pytest_dibctl.plugin.target_report import Failure, TargetReport, TestResult, outcome_words, verdict
 from pytest_dibctl.run.removal import Removal, Resource, State
 
 
@@ -97,6 +97,47 @@ def test_accounts_of_several_workers_add_up() -> None:
         total.add(TargetReport.from_data(data))
     assert total.phases == {"build": 24.68, "boot": 10.0, "tests": 2.0}
     assert (total.image, total.environment, total.instances) == ("debian", "local", ["i-2"])
+
+
+@pytest.mark.parametrize(
+    ("more", "word", "sign"),
+    [
+        ({}, "passed", "✅"),
+        ({"outcomes": collections.Counter(skipped=2)}, "not run", "⚪"),
+        ({"dependents": collections.Counter(x=1)}, "not run", "⚪"),
+        ({"failures": [Failure(nodeid="t", when="call", text="x")]}, "failed", "❌"),
+    ],
+)
+def test_the_sign_says_what_the_other_outputs_say(more: dict[str, object], word: str, sign: str) -> None:
+    report = target_report(**more)
+    assert verdict(report) == word
+    assert rows(markdown.markdown({"debian": report}))[2][0] == sign
+
+
+def test_what_was_seen_and_what_is_told_of_known_failures_is_there() -> None:
+    report = target_report(seen=["kernel: oops | 1", "booted in 5 s"])
+    text = markdown.markdown({"debian": report}, told=["images.yaml:3: it can go"])
+    assert "### Seen in guests\n\n- debian: kernel: oops \\| 1\n- debian: booted in 5 s\n" in text
+    assert "### Known failures\n\n- images.yaml:3: it can go\n" in text
+
+
+def test_a_test_whose_teardown_fails_too_is_one_test() -> None:
+    report = TargetReport(failures=[Failure(nodeid="c", when="teardown", text="x")])
+    for nodeid, outcome in (("a", "passed"), ("b", "skipped"), ("c", "passed"), ("c", "errors")):
+        report.outcomes[outcome] += 1
+        report.add_test(TestResult(nodeid=nodeid, outcome=outcome, seconds=0.0), started=1.0)
+    assert outcome_words(report) == "failed 1 of 3"
+    report.failures.clear()
+    report.tests = [TestResult(nodeid="c", outcome="reruns", seconds=0.0), *report.tests[:3]]
+    assert outcome_words(report) == "passed 2 of 3"
+
+
+def test_the_span_of_a_test_is_as_long_as_the_test() -> None:
+    report = TargetReport()
+    report.add_test(TestResult(nodeid="a", outcome="passed", seconds=2.0), started=100.0)
+    report.add_test(TestResult(nodeid="b", outcome="errors", seconds=0.0), started=100.0)
+    report.add_test(TestResult(nodeid="c", outcome="errors", seconds=2.0), started=0.0)
+    assert [(span.title, span.start, span.end) for span in report.spans] == [("a", 100.0, 102.0)]
 
 
 def left(kind: str, name: str, reason: str, **more: object) -> Removal:
