@@ -57,6 +57,27 @@ def test_the_crash_of_a_worker_is_in_the_report(two: Project) -> None:
     assert ">failed 2 of 3</a>" in text
 
 
+def test_the_cause_of_one_guest_is_not_that_of_the_next(project: Project) -> None:
+    project.write(
+        "test_it.py",
+        """
+        import os, pytest
+        from pytest_dibctl.plugin.session import KEY
+        @pytest.mark.parametrize("number", [0, 1])
+        def test_it(image, number, request):
+            [target_run] = request.config.stash[KEY].target_runs.values()
+            is_bad = number == int(os.environ["BAD"])
+            target_run.guest.cause = "kernel-panic" if is_bad else None
+            assert not is_bad
+        """,
+    )
+    project.images({"alpha": [{"pytest": "test_it.py"}]})
+    for bad, shown in (("1", True), ("0", False)):
+        project.monkeypatch.setenv("BAD", bad)
+        project.run("--dib-report=r.html").assert_outcomes(passed=1, failed=1)
+        assert ('class="cause"' in page(project)) is shown
+
+
 def test_an_interrupted_run_has_a_report(two: Project) -> None:
     sleeps = "    pathlib.Path('runs').touch(); time.sleep(60)\n"
     two.write("test_it.py", f"import pathlib, time\ndef test_it(instance):\n{sleeps}")
