@@ -66,7 +66,7 @@ def started(site: Site, moment: str, *options: str) -> Running:
         "    print('the test runs', file=sys.__stderr__, flush=True)\n    time.sleep(120)\n"
     )
     site.write({"here": site.environment(wait=120)}, [{"pytest": "test_it.py"}])
-    run = Running(site.start("pytest", "-p", "no:cacheprovider", "-s", "--dib-image=micro", *options))
+    run = Running(site.start("pytest", "-p", "no:cacheprovider", "-s", "-v", "--dib-image=micro", *options))
     run.until(MOMENTS[moment])
     if moment == "ready":
         time.sleep(3)  # the addresses are looked up first; then nothing is said for half a minute
