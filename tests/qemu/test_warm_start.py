@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -295,6 +296,8 @@ def copied(first: First, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rea
     whole = the_state()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     store = ReadyStore()
+    store.make()
+    shutil.copy(whole.path.parent / "salt", store.directory)  # or the key would be another one
     store.lock_file(whole.key)
     store.take_in(whole.disk, whole.key, whole.about)
     return store
@@ -398,4 +401,4 @@ def test_a_run_killed_while_it_keeps_a_state_leaves_a_cache_that_works(
     assert again.code == 0, again.output
     assert "kept the ready state" in again.output or "resumed from a ready state" in again.output
     (state,) = store.things()
-    assert {path.name for path in store.directory.iterdir()} == {state.key, f"{state.key}.lock"}
+    assert {path.name for path in store.directory.iterdir()} == {state.key, f"{state.key}.lock", "salt"}
