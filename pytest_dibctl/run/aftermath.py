@@ -28,8 +28,8 @@ LOCK_PATIENCE: Final = 5.0
 QUICK: Final = 1.0
 """Seconds within which a guest has to answer to be asked for more: that takes twice as long."""
 LEFT_OUT: Final = (
-    "Critical chain and plot would have taken this guest, which is slow, some more seconds. They are kept\n"
-    "where the boot exceeds tests.max_boot_time; in a kept instance `systemd-analyze plot` draws one.\n"
+    "To tell more would have taken this guest, which is slow, some seconds. Units, chain and plot are\n"
+    "kept where the boot exceeds tests.max_boot_time; systemd-analyze tells them in a kept instance.\n"
 )
 KEPT_BOOTS: Final = 20
 """Boots of an image that its history keeps for each environment."""
@@ -88,12 +88,16 @@ def _error(target_run: TargetRun, troubles: list[Trouble]) -> TroubleError:
 
 
 def _boot_time(target_run: TargetRun, console: str, answer: str, *, is_quick: bool) -> TroubleError | None:
-    profile = boot_profile.of_answer(answer)
-    if profile is None:
-        profile = boot_profile.of_console(console, target_run.guest.boot_seconds)
+    told = boot_profile.of_answer(answer)
+    profile = told or boot_profile.of_console(console, target_run.guest.boot_seconds)
     budget = target_run.image.settings.tests.max_boot_time
     is_slow = budget is not None and profile.total > budget
-    _keep_profile(target_run, profile, more=is_slow or is_quick)
+    if told is not None:
+        whole = is_slow or (is_quick and target_run.options.logs is not None)
+        if whole:
+            units = _asked(target_run, boot_profile.UNITS)
+            profile = boot_profile.of_answer(f"{answer}\n{units}") or told
+        _keep_profile(target_run, profile, whole=whole)
     target_run.guest.boot_stages = dict(profile.stages)
     target_run.guest.boot = f"booted in {profile.text}{_change(target_run, profile)}"
     if not is_slow:
@@ -123,13 +127,13 @@ def _console(instance: Instance) -> str:
 # -- the boot's profile on disk ----------------------------------------------------------------------
 
 
-def _keep_profile(target_run: TargetRun, profile: BootProfile, *, more: bool) -> None:
-    """Write units, with ``more`` critical chain and plot too, beside the run's other logs, if any."""
+def _keep_profile(target_run: TargetRun, profile: BootProfile, *, whole: bool) -> None:
+    """Write what systemd tells of a boot, as a ``whole`` with its plot, beside the run's logs, if any."""
     logs = target_run.options.logs
-    if logs is None or not profile.units or target_run.guest.instance is None:
+    if logs is None or target_run.guest.instance is None:
         return
     name = file_name(target_run.guest.instance.name)
-    answer = _asked(target_run, boot_profile.MORE) if more else LEFT_OUT
+    answer = _asked(target_run, boot_profile.MORE) if whole else LEFT_OUT
     chain, _, plot = answer.partition("<!-- plot -->\n")
     units = "".join(f"{seconds:>9.3f} s  {unit}\n" for unit, seconds in profile.units)
     with contextlib.suppress(OSError):

@@ -35,7 +35,9 @@ def spoiled(_no_leftovers: Path, tmp_path: Path) -> Path:
 
 def test_failed_units_and_slow_boots_of_a_passing_image_fail_it(spoiled: Path, tmp_path: Path) -> None:
     operator = Operator(path=tmp_path)
-    operator.write("test_it.py", "def test_login(ssh_access): pass\n")
+    # systemd gives account of a boot that has come to its end.
+    wait = "ssh_access.run('systemctl is-system-running --wait')"
+    operator.write("test_it.py", f"def test_login(ssh_access): {wait}\n")
     tests = {
         "ssh": {"username": "debian"},
         "tests_list": [{"pytest": "test_it.py"}],
