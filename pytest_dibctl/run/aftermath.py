@@ -25,7 +25,7 @@ PATIENCE: Final = 15.0
 """Seconds that a guest may take to tell; one without KVM takes 1 to 2."""
 LOCK_PATIENCE: Final = 5.0
 """Seconds that another worker may take to write the history."""
-QUICK: Final = 1.0
+QUICK: Final = 0.4
 """Seconds within which a guest has to answer to be asked for more: that takes twice as long."""
 LEFT_OUT: Final = (
     "To tell more would have taken this guest, which is slow, some seconds. Units, chain and plot are\n"
