@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pytest_dibctl.guards.container_network import DEVICE
-from pytest_dibctl.guards.mounts import decoded, mount, table
+from pytest_dibctl.guards.mounts import mount, point_of, table
 from pytest_dibctl.guards.namespace import FIRST_USER, USERS
 from pytest_dibctl.system import kernel, process
 
@@ -61,7 +61,7 @@ def close_to_writing(writable: Collection[Path]) -> None:
     mount("tmpfs", Path("/tmp"), kind="tmpfs", options=("mode=1777", "size=1m", "nosuid", "nodev"))  # noqa: S108
     kernel.set_read_only("/", recursive=True)
     for line in table():
-        point = Path(decoded(line.split(" ")[4]))
+        point = Path(point_of(line))
         if point in {*OWN, *writable} or CGROUPS in point.parents:
             kernel.set_read_only(str(point), read_only=False)
 

@@ -48,11 +48,15 @@ def decoded(field: str) -> str:
     return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), os.fsencode(field)))
 
 
+def point_of(line: str) -> str:
+    """Return the mount point that a line of the table of mounts is of."""
+    return decoded(line.split(" ")[4])
+
+
 def filesystem_at(point: Path) -> str:
     """Return the type of the filesystem that is mounted at ``point``, as ext4; raises OSError."""
     kind = "filesystem of an unknown type"
     for line in table():
-        where, _, what = line.partition(" - ")
-        if Path(decoded(where.split(" ")[4])) == point:
-            kind = what.split(" ")[0]  # the last one is on top
+        if Path(point_of(line)) == point:
+            kind = line.partition(" - ")[2].split(" ")[0]  # the last one is on top
     return kind

@@ -163,7 +163,7 @@ class MachineProc:
 
     def mount_points(self, below: Path) -> list[str]:
         """Return this process's mount points below a directory, the last mounted first."""
-        points = [mounts.decoded(line.split(" ")[4]) for line in mounts.lines(self._read("self/mountinfo"))]
+        points = [mounts.point_of(line) for line in mounts.lines(self._read("self/mountinfo"))]
         return [point for point in reversed(points) if point.startswith(f"{below}/")]
 
     def _pid_namespace(self, pid: int | str) -> str:

@@ -81,6 +81,11 @@ class Statement:
         return self.passed_all and self.environment_vouches and not self.resumed
 
     @property
+    def says_little(self) -> bool:
+        """Whether it takes back nothing and gives nothing back: a resumed run that saw no test fail."""
+        return self.resumed and self.passed_all
+
+    @property
     def described(self) -> str:
         """When and where, in a few words."""
         known = len(self.known_failures)
@@ -100,7 +105,7 @@ class Statement:
                 statement.label,
                 statement.environment,
                 statement.whole,
-                statement.resumed and statement.passed_all,
+                statement.says_little,
             )
             for statement in (self, other)
         )
@@ -200,9 +205,7 @@ def _passing(
     newest: dict[tuple[str, bool], Statement] = {}
     for statement in read(path):
         if statement.sha512 == sha512 and statement.label == image.label and statement.whole:
-            # What a resumed run did not see fail takes back nothing, and gives nothing back.
-            said_little = statement.resumed and statement.passed_all
-            newest[statement.environment, said_little] = statement
+            newest[statement.environment, statement.says_little] = statement
     return [
         statement
         for statement in newest.values()

@@ -8,7 +8,7 @@ import datetime as dt
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,8 +20,6 @@ from pytest_dibctl.plugin.session import DibSession
 from pytest_dibctl.plugin.target_report import TargetReport, report_of, verdict
 from pytest_dibctl.plugin.xdist.controller import Controller
 from pytest_dibctl.system import signals
-
-KEYS = ("image", "environment")
 
 
 class SessionEnd:
@@ -98,14 +96,10 @@ class SessionEnd:
             return
         path = self._session.cwd / file
         github = os.environ.get("GITHUB_STEP_SUMMARY")
-        try:
+        with self._written(session):
             told = known_failures.told(self._session)
             text = markdown.markdown(self._session.target_reports, note=self._note(session), told=told)
             markdown.write(path, text, append=github in {file, str(path)})
-        except DibctlError as error:
-            self._session.warnings.append(str(error))
-            if session.exitstatus == pytest.ExitCode.OK:
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _write_report(self, session: pytest.Session) -> None:
         """Write --dib-report's file."""
@@ -119,7 +113,7 @@ class SessionEnd:
             for target in targets
         }
         reports = {**{label: known.get(label, empty) for label, empty in nothing.items()}, **known}
-        try:
+        with self._written(session):
             header = report_header(
                 reports,
                 status=int(session.exitstatus),
@@ -128,6 +122,12 @@ class SessionEnd:
             )
             cwd = self._session.cwd
             html_report.write(cwd / file, html_report.report(reports, header, cwd=cwd))
+
+    @contextlib.contextmanager
+    def _written(self, session: pytest.Session) -> Iterator[None]:
+        """Warn of a file of the run that cannot be written inside; the run fails."""
+        try:
+            yield
         except DibctlError as error:
             self._session.warnings.append(str(error))
             if session.exitstatus == pytest.ExitCode.OK:
@@ -163,7 +163,8 @@ def report_header(
     targets = [report for report in reports.values() if report.image]
     counts = collections.Counter(map(verdict, targets))
     words = ", ".join(f"{counts[word]} {word}" for word in ("failed", "not run", "passed") if counts[word])
-    images, environments = (len({getattr(target, key) for target in targets} - {""}) for key in KEYS)
+    images = len({target.image for target in targets})
+    environments = len({target.environment for target in targets if target.environment})
     where = f" in {environments} environments" if environments > 1 else ""
     when = dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
     return html_report.Header(

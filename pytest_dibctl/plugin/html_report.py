@@ -31,7 +31,7 @@ LONGEST_REASON = 500
 """Characters shown of why a test was skipped."""
 COLOURED = ("build", "upload", "boot", "ready", "tests")
 """The steps whose bars have a colour of their own."""
-LANES = {"boot": "boot", "ready": "login", "tests": "tests", "cleanup": "cleanup"}
+LANES = {"ready": "login"}
 """The steps that lanes have other names for."""
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_dibctl.clouds.protocols import Instance
 from pytest_dibctl.errors import DibctlError, TroubleError
+from pytest_dibctl.guest import causes
 from pytest_dibctl.guest.console import LAST_LINES
 from pytest_dibctl.image import statements
 from pytest_dibctl.plugin import known_failures
@@ -25,6 +26,9 @@ from pytest_dibctl.plugin.visible_reports import make_visible, watch_logging
 from pytest_dibctl.run import building, logs
 from pytest_dibctl.run.target_run import TargetRun
 from pytest_dibctl.system.text import visible_line
+
+CONSOLE_LINES = 20
+"""Lines of the console's end that a report shows."""
 
 
 class Reporting:
@@ -106,9 +110,10 @@ class Reporting:
         A failed assertion got its answer from the guest, and its difference says more than a login prompt.
         """
         answered = isinstance(error, (AssertionError, pytest.fail.Exception, DibctlError))
-        if answered and not logs.console_tells_a_cause(instance):
+        text = logs.console_of(instance)
+        if answered and causes.fatal(text) is None:
             return
-        tail = logs.console_tail(instance)
+        tail = "\n".join(text.splitlines()[-CONSOLE_LINES:])
         report.sections.append((f"Last lines of the console of {label}", tail or "(empty)"))
 
 

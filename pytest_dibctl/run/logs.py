@@ -13,7 +13,6 @@ from pytest_dibctl.config import merge
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import DibctlError
-from pytest_dibctl.guest import causes
 from pytest_dibctl.run import environments
 from pytest_dibctl.run.ledger import Ledger
 from pytest_dibctl.run.target_run import TargetRun
@@ -75,18 +74,12 @@ def keep_screen(target_run: TargetRun, instance: Instance) -> None:
         target_run.guest.screen = _write_log(path, lambda: picture)
 
 
-def console_tail(instance: Instance, lines: int = 20) -> str:
-    """Return the last lines of the console, or nothing when there is none to be had."""
-    with contextlib.suppress(Exception):  # a report is being made: it must not fail for want of a console
-        return "\n".join(instance.console_output().splitlines()[-lines:])
+def console_of(instance: Instance | None) -> str:
+    """Return the console's output, or nothing when there is none to be had."""
+    if instance is not None:
+        with contextlib.suppress(Exception):  # a report is being made: it must not fail for want of a console
+            return instance.console_output()
     return ""
-
-
-def console_tells_a_cause(instance: Instance) -> bool:
-    """Whether the console names a reason for which the guest cannot work."""
-    with contextlib.suppress(Exception):  # as above
-        return causes.fatal(instance.console_output()) is not None
-    return False
 
 
 def _write_log(path: Path, read: Callable[[], bytes]) -> Path | None:

@@ -30,7 +30,7 @@ def explained(target_run: TargetRun, error: ErrorT, instance: Instance | None) -
     One whose cause nothing tells is returned as it is, with the console's last lines. The cause is noted for
     reports.
     """
-    text = _of_this_boot(_console(instance), target_run.guest.console_since)
+    text = _of_this_boot(logs.console_of(instance), target_run.guest.console_since)
     if instance is not None:
         logs.keep_screen(target_run, instance)
     if error.cause is None:
@@ -46,7 +46,7 @@ def boot_begins(target_run: TargetRun, instance: Instance) -> None:
     A cloud gives the end of a console only, so its length says nothing.
     """
     if target_run.environment.settings.is_local:
-        target_run.guest.console_since = len(_console(instance))
+        target_run.guest.console_since = len(logs.console_of(instance))
 
 
 def evidence(target_run: TargetRun, error: DibctlError, text: str) -> Evidence:
@@ -93,13 +93,6 @@ def _of_this_boot(text: str, since: int) -> str:
     return "\n" * text.count("\n", 0, since) + text[since:] if since <= len(text) else text
 
 
-def _console(instance: Instance | None) -> str:
-    if instance is not None:
-        with contextlib.suppress(Exception):  # an error is being told: want of a console must not hide it
-            return instance.console_output()
-    return ""
-
-
 def _arch(target_run: TargetRun) -> str | None:
     """Return the architecture that the machine has, where it is known."""
     if target_run.environment.settings.engine == "nspawn":
@@ -113,7 +106,7 @@ def _facts(target_run: TargetRun, username: str) -> LoginFacts | None:
     if file is None:
         return None
     with (
-        contextlib.suppress(Exception),  # as below: an image may hold anything
+        contextlib.suppress(Exception),  # an error is being told, and an image may hold anything
         content.file_tree(target_run, artifact.inspect(file)) as tree,
     ):
         return login_facts.read(tree, username)

@@ -87,8 +87,7 @@ class GuestOperations:
         target_run = self.target_run
         target_run.progress("booting the resumed instance, for a test that needs a first boot")
         with target_run.phase("ready"):
-            left = target_run.deadlines.port - self.rebuild()
-            readiness.wait_for_configured_port(target_run, self.instance, timeout=max(0.0, left))
+            self._rebuild_to_ready()
         warming.note_start(target_run, self.instance)
         self.remember_pristine()
 
@@ -123,9 +122,13 @@ class GuestOperations:
             if pristine.snapshot:
                 self.revert(PRISTINE)
             else:
-                left = target_run.deadlines.port - self.rebuild()
-                readiness.wait_for_configured_port(target_run, self.instance, timeout=max(0.0, left))
+                self._rebuild_to_ready()
         pristine.untouched = True
+
+    def _rebuild_to_ready(self) -> None:
+        """Rebuild the instance, and wait for the port that the image names within the same deadline."""
+        left = self.target_run.deadlines.port - self.rebuild()
+        readiness.wait_for_configured_port(self.target_run, self.instance, timeout=max(0.0, left))
 
     def _await_boot(self, *, after: str | None, started: float, timeout: float | None) -> float:
         """Wait for a login to a boot other than ``after`` (None: any); return seconds since ``started``."""

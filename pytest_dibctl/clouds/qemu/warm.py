@@ -21,6 +21,7 @@ from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.guest import renewal
 from pytest_dibctl.image.artifact import Artifact, digest_of
 from pytest_dibctl.system import locks, process, sockets
+from pytest_dibctl.system.waiting import wait_until
 
 FORMAT: Final = 2
 """Of what is saved; a state of another one serves nobody."""
@@ -115,21 +116,11 @@ class Claim:
         """
         with contextlib.ExitStack() as stack:
             lock = stack.enter_context(locks.opened(store.lock_file(key)))
-            told = False
-
-            def tell() -> None:
-                nonlocal told
-                if not told:
-                    waiting()
-                told = True
-
-            state, makes = _settled(store, key, lock)
-            if state is None and not makes:
-                tell()
-                deadline = time.monotonic() + timeout
-                while state is None and not makes and time.monotonic() < deadline:
-                    time.sleep(0.1)
-                    state, makes = _settled(store, key, lock)
+            settled = _settled(store, key, lock)
+            if settled is None:
+                waiting()
+                settled = wait_until(lambda: _settled(store, key, lock), timeout=timeout)
+            state, makes = settled or (None, False)
             return cls(store=store, key=key, state=state, makes=makes, _stack=stack.pop_all())
 
     def release(self) -> None:
@@ -138,8 +129,8 @@ class Claim:
         self.makes = False
 
 
-def _settled(store: ReadyStore, key: str, lock: int) -> tuple[ReadyState | None, bool]:
-    """Return the state to use, or whether to make it; neither while another process makes it."""
+def _settled(store: ReadyStore, key: str, lock: int) -> tuple[ReadyState | None, bool] | None:
+    """Return the state to use, and whether to make it; None while another process makes it."""
     if locks.try_hold(lock, shared=True):
         if (state := store.find(key)) is not None:
             return state, False
@@ -149,7 +140,7 @@ def _settled(store: ReadyStore, key: str, lock: int) -> tuple[ReadyState | None,
                 locks.try_hold(lock, shared=True)
             return state, state is None
         locks.let_go(lock)  # or two that look at the same time would wait for each other
-    return None, False
+    return None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
