@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from pytest_dibctl.guest.console import EXCERPT_LINES, LIMIT, clean, excerpt
 
 CARRY = 2048
 """Characters judged again with the next piece, so that a message cut in two is still recognised."""
+END = 16 * 1024
+"""Bytes of the end of a console that tell what a guest is at."""
 FOLLOWING = 15
 """Lines without a kernel's stamp that may follow a guest's last words: a shell prints some of them."""
 DOUBT = 1.0
@@ -90,6 +93,12 @@ class Console:
     def text(self) -> str:
         """Return the whole output so far, without escape sequences."""
         return clean(b"".join(self._read_from(0)))
+
+    def end(self, size: int = END) -> str:
+        """Return what the last ``size`` bytes of the output say, without escape sequences."""
+        with contextlib.suppress(FileNotFoundError):
+            return clean(b"".join(self._read_from(max(0, self.path.stat().st_size - size))))
+        return ""
 
     def excerpt(self, lines: int = EXCERPT_LINES, *, around: int | None = None) -> str:
         """Return the last ``lines`` lines that are not blank, up to five lines after number ``around``."""

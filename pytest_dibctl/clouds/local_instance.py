@@ -134,6 +134,10 @@ class LocalInstance(abc.ABC, Generic[StateT]):
         """Return the console's whole output so far, without escape sequences."""
         return self._console.text()
 
+    def recent_console(self) -> str:
+        """Return the end of the console."""
+        return self._console.end()
+
     def _failure(self, cause: str, hint: str, *, symptom: str | None = None) -> InstanceError:
         return InstanceError(f"{self.name}: {cause}{self._tail()}", hint=hint, symptom=symptom)
 

@@ -187,6 +187,10 @@ class Instance(Protocol):
         """Return all of the serial console so far; empty when there was none."""
         ...
 
+    def recent_console(self) -> str:
+        """Return the end of the serial console as it was last looked at; it costs no call of a service."""
+        ...
+
     def screenshot(self) -> bytes:
         """Return the machine's screen as a PNG; raises InstanceError where it has none (``screen``)."""
         ...

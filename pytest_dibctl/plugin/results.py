@@ -13,9 +13,6 @@ from pytest_dibctl.plugin.session import DibSession
 from pytest_dibctl.plugin.target_report import Failure, TestResult
 from pytest_dibctl.run import content
 
-OF_FAILURES = ("dib_cause", "dib_console_line", "dib_screen")
-"""Facts of a guest that did not work, which another guest of the target does not have."""
-
 
 class ReportListener:
     """Reads pytest's reports of image tests and calls the ``receivers`` with each, in their order."""
@@ -61,9 +58,7 @@ class Results:
         # Also of a worker that will send no report of its own, since it dies.
         target_report.image = report.target.image.label
         target_report.environment = report.target.environment.label
-        for name in OF_FAILURES:
-            target_report.facts.pop(name, None)
-        target_report.facts |= report.facts
+        target_report.add_facts(report.facts, guest=report.worker or "")
         if report.outcome is not None:
             target_report.outcomes[report.outcome] += 1
             # What a failed setup took is the time of a step, such as the build.

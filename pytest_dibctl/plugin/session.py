@@ -137,12 +137,12 @@ class DibSession:
         return self.target_runs[target]
 
     def _boot_stages(self) -> dict[str, str]:
-        """Return what guests of this machine, whose console is a file, are at on the way to a login."""
+        """Return what guests are at on the way to a login."""
         stages: dict[str, str] = {}
         for target, target_run in tuple(self.target_runs.items()):
             instance = target_run.guest.instance
-            waiting = "ready" in target_run.steps and target.environment.settings.is_local
-            if instance is not None and waiting and (stage := boot_stage.of(instance.console_output)):
+            waiting = "ready" in target_run.steps
+            if instance is not None and waiting and (stage := boot_stage.of(instance.recent_console)):
                 stages[target.id] = stage
         return stages
 

@@ -19,6 +19,8 @@ SHORTEST_SHOWN = 0.05
 LONG = 100.0
 """Seconds from which on the table shows minutes."""
 TABLE_WIDTH, CELL, SHORTEST_LABEL = 80, 7, 12
+OF_FAILURES = ("dib_cause", "dib_console_line", "dib_screen")
+"""Facts of a guest that did not work, which another guest of the target does not have."""
 WAIT = "wait"
 """Seconds spent waiting for other workers; shown only where there were any."""
 
@@ -82,7 +84,9 @@ class TargetReport:
     """Seconds of the stages of a boot: of kernel, initrd and userspace."""
     spans: list[Span] = dataclasses.field(default_factory=list)
     facts: dict[str, str] = dataclasses.field(default_factory=dict)
-    """The newest properties of the target's tests, by their names."""
+    """The newest properties of the target's tests, by their names; a failed guest's before a healthy one's."""
+    failed_guests: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    """Those facts that a guest has which does not work, by the worker whose guest it is."""
     tests: list[TestResult] = dataclasses.field(default_factory=list)
     instances: list[str] = dataclasses.field(default_factory=list)
     logs: list[str] = dataclasses.field(default_factory=list)
@@ -96,6 +100,13 @@ class TargetReport:
     """Lines on tests that are known to fail."""
     dependents: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     """How many tests were skipped since a step that they need had failed, by the reason."""
+
+    def add_facts(self, facts: Mapping[str, str], *, guest: str) -> None:
+        """Enter the properties of a test; ``guest`` is the worker that ran it, which has a guest of its own."""
+        self.failed_guests[guest] = {name: facts[name] for name in OF_FAILURES if name in facts}
+        rest = {name: fact for name, fact in self.facts.items() if name not in OF_FAILURES}
+        of_failed = next((known for known in self.failed_guests.values() if known), {})
+        self.facts = {**rest, **facts, **of_failed}
 
     @property
     def kept(self) -> list[Removal]:
@@ -123,7 +134,15 @@ class TargetReport:
     def as_data(self) -> dict[str, Any]:
         """Return what a worker sends to its controller, plain data; ``from_data`` reads it."""
         data = dataclasses.asdict(self)
-        for here_only in ("outcomes", "failures", "dependents", "known_failures", "facts", "tests"):
+        for here_only in (
+            "outcomes",
+            "failures",
+            "dependents",
+            "known_failures",
+            "facts",
+            "failed_guests",
+            "tests",
+        ):
             del data[here_only]
         data["removals"] = [removal.as_data() for removal in self.removals]
         return data

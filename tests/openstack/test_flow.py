@@ -58,14 +58,32 @@ def test_a_live_guest_is_made_tested_and_removed(site: Site) -> None:
             {"pytest": "test_reboot.py"},
         ],
     )
-    run = site.pytest("--junit-xml=junit.xml", "-v")
-    assert run.returncode == 0, run.stdout
-    assert re.search(r"\d+ passed", run.stdout)
+    shown = at_terminal(site, "--junit-xml=junit.xml", "-v", "--color=no")
+    assert re.search(r"\d+ passed", shown)
+    # The live line of the image, from the console that Nova has, on the way to the login.
+    stage = r"micro\b.*\b(kernel, \d+ s after its start|boot loader|login prompt|init of)"
+    assert re.search(stage, shown), shown
     said = properties_of(site.path / "junit.xml")
     assert said["dib_environment"] == "here"
     assert said["dib_region"] == site.cloud.region
     assert re.fullmatch(r"[0-9a-f-]{36}", said["dib_instance"])
     assert {"dib_seconds_upload", "dib_seconds_boot", "dib_seconds_ready"} <= set(said)
+
+
+def at_terminal(site: Site, *arguments: str) -> str:
+    """Run ``pytest --dib-image=micro`` at a terminal; return all that came there. It must succeed."""
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--dib-image=micro", *arguments]
+
+    def start(end: int) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            argv, cwd=site.path, env=site.environ(TERM="xterm"), stdin=end, stdout=end, stderr=end, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+
+    with terminals.at_terminal(start) as (screen, child):
+        shown = terminals.read_until(screen, None)
+        assert child.wait(timeout=60) == 0, shown
+    return shown
 
 
 def test_servers_that_exist_only_in_nova(site: Site) -> None:

@@ -29,8 +29,10 @@ from pytest_dibctl.run import booting, keys, uploading
 from pytest_dibctl.run.operations import GuestOperations
 from pytest_dibctl.system import process
 from tests.openstack import proxy
+from tests.openstack.cloud.config import HOST_LIVE
+from tests.openstack.cloud.layout import Layout
 from tests.openstack.site import READY, Bench, Site, line_of
-from tests.support import leaks
+from tests.support import leaks, micro
 
 NOWHERE = "11111111-2222-3333-4444-555555555555"
 """The uuid of nothing."""
@@ -509,6 +511,37 @@ def test_waiting_for_a_guest_ends_when_somebody_stops_it(site: Site) -> None:
                 pytest.fail("it is off")
         finally:
             stopper.join()
+
+
+def test_a_panic_ends_the_wait_within_seconds(site: Site) -> None:
+    """Nova calls the server ACTIVE for ever: its console alone tells."""
+    panicking = dataclasses.replace(site, image=micro.cached("panic") / "micro.qcow2")
+    seen: list[float] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.05):
+            for file in Layout.at(None).run.glob(f"nova-{HOST_LIVE}/instances/{instance.id}/console.log"):
+                if b"Kernel panic - not syncing" in file.read_bytes():
+                    seen.append(time.monotonic())
+                    return
+
+    with opened(panicking, site.live()) as bench, instance_in(bench) as (instance, key):
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            with (
+                pytest.raises(InstanceError, match=r"panicked \[kernel-panic\]"),
+                booting.reachable(bench.target_run, instance, key),
+            ):
+                pytest.fail("it panicked")
+            reported = time.monotonic()
+        finally:
+            over.set()
+            watcher.join()
+        assert instance.recent_console()
+    # Two on an idle machine; other tests compute beside this one, and so does the cloud.
+    assert reported - seen[0] < 6.0
 
 
 def _stop(site: Site, server_id: str) -> None:

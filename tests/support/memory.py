@@ -141,6 +141,9 @@ class MemoryInstance:
     def console_output(self) -> str:
         return f"{self.name} login:\n{faults().get('console', '')}"
 
+    def recent_console(self) -> str:
+        return self.console_output()
+
     def screenshot(self) -> bytes:
         raise InstanceError(f"{self.name} has no screen")
 

@@ -23,8 +23,12 @@ log = logging.getLogger(__name__)
 
 STATUS_INTERVAL = 3.0
 """Seconds between two questions to Nova whether the instance still runs."""
-SUSPICIOUS_INTERVAL = 1.0
+CONSOLE_INTERVAL = 0.8
+"""Seconds between two looks at the end of the console: a guest's last words are told within two of them."""
+SUSPICIOUS_INTERVAL = 0.25
 """The same while the console shows a line that may be the guest's last."""
+LOOKED_AT = 200
+"""Lines of the console's end that such a look reads: a whole one, each second, is a load on a cloud."""
 ENDED = frozenset({"SHUTOFF", "SUSPENDED", "PAUSED"})
 DELETED = frozenset({"DELETED", "SOFT_DELETED"})
 """Nova shows a deleted server for a moment before it answers 404, and a soft-deleted one for days."""
@@ -62,11 +66,12 @@ class OpenStackInstance:
         self._note = note
         self._tell = tell
         self._status_due = 0.0
+        self._console_due = 0.0
         self._stopped = False
         self._snapshots: dict[str, str] = {}
         self._titles: list[str] = []
         self._no_console = ""
-        self._last_console = ""
+        self._recent_console = ""
         self._suspicion = Suspicion(proven=False)
 
     @property
@@ -123,23 +128,33 @@ class OpenStackInstance:
 
     def check(self) -> None:
         """Raise InstanceError when the server is in ERROR, off or gone, or its console tells of its end."""
-        if time.monotonic() < self._status_due:
-            return
         try:
-            self._check_status()
-            self._check_console()
+            if time.monotonic() >= self._status_due:
+                self._check_status()
+                self._status_due = time.monotonic() + STATUS_INTERVAL
+            if time.monotonic() >= self._console_due:
+                self._check_console()
+                # A suspicion is settled by another look soon.
+                pause = SUSPICIOUS_INTERVAL if self._suspicion.any else CONSOLE_INTERVAL
+                self._console_due = time.monotonic() + pause
         except ApiError as error:
             if not error.transient:
                 raise
             log.debug("%s", error.message)
-        # A suspicion is settled by another look soon.
-        pause = SUSPICIOUS_INTERVAL if self._suspicion.any else STATUS_INTERVAL
-        self._status_due = time.monotonic() + pause
+            # A service that has trouble is left alone for longer.
+            self._status_due = self._console_due = time.monotonic() + STATUS_INTERVAL
 
     def console_output(self) -> str:
         """Return the console output that Nova has; empty, with a reason in the log, where it gives none."""
+        return self._readable_console(None)
+
+    def recent_console(self) -> str:
+        """Return the end of the console as ``check`` saw it last: Nova is not asked."""
+        return self._recent_console
+
+    def _readable_console(self, lines: int | None) -> str:
         try:
-            return self._console()
+            return self._console(lines)
         except ApiError as error:
             if error.status not in {*NO_CONSOLE, CONFLICT}:
                 raise
@@ -253,7 +268,7 @@ class OpenStackInstance:
         servers.wait_for(
             self._api, self.id, status, timeout=self._known.active_timeout, tell=self._tell, name=self.name
         )
-        self._status_due = 0.0
+        self._status_due = self._console_due = 0.0
 
     def _await_snapshot(self, image_id: str, title: str) -> None:
         image = images.await_active(self._api, image_id, title, timeout=self._known.active_timeout)
@@ -262,8 +277,8 @@ class OpenStackInstance:
                 f"snapshot {title} ({image_id}) was not ready within {self._known.active_timeout:g} s"
             )
 
-    def _console(self) -> str:
-        return clean(servers.console_output(self._api, self.id).encode())
+    def _console(self, lines: int | None = None) -> str:
+        return clean(servers.console_output(self._api, self.id, lines=lines).encode())
 
     def _printed_keys(self) -> tuple[str, ...] | None:
         """Return the host keys on the console so far, None where there is no console to be read."""
@@ -293,12 +308,14 @@ class OpenStackInstance:
             raise self._with_console(InstanceError(text, symptom=None if self._stopped else "powered-off"))
 
     def _check_console(self) -> None:
-        text = self.console_output()
-        if text != self._last_console:
-            self._last_console = text
+        text = self._readable_console(LOOKED_AT)
+        if text != self._recent_console:
+            self._recent_console = text
             self._suspicion.grown(text[-64 * 1024 :])
         # Nova does not tell what the processors do: the silence of the console has to do.
-        if self._suspicion.believed(lambda _proof: True) and (cause := causes.named_by_console(text)):
+        if not self._suspicion.believed(lambda _proof: True):
+            return
+        if cause := causes.named_by_console(self.console_output()):
             error = self._with_console(InstanceError(f"{self.name}: {cause.lead}", hint=cause.hint))
             error.cause, error.console_line = cause.id, cause.line
             raise error

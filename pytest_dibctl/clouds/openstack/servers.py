@@ -179,12 +179,15 @@ def error_of(server: Any) -> InstanceError:
     return InstanceError(f"{server.name} ({server.id}) went to ERROR: {reason}{code}", hint=hint)
 
 
-def console_output(api: Api, server_id: str) -> str:
-    """Return the console output, the end of a huge one; raises ApiError where the cloud gives none."""
+def console_output(api: Api, server_id: str, *, lines: int | None = None) -> str:
+    """Return the console output, the end of a huge one; raises ApiError where the cloud gives none.
+
+    With ``lines`` it is that many lines of its end.
+    """
     answer = api.safely(
         "compute",
         f"read the console of {server_id}",
-        lambda: api.compute.get_server_console_output(server_id),
+        lambda: api.compute.get_server_console_output(server_id, length=lines),
         timeout=20,
     )
     return limited(str((answer or {}).get("output") or ""))

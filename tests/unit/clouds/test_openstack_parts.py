@@ -38,7 +38,7 @@ from pytest_dibctl.errors import (
     NovaBadRequestError,
     NovaForbiddenError,
 )
-from pytest_dibctl.guest import console
+from pytest_dibctl.guest import boot_stage, console
 from pytest_dibctl.guest.console import host_keys
 
 # -- refusals --------------------------------------------------------------------------------------
@@ -315,6 +315,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> OpenStackInstance:
     monkeypatch.setattr(servers, "find", lambda *_: active)
     monkeypatch.setattr(instance, "SUSPICIOUS_INTERVAL", 0.0)
     monkeypatch.setattr(instance, "STATUS_INTERVAL", 0.0)
+    monkeypatch.setattr(instance, "CONSOLE_INTERVAL", 0.0)
     known = instance.Known(
         id="1",
         name="dibctl-web-1",
@@ -335,7 +336,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> OpenStackInstance:
 def test_a_panic_is_told_once_the_console_is_silent(
     server: OpenStackInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(servers, "console_output", lambda *_: PANIC)
+    monkeypatch.setattr(servers, "console_output", lambda *_, **__: PANIC)
     server.check()
     time.sleep(0.7)
     with pytest.raises(InstanceError, match=r"panicked \[kernel-panic\]") as caught:
@@ -349,7 +350,7 @@ def test_a_server_that_goes_on_after_a_panic_s_words_lives(
     texts = iter([PANIC, PANIC + "".join(f"started service {number}\n" for number in range(20))])
     last = [""]
 
-    def output(*_: object) -> str:
+    def output(*_: object, lines: int | None = None) -> str:
         last[0] = next(texts, last[0])
         return last[0]
 
@@ -358,3 +359,51 @@ def test_a_server_that_goes_on_after_a_panic_s_words_lives(
     for _ in range(3):
         server.check()
         time.sleep(0.4)
+
+
+def test_the_end_of_the_console_is_looked_at_more_often_than_the_status(
+    server: OpenStackInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, asked = [100.0], list[str]()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(instance, "STATUS_INTERVAL", 3.0)
+    monkeypatch.setattr(instance, "CONSOLE_INTERVAL", 1.0)
+    found = servers.find(cast("Api", None), "1")
+
+    def find(*_: object) -> object:
+        asked.append("status")
+        return found
+
+    monkeypatch.setattr(servers, "find", find)
+
+    def output(*_: object, lines: int | None = None) -> str:
+        asked.append(f"{lines} lines")
+        return f"[    {now[0]:.1f}] usb 1-1: new device\n"
+
+    monkeypatch.setattr(servers, "console_output", output)
+    for _ in range(12):
+        server.check()
+        now[0] += 0.25
+    assert asked == ["status", "200 lines", "200 lines", "200 lines"]
+    assert server.recent_console() == "[    102.0] usb 1-1: new device\n"
+    assert len(asked) == 4  # that asked nobody
+    assert boot_stage.of(server.recent_console) == "kernel, 102 s after its start"
+
+
+@pytest.mark.parametrize("status", [503, 429])
+def test_a_service_that_has_trouble_is_asked_more_rarely(
+    server: OpenStackInstance, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    now, asked = [100.0], list[float]()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(instance, "STATUS_INTERVAL", 3.0)
+
+    def busy(*_: object) -> object:
+        asked.append(now[0])
+        raise ApiError("compute is busy", status=status, transient=True)
+
+    monkeypatch.setattr(servers, "find", busy)
+    for _ in range(24):
+        server.check()
+        now[0] += 0.25
+    assert asked == [100.0, 103.0]

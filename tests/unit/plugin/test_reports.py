@@ -11,6 +11,7 @@ import pytest
 from pytest_dibctl.plugin import reports
 from pytest_dibctl.plugin.planning import Plan
 from pytest_dibctl.plugin.reports import Notes
+from pytest_dibctl.plugin.target_report import TargetReport
 from pytest_dibctl.run.targets import Target
 
 
@@ -94,3 +95,15 @@ def test_notes_survive_the_way_to_another_process() -> None:
     report = pytest.TestReport._from_json(data)
     assert Notes.read(report) == notes
     assert Notes.read(made()) == Notes()
+
+
+def test_a_healthy_guest_hides_no_failed_one() -> None:
+    found = TargetReport(image="web")
+    found.add_facts({"dib_instance": "1", "dib_cause": "kernel-panic", "dib_console_line": "9"}, guest="gw0")
+    found.add_facts({"dib_instance": "2", "dib_screen": "2.png", "dib_region": "r"}, guest="gw1")
+    found.add_facts({"dib_instance": "2", "dib_region": "r"}, guest="gw1")
+    assert found.facts == {
+        "dib_instance": "2", "dib_region": "r", "dib_cause": "kernel-panic", "dib_console_line": "9",
+    }  # fmt: skip
+    found.add_facts({"dib_instance": "3"}, guest="gw0")  # its test was run again
+    assert found.facts == {"dib_instance": "3", "dib_region": "r"}
