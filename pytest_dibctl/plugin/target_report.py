@@ -21,6 +21,8 @@ LONG = 100.0
 TABLE_WIDTH, CELL, SHORTEST_LABEL = 80, 7, 12
 OF_FAILURES = ("dib_cause", "dib_console_line", "dib_screen")
 """Facts of a guest that did not work, which another guest of the target does not have."""
+HERE_ONLY = ("outcomes", "failures", "dependents", "known_failures", "facts", "failed_guests", "tests")
+"""Fields that are filled where reports come together."""
 WAIT = "wait"
 """Seconds spent waiting for other workers; shown only where there were any."""
 
@@ -84,7 +86,7 @@ class TargetReport:
     """Seconds of the stages of a boot: of kernel, initrd and userspace."""
     spans: list[Span] = dataclasses.field(default_factory=list)
     facts: dict[str, str] = dataclasses.field(default_factory=dict)
-    """The newest properties of the target's tests, by their names; a failed guest's before a healthy one's."""
+    """The newest properties of the target's tests, by their names; those of a failed guest go first."""
     failed_guests: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     """Those facts that a guest has which does not work, by the worker whose guest it is."""
     tests: list[TestResult] = dataclasses.field(default_factory=list)
@@ -102,7 +104,7 @@ class TargetReport:
     """How many tests were skipped since a step that they need had failed, by the reason."""
 
     def add_facts(self, facts: Mapping[str, str], *, guest: str) -> None:
-        """Enter the properties of a test; ``guest`` is the worker that ran it, which has a guest of its own."""
+        """Enter the properties of a test that ran on worker ``guest``, which has a guest of its own."""
         self.failed_guests[guest] = {name: facts[name] for name in OF_FAILURES if name in facts}
         rest = {name: fact for name, fact in self.facts.items() if name not in OF_FAILURES}
         of_failed = next((known for known in self.failed_guests.values() if known), {})
@@ -134,15 +136,7 @@ class TargetReport:
     def as_data(self) -> dict[str, Any]:
         """Return what a worker sends to its controller, plain data; ``from_data`` reads it."""
         data = dataclasses.asdict(self)
-        for here_only in (
-            "outcomes",
-            "failures",
-            "dependents",
-            "known_failures",
-            "facts",
-            "failed_guests",
-            "tests",
-        ):
+        for here_only in HERE_ONLY:
             del data[here_only]
         data["removals"] = [removal.as_data() for removal in self.removals]
         return data

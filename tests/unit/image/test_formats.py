@@ -168,12 +168,13 @@ def test_a_file_that_is_not_whole_by_itself_is_refused(
 
 
 BZIP = "import bz2, sys; sys.stdout.buffer.write(bz2.compress(open(sys.argv[1], 'rb').read()))"
+XZ = "import lzma, sys; sys.stdout.buffer.write(lzma.compress(open(sys.argv[1], 'rb').read()))"
 ZIP = (
     "import sys, zipfile\nwith zipfile.ZipFile(sys.stdout.buffer, 'w') as archive: archive.write(sys.argv[1])"
 )
 
 PACKERS = {
-    "xz": ["xz", "-c"],
+    "xz": [sys.executable, "-c", XZ],
     "gz": ["gzip", "-c"],
     "bz2": [sys.executable, "-c", BZIP],
     "zip": [sys.executable, "-c", ZIP],
