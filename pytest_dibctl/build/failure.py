@@ -15,6 +15,8 @@ from pytest_dibctl.system import process
 
 _NOT_STARTED: Final = (126, 127)
 """What a shell exits with when it cannot start a program."""
+_BY_SIGNAL: Final = range(129, 129 + 64)
+"""What it exits with when a signal ended a program; 255 is an exit code like others."""
 
 
 def failed(plan: Plan, code: int, watcher: Watcher, seconds: float) -> BuildError:
@@ -24,7 +26,7 @@ def failed(plan: Plan, code: int, watcher: Watcher, seconds: float) -> BuildErro
     if code in _NOT_STARTED and (missing := _not_started(plan, failure.where)):
         message, what_next = missing
         return BuildError(f"{message}\nlog: {plan.log_file}", hint=hint or what_next, exit_code=code)
-    ended = process.describe_exit(128 - code if code > 128 else code)  # noqa: PLR2004 -- a signal's number
+    ended = process.describe_exit(128 - code if code in _BY_SIGNAL else code)
     where = f" in {failure.where}" if failure.where else ""
     lines = list(failure.lines)
     if causes.cut_off(failure.text, plan.target.parent):

@@ -41,7 +41,10 @@ class HostKey:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Identity:
-    """The content of a seed. ``mac`` is its interface's; without ``host_key`` the guest makes its own."""
+    """The content of a seed. ``mac`` is its interface's; without ``host_key`` the guest makes its own.
+
+    ``device`` is what the guest calls its interface, where that is known and the MAC finds it nowhere.
+    """
 
     uuid: str
     name: str
@@ -50,6 +53,7 @@ class Identity:
     public_key: str
     host_key: HostKey | None = None
     user_data: str = ""
+    device: str | None = None
 
 
 def documents(kind: SeedKind, identity: Identity) -> dict[str, str]:
@@ -111,13 +115,19 @@ def vendor_config(identity: Identity) -> str:
 
 
 def _nocloud(identity: Identity) -> dict[str, str]:
-    # No network-config: cloud-init's fallback sets up DHCP on the only interface, as in a plain cloud.
-    meta = {
+    meta: dict[str, object] = {
         "instance-id": identity.uuid,
         "local-hostname": identity.name,
         "public-keys": [identity.public_key],
     }
-    return {"meta-data": _json(meta), "user-data": identity.user_data, "vendor-data": vendor_config(identity)}
+    files = {"user-data": identity.user_data, "vendor-data": vendor_config(identity)}
+    # Else cloud-init's fallback sets up DHCP on the only interface, as in a plain cloud. It looks for the
+    # interface by its permanent MAC where netplan does it (Ubuntu), and a virtual pair has none.
+    if identity.device is not None:
+        meta["dsmode"] = "local"  # else it is too late for the network
+        network = {"version": 2, "ethernets": {identity.device: {"dhcp4": True}}}
+        files["network-config"] = _json(network)
+    return {"meta-data": _json(meta), **files}
 
 
 def _config_drive(identity: Identity) -> dict[str, str]:

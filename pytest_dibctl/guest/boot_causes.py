@@ -308,7 +308,7 @@ SIGNS: Final = (
         r"Killed process \d+ \((?:systemd|init|sshd|cloud-init|dropbear)\)",
     ),
     _sign("disk-full", "No space left on device"),
-    _sign("waiting-for-network", "wait-onli", r"Starting \S*wait-onli", network=True, last=True),
+    _sign("waiting-for-network", "wait-onli", r"(?:Starting|Job) \S*wait-onli", network=True, last=True),
     _sign(
         "waiting-for-network",
         "start job is running",

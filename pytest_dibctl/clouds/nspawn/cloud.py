@@ -27,6 +27,7 @@ from pytest_dibctl.config.input_files import read_user_data
 from pytest_dibctl.config.models.nspawn import Nspawn
 from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import ConfigError, DibctlError
+from pytest_dibctl.guards import container_network
 from pytest_dibctl.image.artifact import Artifact
 
 __all__ = ["NspawnCloud", "NspawnInstance"]
@@ -126,7 +127,9 @@ class NspawnCloud(LocalCloud):
         self, artifact: Artifact, state: State, request: BootRequest, host_key: seed.HostKey | None
     ) -> dict[str, Any]:
         """Return what the guard reads."""
-        identity = seed_identity(state, request, host_key, self._user_data())
+        identity = dataclasses.replace(
+            seed_identity(state, request, host_key, self._user_data()), device=container_network.DEVICE
+        )
         kind = self._settings.seed
         documents = seed.documents(kind, identity)
         return {

@@ -198,6 +198,12 @@ def test_a_command_killed_by_a_signal_gives_128_and_its_number(tmp_path: Path) -
     assert names(tmp_path) == LEFT - {"tiny.qcow2", "tiny.qcow2.dibctl.json"}
 
 
+def test_an_exit_code_beyond_all_signals_is_no_signal(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="the build exited with 255 in external_build 1") as caught:
+        build(tmp_path, "sh -c 'exit 255'")
+    assert caught.value.exit_code == 255
+
+
 @pytest.mark.parametrize(
     ("program", "said", "hint", "code"),
     [

@@ -52,6 +52,14 @@ def identity(**fields: Any) -> seed.Identity:
 
 
 class TestSeed:
+    def test_nocloud_configures_a_device_only_where_it_is_named(self) -> None:
+        plain = seed.documents("nocloud", identity())
+        named = seed.documents("nocloud", identity(device="eth0"))
+        assert set(named) - set(plain) == {"network-config"}
+        assert yaml.safe_load(named["network-config"])["ethernets"] == {"eth0": {"dhcp4": True}}
+        assert yaml.safe_load(named["meta-data"])["dsmode"] == "local"
+        assert "dsmode" not in yaml.safe_load(plain["meta-data"])
+
     def test_nocloud_names_the_instance_and_gives_the_key(self) -> None:
         meta = yaml.safe_load(seed.documents("nocloud", identity())["meta-data"])
         assert meta == {
