@@ -62,7 +62,7 @@ LINES = {
     "udhcpc: no lease, failing": "no-dhcp-lease",
     "dhclient[301]: No DHCPOFFERS received.": "no-dhcp-lease",
     "[ ***  ] A start job is running for Wait for Network to be Configured": "waiting-for-network",
-    "[ ***  ] Job systemd-networkd-wait-online.se\u2026tart running (1min 45s / no limit)": "waiting-for-network",
+    "[ ***  ] Job systemd-networkd-wait-online.se\u2026tart running (2s / no limit)": "waiting-for-network",
     "WARNING: Calling 'http://169.254.169.254/2009-04-04/' failed [0/120s]": "metadata-unreachable",
     "cloud-init[402]: Used fallback datasource": "cloud-init-no-datasource",
     "[FAILED] Failed to start ssh.service - OpenBSD Secure Shell server.": "sshd-not-started",
