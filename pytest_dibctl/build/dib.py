@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from pytest_dibctl.build import mirrors
 from pytest_dibctl.build.elements import Element, elements_path, expand, setting, skipped_scripts
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models.images import Dib, Image
+from pytest_dibctl.config.models.dib import Dib
+from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.errors import BuildError, CommandError, ConfigError
 from pytest_dibctl.system import process
 

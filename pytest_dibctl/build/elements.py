@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pytest_dibctl.config.entry import Entry
-from pytest_dibctl.config.models.images import Dib, Image
+from pytest_dibctl.config.models.dib import Dib
+from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.errors import BuildError
 
 ENVIRONMENT = "environment.d"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from pytest_dibctl.build.elements import SHIPPED, Element, setting
-from pytest_dibctl.config.models.images import Dib
+from pytest_dibctl.config.models.dib import Dib
 
 MAIN_MIRROR: Final = "DIB_DISTRIBUTION_MIRROR"
 SECURITY_MIRROR: Final = "DIB_DEBIAN_SECURITY_MIRROR"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_dibctl.cli.command import Arguments, Command, add_json
-from pytest_dibctl.cli.output import print_json, print_result, say
+from pytest_dibctl.cli.output import print_json, print_result, say, show
 from pytest_dibctl.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -54,13 +54,19 @@ def _validate(arguments: Arguments) -> int:
 
 
 def _add_schema_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=("images", "test", "upload"))
+    parser.add_argument("kind", choices=("images", "test", "upload"), help="which of the three files")
+    parser.add_argument(
+        "--path", action="store_true", help="print the path of the schema's file instead, for `$schema=`"
+    )
 
 
 def _schema(arguments: Arguments) -> int:
     from pytest_dibctl.config import schema
 
-    print_json(schema.schema(arguments.kind))
+    if arguments.path:
+        show(str(schema.path(arguments.kind)))
+    else:
+        print_json(schema.schema(arguments.kind))
     return ExitCode.OK
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from pytest_dibctl.config.kinds import KINDS, NOUNS, Kind
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+SHIPPED = Path(__file__).with_name("schemas")
+"""The folder of the files that are shipped, for editors; a test compares them with the models."""
 
 
 def schema(kind: Kind) -> dict[str, Any]:
@@ -26,5 +29,10 @@ def schema(kind: Kind) -> dict[str, Any]:
 
 
 def render(kind: Kind) -> str:
-    """Return the schema as the text of ``docs/schema/KIND.json``."""
+    """Return the schema as the text of the shipped file."""
     return json.dumps(schema(kind), indent=2) + "\n"
+
+
+def path(kind: Kind) -> Path:
+    """Return where the shipped file is."""
+    return SHIPPED / f"{kind}.json"

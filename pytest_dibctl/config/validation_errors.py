@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from pytest_dibctl.config.models.key import key_of
 from pytest_dibctl.config.models.section import Section
 from pytest_dibctl.config.yaml.marks import dotted, nearest
 from pytest_dibctl.config.yaml.problems import Problem
@@ -30,11 +31,16 @@ def suggestion(wrong: str, known: Iterable[str], *, listed: str) -> str:
     The names are listed only if there are few.
     """
     names = sorted(set(known))
-    by_lower = {name.lower(): name for name in reversed(names)}
-    near = difflib.get_close_matches(wrong.lower(), by_lower, n=3, cutoff=0.6)
-    if near:
-        return f"did you mean {' or '.join(repr(by_lower[name]) for name in near)}?"
+    if near := _near(wrong, names):
+        return f"did you mean {' or '.join(map(repr, near))}?"
     return f"{listed} {', '.join(names)}" if 0 < len(names) <= MANY else ""
+
+
+def _near(wrong: str, names: Iterable[str]) -> list[str]:
+    """Return up to three of ``names`` that are like a wrong one, the most alike first."""
+    by_lower = {name.lower(): name for name in reversed(list(names))}
+    near = difflib.get_close_matches(wrong.lower(), by_lower, n=3, cutoff=0.6)
+    return [by_lower[name] for name in near]
 
 
 def problems(
@@ -52,7 +58,21 @@ def problems(
             mark=nearest(document.marks, key),
             key=key,
             message=_message(details, model, path),
+            about=_about(details, model, path),
         )
+
+
+def _about(details: _Details, model: type[Section], path: list[str | int]) -> str:
+    """Return what the key means that is missing, has a wrong value or was likely meant; else nothing."""
+    if details["type"] == "broken_rule" or not path:
+        return ""
+    section = _section(model, path[:-1])
+    name = str(path[-1])
+    if details["type"] == "extra_forbidden":
+        name = next(iter(_near(name, sorted(section.known_keys()))), "")
+    field = section.model_fields.get(name)
+    key = key_of(field) if field is not None else None
+    return f"{name}: {key.text}" if key is not None else ""
 
 
 def _message(details: _Details, model: type[Section], path: list[str | int]) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 from pydantic.json_schema import WithJsonSchema
 
+from pytest_dibctl.config.models.key import Key
 from pytest_dibctl.config.models.section import Section
 from pytest_dibctl.config.models.values import Flag, NonEmpty, broken_rule
 
@@ -27,13 +28,23 @@ class AllowedTrouble(Section):
         NonEmpty,
         AfterValidator(_compilable),
         WithJsonSchema({"type": "string", "minLength": 1, "format": "regex"}),
-        Field(description="regular expression, searched in the line"),
+        Key(
+            "A regular expression, searched in a line of the console or journal. A line that "
+            "matches is no trouble.",
+            example="'WARNING: CPU: \\d+ .* at drivers/gpu'",
+        ),
     ]
-    reason: Annotated[NonEmpty, Field(description="why this line is no trouble; reports show it")]
+    reason: Annotated[
+        NonEmpty, Key("Why this line is no trouble. Reports show it.", example="the driver of QEMU's screen")
+    ]
 
 
 class ConsoleWatch(Section):
     """What becomes of a kernel's warnings, crashes and failed units in a boot that succeeds."""
 
-    strict: Annotated[Flag, Field(description="fail the image for what is found and not allowed")] = False
-    allow: tuple[AllowedTrouble, ...] = ()
+    strict: Annotated[
+        Flag, Key("Fail the image if its console, journal or units show trouble that `allow` does not list.")
+    ] = False
+    allow: Annotated[
+        tuple[AllowedTrouble, ...], Key("Lines that are no trouble, each with its reason.", default="none")
+    ] = ()

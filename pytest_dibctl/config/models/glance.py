@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from pytest_dibctl.config.models.key import JOINED, LARGER, OF_ENVIRONMENT, OF_IMAGE, Key
 from pytest_dibctl.config.models.section import Rule, Ruled, given
 from pytest_dibctl.config.models.values import UNIQUE_ITEMS, Flag, NonEmpty, Seconds, Text, Unique, Whole
 
@@ -16,32 +17,147 @@ class Glance(Ruled):
 
     model_config = ConfigDict(json_schema_extra={"not": {"required": ["public", "visibility"]}})
 
-    api_version: Annotated[Literal[1, 2], Field(description="accepted; version 2 is what is used")] | None = (
-        None
-    )
-    name: NonEmpty | None = None
-    upload_timeout: Seconds | None = None
-    properties: dict[NonEmpty, Text] = Field(default_factory=dict)
-    container_format: NonEmpty | None = None
-    disk_format: NonEmpty | None = None
-    endpoint: NonEmpty | None = None
-    public: Flag | None = None
-    min_disk: Annotated[Whole, Field(ge=0, description="GiB")] | None = None
-    min_ram: Annotated[Whole, Field(ge=0, description="MiB")] | None = None
-    protected: Flag | None = None
-    tags: tuple[NonEmpty, ...] = ()
-    visibility: Literal["public", "private", "shared", "community"] | None = None
+    api_version: Annotated[
+        Literal[1, 2] | None, Key("Accepted for dibctl's files. Version 2 is used.", merge=OF_ENVIRONMENT)
+    ] = None
+    name: Annotated[
+        NonEmpty | None,
+        Key(
+            "The image's name in Glance. Older images of that name become obsolete.",
+            default="the label, for test images; required for a publication",
+            merge=OF_IMAGE,
+            example='"Web server, Debian 12"',
+        ),
+    ] = None
+    upload_timeout: Annotated[
+        Seconds | None,
+        Key(
+            "The time that the upload may take.", unit="seconds", default="360", merge=LARGER, example="3600"
+        ),
+    ] = None
+    properties: Annotated[
+        dict[NonEmpty, Text],
+        Key(
+            "Properties of the image. Values become text, spelled as in the file.",
+            default="none",
+            merge="they are joined, and the environment's value counts for the same property",
+            example="{hw_disk_bus: virtio}",
+        ),
+    ] = Field(default_factory=dict)
+    container_format: Annotated[
+        NonEmpty | None,
+        Key("Glance's container format.", default="bare", merge=OF_ENVIRONMENT, example="bare"),
+    ] = None
+    disk_format: Annotated[
+        NonEmpty | None,
+        Key(
+            "Glance's disk format. Test images and local guests have the file's own format if "
+            "neither file sets it.",
+            default="qcow2",
+            merge=OF_ENVIRONMENT,
+            example="raw",
+        ),
+    ] = None
+    endpoint: Annotated[
+        NonEmpty | None,
+        Key(
+            "The address of Glance, instead of the catalog's.",
+            merge=OF_ENVIRONMENT,
+            example="https://glance.example.com:9292",
+        ),
+    ] = None
+    public: Annotated[
+        Flag | None,
+        Key(
+            "Whether all projects see the image. A test image is never public. Excludes `visibility`.",
+            default="false",
+            merge=OF_IMAGE,
+        ),
+    ] = None
+    min_disk: Annotated[
+        Annotated[Whole, Field(ge=0)] | None,
+        Key("The smallest disk of an instance.", unit="GiB", default="0", merge=LARGER, example="4"),
+    ] = None
+    min_ram: Annotated[
+        Annotated[Whole, Field(ge=0)] | None,
+        Key("The least memory of an instance.", unit="MiB", default="0", merge=LARGER, example="512"),
+    ] = None
+    protected: Annotated[
+        Flag | None,
+        Key(
+            "Whether Glance refuses to delete the image. A test image is never protected.",
+            default="false",
+            merge="true counts",
+        ),
+    ] = None
+    tags: Annotated[
+        tuple[NonEmpty, ...], Key("Tags of the image.", default="none", merge=JOINED, example="[debian, web]")
+    ] = ()
+    visibility: Annotated[
+        Literal["public", "private", "shared", "community"] | None,
+        Key(
+            "Who sees the image. A test image is always private. Excludes `public`.",
+            default="private; shared if there are `members`",
+            merge=OF_IMAGE,
+            example="community",
+        ),
+    ] = None
     members: Annotated[
         tuple[NonEmpty, ...],
-        Field(description="ids or names of projects", json_schema_extra=UNIQUE_ITEMS),
+        Field(json_schema_extra=UNIQUE_ITEMS),
         Unique,
+        Key(
+            "Ids or names of projects that a shared image is for. The upload accepts the image in"
+            " their name where the login may.",
+            default="none",
+            merge=JOINED,
+            example="[customer-a]",
+        ),
     ] = ()
-    import_method: Literal["glance-direct", "web-download"] | None = None
-    import_uri: NonEmpty | None = None
-    stores: Annotated[tuple[NonEmpty, ...], Field(json_schema_extra=UNIQUE_ITEMS), Unique] = ()
-    all_stores: Flag = False
+    import_method: Annotated[
+        Literal["glance-direct", "web-download"] | None,
+        Key(
+            "How Glance gets the bytes: sent and then imported (`glance-direct`), or fetched by "
+            "Glance from `import_uri` (`web-download`).",
+            default="a plain upload",
+            merge="the environment's import settings count",
+            example="glance-direct",
+        ),
+    ] = None
+    import_uri: Annotated[
+        NonEmpty | None,
+        Key(
+            "Where Glance fetches the file for `web-download`. `%(filename)s`, `%(label)s` and "
+            "`%(sha512)s` are replaced.",
+            merge="the environment's import settings count",
+            example='"https://files.example.com/%(sha512)s"',
+        ),
+    ] = None
+    stores: Annotated[
+        tuple[NonEmpty, ...],
+        Field(json_schema_extra=UNIQUE_ITEMS),
+        Unique,
+        Key(
+            "Glance's stores that get the image. Several need `glance-direct`, which is then used.",
+            default="Glance's default store",
+            merge="the environment's import settings count",
+            example="[fast, archive]",
+        ),
+    ] = ()
+    all_stores: Annotated[
+        Flag,
+        Key(
+            "Have all stores of Glance get the image. Excludes `stores`.",
+            merge="the environment's import settings count",
+        ),
+    ] = False
     allow_unverified: Annotated[
-        Flag, Field(description="accept an image whose size or digest Glance does not tell")
+        Flag,
+        Key(
+            "Accept an image of which Glance tells no size, or no digest that can be computed "
+            "here. Otherwise such an image is removed again, and the upload fails.",
+            merge="true counts",
+        ),
     ] = False
 
     @classmethod

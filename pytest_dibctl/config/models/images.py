@@ -13,8 +13,10 @@ from pydantic.json_schema import WithJsonSchema
 from pytest_dibctl.config import engines
 from pytest_dibctl.config.models.command import Command
 from pytest_dibctl.config.models.console import ConsoleWatch
+from pytest_dibctl.config.models.dib import Dib
 from pytest_dibctl.config.models.glance import Glance
 from pytest_dibctl.config.models.instance import NovaTimeouts
+from pytest_dibctl.config.models.key import LARGER, Key
 from pytest_dibctl.config.models.section import Rule, Ruled, Section, given
 from pytest_dibctl.config.models.values import (
     UNIQUE_ITEMS,
@@ -26,47 +28,17 @@ from pytest_dibctl.config.models.values import (
     Seconds,
     Unique,
     Variables,
-    Version,
     broken_rule,
 )
-
-
-class BuildCache(Section):
-    """How far a build may go on from the kept tree of an earlier one."""
-
-    enabled: Annotated[Flag, Field(description="keep trees between phases, and build on from them")] = True
-    max_age: Annotated[
-        Duration, Field(description="seconds after which a kept tree is not used any more")
-    ] = 7 * 86400.0
-    unsigned_max_age: Annotated[
-        Duration, Field(description="the same where no signed index tells whether packages have changed")
-    ] = 86400.0
-    uncacheable: Annotated[
-        tuple[NonEmpty, ...],
-        Field(description="elements whose scripts run in every build", json_schema_extra=UNIQUE_ITEMS),
-        Unique,
-    ] = ()
-
-
-class Dib(Section):
-    """How disk-image-create builds the image."""
-
-    elements: Annotated[tuple[NonEmpty, ...], Field(min_length=1, json_schema_extra=UNIQUE_ITEMS), Unique]
-    min_version: Version | None = None
-    max_version: Version | None = None
-    environment_variables: Variables = Field(default_factory=dict)
-    cli_options: tuple[NonEmpty, ...] = ()
-    keep_host_mirror: Annotated[
-        Flag, Field(description="leave the building machine's apt mirrors in the image's sources")
-    ] = False
-    cache: Annotated[BuildCache, EmptyIfNone] = Field(default_factory=BuildCache)
 
 
 class Ssh(Section):
     """How to log in to an instance of the image."""
 
-    username: NonEmpty
-    port: Port | None = None
+    username: Annotated[NonEmpty, Key("The user to log in as.", example="debian")]
+    port: Annotated[Port | None, Key("The port of the guest's ssh server.", default="22", example="2222")] = (
+        None
+    )
 
 
 def _known(name: str) -> str:
@@ -103,17 +75,64 @@ class TestEntry(Ruled):
         }
     )
 
-    shell: NonEmpty | None = None
-    pytest: NonEmpty | None = None
-    ssh: NonEmpty | None = None
-    image: NonEmpty | None = None
-    sudo: Annotated[Flag, Field(description="run an ssh entry's scripts as root")] | None = None
-    needs: Needs = ()
+    shell: Annotated[
+        NonEmpty | None,
+        Key(
+            "An executable, or a folder of them, that runs on this machine. Exit code 0 is success.",
+            example="tests/uptime.sh",
+        ),
+    ] = None
+    pytest: Annotated[
+        NonEmpty | None,
+        Key(
+            "A test file, a folder of them, or `generic:NAME` for a test of a running instance "
+            "that is shipped with this package.",
+            example="generic:hostname",
+        ),
+    ] = None
+    ssh: Annotated[
+        NonEmpty | None,
+        Key(
+            "An executable, or a folder of them, that is copied into the guest and runs there. "
+            "Exit code 0 is success.",
+            example="tests/answers.sh",
+        ),
+    ] = None
+    image: Annotated[
+        NonEmpty | None,
+        Key(
+            "A test file, a script, a folder of both, or `generic:NAME`, for the image's files. "
+            "It runs before any boot.",
+            example="generic:manifest",
+        ),
+    ] = None
+    sudo: Annotated[Flag | None, Key("Run the scripts of an `ssh` entry as root.", default="false")] = None
+    needs: Annotated[
+        Needs,
+        Key(
+            "Capabilities that the tests need. They are skipped where the engine lacks one. Not "
+            "for `image` entries.",
+            default="none",
+            example="[kernel, modules]",
+        ),
+    ] = ()
     first_boot: Annotated[
         Flag | None,
-        Field(description="the tests need an instance that boots for the first time: no warm start"),
+        Key(
+            "Whether the tests need an instance that boots for the first time, so no warm start. "
+            "Not for `image` entries.",
+            default="false",
+        ),
     ] = None
-    timeout: Seconds = 300
+    timeout: Annotated[
+        Seconds,
+        Key(
+            "The time that all tests of the entry share; 0 for no limit. Once it is spent, the "
+            "running test fails and the entry's others are skipped.",
+            unit="seconds",
+            example="600",
+        ),
+    ] = 300
 
     @classmethod
     def broken_rules(cls, data: Mapping[str, Any]) -> Iterator[Rule]:
@@ -145,8 +164,17 @@ class TestEntry(Ruled):
 class ExternalTest(Command):
     """A command that is a test of its own, run on this machine before those of ``tests_list``."""
 
-    needs: Needs = ()
-    timeout: Seconds = 300
+    needs: Annotated[
+        Needs,
+        Key(
+            "Capabilities that the command needs. It is skipped where the engine lacks one.",
+            default="none",
+            example="[kernel]",
+        ),
+    ] = ()
+    timeout: Annotated[
+        Seconds, Key("The time that the command may take; 0 for no limit.", unit="seconds", example="120")
+    ] = 300
 
 
 def _day(value: object) -> object:
@@ -176,41 +204,121 @@ class KnownFailure(Section):
 
     test: Annotated[
         NonEmpty,
-        Field(description="an entry of tests_list, ENTRY::FUNCTION, or a node id; `*` and `?` are wildcards"),
+        Key(
+            "Which tests: an entry of `tests_list`, `ENTRY::FUNCTION`, or a node id as reports "
+            "show it. `*` and `?` are wildcards.",
+            example='"generic:systemd::test_no_unit_failed"',
+        ),
     ]
     url: Annotated[
         NonEmpty,
         AfterValidator(_web),
         WithJsonSchema({"type": "string", "pattern": r"^https?://\S+$"}),
-        Field(description="where the failure is tracked"),
+        Key("Where the failure is tracked.", example="https://tracker.example/4711"),
     ]
-    until: Annotated[Day, Field(description="the last day, UTC; after it the tests count again")]
-    reason: NonEmpty | None = None
+    until: Annotated[
+        Day,
+        Key(
+            "The last day on which the failure is excused, in UTC. After it the tests count again.",
+            example='"2027-03-01"',
+        ),
+    ]
+    reason: Annotated[
+        NonEmpty | None,
+        Key("Why the tests fail. Reports show it.", example="apparmor's unit fails on this kernel"),
+    ] = None
 
 
 class ImageTests(Section):
     """How the image is tested."""
 
-    ssh: Ssh | None = None
-    wait_for_port: Port | None = None
-    port_wait_timeout: Duration | None = None
-    environment_name: NonEmpty | None = None
-    environment_variables: Variables = Field(default_factory=dict)
-    tests_list: tuple[TestEntry, ...] = ()
-    known_failures: tuple[KnownFailure, ...] = ()
-    console: Annotated[ConsoleWatch, EmptyIfNone] = Field(default_factory=ConsoleWatch)
+    ssh: Annotated[
+        Ssh | None, Key("How to log in to an instance of the image. Tests that log in need it.")
+    ] = None
+    wait_for_port: Annotated[
+        Port | None,
+        Key("A port of the guest that must answer before tests begin, besides ssh.", example="80"),
+    ] = None
+    port_wait_timeout: Annotated[
+        Duration | None,
+        Key(
+            "The time from a running instance to a login that works.",
+            unit="seconds",
+            default="61 in OpenStack, 600 for local guests, 120 for containers",
+            merge=LARGER,
+            example="300",
+        ),
+    ] = None
+    environment_name: Annotated[
+        NonEmpty | None,
+        Key("The label of the test environment in test.yaml.", default="local", example="roomy"),
+    ] = None
+    environment_variables: Annotated[
+        Variables,
+        Key(
+            "Variables for tests. Scripts see each as `DIBCTL_NAME`.",
+            default="none",
+            merge="they are joined, and the environment's value counts for the same name",
+            example="{GREETING: hello}",
+        ),
+    ] = Field(default_factory=dict)
+    tests_list: Annotated[
+        tuple[TestEntry, ...],
+        Key(
+            "What the image must pass, in this order; `image` entries run first.",
+            default="one test that logs in",
+        ),
+    ] = ()
+    known_failures: Annotated[
+        tuple[KnownFailure, ...],
+        Key("Tests that are known to fail until a day. What they find fails no run.", default="none"),
+    ] = ()
+    console: Annotated[
+        ConsoleWatch, EmptyIfNone, Key("What becomes of trouble that the console shows while the tests pass.")
+    ] = Field(default_factory=ConsoleWatch)
     max_boot_time: Annotated[
-        Duration | None, Field(description="seconds that a boot may take; a longer one fails the image")
+        Duration | None,
+        Key(
+            "The time that a boot may take. A longer boot fails the image.",
+            unit="seconds",
+            default="no limit",
+            example="60",
+        ),
     ] = None
 
 
 class Image(Section):
     """One entry of images.yaml."""
 
-    filename: NonEmpty
-    dib: Annotated[Dib | None, EmptyIfNone] = None
-    glance: Annotated[Glance, EmptyIfNone] = Field(default_factory=Glance)
-    nova: Annotated[NovaTimeouts, EmptyIfNone] = Field(default_factory=NovaTimeouts)
-    tests: Annotated[ImageTests, EmptyIfNone] = Field(default_factory=ImageTests)
-    external_build: tuple[Command, ...] = ()
-    external_tests: tuple[ExternalTest, ...] = ()
+    filename: Annotated[
+        NonEmpty, Key("The image's file. Relative to the working directory.", example="images/web.qcow2")
+    ]
+    dib: Annotated[
+        Dib | None,
+        EmptyIfNone,
+        Key("How diskimage-builder builds the image.", default="`external_build` alone makes the file"),
+    ] = None
+    glance: Annotated[Glance, EmptyIfNone, Key("What Glance is told of the image.")] = Field(
+        default_factory=Glance
+    )
+    nova: Annotated[
+        NovaTimeouts, EmptyIfNone, Key("Deadlines of test instances, whichever engine boots them.")
+    ] = Field(default_factory=NovaTimeouts)
+    tests: Annotated[
+        ImageTests, EmptyIfNone, Key("Which tests the image must pass, and how they log in.")
+    ] = Field(default_factory=ImageTests)
+    external_build: Annotated[
+        tuple[Command, ...],
+        Key(
+            "Commands that run after diskimage-builder, or instead of it if there is no `dib`.",
+            default="none",
+        ),
+    ] = ()
+    external_tests: Annotated[
+        tuple[ExternalTest, ...],
+        Key(
+            "Commands that are tests of their own. They run on this machine, after `image` "
+            "entries and before all others.",
+            default="none",
+        ),
+    ] = ()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
+from pytest_dibctl.config.models.key import LARGER, Key
 from pytest_dibctl.config.models.section import Rule, Ruled, given
 from pytest_dibctl.config.models.values import Seconds
 
@@ -12,10 +13,34 @@ from pytest_dibctl.config.models.values import Seconds
 class NovaTimeouts(Ruled):
     """The deadlines that both an image and a test environment may set."""
 
-    create_timeout: Seconds | None = None
-    active_timeout: Seconds | None = None
-    keypair_timeout: Seconds | None = None
-    cleanup_timeout: Seconds | None = None
+    create_timeout: Annotated[
+        Seconds | None,
+        Key(
+            "The time that Nova has to accept the request for an instance.",
+            unit="seconds",
+            default="10",
+            merge=LARGER,
+            example="30",
+        ),
+    ] = None
+    active_timeout: Annotated[
+        Seconds | None,
+        Key("The time until the instance runs.", unit="seconds", default="360", merge=LARGER, example="600"),
+    ] = None
+    keypair_timeout: Annotated[
+        Seconds | None,
+        Key(
+            "The time of an operation with a keypair.",
+            unit="seconds",
+            default="10",
+            merge=LARGER,
+            example="30",
+        ),
+    ] = None
+    cleanup_timeout: Annotated[
+        Seconds | None,
+        Key("The time of each removal.", unit="seconds", default="120", merge=LARGER, example="300"),
+    ] = None
 
 
 def user_data_rules(data: Mapping[str, Any]) -> Iterator[Rule]:

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PrivateAttr
+from pydantic import ConfigDict, PrivateAttr
 
+from pytest_dibctl.config.models.key import Key
 from pytest_dibctl.config.models.section import Rule, Ruled
 from pytest_dibctl.config.models.values import NonEmpty, Secret
 from pytest_dibctl.config.yaml.scalars import as_text
@@ -69,25 +70,71 @@ class Keystone(Ruled):
 
     model_config = ConfigDict(json_schema_extra=_keystone_schema)
 
-    api_version: Annotated[Literal[2, 3], Field(description="accepted; version 3 is what is used")] | None = (
+    api_version: Annotated[Literal[2, 3] | None, Key("Accepted for dibctl's files. Version 3 is used.")] = (
         None
     )
-    cloud: NonEmpty | None = None
-    auth_url: NonEmpty | None = None
-    username: NonEmpty | None = None
-    password: Secret | None = None
-    project_name: NonEmpty | None = None
-    project_id: NonEmpty | None = None
-    user_domain: NonEmpty | None = None
-    user_domain_id: NonEmpty | None = None
-    user_domain_name: NonEmpty | None = None
-    project_domain: NonEmpty | None = None
-    project_domain_id: NonEmpty | None = None
-    project_domain_name: NonEmpty | None = None
-    region_name: NonEmpty | None = None
-    application_credential_id: NonEmpty | None = None
-    application_credential_name: NonEmpty | None = None
-    application_credential_secret: Secret | None = None
+    cloud: Annotated[
+        NonEmpty | None,
+        Key("A name in clouds.yaml, which then says all the rest but the region.", example="staging"),
+    ] = None
+    auth_url: Annotated[
+        NonEmpty | None,
+        Key(
+            "The address of Keystone.", default="$OS_AUTH_URL", example="https://keystone.example.com:5000/v3"
+        ),
+    ] = None
+    username: Annotated[
+        NonEmpty | None, Key("The user's name.", default="$OS_USERNAME", example="image-tests")
+    ] = None
+    password: Annotated[
+        Secret | None,
+        Key("The user's password. Better leave it out and set `OS_PASSWORD`.", default="$OS_PASSWORD"),
+    ] = None
+    project_name: Annotated[
+        NonEmpty | None, Key("The project's name.", default="$OS_PROJECT_NAME", example="images")
+    ] = None
+    project_id: Annotated[
+        NonEmpty | None,
+        Key("The project's id.", default="$OS_PROJECT_ID", example="0ee1ad4b9aab4a4c8a1a0c5c2e6ab9d1"),
+    ] = None
+    user_domain: Annotated[
+        NonEmpty | None, Key("The user's domain, by name or id.", default="default", example="Default")
+    ] = None
+    user_domain_id: Annotated[NonEmpty | None, Key("The id of the user's domain.", example="default")] = None
+    user_domain_name: Annotated[NonEmpty | None, Key("The name of the user's domain.", example="Default")] = (
+        None
+    )
+    project_domain: Annotated[
+        NonEmpty | None, Key("The project's domain, by name or id.", default="default", example="Default")
+    ] = None
+    project_domain_id: Annotated[
+        NonEmpty | None, Key("The id of the project's domain.", example="default")
+    ] = None
+    project_domain_name: Annotated[
+        NonEmpty | None, Key("The name of the project's domain.", example="Default")
+    ] = None
+    region_name: Annotated[
+        NonEmpty | None, Key("The region.", default="$OS_REGION_NAME, else the only one", example="RegionOne")
+    ] = None
+    application_credential_id: Annotated[
+        NonEmpty | None,
+        Key(
+            "The id of an application credential, instead of a user and password.",
+            example="7a2d1c9e5b6f4a0d8c3e",
+        ),
+    ] = None
+    application_credential_name: Annotated[
+        NonEmpty | None,
+        Key("The name of an application credential. It needs the user beside it.", example="image-tests"),
+    ] = None
+    application_credential_secret: Annotated[
+        Secret | None,
+        Key(
+            "The secret of the application credential. Better leave it out and set "
+            "`OS_APPLICATION_CREDENTIAL_SECRET`.",
+            default="$OS_APPLICATION_CREDENTIAL_SECRET",
+        ),
+    ] = None
 
     _key_of_field: dict[str, str] = PrivateAttr(default_factory=dict)
 

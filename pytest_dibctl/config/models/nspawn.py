@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from pytest_dibctl.config.models.instance import NovaTimeouts, user_data_rules
+from pytest_dibctl.config.models.key import Key
 from pytest_dibctl.config.models.qemu import Forward, forward_rules
 from pytest_dibctl.config.models.section import Rule
 from pytest_dibctl.config.models.values import Flag, NonEmpty, Text, Whole
@@ -18,17 +19,58 @@ class Nspawn(NovaTimeouts):
 
     model_config = ConfigDict(json_schema_extra={"not": {"required": ["userdata", "userdata_file"]}})
 
-    memory: Annotated[Whole, Field(ge=64, description="MiB")] = 1024
-    disk: Annotated[Whole, Field(ge=1, description="GiB that the container may write")] = 5
-    processes: Annotated[Whole, Field(ge=16, le=100_000, description="at most, threads included")] = 4096
-    seed: Literal["nocloud", "configdrive"] = "nocloud"
-    ssh_host_key: Literal["injected", "first-seen"] = "injected"
-    userdata: Text | None = None
-    userdata_file: NonEmpty | None = None
-    forward_ports: tuple[Forward, ...] = ()
-    host_loopback: Annotated[
-        Flag, Field(description="let the container reach services on this machine, at 10.0.2.2")
-    ] = False
+    memory: Annotated[
+        Whole,
+        Field(ge=64),
+        Key("Memory of the container, with the page cache of what it writes.", unit="MiB", example="2048"),
+    ] = 1024
+    disk: Annotated[
+        Whole, Field(ge=1), Key("How much the container may write.", unit="GiB", example="10")
+    ] = 5
+    processes: Annotated[
+        Whole,
+        Field(ge=16, le=100_000),
+        Key("How many processes the container may have, threads included.", example="1024"),
+    ] = 4096
+    seed: Annotated[
+        Literal["nocloud", "configdrive"],
+        Key(
+            "How the guest gets its name, keys and user data: as files in "
+            "`/var/lib/cloud/seed/nocloud`, or `config_drive` beside it."
+        ),
+    ] = "nocloud"
+    ssh_host_key: Annotated[
+        Literal["injected", "first-seen"],
+        Key(
+            "Which host key is trusted. `injected`: one that this tool gives the guest. "
+            "`first-seen`: the guest's own, as it is first shown."
+        ),
+    ] = "injected"
+    userdata: Annotated[
+        Text | None,
+        Key(
+            "User data for the guest, handed over unchanged. Excludes `userdata_file`.",
+            example='"#cloud-config\\npackages: [htop]\\n"',
+        ),
+    ] = None
+    userdata_file: Annotated[
+        NonEmpty | None,
+        Key(
+            "A file whose text is the user data. Excludes `userdata`. Relative to the working "
+            "directory, else to the file that names it.",
+            example="userdata.yaml",
+        ),
+    ] = None
+    forward_ports: Annotated[
+        tuple[Forward, ...],
+        Key(
+            "Ports of the guest that are reached through this machine's loopback.",
+            default="none; ssh is always reached",
+        ),
+    ] = ()
+    host_loopback: Annotated[Flag, Key("Let the container reach services of this machine, at 10.0.2.2.")] = (
+        False
+    )
 
     @classmethod
     def broken_rules(cls, data: Mapping[str, Any]) -> Iterator[Rule]:

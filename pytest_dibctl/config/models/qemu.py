@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from pytest_dibctl.config.models.instance import NovaTimeouts, user_data_rules
+from pytest_dibctl.config.models.key import Key
 from pytest_dibctl.config.models.section import Rule, Section
 from pytest_dibctl.config.models.values import Flag, NonEmpty, Port, Text, Whole
 
@@ -15,8 +16,10 @@ from pytest_dibctl.config.models.values import Flag, NonEmpty, Port, Text, Whole
 class Forward(Section):
     """A port of the guest made reachable on loopback; ``host`` is chosen freely when left out."""
 
-    guest: Port
-    host: Port | None = None
+    guest: Annotated[Port, Key("The port of the guest.", example="80")]
+    host: Annotated[
+        Port | None, Key("The port on this machine's loopback.", default="a free one", example="8080")
+    ] = None
 
 
 class Qemu(NovaTimeouts):
@@ -24,22 +27,64 @@ class Qemu(NovaTimeouts):
 
     model_config = ConfigDict(json_schema_extra={"not": {"required": ["userdata", "userdata_file"]}})
 
-    memory: Annotated[Whole, Field(ge=64, description="MiB")] = 1024
-    vcpus: Annotated[Whole, Field(ge=1, le=64)] = 2
+    memory: Annotated[Whole, Field(ge=64), Key("Memory of the guest.", unit="MiB", example="2048")] = 1024
+    vcpus: Annotated[Whole, Field(ge=1, le=64), Key("The number of processors.", example="4")] = 2
     disk: Annotated[
-        Whole, Field(ge=1, description="GiB; size of the root disk, never less than the image's")
+        Whole,
+        Field(ge=1),
+        Key("The size of the root disk. It is never less than the image's.", unit="GiB", example="10"),
     ] = 5
-    arch: Literal["x86_64", "aarch64"] | None = None
-    accelerator: Literal["auto", "kvm", "tcg"] = "auto"
-    seed: Literal["nocloud", "configdrive"] = "nocloud"
-    ssh_host_key: Literal["injected", "first-seen"] = "injected"
-    kernel_cmdline: NonEmpty = "root=/dev/vda rw console=ttyS0"
-    userdata: Text | None = None
-    userdata_file: NonEmpty | None = None
-    forward_ports: tuple[Forward, ...] = ()
-    host_loopback: Annotated[
-        Flag, Field(description="let the guest reach services on this machine, at 10.0.2.2")
-    ] = False
+    arch: Annotated[
+        Literal["x86_64", "aarch64"] | None,
+        Key("The architecture of the guest.", default="this machine's", example="aarch64"),
+    ] = None
+    accelerator: Annotated[
+        Literal["auto", "kvm", "tcg"],
+        Key(
+            "What runs the guest's code. `auto` takes KVM if a small guest really runs with it, "
+            "else `tcg`, which emulates."
+        ),
+    ] = "auto"
+    seed: Annotated[
+        Literal["nocloud", "configdrive"],
+        Key(
+            "How the guest gets its name, keys and user data: a NoCloud disk, or a config drive "
+            "as in OpenStack."
+        ),
+    ] = "nocloud"
+    ssh_host_key: Annotated[
+        Literal["injected", "first-seen"],
+        Key(
+            "Which host key is trusted. `injected`: one that this tool gives the guest. "
+            "`first-seen`: the guest's own, as it is first shown."
+        ),
+    ] = "injected"
+    kernel_cmdline: Annotated[
+        NonEmpty, Key("The kernel's command line, for images with a kernel beside them.")
+    ] = "root=/dev/vda rw console=ttyS0"
+    userdata: Annotated[
+        Text | None,
+        Key(
+            "User data for the guest, handed over unchanged. Excludes `userdata_file`.",
+            example='"#cloud-config\\npackages: [htop]\\n"',
+        ),
+    ] = None
+    userdata_file: Annotated[
+        NonEmpty | None,
+        Key(
+            "A file whose text is the user data. Excludes `userdata`. Relative to the working "
+            "directory, else to the file that names it.",
+            example="userdata.yaml",
+        ),
+    ] = None
+    forward_ports: Annotated[
+        tuple[Forward, ...],
+        Key(
+            "Ports of the guest that are reached through this machine's loopback.",
+            default="none; ssh is always reached",
+        ),
+    ] = ()
+    host_loopback: Annotated[Flag, Key("Let the guest reach services of this machine, at 10.0.2.2.")] = False
 
     @classmethod
     def broken_rules(cls, data: Mapping[str, Any]) -> Iterator[Rule]:

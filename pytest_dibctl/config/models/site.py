@@ -8,6 +8,7 @@ from pydantic import Field
 
 from pytest_dibctl.config.models.command import Preprocessing
 from pytest_dibctl.config.models.glance import Glance
+from pytest_dibctl.config.models.key import Key
 from pytest_dibctl.config.models.keystone import Keystone
 from pytest_dibctl.config.models.section import Ruled
 from pytest_dibctl.config.models.values import EmptyIfNone, Flag, NonEmpty
@@ -16,9 +17,25 @@ from pytest_dibctl.config.models.values import EmptyIfNone, Flag, NonEmpty
 class Site(Ruled):
     """What test and upload environments have in common: a cloud, and how to trust it."""
 
-    keystone: Annotated[Keystone | None, EmptyIfNone] = None
-    glance: Annotated[Glance, EmptyIfNone] = Field(default_factory=Glance)
-    ssl_insecure: Flag = False
-    ssl_ca_path: NonEmpty | None = None
-    disable_warnings: Flag = False
-    preprocessing: Preprocessing | None = None
+    keystone: Annotated[
+        Keystone | None,
+        EmptyIfNone,
+        Key("Where and as whom to log in. An empty section takes all from `OS_*` variables."),
+    ] = None
+    glance: Annotated[Glance, EmptyIfNone, Key("What Glance is told of the images here.")] = Field(
+        default_factory=Glance
+    )
+    ssl_insecure: Annotated[Flag, Key("Do not verify the certificates of the services.")] = False
+    ssl_ca_path: Annotated[
+        NonEmpty | None,
+        Key(
+            "A file of certificates to trust.", default="the system's", example="/etc/ssl/certs/internal.pem"
+        ),
+    ] = None
+    disable_warnings: Annotated[Flag, Key("Show no warnings about certificates that are not verified.")] = (
+        False
+    )
+    preprocessing: Annotated[
+        Preprocessing | None,
+        Key("A command that makes another file of the image, which is uploaded instead."),
+    ] = None

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from pytest_dibctl.config import engines
+from pytest_dibctl.config.models.key import LARGER, Key
 from pytest_dibctl.config.models.nova import Nova
 from pytest_dibctl.config.models.nspawn import Nspawn
 from pytest_dibctl.config.models.qemu import Qemu
@@ -26,8 +27,25 @@ class Neutron(BaseModel):
 class EnvironmentTests(Section):
     """What a test environment adds to the tests of any image that runs there."""
 
-    port_wait_timeout: Duration | None = None
-    environment_variables: Variables = Field(default_factory=dict)
+    port_wait_timeout: Annotated[
+        Duration | None,
+        Key(
+            "The time from a running instance to a login that works.",
+            unit="seconds",
+            default="61 in OpenStack, 600 for local guests, 120 for containers",
+            merge=LARGER,
+            example="900",
+        ),
+    ] = None
+    environment_variables: Annotated[
+        Variables,
+        Key(
+            "Variables for tests. Scripts see each as `DIBCTL_NAME`.",
+            default="none",
+            merge="they are joined, and the environment's value counts for the same name",
+            example='{PACKAGES_REQUIRED: "yes"}',
+        ),
+    ] = Field(default_factory=dict)
 
 
 LOCAL_ENGINES: Final = ("qemu", "nspawn")
@@ -57,13 +75,31 @@ class TestEnvironment(Site):
     __test__: ClassVar[bool] = False
     model_config = ConfigDict(json_schema_extra=_one_engine)
 
-    nova: Annotated[Nova | None, EmptyIfNone] = None
-    neutron: Neutron | None = None
-    qemu: Annotated[Qemu | None, EmptyIfNone] = None
-    nspawn: Annotated[Nspawn | None, EmptyIfNone] = None
-    tests: Annotated[EnvironmentTests, EmptyIfNone] = Field(default_factory=EnvironmentTests)
+    nova: Annotated[
+        Nova | None,
+        EmptyIfNone,
+        Key("How the test instance is made in OpenStack. It needs `keystone` beside it."),
+    ] = None
+    neutron: Annotated[Neutron | None, Key("Accepted for dibctl's files, and not used.")] = None
+    qemu: Annotated[
+        Qemu | None,
+        EmptyIfNone,
+        Key("Boot images as QEMU guests on this machine. Excludes `nspawn`, `keystone` and `nova`."),
+    ] = None
+    nspawn: Annotated[
+        Nspawn | None,
+        EmptyIfNone,
+        Key("Boot images as containers on this machine. Excludes `qemu`, `keystone` and `nova`."),
+    ] = None
+    tests: Annotated[
+        EnvironmentTests, EmptyIfNone, Key("What this environment adds to the tests of any image.")
+    ] = Field(default_factory=EnvironmentTests)
     vouches: Annotated[
-        Flag | None, Field(description="whether tests that pass here vouch for an upload with require_tested")
+        Flag | None,
+        Key(
+            "Whether tests that pass here vouch for an upload with `require_tested`.",
+            default="true for QEMU and OpenStack, false for containers",
+        ),
     ] = None
 
     @property

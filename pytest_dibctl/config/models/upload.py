@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from pytest_dibctl.config.models.command import Command
+from pytest_dibctl.config.models.key import Key
 from pytest_dibctl.config.models.section import Rule, Ruled, given
 from pytest_dibctl.config.models.site import Site
 from pytest_dibctl.config.models.values import EmptyIfNone, Flag, NonEmpty, Text
@@ -16,8 +17,14 @@ from pytest_dibctl.config.models.values import EmptyIfNone, Flag, NonEmpty, Text
 class Conversion(Ruled):
     """Another format of the image, made by qemu-img before its upload."""
 
-    disk_format: Literal["qcow2", "raw", "vmdk", "vdi", "vhdx"]
-    compression: Annotated[Literal["zstd", "zlib"], Field(description="of qcow2")] | None = None
+    disk_format: Annotated[
+        Literal["qcow2", "raw", "vmdk", "vdi", "vhdx"],
+        Key("The format that qemu-img makes before the upload.", example="raw"),
+    ]
+    compression: Annotated[
+        Literal["zstd", "zlib"] | None,
+        Key("How a `qcow2` file is compressed.", default="not at all", example="zstd"),
+    ] = None
 
     @classmethod
     def broken_rules(cls, data: Mapping[str, Any]) -> Iterator[Rule]:
@@ -49,10 +56,18 @@ FACTS = ("obsoleted_at", "obsoleted_by")
 class Obsoleting(Ruled):
     """What becomes of an image when a newer one takes its place."""
 
-    name: Annotated[NonEmpty, Field(description="%(name)s is the image's name")] = "Obsolete %(name)s"
-    properties: dict[NonEmpty, Text] = Field(default_factory=lambda: {"obsolete": "true"}, min_length=1)
-    hidden: Annotated[Flag, Field(description="whether an older image is left out of lists")] = False
-    visibility: Literal["public", "private", "shared", "community"] | None = None
+    name: Annotated[
+        NonEmpty, Key("What an older image is called. `%(name)s` is its name, and must not be all of it.")
+    ] = "Obsolete %(name)s"
+    properties: Annotated[
+        dict[NonEmpty, Text],
+        Key("Properties that an older image gets, and is known by. No current image may have them all."),
+    ] = Field(default_factory=lambda: {"obsolete": "true"}, min_length=1)
+    hidden: Annotated[Flag, Key("Leave an older image out of Glance's lists.")] = False
+    visibility: Annotated[
+        Literal["public", "private", "shared", "community"] | None,
+        Key("Who sees an older image.", default="as before", example="private"),
+    ] = None
 
     @classmethod
     def broken_rules(cls, data: Mapping[str, Any]) -> Iterator[Rule]:
@@ -82,11 +97,22 @@ class UploadEnvironment(Site):
         },
     )
 
-    external_upload: tuple[Command, ...] = ()
-    convert: Conversion | None = None
-    require_tested: Flag = False
-    accept_changed_tests: Flag = False
-    obsolete: Annotated[Obsoleting, EmptyIfNone] = Field(default_factory=Obsoleting)
+    external_upload: Annotated[
+        tuple[Command, ...], Key("Commands that run instead of the upload.", default="none")
+    ] = ()
+    convert: Annotated[
+        Conversion | None,
+        Key("Have qemu-img make another format of the image before the upload. Excludes `preprocessing`."),
+    ] = None
+    require_tested: Annotated[
+        Flag, Key("Refuse an image that no whole and passing test run vouches for.")
+    ] = False
+    accept_changed_tests: Annotated[
+        Flag, Key("Let a test run vouch although files of its tests have changed since.")
+    ] = False
+    obsolete: Annotated[
+        Obsoleting, EmptyIfNone, Key("What becomes of an older image when a newer one takes its place.")
+    ] = Field(default_factory=Obsoleting)
 
     @classmethod
     def broken_rules(cls, data: Mapping[str, Any]) -> Iterator[Rule]:

@@ -15,16 +15,22 @@ class Problem:
     """One thing that is wrong, at one place.
 
     ``display_name`` is the file's name in messages; ``key`` is dotted, and empty where no key is concerned.
+    ``about`` is the description of the key that should stand there, empty where that is not known.
     """
 
     display_name: str
     mark: Mark | None
     key: str
     message: str
+    about: str = ""
 
     def __str__(self) -> str:
         place = f"{self.display_name}:{self.mark.line}:{self.mark.column}" if self.mark else self.display_name
         return ": ".join(part for part in (place, self.key, self.message) if part)
+
+
+FEW = 3
+"""As many descriptions of keys are read as a hint; more would hide the errors."""
 
 
 class UnreadableError(Exception):
@@ -50,7 +56,13 @@ def in_file_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
 
 
 def config_error(problems: Sequence[Problem], *, hint: str | None = None) -> ConfigError:
-    """Return one error that lists all ``problems``, of which there is at least one."""
+    """Return one error that lists all ``problems``, of which there is at least one.
+
+    Without a ``hint`` it is what the keys mean, if they are few enough to be read.
+    """
+    descriptions = dict.fromkeys(problem.about for problem in problems if problem.about)
+    if hint is None and 0 < len(descriptions) <= FEW:
+        hint = "\n".join(descriptions)
     if len(problems) == 1:
         return ConfigError(str(problems[0]), hint=hint)
     lines = "\n".join(str(problem) for problem in problems)
