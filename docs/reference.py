@@ -300,7 +300,7 @@ def fixtures_page() -> list[str]:
 
 INTROS: Final[Mapping[Kind, str]] = {
     "images": "How each image is built, published and tested. Its label is the key at the top.",
-    "test": "Where test instances run. An entry has `qemu`, or `nspawn`, or `keystone` and `nova`. The labels "
+    "test": "Where test instances run. An entry has `qemu`, `nspawn`, or `keystone` and `nova`. The labels "
     "`local` (`qemu` with its defaults) and `container` (`nspawn` with its defaults) are built in.",
     "upload": "Where tested images are published. An entry has `keystone`, or `external_upload`.",
 }
@@ -324,11 +324,8 @@ def main(arguments: Sequence[str]) -> int:
     old = {name: (FOLDER / name).read_text() if (FOLDER / name).exists() else "" for name in pages()}
     stale = [name for name, text in pages().items() if old[name] != text]
     if "--check" in arguments:
-        print(
-            "\n".join(
-                f"docs/reference/{name} is not up to date: run `python docs/reference.py`" for name in stale
-            )
-        )
+        for name in stale:
+            print(f"docs/reference/{name} is not up to date: run `python docs/reference.py`")
         return int(bool(stale))
     for name in stale:
         (FOLDER / name).write_text(pages()[name])

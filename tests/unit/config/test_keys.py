@@ -56,8 +56,8 @@ def test_no_description_repeats_the_default_of_the_model(field: FieldInfo) -> No
 @pytest.mark.parametrize("field", [field for field in FIELDS if described(field.values[0]).example])  # type: ignore[arg-type]
 def test_an_example_is_a_valid_value(field: FieldInfo) -> None:
     value = yaml.safe_load(described(field).example or "")
-    constraints: tuple[Any, ...] = tuple(field.metadata)
-    TypeAdapter(Annotated[(field.annotation, *constraints)]).validate_python(value)
+    annotation: Any = Annotated[(field.annotation, *field.metadata)]
+    TypeAdapter(annotation).validate_python(value)
 
 
 @pytest.mark.parametrize("kind", KINDS)
