@@ -168,6 +168,11 @@ def summary(thing: Any) -> str:
     return " ".join((thing.__doc__ or "").split("\n\n")[0].split()).replace("``", "`")
 
 
+def whole(thing: Any) -> str:
+    """Return a docstring on one line."""
+    return " ".join((thing.__doc__ or "").split()).replace("``", "`")
+
+
 # -- options, commands, fixtures --------------------------------------------------------------------
 
 
@@ -284,7 +289,7 @@ def fixtures_page() -> list[str]:
             function = value._get_wrapped_function()
             if function.__module__ == module.__name__:
                 scope = "test" if value._fixture_function_marker.scope == "function" else "image"
-                rows.append((f"`{value.name or name}`", scope, summary(function)))
+                rows.append((f"`{value.name or name}`", scope, whole(function)))
     lines = [
         "# Fixtures",
         "",

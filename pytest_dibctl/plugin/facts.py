@@ -79,7 +79,10 @@ def dib_variables(
 
 @pytest.fixture(scope="session")
 def ssh(ssh_access: SshAccess) -> dict[str, Any]:
-    """How to log in, as dibctl's dict: ip, port, username, private_key_file, key_name, config, ..."""
+    """How to log in, as dibctl's dict.
+
+    Its keys are ip, port, username, private_key_file, key_name, config, command_line and connector.
+    """
     return {
         "ip": ssh_access.ip,
         "port": ssh_access.port,

@@ -52,7 +52,7 @@ def image(request: pytest.FixtureRequest) -> Entry[Image]:
 
 @pytest.fixture(scope="session")
 def dib_run(image: Entry[Image], request: pytest.FixtureRequest) -> TargetRun:  # noqa: ARG001 -- it sets current
-    """What this run knows of the image so far: phase times, digest, environment, whether it failed."""
+    """What this run knows of the image so far: ``phases`` in seconds, ``digest``, ``environment``, ``failed``."""
     session = request.config.stash[KEY]
     return session.target_run(session.current)
 
@@ -77,7 +77,10 @@ def dib_later_rungs(
 
 @pytest.fixture(scope="session")
 def artifact(dib_run: TargetRun, request: pytest.FixtureRequest) -> Artifact:
-    """The image's file, built now unless it is up to date."""
+    """The image's file, built now unless it is up to date.
+
+    It has ``path``, ``disk_format``, ``size``, ``virtual_size``, ``sha512``, ``kernel`` and ``initrd``.
+    """
     session = request.config.stash[KEY]
     if session.current in session.booting:
         request.getfixturevalue("cloud")  # what is wrong there is told before a build of minutes
@@ -97,7 +100,11 @@ def image_tree(
     dib_view: str,  # noqa: ARG001 -- closed before the tests that look at the instance begin
     request: pytest.FixtureRequest,
 ) -> Iterator[ImageTree]:
-    """What is in the image's file, read-only and without a guest: ``.path(name)``, ``.read(name)``, ..."""
+    """What is in the image's file, read-only and without a guest.
+
+    It has ``path(name)``, ``open(name)``, ``read(name)``, ``read_bytes(name)``, ``is_file(name)``,
+    ``glob(pattern)``, ``walk()``, ``device`` and ``disk``.
+    """
     if not dib_run.options.has_file:
         pytest.skip("what exists already is tested, and what file it was made from is not known")
     with content.file_tree(dib_run, request.getfixturevalue("artifact")) as tree:
@@ -106,7 +113,7 @@ def image_tree(
 
 @pytest.fixture(scope="session")
 def cloud(dib_run: TargetRun) -> Iterator[Cloud]:
-    """The test environment, opened; what it lacks of what the image wants is told now."""
+    """The test environment, opened; ``capabilities`` is what its engine has of a machine."""
     with environments.opened(dib_run) as opened:
         yield opened
 
@@ -151,7 +158,12 @@ def instance(
     cloud_image: CloudImage | None,
     keypair: SshKey,
 ) -> Iterator[Instance]:
-    """The machine under test, running; it may not be ready for a login yet (``ssh_access`` waits)."""
+    """The machine under test, running; it may not be ready for a login yet (``ssh_access`` waits).
+
+    It has ``name``, ``id``, ``flavor``, ``interfaces``, ``endpoint(port)``, ``stop()``, ``start()``,
+    ``reboot()``, ``rebuild()``, ``snapshot(name)``, ``revert(name)``, ``console_output()`` and
+    ``screenshot()``.
+    """
     content.refuse_failed_content(dib_run)  # maybe found since, for the same image in another environment
     with booting.booted(dib_run, cloud, cloud_image, keypair) as booted:
         yield booted
@@ -164,7 +176,7 @@ def ssh_access(
     keypair: SshKey,
     request: pytest.FixtureRequest,
 ) -> Iterator[SshAccess]:
-    """A way into the instance that works: key, pinned host keys, one multiplexed connection."""
+    """A login to the instance that works: ``run(command, timeout=None)``, ``command_line()``."""
     with booting.reachable(dib_run, instance, keypair) as access:
         yield access
         _offer_shell(request.config.stash[KEY], dib_run, access)

@@ -44,7 +44,9 @@ def table(page: str) -> dict[str, str]:
 @pytest.fixture
 def written(project: Project) -> Project:
     """The tutorial's files, and an image that lies where the example's is built."""
-    documents.write(FILES, project.path)
+    documents.write(FILES | documents.files(ROOT / "docs/howto/matrix.md"), project.path)
+    # The in-memory guest has no web server.
+    project.write("images.yaml", FILES["images.yaml"].replace("wait_for_port: 80", "wait_for_port: 22"))
     project.pytester.run("qemu-img", "create", "-q", "-f", "qcow2", "images.qcow2", "1M")
     (project.path / "images").mkdir()
     (project.path / "images.qcow2").rename(project.path / "images/web.qcow2")
@@ -62,6 +64,10 @@ REBOOTS = """
     def reboot():
         return lambda: None
 
+    @pytest.fixture
+    def wait_for_port():
+        return lambda port: 0.0
+
     @pytest.fixture(scope="session")
     def host(instance):
         class Host:
@@ -74,7 +80,9 @@ REBOOTS = """
 """
 
 
-SELECTING = [line for line in COMMANDS if line.startswith("pytest") and "existing" not in line]
+SELECTING = [
+    line for line in COMMANDS if line.startswith("pytest") and not re.search("existing|--dib-shell", line)
+]
 GENERIC = (ROOT / "docs/reference/generic-tests.md").read_text()
 
 
@@ -208,10 +216,6 @@ JSON_DATA = (
 
 def test_every_key_of_json_outputs_is_in_the_table() -> None:
     text = (ROOT / "docs/reference/json.md").read_text()
-    keys = {
-        key
-        for function in JSON_DATA
-        for key in re.findall(r'"(\w+)": ', inspect.getsource(function).split("labels")[0])
-    }
+    keys = {key for function in JSON_DATA for key in re.findall(r'"(\w+)": ', inspect.getsource(function))}
     keys |= {field.name for field in dataclasses.fields(Check)}
     assert [key for key in keys if f"`{key}`" not in text] == []
