@@ -52,7 +52,10 @@ def image(request: pytest.FixtureRequest) -> Entry[Image]:
 
 @pytest.fixture(scope="session")
 def dib_run(image: Entry[Image], request: pytest.FixtureRequest) -> TargetRun:  # noqa: ARG001 -- it sets current
-    """What this run knows of the image so far: ``phases`` in seconds, ``digest``, ``environment``, ``failed``."""
+    """What this run knows of the image so far.
+
+    It has ``phases`` in seconds, ``digest``, ``environment`` and ``failed``.
+    """
     session = request.config.stash[KEY]
     return session.target_run(session.current)
 
