@@ -9,6 +9,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from pygments.lexers.shell import BashLexer
+
 from pytest_dibctl import __version__
 from pytest_dibctl.config import schema
 from pytest_dibctl.config.kinds import KINDS
@@ -49,5 +51,7 @@ def copy_schemas(app: Any, error: Exception | None) -> None:
 
 def setup(app: Any) -> None:
     """Register what happens after the build."""
+    # The command lines have no prompt, which the lexer of that name takes for output.
+    app.add_lexer("console", BashLexer)
     app.connect("source-read", list_other_pages)
     app.connect("build-finished", copy_schemas)

@@ -24,22 +24,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--dib-env",
         action="append",
         metavar="LABELS",
-        help="test environments to use instead of the one each image names: labels, comma lists, globs, or "
-        "`all`; repeatable; each image is tested in each of them",
+        help="test in these environments instead of the one that each image names: labels, comma lists, globs, "
+        "or `all`; repeatable; each image is tested in each environment",
     )
     add(
         "--dib-ladder",
         action="append",
         metavar="LABELS",
-        help="test environments in order, from quick to complete: each test runs once, in the first that has "
-        "all that it needs, and the next is booted only if all passed before; ini option dibctl_ladder",
+        help="test in these environments one after the other: each test runs once, in the first environment "
+        "that has what it needs; the next is booted only if all before have passed; setting: dibctl_ladder",
     )
     add("--dib-input", metavar="FILE", help="test this image file instead of building one")
     add(
         "--dib-build",
         choices=("auto", "always", "never"),
         default="auto",
-        help="build when something changed, from there on (auto, the default), always from nothing, or never",
+        help="when to build: if something has changed (auto, the default), always from nothing, or never",
     )
     add(
         "--dib-keep-failed-image",
@@ -59,7 +59,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add(
         "--dib-keep-on-kill",
         action="store_true",
-        help="leave what a run, or a worker, that is killed (SIGKILL) has made, for `dibctl cleanup`",
+        help="if the run or a worker is killed (SIGKILL), leave what it has made for `dibctl cleanup`",
     )
     add(
         "--dib-use-existing-image",
@@ -104,8 +104,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add(
         "--dib-warm",
         action="store_true",
-        help="have local QEMU guests go on from the saved state of an earlier one that was ready, renewed, "
-        "instead of booting; tests that need a first boot still get one; ini option dibctl_warm",
+        help="resume local QEMU guests from a saved state instead of booting them; a test that needs a first "
+        "boot still gets one; setting: dibctl_warm",
     )
     add(
         "--dib-logs",
