@@ -24,8 +24,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--dib-env",
         action="append",
         metavar="LABELS",
-        help="test in these environments instead of the one that each image names: labels, comma lists, globs, "
-        "or `all`; repeatable; each image is tested in each environment",
+        help="test in these environments instead of the one that each image names: labels, comma lists, "
+        "globs, or `all`; repeatable; each image is tested in each environment",
     )
     add(
         "--dib-ladder",
