@@ -90,6 +90,14 @@ def test_schema_is_json(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "$defs" in json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.parametrize("kind", ["images", "test", "upload"])
+def test_schema_says_where_an_editor_finds_it(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["schema", kind, "--path"]) == ExitCode.OK
+    shown = Path(capsys.readouterr().out.strip())
+    assert "$defs" in json.loads(shown.read_text())
+    assert shown.is_relative_to(Path(main.__file__).parents[1])
+
+
 def test_doctor_lists_checks(capsys: pytest.CaptureFixture[str]) -> None:
     main.main(["doctor"])
     assert "qemu-img" in capsys.readouterr().out
