@@ -130,14 +130,15 @@ def test_the_readme_shows_what_the_tutorial_explains() -> None:
     assert {name: tutorial.get(name) for name in shown} == shown
 
 
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]: (\S+)$", re.MULTILINE)
 SOURCE = "https://github.com/pytest-dibctl/pytest-dibctl/blob/main/"
 PICTURES = "https://raw.githubusercontent.com/pytest-dibctl/pytest-dibctl/main/"
 
 
 @pytest.mark.parametrize("document", documents.DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document: Path) -> None:
-    for target in LINK.findall(re.sub(r"`[^`]*`", "", document.read_text())):
+    links = LINK.findall(re.sub(r"`[^`]*`", "", document.read_text()))
+    for target in (inline or reference for inline, reference in links):
         path, _, anchor = target.partition("#")
         if path.startswith((SOURCE, PICTURES)):
             found = ROOT / path.removeprefix(SOURCE).removeprefix(PICTURES)
