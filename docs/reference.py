@@ -216,7 +216,7 @@ def pytest_page() -> list[str]:
         "",
     ]
     rows = [
-        (f"`{name}`", sentence(text), f"`{settings.get('default') or 'none'}`")
+        (f"`{name}`", sentence(text), f"`{json.dumps(settings.get('default')).strip(chr(34)) or 'none'}`")
         for name, text, settings in recorder.settings
     ]
     lines += table(("Setting", "Meaning", "Default"), rows)
