@@ -18,6 +18,9 @@ from pytest_dibctl.cli import (
     configuration,
     doctor,
     images,
+    init,
+    matrix,
+    merge,
     rotate,
     shell,
     test,
@@ -30,6 +33,7 @@ from pytest_dibctl.errors import DibctlError, ExitCode
 from pytest_dibctl.system import signals, text
 
 COMMANDS = (
+    init.COMMAND,
     build.COMMAND,
     test.COMMAND,
     shell.COMMAND,
@@ -43,6 +47,8 @@ COMMANDS = (
     images.LIST,
     transfer.COMMAND,
     images.DIFF,
+    matrix.COMMAND,
+    merge.COMMAND,
     cleanup.COMMAND,
     cache.COMMAND,
     completion.COMMAND,

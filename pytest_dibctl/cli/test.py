@@ -31,6 +31,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="have local guests go on from a saved ready state instead of booting",
     )
+    parser.add_argument(
+        "--trace", action="store_true", help="have shell scripts show each command before they run it (sh -x)"
+    )
     parser.add_argument("--shell", action="store_true", help="open a shell in the instance if a test fails")
     parser.add_argument(
         "--continue-on-fail", action="store_true", help="go on with the list after a failed entry"
@@ -76,7 +79,7 @@ def pytest_argv(arguments: Arguments, result_file: Path) -> list[str]:
         "upload-config": arguments.upload_config,
     }
     argv += [f"--dib-{name}={value}" for name, value in values.items() if value is not None]
-    switches = ("keep_failed_image", "keep_failed_instance", "shell", "upload_only", "warm")
+    switches = ("keep_failed_image", "keep_failed_instance", "shell", "trace", "upload_only", "warm")
     argv += [f"--dib-{name.replace('_', '-')}" for name in switches if getattr(arguments, name)]
     argv.append("--dib-continue-on-fail" if arguments.continue_on_fail else "--dib-stop-on-fail")
     return [*argv, *arguments.pytest_args]

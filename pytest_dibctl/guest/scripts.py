@@ -103,11 +103,26 @@ def _stopped(limit: float) -> Outcome:
     return Outcome(passed=False, ended=f"was stopped after {limit:g} s")
 
 
-def interpreter(path: Path) -> tuple[str, ...]:
+SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "mksh", "zsh"})
+"""The interpreters that ``-x`` makes show each command."""
+
+
+def interpreter(path: Path, *, trace: bool = False) -> tuple[str, ...]:
     """Return the command that runs ``path``: ``/bin/sh`` for a script without ``#!``, as shells do it.
 
-    It is empty for a file that the kernel can run itself. Raises OSError when the file cannot be read.
+    It is empty for a file that the kernel can run itself. With ``trace`` a shell script is run by the shell
+    of its first line, which shows each command before it runs it. Raises OSError when the file cannot be
+    read.
     """
     with path.open("rb") as file:
-        start = file.read(4)
-    return () if start.startswith((b"#!", b"\x7fELF")) else ("/bin/sh",)
+        start = file.readline(256)
+    if start.startswith(b"\x7fELF"):
+        return ()
+    if not start.startswith(b"#!"):
+        return ("/bin/sh", "-x") if trace else ("/bin/sh",)
+    words = start[2:].decode(errors="replace").split()
+    shells = [word for word in words[:3] if word.rpartition("/")[2] in SHELLS]
+    if not (trace and shells):
+        return ()
+    # `env -S` splits one argument into several, which is done here; `-` and `--` end a shell's options.
+    return (*(word for word in words if word not in ("-S", "-", "--")), "-x")

@@ -198,6 +198,20 @@ def passed_elsewhere(
     return max(others, key=lambda statement: statement.finished, default=None)
 
 
+def partial(image: Entry[Image], path: Path, sha512: str) -> int:
+    """Return how many runs passed that left out tests of an image: these do not add up to a whole one.
+
+    Each of them saw an instance of its own, and none knows what the others left out.
+    """
+    return sum(
+        statement.sha512 == sha512
+        and statement.label == image.label
+        and not statement.whole
+        and not statement.failed
+        for statement in read(path)
+    )
+
+
 def _passing(
     image: Entry[Image], path: Path, sha512: str, *, cwd: Path, accept_changed: bool
 ) -> list[Statement]:

@@ -82,6 +82,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="ssh key to log in with, instead of one made for the run",
     )
     add(
+        "--dib-trace",
+        action="store_true",
+        help="have shell scripts of tests_list show each command before they run it (sh -x)",
+    )
+    add(
         "--dib-stop-on-fail",
         dest="dib_stop_on_fail",
         action="store_true",

@@ -289,15 +289,17 @@ def dib_runner(
     entry = item.stash[modules.ENTRY]
     cwd = request.config.invocation_params.dir
     kind = modules.kind_of(item)
+    trace: bool = request.config.option.dib_trace
     if kind == "image":
         tree = get("image_tree")
         test_variables = variables.for_image(tree, image, environment_variables)
-        return scripts.Here(argv=modules.script_argv(item.path), variables=test_variables, cwd=cwd, tree=tree)
+        argv = modules.script_argv(item.path, trace=trace)
+        return scripts.Here(argv=argv, variables=test_variables, cwd=cwd, tree=tree)
     test_variables = get("dib_variables")
     if kind == "ssh":
         script = GuestScript(
             path=item.path,
-            interpreter=scripts.interpreter(item.path),
+            interpreter=scripts.interpreter(item.path, trace=trace),
             folder=entry.folder,
             sudo=entry.sudo,
         )
@@ -309,4 +311,4 @@ def dib_runner(
         names = variables.for_command(image, target_run.environment, file, built, test_variables)
         argv = interpolate.command(entry.written, names, image.at(entry.place))
         return scripts.Here(argv=argv, variables=test_variables, cwd=cwd)
-    return scripts.Here(argv=modules.script_argv(item.path), variables=test_variables, cwd=cwd)
+    return scripts.Here(argv=modules.script_argv(item.path, trace=trace), variables=test_variables, cwd=cwd)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pytest_dibctl.guest import causes
-from pytest_dibctl.plugin.html_page import TYPES, Markup, el, join, picture
 from pytest_dibctl.plugin.target_report import TargetReport
+from pytest_dibctl.system.html_page import TYPES, Markup, el, join, picture
 
 CONSOLE_LINES = 400
 """Lines shown of a console, its end."""

@@ -15,11 +15,11 @@ from pytest_dibctl.guest.boot_causes import CAUSES
 from pytest_dibctl.image import manifest, published
 from pytest_dibctl.image.published import Changes
 from pytest_dibctl.plugin import html_console
-from pytest_dibctl.plugin.html_page import Markup, el, page, text
 from pytest_dibctl.plugin.live import duration
 from pytest_dibctl.plugin.markdown import not_run, outcomes
 from pytest_dibctl.plugin.target_report import Failure, Span, TargetReport, TestResult, outcome_words, verdict
 from pytest_dibctl.system import files
+from pytest_dibctl.system.html_page import Markup, el, page, text
 
 LONGEST_TEXT = 20_000
 """Characters shown of one failure, its end."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_dibctl.guest.scripts import Runner, interpreter
+from pytest_dibctl.plugin import again
 from pytest_dibctl.plugin.planning import TREE, Plan, PlannedEntry, Use
 from pytest_dibctl.run.targets import Target
 from pytest_dibctl.system import bounded_log
@@ -23,6 +24,8 @@ ENTRY: pytest.StashKey[PlannedEntry | None] = pytest.StashKey()
 """The entry that an item belongs to; None for a file named on the command line only."""
 LAST_LINES = 40
 """Lines of a script's output that its failure shows."""
+TRACED_LINES = 200
+"""Likewise of a script whose commands are shown too."""
 LONGEST_LINE = 4096
 LIVE_LIMIT = 16 << 20
 """Characters of a script's output that ``-s`` shows."""
@@ -138,10 +141,14 @@ def script_test(path: Path, name: str, shown: str) -> Callable[..., None]:
     """Return a test function that runs a script, or a command listed in ``path``; ``shown`` is its name."""
 
     def script(dib_runner: Runner, request: pytest.FixtureRequest) -> None:
-        output = _Output(live=request.config.getoption("capture") == "no")
+        output = _Output(
+            live=request.config.getoption("capture") == "no",
+            kept=TRACED_LINES if request.config.option.dib_trace else LAST_LINES,
+        )
         outcome = dib_runner(limit=request.node.stash.get(LIMIT, None), on_line=output)
         if not outcome.passed:
-            pytest.fail("\n".join([f"{shown} {outcome.ended}", *output.shown()]), pytrace=False)
+            lines = [f"{shown} {outcome.ended}", *output.shown(), *again.lines(request)]
+            pytest.fail("\n".join(lines), pytrace=False)
 
     # Reports take file and line from the code object: they should name the script, not this module.
     script.__code__ = script.__code__.replace(co_filename=str(path), co_firstlineno=1)
@@ -153,8 +160,8 @@ def script_test(path: Path, name: str, shown: str) -> Callable[..., None]:
 class _Output:
     """The last lines that a script wrote; ``live`` shows all of them at once, up to ``LIVE_LIMIT``."""
 
-    def __init__(self, *, live: bool) -> None:
-        self._last: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
+    def __init__(self, *, live: bool, kept: int) -> None:
+        self._last: collections.deque[str] = collections.deque(maxlen=kept)
         self._lines = 0
         self._live_left = LIVE_LIMIT if live else 0
 
@@ -169,10 +176,12 @@ class _Output:
 
     def shown(self) -> list[str]:
         """Return the last lines, after one that counts those that are not kept."""
+        if not self._lines:
+            return ["[it wrote nothing]"]
         left_out = self._lines - len(self._last)
         return [*([f"[{left_out} lines before these are not kept]"] if left_out else []), *self._last]
 
 
-def script_argv(path: Path) -> list[str]:
-    """Return how to run ``path`` on this machine."""
-    return [*interpreter(path), str(path)]
+def script_argv(path: Path, *, trace: bool) -> list[str]:
+    """Return how to run ``path`` on this machine; with ``trace``, a shell shows its commands."""
+    return [*interpreter(path, trace=trace), str(path)]

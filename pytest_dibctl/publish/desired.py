@@ -199,7 +199,13 @@ def _untested(image: Entry[Image], environment: Entry[UploadEnvironment], built:
         image, built.path, built.sha512, accept_changed=environment.settings.accept_changed_tests
     )
     if elsewhere is None:
-        return UntestedError(text, hint=f"run `dibctl test {image.label}`, without leaving tests out")
+        if parts := statements.partial(image, built.path, built.sha512):
+            text += f"; {parts} {'run' if parts == 1 else 'runs'} of a part of its tests passed, which do not add up"
+        return UntestedError(
+            text,
+            hint=f"run `dibctl test {image.label}`, without leaving tests out; in CI, in one job "
+            "(`dibctl matrix` never splits an image)",
+        )
     place = elsewhere.environment
     if elsewhere.resumed:
         return UntestedError(

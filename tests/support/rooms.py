@@ -14,7 +14,7 @@ ROOMS = (
     ("config", "guards"),
     ("image",),
     ("build", "guest"),
-    ("clouds",),
+    ("clouds", "repository"),
     ("run",),
     ("publish", "cleanup"),
     ("plugin", "cli"),

@@ -10,10 +10,10 @@ import pytest
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.plugin import html_report
 from pytest_dibctl.plugin.ending import report_header
-from pytest_dibctl.plugin.html_page import el, join
 from pytest_dibctl.plugin.html_report import Header, headline
 from pytest_dibctl.plugin.target_report import Failure, Span, TargetReport, TestResult
 from pytest_dibctl.run.removal import Removal, Resource, State
+from pytest_dibctl.system.html_page import el, join
 from tests.support import example_report
 
 HOSTILE = (

@@ -1,0 +1,145 @@
+"""``dibctl matrix``: images and environments as the jobs of a CI service."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_dibctl.cli.command import Arguments, Command, count
+from pytest_dibctl.cli.configuration import load
+from pytest_dibctl.cli.output import print_json, say
+from pytest_dibctl.errors import DibctlError, ExitCode
+
+if TYPE_CHECKING:
+    from pytest_dibctl.config.catalog import Catalog
+    from pytest_dibctl.config.entry import Entry
+    from pytest_dibctl.config.models.images import Image
+    from pytest_dibctl.repository.matrix import Job, Seconds
+
+FORMATS = ("json", "github", "gitlab", "zuul")
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "images", nargs="*", metavar="IMAGE", help="labels in images.yaml, globs; all if left out"
+    )
+    parser.add_argument(
+        "--environment",
+        action="append",
+        default=[],
+        metavar="LABEL",
+        help="a test environment, or glob; each image is tested in each (without it, where the image says)",
+    )
+    parser.add_argument(
+        "--format", choices=FORMATS, default="json", help="which service's form the jobs have (json)"
+    )
+    parser.add_argument(
+        "--changed-since",
+        metavar="REVISION",
+        help="only images that differ from that git revision, in recipe, elements, tests or environment; "
+        "`A...` is where A and HEAD parted; all images if it is empty or all zeros",
+    )
+    parser.add_argument(
+        "--shards",
+        type=count,
+        metavar="N",
+        help="put the images into N jobs of about equal time; all tests of one image are in one job",
+    )
+    parser.add_argument(
+        "--times",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a JUnit file of an earlier run, or a folder of them, to take expected times from",
+    )
+
+
+def _run(arguments: Arguments) -> int:
+    """Print the jobs, none if no image has changed."""
+    from pytest_dibctl.repository import matrix
+
+    if arguments.shards == 0:
+        raise DibctlError("--shards: there is no job in 0 shards", hint="give at least 1")
+    catalog = load(arguments)
+    images: Sequence[Entry[Image]] = catalog.select_images(arguments.images or ["all"])
+    environments = catalog.select_environments(arguments.environment) if arguments.environment else ()
+    if arguments.format in matrix.FORMATS:
+        matrix.check_labels([*images, *environments])
+    labels = [environment.label for environment in environments]
+    images, reasons = _changed(arguments, images, labels)
+    seconds = _seconds(arguments, images)
+    made = matrix.jobs([image.label for image in images], labels, seconds, reasons)
+    if arguments.shards is not None:
+        _tell_of_times(made)
+        made = matrix.shards(made, arguments.shards)
+    if arguments.format in matrix.FORMATS:
+        print(matrix.FORMATS[arguments.format](made).rstrip("\n"))
+    else:
+        print_json([job.as_data() for job in made])
+    _tell(catalog, made)
+    return ExitCode.OK
+
+
+def _changed(
+    arguments: Arguments, images: Sequence[Entry[Image]], environments: Sequence[str]
+) -> tuple[Sequence[Entry[Image]], dict[str, tuple[str, ...]]]:
+    """Return the images that have changed, with the reasons."""
+    from pytest_dibctl.repository import changes
+
+    revision: str | None = arguments.changed_since
+    if revision is None:
+        return images, {}
+    if not revision.strip("0"):
+        # What CI services give where there is no earlier revision.
+        return images, {image.label: ("there is no earlier revision",) for image in images}
+    reasons = changes.reasons(
+        images,
+        environments,
+        revision,
+        cwd=Path.cwd(),
+        explicit={
+            "images": arguments.images_config,
+            "test": arguments.test_config,
+            "upload": arguments.upload_config,
+        },
+    )
+    return [image for image in images if image.label in reasons], reasons
+
+
+def _seconds(arguments: Arguments, images: Sequence[Entry[Image]]) -> Seconds:
+    from pytest_dibctl.repository import junit, matrix
+
+    parts = junit.parts(arguments.times) if arguments.times else []
+    for part in parts:
+        if part.problem:
+            say(f"dibctl: warning: {part.path}: {part.problem}")
+    measured = matrix.seconds_of([case for part in parts for case in part.cases])
+    return measured or matrix.seconds_here(images, Path.cwd())
+
+
+def _tell_of_times(made: Sequence[Job]) -> None:
+    unknown = [job.name for job in made if job.seconds is None]
+    if made and len(unknown) == len(made):
+        say("dibctl: no earlier run has measured these images (--times): each counts as equally long")
+    elif unknown:
+        say(f"dibctl: no earlier run has measured {', '.join(unknown)}: the mean of the others counts")
+
+
+def _tell(catalog: Catalog, made: Sequence[Job]) -> None:
+    """Say, beside the result, why each image is in it."""
+    for job in made:
+        for label, reasons in job.reasons.items():
+            say(f"dibctl: {label}: {'; '.join(reasons)}")
+    if not made and catalog.images:
+        say("dibctl: no image has changed")
+
+
+COMMAND = Command(
+    name="matrix",
+    help="Print the jobs with which a CI service tests the images, each or those that have changed.",
+    add_options=_add_options,
+    run=_run,
+)
