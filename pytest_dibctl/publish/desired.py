@@ -200,7 +200,7 @@ def _untested(image: Entry[Image], environment: Entry[UploadEnvironment], built:
     )
     if elsewhere is None:
         if parts := statements.partial(image, built.path, built.sha512):
-            text += f"; {parts} {'run' if parts == 1 else 'runs'} of a part of its tests passed, which do not add up"
+            text += f"; of {parts} that passed, each left tests out, and parts do not add up"
         return UntestedError(
             text,
             hint=f"run `dibctl test {image.label}`, without leaving tests out; in CI, in one job "

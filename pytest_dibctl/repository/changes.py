@@ -212,6 +212,7 @@ def _test_files(image: Entry[Image], tree: _Tree) -> dict[str, str]:
 
 
 def _name(path: Path, tree: _Tree) -> str:
+    path = Path(os.path.normpath(path))
     return str(path.relative_to(tree.top)) if path.is_relative_to(tree.top) else str(path)
 
 

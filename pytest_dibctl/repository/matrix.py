@@ -183,8 +183,8 @@ def check_labels(entries: Sequence[Entry[Section]]) -> None:
         if not PLAIN.fullmatch(entry.label):
             raise ConfigError(
                 f"{entry.at()}: the label {entry.label!r} cannot be used in the jobs of a CI service",
-                hint="there a label has at most 80 letters, digits, `.`, `_`, `+` and `-`, and begins with none "
-                "of `.`, `+` and `-`; `--format json` takes any",
+                hint="there a label has at most 80 letters, digits, `.`, `_`, `+` and `-`, and begins with "
+                "none of `.`, `+` and `-`; `--format json` takes any",
             )
 
 

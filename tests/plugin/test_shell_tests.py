@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 
 from tests.plugin.conftest import Project
 from tests.support import leaks
@@ -94,3 +95,21 @@ def test_a_script_runs_in_the_directory_pytest_was_called_in(project: Project) -
     project.monkeypatch.setenv("HERE", str(project.path.resolve()))
     project.images({"debian": [{"shell": "checks/where.sh"}]})
     project.run().assert_outcomes(passed=1)
+
+
+def test_a_failure_shows_the_trace_and_the_command_that_runs_it_again(project: Project) -> None:
+    script = '#!/usr/bin/env -S bash -e\n[ "$DIBCTL_COLOUR" = red ]\n'
+    project.write("checks/a b.sh", script, executable=True)
+    variables = {"environment_variables": {"COLOUR": "blue"}}
+    tests = {"tests_list": [{"shell": "checks/a b.sh"}], **variables}
+    project.images({"debian": {"tests": tests}, "other": []})
+    first = project.run("-rN", images="debian")
+    first.assert_outcomes(failed=1)
+    first.stdout.fnmatch_lines(
+        ["a b.sh exited with 1 after * s", "?it wrote nothing?", "again, in a new instance*:"]
+    )
+    [line] = [line.strip() for line in first.outlines if line.startswith("    pytest --dib-image=debian ")]
+    second = project.run(*shlex.split(line)[1:], images=None)
+    second.assert_outcomes(failed=1)
+    second.stdout.fnmatch_lines(["+ '[' blue = red ']'", "again, in dibctl-debian-*, which is kept:"])
+    assert "--dib-use-existing-instance=dibctl-debian-" in second.stdout.str()

@@ -772,6 +772,15 @@ class TestTested:
         assert "require_tested" in result["error"]
         assert not shop.cloud.calls
 
+    def test_parts_of_an_image_s_tests_do_not_add_up(self, shop: Shop) -> None:
+        statement(shop, whole=False, environment="local", passed=("t::a",))
+        statement(shop, whole=False, environment="roomy", passed=("t::b",))
+        code, out, err = shop.run("upload", "debian", "one")
+        told = " ".join((out + err).split())
+        assert code == ExitCode.TESTS_FAILED
+        assert "of 2 that passed, each left tests out, and parts do not add up" in told
+        assert not shop.cloud.calls
+
     def test_tests_that_passed_in_a_container_alone_do_not_vouch(self, shop: Shop) -> None:
         statement(shop, environment="container", environment_vouches=False)
         code, out, err = shop.run("upload", "debian", "one")
