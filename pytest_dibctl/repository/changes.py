@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import tempfile
 import tomllib
@@ -28,6 +29,7 @@ MOST = 5
 """Reasons that are told of one image; others are counted."""
 _OF_THE_RECIPE = ("dib", "external_build")
 """Keys of an image that the fingerprint looks at."""
+_UNKNOWN = "is named by an absolute path into the repository, so what it was is unknown"
 _SETTINGS_OF_PYTEST = ("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg")
 
 
@@ -111,6 +113,7 @@ class _Comparison:
             problem = f": {self.then.problems[0]}" if self.then.problems else ""
             yield f"not in {self.revision}{problem}"
         else:
+            yield from self._out_of_sight(new)
             yield from self._settings(old, new)
             yield from self._recipe(old, new)
             yield from self._tests(old, new)
@@ -122,7 +125,11 @@ class _Comparison:
             yield from (f"{name} changed" for name in _differing(before.get(key), after.get(key), key))
 
     def _recipe(self, old: Entry[Image], new: Entry[Image]) -> Iterator[str]:
-        after = _components(new, self.now.cwd)
+        try:
+            after = _components(new, self.now.cwd)
+        except DibctlError as error:
+            yield f"not all of its recipe is in git: {error.message.splitlines()[0]}"
+            return
         try:
             before = _components(old, self.then.cwd)
         except DibctlError as error:
@@ -130,17 +137,25 @@ class _Comparison:
             return
         if said := fingerprint.changes(before, after):
             yield said
-        yield from self._out_of_sight(new)
-
-    def _out_of_sight(self, image: Entry[Image]) -> Iterator[str]:
-        """Yield a reason for elements of the working tree, which are the same in both trees."""
-        recipe = plan.checked_recipe(image, self.now.cwd / image.settings.filename, self.now.cwd)
+        recipe = plan.checked_recipe(new, plan.target_file(new, None, self.now.cwd), self.now.cwd)
         for element in recipe.elements if recipe is not None else ():
             if element.path.resolve().is_relative_to(self.repository.top.resolve()):
-                yield f"element {element.name} is named by an absolute path, so what it was is unknown"
+                yield f"element {element.name} {_UNKNOWN}"
+
+    def _out_of_sight(self, image: Entry[Image]) -> Iterator[str]:
+        """Yield a reason if the image names files of the working tree, which both trees would share."""
+        text = image.settings.model_dump_json()
+        if any(
+            json.dumps(str(top))[1:-1] in text for top in (self.repository.top, self.repository.top.resolve())
+        ):
+            yield f"a file {_UNKNOWN}"
 
     def _tests(self, old: Entry[Image], new: Entry[Image]) -> Iterator[str]:
-        after = _test_files(new, self.now)
+        try:
+            after = _test_files(new, self.now)
+        except DibctlError as error:
+            yield f"not all of its tests are in git: {error.message.splitlines()[0]}"
+            return
         try:
             before = _test_files(old, self.then)
         except DibctlError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -145,6 +146,15 @@ class TestCi:
         assert not [name for name in written if "git" in name and name != ".gitignore"]
         with pytest.raises(SystemExit):
             main.main(["init", str(tmp_path), "--ci", "none,github"])
+
+
+def test_the_commands_of_the_document_are_understood() -> None:
+    text = (Path(__file__).parents[3] / "docs/init.md").read_text()
+    blocks = re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("dibctl ")]
+    assert len(lines) > 5
+    for line in lines:
+        main.build_parser().parse_args(shlex.split(line)[1:])
 
 
 class TestWriting:

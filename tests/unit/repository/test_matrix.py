@@ -191,9 +191,25 @@ class TestChangedSince:
         site.images["web"]["dib"]["environment_variables"] = {"ELEMENTS_PATH": str(site.path / "elements")}
         site.configure()
         site.commit()
-        assert site.changed() == {
-            "web": ["element web is named by an absolute path, so what it was is unknown"]
-        }
+        assert set(site.changed()) == {"web"}
+
+    @pytest.mark.parametrize("kind", ["shell", "pytest"])
+    def test_nor_can_tests_by_an_absolute_path(self, site: Site, kind: str) -> None:
+        name = "checks" if kind == "shell" else "tests/test_web.py"
+        site.images["bare"]["tests"] = {"tests_list": [{kind: str(site.path / name)}]}
+        site.configure()
+        site.commit()
+        [said] = site.changed()["bare"]
+        assert "absolute path into the repository" in said
+
+    def test_what_git_ignores_cannot_be_compared(self, site: Site) -> None:
+        site.write(".gitignore", "/elements/db/\n/checks/\n")
+        site.git("rm", "-rq", "--cached", "elements/db", "checks")
+        site.commit()
+        found = site.changed()
+        assert found["db"][0].startswith("not all of its recipe is in git: ")
+        assert found["web"] == [found["web"][0]]
+        assert found["web"][0].startswith("not all of its tests are in git: ")
 
     def test_the_repository_s_own_commands_are_not_run(self, site: Site) -> None:
         trap = f"touch {site.path / 'ran'}; cat"
