@@ -146,7 +146,8 @@ class _Comparison:
         """Yield a reason if the image names files of the working tree, which both trees would share."""
         text = image.settings.model_dump_json()
         if any(
-            json.dumps(str(top))[1:-1] in text for top in (self.repository.top, self.repository.top.resolve())
+            json.dumps(str(top), ensure_ascii=False)[1:-1] in text
+            for top in (self.repository.top, self.repository.top.resolve())
         ):
             yield f"a file {_UNKNOWN}"
 

@@ -5,16 +5,36 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pytest_dibctl.errors import DibctlError
-from tests.qemu.test_end_to_end import Operator
+from tests.qemu.test_end_to_end import Finished, Operator
 from tests.support import packages, small_debian
 
 pytestmark = pytest.mark.real
-DEMO = Path(__file__).parents[2] / "images/debian.qcow2"
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "images/debian.qcow2"
+
+
+def shell(operator: Operator, script: str, variables: dict[str, str]) -> Finished:
+    """Run a script as a CI service does, with our commands on its path."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    given = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **variables}
+    done = subprocess.run(
+        ["sh", "-c", script],
+        cwd=operator.path,
+        env=given,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return Finished(code=done.returncode, output=done.stdout)
 
 
 @pytest.mark.usefixtures("_no_leftovers")
@@ -30,12 +50,16 @@ def test_a_new_repository_passes_its_tests(tmp_path: Path) -> None:
     assert operator.dibctl("validate").code == 0
     (tmp_path / "images").mkdir()
     shutil.copy(image, tmp_path / "images/debian.qcow2")
-    results = ("--junit-xml=reports/debian.xml", "--dib-report=reports/debian.html")
-    left_out = () if image == DEMO else ("-k", "not hostname")
-    finished = operator.pytest("--dib-env=container", *results, *left_out)
-    assert finished.code == 0, finished.output
-    merged = ("reports", "--expect=debian@container", "--junit-xml=junit.xml", "--report=report.html")
-    assert operator.dibctl("merge", *merged).code == 0
+    # What CI would do, with the scripts and variables that CI would get.
+    left_out = "" if image == DEMO else "-k 'not hostname'"
+    operator.write("build.env", f'export PYTEST_ADDOPTS="$PYTEST_ADDOPTS --dib-build=never {left_out}"\n')
+    template = yaml.safe_load((tmp_path / ".gitlab/images.yml").read_text())
+    jobs = yaml.safe_load(operator.dibctl("matrix", "--format=gitlab", "--environment=container").output)
+    for job, hidden in (("test debian-container", ".test"), ("report", ".report")):
+        assert jobs[job]["extends"] == hidden
+        script = [line for line in template[hidden]["script"] if not line.startswith("pip ")]
+        finished = shell(operator, "\n".join(["set -e", ". ./build.env", *script]), jobs[job]["variables"])
+        assert finished.code == 0, finished.output
     kinds = {facts["dib_kind"] for facts in operator.junit().values()}
     assert kinds == {"image", "pytest", "shell", "ssh"}
     assert "srcdoc" in (tmp_path / "report.html").read_text()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_dibctl.repository import junit, merged_page
 from pytest_dibctl.system import process
 from tests.support import example_report, packages
 
@@ -40,6 +41,22 @@ def test_a_browser_shows_the_report_and_runs_nothing_of_it(browser: str, tmp_pat
     assert "owned'&lt;/script&gt;" in shown
     assert shown.count('class="lane"') >= 13
     assert example_report.PANIC in shown.partition("<mark>")[2].partition("</mark>")[0]
+    assert not re.search(r"<script|<svg", shown)
+
+
+def test_a_merged_report_runs_nothing_of_a_part(browser: str, tmp_path: Path) -> None:
+    case = '<testcase name="t"><properties><property name="dib_image" value="web"/></properties></testcase>'
+    (tmp_path / "web.xml").write_text(f"<testsuite>{case}</testsuite>")
+    attack = ATTACK.replace("document", "parent.document")
+    (tmp_path / "web.html").write_text(
+        f'"></iframe>{attack}<script>top.location = "about:blank"</script>part'
+    )
+    merged = junit.merge(junit.parts([tmp_path / "web.xml"]), [])
+    page = tmp_path / "all.html"
+    page.write_text(merged_page.report(merged, "Tests").replace("<details>", "<details open>"))
+    shown = chromium(browser, page, "--dump-dom", "--virtual-time-budget=2000")
+    assert "<title>Tests</title>" in shown
+    assert shown.count("<iframe") == 1
     assert not re.search(r"<script|<svg", shown)
 
 
