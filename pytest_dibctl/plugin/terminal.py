@@ -35,6 +35,7 @@ class TerminalOutput:
         config = self._session.config
         dist = config.getoption("dist", "no")
         lines = [self._header(image) for image in self._session.plan.images]
+        lines += [f"dib-image: warning: {warning}" for warning in self._session.catalog.warnings]
         lines += self._emulation()
         if is_controller(config) and dist != "load":
             lines.append(f"dib-image: --dist={dist} is not used: a worker has one image at a time")

@@ -276,6 +276,8 @@ def _settings_of_pytest(tree: _Tree) -> dict[str, str]:
 
 def _digest(path: Path) -> str:
     try:
+        if not path.is_file():  # a link that leads nowhere, or to a device
+            return f"link {path.readlink()}"
         executable = os.access(path, os.X_OK)
         return f"{executable} {hashlib.sha256(path.read_bytes()).hexdigest()}"
     except OSError as error:

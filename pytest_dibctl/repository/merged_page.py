@@ -109,7 +109,7 @@ def _part(part: Part) -> Iterator[Markup]:
 
 def _content(path: Path) -> str | None:
     try:
-        if path.is_symlink() or path.stat().st_size > LARGEST_REPORT:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_REPORT:
             return None
         return path.read_text(errors="replace")
     except OSError:

@@ -239,11 +239,18 @@ def _pytest_settings(directory: Path) -> str | None:
         if (directory / name).exists():
             return name
     for name, section in (("tox.ini", "[pytest]"), ("setup.cfg", "[tool:pytest]")):
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            if section in (directory / name).read_text():
-                return name
-    with contextlib.suppress(OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
-        tool = tomllib.loads((directory / "pyproject.toml").read_text()).get("tool", {})
+        if section in _read(directory / name):
+            return name
+    with contextlib.suppress(tomllib.TOMLDecodeError):
+        tool = tomllib.loads(_read(directory / "pyproject.toml")).get("tool", {})
         if isinstance(tool, Mapping) and "pytest" in tool:
             return "pyproject.toml"
     return None
+
+
+def _read(path: Path) -> str:
+    """Return a text file, empty if it is none; a pipe would never end."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if path.is_file():
+            return path.read_text()
+    return ""

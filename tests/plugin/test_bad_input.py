@@ -26,6 +26,14 @@ def refused(project: Project, result: pytest.RunResult, *lines: str) -> None:
     assert not list(project.log_file.parent.glob("dibctl-*"))
 
 
+def test_what_is_outdated_is_told_at_the_start(project: Project) -> None:
+    project.images({"debian": {"glance": {"api_version": 1}, "tests": {"tests_list": []}}})
+    result = project.run("--collect-only")
+    result.stdout.fnmatch_lines(
+        ["dib-image: warning: images.yaml:*(debian.glance.api_version): * v1 is gone*"]
+    )
+
+
 def test_unknown_image_is_refused_with_near_labels(listed: Project) -> None:
     refused(listed, listed.run(images="debain"), "ERROR:*debain*", "*debian*")
 

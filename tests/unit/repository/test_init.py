@@ -201,6 +201,11 @@ class TestWriting:
         assert skeleton.write(inside, everything()).kept == {"pytest.ini": "is there already"}
         assert not (tmp_path / "outside").exists()
 
+    def test_pipes_and_devices_are_not_read(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "tox.ini")
+        (tmp_path / "pyproject.toml").symlink_to("/dev/zero")
+        assert skeleton.write(tmp_path, everything()).kept == {}
+
     def test_a_linked_directory_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "real").mkdir()
         (tmp_path / "link").symlink_to("real")

@@ -193,6 +193,10 @@ class TestChangedSince:
         site.commit()
         assert set(site.changed()) == {"web"}
 
+    def test_links_to_devices_are_not_read(self, site: Site) -> None:
+        (site.path / "checks/zero").symlink_to("/dev/zero")
+        assert set(site.changed()) == {"web", "db"}
+
     @pytest.mark.parametrize("kind", ["shell", "pytest"])
     def test_nor_can_tests_by_an_absolute_path(self, site: Site, kind: str) -> None:
         name = "checks" if kind == "shell" else "tests/test_web.py"
