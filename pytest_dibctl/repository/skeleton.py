@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import secrets
+import shlex
 import stat
 import string
 import tomllib
@@ -145,7 +146,7 @@ def _make_root(directory: Path) -> None:
     if directory.is_symlink():
         raise DibctlError(
             f"{directory} is a symbolic link, which is not followed",
-            hint=f"name the folder itself: `dibctl init {os.path.realpath(directory)}`",
+            hint=f"name the folder itself: `dibctl init {shlex.quote(os.path.realpath(directory))}`",
         )
     directory.mkdir(parents=True, exist_ok=True)
 
