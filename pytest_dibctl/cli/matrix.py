@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_dibctl.cli.command import Arguments, Command, count
 from pytest_dibctl.cli.configuration import load
-from pytest_dibctl.cli.output import print_json, say
+from pytest_dibctl.cli.output import print_json, say, show
 from pytest_dibctl.errors import DibctlError, ExitCode
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def _run(arguments: Arguments) -> int:
         _tell_of_times(made)
         made = matrix.shards(made, arguments.shards)
     if arguments.format in matrix.FORMATS:
-        print(matrix.FORMATS[arguments.format](made).rstrip("\n"))
+        for line in matrix.FORMATS[arguments.format](made).splitlines():
+            show(line)
     else:
         print_json([job.as_data() for job in made])
     _tell(catalog, made)
