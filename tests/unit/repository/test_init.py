@@ -149,7 +149,7 @@ class TestCi:
 
 
 def test_the_commands_of_the_document_are_understood() -> None:
-    text = (Path(__file__).parents[3] / "docs/init.md").read_text()
+    text = (Path(__file__).parents[3] / "docs/howto/init.md").read_text()
     blocks = re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("dibctl ")]
     assert len(lines) > 5
