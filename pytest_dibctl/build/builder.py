@@ -9,19 +9,28 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-from pytest_dibctl.build import execution, failure, layers, outputs, preflight
+from pytest_dibctl.build import elevation, execution, failure, layers, outputs, preflight
 from pytest_dibctl.build.execution import POLL, Progress
 from pytest_dibctl.build.log import HEARTBEAT, Watcher
 from pytest_dibctl.build.plan import Plan, checked_recipe, is_built_here, log_file, plan_for, target_file
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
-from pytest_dibctl.errors import ArtifactError
+from pytest_dibctl.errors import ArtifactError, DibctlError
 from pytest_dibctl.image import artifact
 from pytest_dibctl.image.artifact import Artifact, Identity
 from pytest_dibctl.system import locks
 from pytest_dibctl.system.waiting import Every
 
-__all__ = ["BuildOutcome", "Forecast", "build", "check_recipe", "forecast", "log_file", "target_file"]
+__all__ = [
+    "BuildOutcome",
+    "Forecast",
+    "build",
+    "check_machine",
+    "check_recipe",
+    "forecast",
+    "log_file",
+    "target_file",
+]
 
 Policy = Literal["auto", "always", "never"]
 Turn = Callable[[], contextlib.AbstractContextManager[object]]
@@ -87,6 +96,9 @@ def build(
     if why is None:
         return _unchanged(plan, "unchanged since it was built", started)
     preflight.for_build(image, plan.recipe, target)
+    if elevation.is_needed(plan.recipe):
+        with turn():
+            return _as_root(plan, policy, progress)
     with _locked(plan, progress):
         if policy == "auto":
             # Another run may have built it while this one waited; its record was not there before.
@@ -96,9 +108,19 @@ def build(
                 return _unchanged(plan, "another run has just built it", started)
         with turn():
             progress(f"building {target.name}: {why}")
-            for warning in plan.recipe.warnings if plan.recipe is not None else ():
+            for warning in _warnings(plan):
                 progress(f"warning: {warning}")
             return _run(plan, why, progress, started, clean=policy == "always")
+
+
+def _as_root(plan: Plan, policy: Policy, progress: Progress) -> BuildOutcome:
+    made = elevation.build(plan.image, policy=policy, target=plan.target, cwd=plan.cwd, progress=progress)
+    log = plan.log_file if plan.log_file.exists() else None
+    return BuildOutcome(artifact=artifact.inspect(plan.target), log_file=log, **made)
+
+
+def _warnings(plan: Plan) -> tuple[str, ...]:
+    return (*plan.recipe.warnings, *preflight.guesses(plan.recipe)) if plan.recipe is not None else ()
 
 
 def forecast(
@@ -142,6 +164,22 @@ def check_recipe(image: Entry[Image], cwd: Path) -> tuple[str, ...]:
     """
     recipe = checked_recipe(image, target_file(image, None, cwd), cwd)
     return recipe.warnings if recipe is not None else ()
+
+
+def check_machine(image: Entry[Image], cwd: Path) -> tuple[str, ...]:
+    """Return a warning where this machine lacks programs that a build of ``image`` calls.
+
+    A configuration is no less valid for that. Nothing is said of one that ``check_recipe`` refuses, nor of
+    an image that is built elsewhere.
+    """
+    if not is_built_here(image.settings):
+        return ()
+    try:
+        recipe = checked_recipe(image, target_file(image, None, cwd), cwd)
+    except DibctlError:
+        return ()
+    lacking = preflight.lacking(image, recipe)
+    return (lacking,) if lacking else ()
 
 
 def _existing(target: Path, image: Entry[Image]) -> Artifact:

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pytest_dibctl.build import dib
-from pytest_dibctl.system.packages import PACKAGES
+from pytest_dibctl.system import package_names
 
 FULL = 16 * 1024 * 1024
 """Bytes; with less than this left, a directory counts as full."""
@@ -71,8 +71,7 @@ def _command(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str
         r"([\w.-]+): (?:command not found|not found$)|No such file or directory: '([\w.-]+)'", log_text
     )
     name = (match.group(1) or match.group(2)) if match else None
-    package = PACKAGES.get(name) if name else None
-    return f"apt-get install {package}" if package else None
+    return package_names.advice(name) if name and package_names.package_of(name) else None
 
 
 def _device_mapper(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:

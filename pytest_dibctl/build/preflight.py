@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from pytest_dibctl.build import dib
+from pytest_dibctl.build import dib, elevation, host_programs
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.guards import namespace
@@ -47,34 +47,54 @@ def build_checks(recipe: dib.Recipe | None, target: Path) -> Iterator[Check]:
     """Yield what is to be checked before a build; without a ``recipe``, only external commands run."""
     directory = target.parent
     yield checks.writable(directory)
-    yield from map(checks.tool, build_tools(recipe))
+    yield from program_checks(recipe)
     if recipe is None:
         yield checks.space(directory, MINIMAL_SPACE)
         return
     yield _plain_path(target)
     yield disk_image_create()
-    yield checks.root()
-    yield checks.loop_devices()
+    yield elevation.check()
+    if os.geteuid() == 0:  # others may not open the device; the build itself looks again
+        yield checks.loop_devices()
     yield checks.space(directory, needed_space(recipe))
     names = recipe.element_names
-    if _partitions(names):
+    if _partitions(names) or not host_programs.CLOUD_IMAGES.isdisjoint(names):
         yield dataclasses.replace(checks.device_mapper(), required=True)
     if any(name.startswith("block-device-efi") for name in names):
         yield dataclasses.replace(checks.filesystem("vfat"), required=True)
 
 
+def program_checks(recipe: dib.Recipe | None) -> Iterator[Check]:
+    """Yield a check for each program of this machine that a build calls; a guessed one is not required."""
+    seen = dict.fromkeys(build_tools(recipe))
+    yield from map(checks.tool, seen)
+    if recipe is not None:
+        yield from (check for check in host_programs.element_checks(recipe) if check.name not in seen)
+
+
+def lacking(image: Entry[Image], recipe: dib.Recipe | None) -> str | None:
+    """Say in one line which programs and files this machine lacks for a build of ``image``; None for none."""
+    failed = [check for check in program_checks(recipe) if not check.ok]
+    if not failed:
+        return None
+    names = ", ".join(f"{check.name} ({check.detail})" for check in failed)
+    return f"{image.at('dib')}: a build on this machine lacks {names}; {checks.fixes(failed)}"
+
+
+def guesses(recipe: dib.Recipe | None) -> Iterator[str]:
+    """Yield a sentence for each program that is missing and that a script seems to call."""
+    for check in program_checks(recipe):
+        if not check.ok and not check.required:
+            yield f"{check.name}: {check.detail} ({check.fix})"
+
+
 def build_tools(recipe: dib.Recipe | None) -> list[str]:
-    """Return the programs that a build runs on this machine, as far as its elements are known here."""
+    """Return the programs that diskimage-builder itself and this tool run on this machine for a build."""
     if recipe is None:
         return ["setpriv", "qemu-img"]
     names = recipe.element_names
-    tools = [
-        *namespace.TOOLS,
-        *BUILD_TOOLS,
-        f"mkfs.{recipe.environment.get('FS_TYPE') or os.environ.get('FS_TYPE', 'ext4')}",
-    ]
-    # Its version is asked for also where mmdebstrap does its work.
-    tools += ["debootstrap"] if "debootstrap" in names else []
+    file_system = host_programs.setting(recipe, "FS_TYPE") or "ext4"
+    tools = [*namespace.TOOLS, *BUILD_TOOLS, f"mkfs.{file_system}"]
     if _partitions(names):
         tools += PARTITION_TOOLS
     if any(name.startswith("block-device-efi") for name in names) or "block-device-gpt" in names:
@@ -83,8 +103,8 @@ def build_tools(recipe: dib.Recipe | None) -> list[str]:
         tools.append("pvcreate")
     if "squashfs" in recipe.options.types:
         tools.append("mksquashfs")
-    tools += ["git"] if "source-repositories" in names else []
-    tools += ["curl"] if "cache-url" in names else []
+    if "docker" in recipe.options.types:
+        tools.append("docker")
     return tools
 
 

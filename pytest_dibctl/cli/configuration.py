@@ -47,7 +47,7 @@ def _validate(arguments: Arguments) -> int:
         images=arguments.images_config,
         test=arguments.test_config,
         upload=arguments.upload_config,
-        checks=[builder.check_recipe],
+        checks=[builder.check_recipe, builder.check_machine],
     )
     print_result(arguments, found.as_dict(), found.lines())
     return ExitCode.OK if found.ok else ExitCode.CONFIG

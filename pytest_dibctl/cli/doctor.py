@@ -1,12 +1,14 @@
-"""``dibctl doctor``: what this machine has and lacks for building and booting images."""
+"""``dibctl doctor``: what this machine has and lacks for building and booting images, or one image."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_dibctl.cli.command import Arguments, Command, add_json
+from pytest_dibctl.cli.configuration import load
 from pytest_dibctl.cli.output import print_result, say
 from pytest_dibctl.errors import ExitCode
 
@@ -16,25 +18,45 @@ if TYPE_CHECKING:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--install", action="store_true", help="install the missing Debian packages (needs root)"
+        "image", nargs="?", metavar="IMAGE", help="label in images.yaml: look only at what this image needs"
+    )
+    parser.add_argument(
+        "--install",
+        action="store_true",
+        help="install the missing packages with apt (needs root); elsewhere, print the command that does",
     )
     add_json(parser, "the checks")
 
 
 def _run(arguments: Arguments) -> int:
-    """Check the machine; the exit code is 1 while a required tool is missing."""
-    from pytest_dibctl.run import doctor
+    """Check the machine; the exit code is 1 while something required is missing."""
     from pytest_dibctl.system import packages
     from pytest_dibctl.system.checks import missing_packages
 
-    checks = doctor.examine()
+    examine = _of_image(arguments) if arguments.image else _of_all
+    checks = examine()
     if arguments.install:
         missing = missing_packages(checks)
         if missing:
             packages.install(missing, progress=say)
-            checks = doctor.examine()
+            checks = examine()
     print_result(arguments, [check.as_dict() for check in checks], _lines(checks))
     return ExitCode.OK if all(check.ok or not check.required for check in checks) else ExitCode.UNSPECIFIED
+
+
+def _of_all() -> list[Check]:
+    from pytest_dibctl.run import doctor
+
+    return doctor.examine()
+
+
+def _of_image(arguments: Arguments) -> Callable[[], list[Check]]:
+    from pytest_dibctl.run import doctor
+
+    catalog = load(arguments)
+    image = catalog.image(arguments.image)
+    environment = catalog.environment_for(image)
+    return lambda: doctor.examine_image(image, environment, Path.cwd())
 
 
 def _lines(checks: Sequence[Check]) -> Iterator[str]:
@@ -48,7 +70,7 @@ def _lines(checks: Sequence[Check]) -> Iterator[str]:
 
 COMMAND = Command(
     name="doctor",
-    help="Check whether this machine can build and boot images.",
+    help="Check whether this machine can build and boot images, or one image.",
     add_options=_add_options,
     run=_run,
 )

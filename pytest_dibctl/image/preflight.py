@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.guards import namespace
 from pytest_dibctl.system import checks
+from pytest_dibctl.system.checks import Check
 
 TREE_TOOLS: Final = ("qemu-storage-daemon", "nsenter", "blkid", "sfdisk", "bwrap")
 """What opens an image's files, besides mount and the tools of every guard."""
@@ -18,8 +20,12 @@ def for_trees(image: Entry[Image]) -> None:
 
     Raises one PreflightError that names everything that is missing.
     """
-    tools = map(checks.tool, (*namespace.TOOLS, *TREE_TOOLS, "mount"))
-    checks.require(
-        [*tools, checks.root(), checks.loop_devices(), checks.fuse()],
-        saying=f"{image.at('tests.tests_list')}: this machine cannot open the image's files",
-    )
+    saying = f"{image.at('tests.tests_list')}: this machine cannot open the image's files"
+    checks.require(tree_checks(), saying=saying)
+
+
+def tree_checks() -> Iterator[Check]:
+    """Yield what is to be checked before an image's files are opened."""
+    yield from map(checks.tool, (*namespace.TOOLS, *TREE_TOOLS, "mount"))
+    yield checks.root("`image` entries mount the image")
+    yield from (checks.loop_devices(), checks.fuse())

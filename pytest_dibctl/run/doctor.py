@@ -3,20 +3,60 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
 from pathlib import Path
 from typing import Final
 
-from pytest_dibctl.build import preflight
+from pytest_dibctl.build import elevation, plan, preflight
 from pytest_dibctl.clouds.nspawn import preflight as containers
 from pytest_dibctl.clouds.qemu import accel
+from pytest_dibctl.config.entry import Entry
+from pytest_dibctl.config.models.images import Image
+from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.guards import namespace
-from pytest_dibctl.image.preflight import TREE_TOOLS
+from pytest_dibctl.image.preflight import TREE_TOOLS, tree_checks
 from pytest_dibctl.system import checks
 from pytest_dibctl.system.checks import Check
 
 GUEST_TOOLS: Final = ("ssh", "bwrap", "slirp4netns", "ip")
 """What guests are reached with, and kept apart from this machine."""
+
+
+def examine_image(image: Entry[Image], environment: Entry[TestEnvironment], cwd: Path) -> list[Check]:
+    """Check what building one image needs, and testing it in an environment.
+
+    Raises ConfigError and BuildError for what is wrong with the image's recipe.
+    """
+    found: list[Check] = []
+    if plan.is_built_here(image.settings):
+        target = plan.target_file(image, None, cwd)
+        recipe = plan.checked_recipe(image, target, cwd)
+        found += preflight.build_checks(recipe, target)
+    if any(entry.kind == "image" for entry in image.settings.tests.tests_list):
+        found += tree_checks()
+    engine = environment.settings.engine
+    if engine == "qemu":
+        found += [*map(checks.tool, (_qemu(), *GUEST_TOOLS)), _kvm()]
+    elif engine == "nspawn":
+        found += containers.examine()
+    return list({(check.name, check.detail): check for check in found}.values())
+
+
+def without_root() -> list[Check]:
+    """Say what of this tool works for the user who runs it and is not root; nothing for root."""
+    if os.geteuid() == 0:
+        return []
+    trees = "opening image files, and containers: not without root"
+    guests = "booting image files in QEMU, and OpenStack: without root"
+    return [
+        Check(name="not root", ok=True, detail=f"{guests}; {elevation.WITHOUT_ROOT}", required=False),
+        Check(name="not root", ok=False, detail=trees, fix="run it as root", required=False),
+    ]
+
+
+def _qemu() -> str:
+    return f"qemu-system-{'aarch64' if platform.machine() == 'aarch64' else 'x86_64'}"
 
 
 def examine(directory: Path | None = None) -> list[Check]:
@@ -25,14 +65,12 @@ def examine(directory: Path | None = None) -> list[Check]:
     The first look at KVM on a machine runs a test payload, which may take some seconds.
     """
     here = Path.cwd() if directory is None else directory
-    arch = "aarch64" if platform.machine() == "aarch64" else "x86_64"
-    system = f"qemu-system-{arch}"
     tools = [
         *namespace.TOOLS,
         *preflight.BUILD_TOOLS,
         "mkfs.ext4",
         "debootstrap",
-        system,
+        _qemu(),
         *GUEST_TOOLS,
         *TREE_TOOLS,
     ]
@@ -45,8 +83,9 @@ def examine(directory: Path | None = None) -> list[Check]:
         preflight.disk_image_create(),
         *map(checks.tool, tools),
         *(dataclasses.replace(checks.tool(name), required=False) for name in optional),
-        checks.root(),
-        checks.loop_devices(),
+        elevation.check(),
+        *without_root(),
+        dataclasses.replace(checks.loop_devices(), required=os.geteuid() == 0),
         dataclasses.replace(checks.fuse(), required=False),  # for `image` entries only
         checks.writable(here),
         checks.space(here, preflight.DISTRIBUTION_SPACE),

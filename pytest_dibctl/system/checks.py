@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_dibctl.errors import CommandError, PreflightError
-from pytest_dibctl.system import process
-from pytest_dibctl.system.packages import PACKAGES
+from pytest_dibctl.system import distribution, package_names, process
 
 GIB: Final = 1024**3
 """Bytes."""
@@ -24,7 +23,8 @@ _LOOP_CTL_GET_FREE: Final = 0x4C82
 class Check:
     """One thing that was looked at; what is not ``required`` only limits what can be done.
 
-    ``fix`` says what to do when it is not ``ok``; ``package`` is the Debian package that does it.
+    ``fix`` says what to do when it is not ``ok``; ``package`` is this distribution's package that
+    does it.
     """
 
     name: str
@@ -44,33 +44,63 @@ def require(checks: Iterable[Check], *, saying: str) -> None:
     failed = [check for check in checks if check.required and not check.ok]
     if failed:
         listed = "".join(f"\n  {check.name}: {check.detail}" for check in failed)
-        raise PreflightError(f"{saying}:{listed}", hint=_fixes(failed))
+        raise PreflightError(f"{saying}:{listed}", hint=fixes(failed))
 
 
-def _fixes(failed: Sequence[Check]) -> str:
+def fixes(failed: Sequence[Check]) -> str:
+    """Return what to do about checks that failed, in one line."""
     packages = missing_packages(failed)
-    apt = [f"apt-get install --no-install-recommends {' '.join(packages)}"] if packages else []
+    here = distribution.family() or distribution.DEBIAN
+    apt = [distribution.command(packages, here)] if packages else []
     others = [check.fix for check in failed if check.fix and check.package is None]
     return "; ".join(dict.fromkeys([*apt, *others]))
 
 
 def missing_packages(checks: Iterable[Check]) -> list[str]:
-    """Return the Debian packages that would mend what failed, sorted."""
+    """Return the packages that would mend what failed, sorted."""
     return sorted({check.package for check in checks if check.package and not check.ok})
 
 
 def tool(name: str) -> Check:
     """Check that a program is found on ``process.tool_path``."""
-    found = shutil.which(name, path=process.tool_path())
-    package = PACKAGES.get(name)
-    fix = f"apt-get install {package}" if package else f"install {name}"
-    return Check(name=name, ok=found is not None, detail=found or "not found", fix=fix, package=package)
+    return one_of(name)
 
 
-def root() -> Check:
-    """Check for root with the capabilities that mounts, chroots and device nodes need."""
+def one_of(*names: str, why: str = "") -> Check:
+    """Check that at least one of some programs is found; of the first the package is told.
+
+    ``why`` says what needs it.
+    """
+    path = process.tool_path()
+    found = next((place for name in names if (place := shutil.which(name, path=path))), None)
+    return _brought(" or ".join(names), found, names[0], why)
+
+
+def file(name: str, *places: str, why: str = "") -> Check:
+    """Check that a file exists at one of some places, which may be patterns; ``name`` is in the table."""
+    found = next((str(match) for place in places for match in Path("/").glob(place.lstrip("/"))), None)
+    return _brought(Path(name).name, found, name, why)
+
+
+def _brought(name: str, found: str | None, known: str, why: str) -> Check:
+    package = package_names.package_of(known)
+    missing = f"not found; {why}" if why else "not found"
+    return Check(
+        name=name,
+        ok=found is not None,
+        detail=found or missing,
+        fix=package_names.advice(known),
+        package=package,
+    )
+
+
+def root(what: str = "builds mount filesystems") -> Check:
+    """Check for root with the capabilities that mounts, chroots and device nodes need.
+
+    ``what`` says, in a clause, why root is needed.
+    """
     if os.geteuid() != 0:
-        detail = "builds mount filesystems and need root"
+        detail = f"{what}, which needs root"
         return Check(name="root", ok=False, detail=detail, fix="run it as root, for example with sudo")
     missing = [
         name for name, bit in (("sys_admin", 21), ("sys_chroot", 18), ("mknod", 27)) if not _capable(bit)

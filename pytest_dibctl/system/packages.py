@@ -1,78 +1,37 @@
-"""Programs and the Debian packages that bring them, and installing packages with apt."""
+"""Installing packages with apt, and saying what to type where another package manager does it."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Final
+from collections.abc import Callable, Sequence
 
 from pytest_dibctl.errors import CommandError, PreflightError
-from pytest_dibctl.system import process
-
-_QEMU: Final = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}
-
-PACKAGES: Mapping[str, str] = MappingProxyType(
-    {
-        "qemu-img": "qemu-utils",
-        "qemu-storage-daemon": "qemu-system-common",
-        "nsenter": "util-linux",
-        "bwrap": "bubblewrap",
-        "blkid": "util-linux",
-        "qemu-system-x86_64": _QEMU["x86_64"],
-        "qemu-system-aarch64": _QEMU["aarch64"],
-        "slirp4netns": "slirp4netns",
-        "systemd-nspawn": "systemd-container",
-        "ip": "iproute2",
-        "ssh": "openssh-client",
-        "ssh-keygen": "openssh-client",
-        "sudo": "sudo",
-        "ps": "procps",
-        "mount": "mount",
-        "losetup": "mount",
-        "unshare": "util-linux",
-        "setpriv": "util-linux",
-        "prlimit": "util-linux",
-        "findmnt": "util-linux",
-        "fstrim": "util-linux",
-        "getopt": "util-linux",
-        "mkfs.ext4": "e2fsprogs",
-        "lsattr": "e2fsprogs",
-        "mkfs.xfs": "xfsprogs",
-        "mkfs.vfat": "dosfstools",
-        "debootstrap": "debootstrap",
-        "mmdebstrap": "mmdebstrap",
-        "zstd": "zstd",
-        "kpartx": "kpartx",
-        "dmsetup": "dmsetup",
-        "sfdisk": "fdisk",
-        "sgdisk": "gdisk",
-        "pvcreate": "lvm2",
-        "mksquashfs": "squashfs-tools",
-        "git": "git",
-        "curl": "curl",
-    },
-)
-"""The Debian package of each program."""
+from pytest_dibctl.system import distribution, process
+from pytest_dibctl.system.distribution import DEBIAN
+from pytest_dibctl.system.package_names import PACKAGES
 
 
 def install(packages: Sequence[str], *, progress: Callable[[str], None]) -> None:
-    """Install Debian packages; ``progress`` gets the lines of apt that tell how far it is.
+    """Install packages of this package's table; ``progress`` gets the lines of apt that tell how far it is.
 
-    Raises PreflightError without root or apt, and when apt fails.
+    Raises PreflightError without root or apt, when apt fails, and for a package that is not in the table.
     """
     if not packages:
         return
-    if shutil.which("apt-get", path=process.tool_path()) is None:
+    here = distribution.family() or DEBIAN
+    if strange := sorted(set(packages) - set(PACKAGES[here].values())):
+        raise PreflightError(f"only packages that are known to be needed are installed, not {strange[0]!r}")
+    line = distribution.command(packages, here)
+    if here.install[0] != "apt-get" or shutil.which("apt-get", path=process.tool_path()) is None:
         raise PreflightError(
             f"there is no apt-get here to install {' '.join(packages)}",
-            hint="install what these Debian packages hold with this system's package manager",
+            hint=f"as root: {line}"
+            if here.install[0] != "apt-get"
+            else "install what these Debian packages hold with this system's package manager",
         )
     if os.geteuid() != 0:
-        raise PreflightError(
-            "installing packages needs root", hint=f"as root: apt-get install {' '.join(packages)}"
-        )
+        raise PreflightError("installing packages needs root", hint=f"as root: {line}")
     progress(f"installing {' '.join(packages)}")
     options = ["--yes", "--no-install-recommends"]
     for argv in (["apt-get", "update"], ["apt-get", "install", *options, *packages]):

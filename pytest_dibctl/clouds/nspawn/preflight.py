@@ -27,7 +27,7 @@ def examine() -> list[Check]:
     tools = dict.fromkeys((*TOOLS, *(tool for tool in TREE_TOOLS if tool != "bwrap")))
     return [
         *map(checks.tool, tools),
-        checks.root(),
+        checks.root("containers mount their image"),
         checks.loop_devices(),
         checks.fuse(),
         _overlay(),

@@ -31,8 +31,7 @@ from pytest_dibctl.guest.boot_causes import Proof
 from pytest_dibctl.guest.console import clean
 from pytest_dibctl.guest.keys import make_key
 from pytest_dibctl.image.artifact import Artifact
-from pytest_dibctl.system import process
-from pytest_dibctl.system.packages import PACKAGES
+from pytest_dibctl.system import package_names, process
 from tests.support.uploads import upload_request
 
 UUID = "6f1c2b1e-7d0a-4c57-9e53-000000000001"
@@ -260,7 +259,7 @@ def test_a_missing_program_is_told_with_its_package(monkeypatch: pytest.MonkeyPa
     )
     with pytest.raises(PreflightError, match=f"{missing} not found") as caught:
         confinement.require(host_loopback=False)
-    assert PACKAGES[missing] in str(caught.value.hint)
+    assert str(package_names.package_of(missing)) in str(caught.value.hint)
     if missing != "bwrap":
         confinement.require(host_loopback=True)
 

@@ -1,0 +1,127 @@
+"""The part of ``elevation`` that runs as root: one build, told through stdin; its files become the user's."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pwd
+import signal
+import stat
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pytest_dibctl.build import builder
+from pytest_dibctl.config.entry import Entry
+from pytest_dibctl.config.models.images import Image
+from pytest_dibctl.config.yaml.marks import Mark
+from pytest_dibctl.errors import DibctlError
+from pytest_dibctl.image import artifact
+
+CLOCK_TICK: Final = 0.1
+"""Seconds by which the times of files may lag behind the clock."""
+
+
+def main() -> int:
+    """Build what the first line of stdin says; the end of stdin interrupts the build."""
+    user, group = int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"])
+    started = time.time() - CLOCK_TICK
+    request = json.loads(sys.stdin.readline())
+    _become(request["environment"])
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    threading.Thread(target=_interrupt_at_end, daemon=True).start()
+    target = Path(request["target"])
+    try:
+        answer = _answer(request, target)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    finally:
+        for path in _made(target):
+            _give(path, user, group, since=started)
+    _say(answer)
+    return 0
+
+
+def _become(environment: Mapping[str, str]) -> None:
+    """Take the user's variables; what is kept for later builds lies in root's own cache."""
+    cache = Path(pwd.getpwuid(0).pw_dir, ".cache")
+    os.environ.clear()
+    os.environ.update(environment)
+    os.environ["XDG_CACHE_HOME"] = str(cache)
+    os.environ.setdefault("DIB_IMAGE_CACHE", str(cache / "image-create"))
+
+
+def _answer(request: Mapping[str, Any], target: Path) -> dict[str, Any]:
+    try:
+        outcome = builder.build(
+            _decoded(request["image"]),
+            policy=request["policy"],
+            output=target,
+            cwd=Path(request["cwd"]),
+            progress=lambda line: _say({"progress": line}),
+        )
+    except DibctlError as error:
+        told = {"message": error.message, "hint": error.hint, "exit_code": int(error.exit_code)}
+        return {"error": {"kind": type(error).__name__, **told}}
+    fields = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
+    del fields["artifact"], fields["log_file"]
+    return {"outcome": {**fields, "phases": dict(outcome.phases), "scripts": dict(outcome.scripts)}}
+
+
+def _decoded(image: Mapping[str, Any]) -> Entry[Image]:
+    return Entry(
+        label=image["label"],
+        settings=Image.model_validate(image["settings"]),
+        path=Path(image["path"]),
+        display_name=image["display_name"],
+        marks={key: Mark(**mark) for key, mark in image["marks"].items()},
+    )
+
+
+def _interrupt_at_end() -> None:
+    while sys.stdin.read(4096):
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _say(answer: Mapping[str, Any]) -> None:
+    # The user's process may be gone; the build then ends by the end of stdin.
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+# -- whose the files are ---------------------------------------------------------------------------
+
+
+def _made(target: Path) -> Iterator[Path]:
+    """Yield the files that a build of ``target`` may have made, and what is in its folder of manifests."""
+    stem = artifact.stem(target).name
+    yield target.with_name(f".{target.name}.lock")
+    yield from (path for path in target.parent.iterdir() if path.name.startswith(f"{stem}."))
+    for directory, folders, files in os.walk(target.with_name(f"{stem}.d")):
+        yield from (Path(directory, name) for name in (*folders, *files))
+
+
+def _give(path: Path, user: int, group: int, *, since: float) -> None:
+    """Give a new file of root's to the user: no link, and no file that has another name elsewhere.
+
+    ``since`` is when the build began, in seconds since the epoch.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        status = os.fstat(descriptor)
+        single = stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink == 1)
+        if status.st_uid == 0 and single and status.st_ctime >= since:
+            os.fchown(descriptor, user, group)
+    finally:
+        os.close(descriptor)

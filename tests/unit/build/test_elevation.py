@@ -1,0 +1,122 @@
+"""Builds of a user who is not root; sudo is a script here that runs the same command."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pytest_dibctl.build import builder, elevated, elevation
+from pytest_dibctl.errors import BuildError
+from pytest_dibctl.system import process
+from tests.support import building
+from tests.unit.conftest import programs
+
+CREATE = "qemu-img create -q -f qcow2 %(output_filename)s 4M"
+USER = 12345
+
+
+@pytest.fixture(autouse=True)
+def sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have a script in the place of sudo, and every build go through it; return the script."""
+    (tmp_path / "sudo-bin").mkdir()
+    script = Path(programs(tmp_path / "sudo-bin", "sudo")) / "sudo"
+    script.write_text(
+        f'#!/bin/sh\n[ "$1 $2" = \'-n --\' ] || exit 9\nshift 2\nSUDO_UID={USER} SUDO_GID={USER} exec "$@"\n'
+    )
+    known = process.tool_path()
+    monkeypatch.setattr(process, "tool_path", lambda: f"{script.parent}:{known}")
+    monkeypatch.setattr(elevation, "is_needed", lambda _recipe: os.environ.get("SUDO_UID") is None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return script
+
+
+def silent(_line: str) -> None:
+    """Take progress for nobody."""
+
+
+def test_a_build_goes_through_sudo_and_its_files_are_the_users(tmp_path: Path) -> None:
+    told: list[str] = []
+    image = building.entry(tmp_path, external_build=[{"cmdline": CREATE}])
+    outcome = builder.build(image, cwd=tmp_path, progress=told.append)
+    assert (outcome.built, outcome.reason) == (True, "no image yet")
+    assert told == ["building tiny.qcow2: no image yet", "external_build 1"]
+    made = {path.name: path.stat().st_uid for path in tmp_path.iterdir() if path.is_file()}
+    assert made == dict.fromkeys(
+        ("tiny.qcow2", "tiny.qcow2.build.log", "tiny.qcow2.dibctl.json", ".tiny.qcow2.lock"), USER
+    )
+    assert not builder.build(image, cwd=tmp_path, progress=silent).built
+
+
+def test_an_error_comes_back_as_it_was(tmp_path: Path) -> None:
+    image = building.entry(tmp_path, external_build=[{"cmdline": "sh -c 'echo it broke; exit 7'"}])
+    with pytest.raises(BuildError, match="it broke") as caught:
+        builder.build(image, cwd=tmp_path, progress=silent)
+    assert caught.value.exit_code == 7
+    assert (tmp_path / "tiny.qcow2.build.log").stat().st_uid == USER
+
+
+def test_an_interrupted_build_ends_and_leaves_nothing(tmp_path: Path) -> None:
+    """Nobody can send a signal to root's processes: the closed pipe ends them."""
+    image = building.entry(
+        tmp_path, external_build=[{"cmdline": f"sh -c 'touch {tmp_path}/runs; sleep 600'"}]
+    )
+
+    def progress(line: str) -> None:
+        if line == "external_build 1":
+            while not (tmp_path / "runs").exists():
+                time.sleep(0.05)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        builder.build(image, cwd=tmp_path, progress=progress)
+    assert not (tmp_path / "tiny.qcow2").exists()
+    assert not (tmp_path / ".tiny.qcow2.building").exists()
+    assert threading.active_count() == 1
+
+
+def test_a_sudo_that_refuses_is_told_in_its_own_words(sudo: Path, tmp_path: Path) -> None:
+    sudo.write_text("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
+    image = building.entry(tmp_path, external_build=[{"cmdline": CREATE}])
+    with pytest.raises(BuildError, match=r"gave no result\n  sudo: a password is required"):
+        builder.build(image, cwd=tmp_path, progress=silent)
+
+
+def test_root_or_sudo_is_checked_for(sudo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert elevation.check().ok
+    sudo.write_text("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
+    check = elevation.check()
+    assert not check.ok
+    assert check.detail.endswith("need root; sudo: a password is required")
+    assert "--dib-input" in check.fix
+
+
+def test_variables_that_steer_a_program_do_not_reach_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = ("LD_PRELOAD", "PYTHONPATH", "BASH_ENV", "IFS", "PERL5LIB", "XDG_CACHE_HOME", "OS_PASSWORD")
+    for name in (*bad, "DIB_RELEASE", "http_proxy"):
+        monkeypatch.setenv(name, "x")
+    passed = elevation.variables()
+    assert not passed.keys() & set(bad)
+    assert passed.keys() >= {"DIB_RELEASE", "http_proxy", "HOME", "PATH"}
+
+
+def test_an_image_passes_the_pipe_unchanged(tmp_path: Path) -> None:
+    image = building.entry(tmp_path, dib=building.dib(tmp_path), external_build=[{"cmdline": CREATE}])
+    assert elevated._decoded(elevation.encoded(image)) == image
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes files of root's")
+def test_only_new_files_of_roots_become_the_users(tmp_path: Path) -> None:
+    new, old, twice, link = (tmp_path / name for name in ("new", "old", "twice", "link"))
+    for path in (new, old, twice):
+        path.write_text("")
+    (tmp_path / "other-name").hardlink_to(twice)
+    link.symlink_to(old)
+    for path in (new, twice, link):
+        elevated._give(path, USER, USER, since=0.0)
+    elevated._give(old, USER, USER, since=time.time() + 60)
+    assert [path.stat().st_uid for path in (new, old, twice)] == [USER, 0, 0]
