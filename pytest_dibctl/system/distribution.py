@@ -43,13 +43,22 @@ def family(os_release: Mapping[str, str] | None = None) -> Family | None:
     ``os_release`` holds the values of that file. The first known word counts: of Rocky's "rhel centos
     fedora" that is the nearest.
     """
-    if os_release is None:
-        try:
-            os_release = platform.freedesktop_os_release()
-        except OSError:
-            return None
+    os_release = _os_release() if os_release is None else os_release
     words = [os_release.get("ID", ""), *os_release.get("ID_LIKE", "").split()]
     return next((_IDS[word] for word in words if word in _IDS), None)
+
+
+def is_older(than: int) -> bool:
+    """Whether this machine's distribution has a version, and that one is older; a rolling one never is."""
+    number = _os_release().get("VERSION_ID", "").partition(".")[0]
+    return number.isdecimal() and int(number) < than
+
+
+def _os_release() -> Mapping[str, str]:
+    try:
+        return platform.freedesktop_os_release()
+    except OSError:
+        return {}
 
 
 def command(packages: Sequence[str], of: Family) -> str:

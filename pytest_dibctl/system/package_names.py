@@ -63,13 +63,12 @@ _TABLE: Final[Mapping[str, tuple[str | None, str | None, str | None]]] = {
     "parted": ("parted", "parted", "parted"),
     "cpio": ("cpio", "cpio", "cpio"),
     "rpm2cpio": ("rpm2cpio", "rpm", "rpm"),
-    UBUNTU_KEYRING: (_NO, "ubu-keyring", _NO),
+    UBUNTU_KEYRING: ("ubuntu-keyring", "ubu-keyring", _NO),
     DEBIAN_KEYRING: ("debian-archive-keyring", "debian-keyring", _NO),
 }
 """The packages on Debian, Fedora and openSUSE, by program or file."""
 
 _OTHER: Final[Mapping[tuple[str, Family], str | None]] = {
-    (UBUNTU_KEYRING, UBUNTU): "ubuntu-keyring",
     # RHEL has no QEMU but libexec/qemu-kvm, and takes the rest of these from EPEL at best.
     ("qemu-system-x86_64", RHEL): _NO,
     ("qemu-system-aarch64", RHEL): _NO,
@@ -82,6 +81,9 @@ _OTHER: Final[Mapping[tuple[str, Family], str | None]] = {
     (DEBIAN_KEYRING, RHEL): _NO,
 }
 """Where Ubuntu differs from Debian, and RHEL and those built from it from Fedora."""
+
+_SINCE: Final[Mapping[tuple[str, Family], int]] = {(UBUNTU_KEYRING, DEBIAN): 13}
+"""The first version of a family that has a package, where older ones are still in use."""
 
 _COLUMNS: Final = ((DEBIAN, 0), (UBUNTU, 0), (FEDORA, 1), (RHEL, 1), (SUSE, 2))
 
@@ -118,7 +120,9 @@ ELSEWHERE: Final[Mapping[str, str]] = {
 def package_of(name: str, family: Family | None = None) -> str | None:
     """Return the package that brings a program or a file here, or to ``family``; None if none is known."""
     here = family or distribution.family()
-    return PACKAGES[here].get(name) if here is not None else None
+    if here is None or distribution.is_older(_SINCE.get((name, here), 0)):
+        return None
+    return PACKAGES[here].get(name)
 
 
 def advice(name: str, family: Family | None = None) -> str:

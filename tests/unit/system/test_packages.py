@@ -131,6 +131,10 @@ def test_a_distribution_that_is_not_known_gets_debians_name_as_a_clue(
     assert package_names.package_of("sgdisk") is None
     assert package_names.advice("sgdisk") == "install sgdisk (Debian's package is gdisk)"
     assert package_names.advice("sgdisk", SUSE) == "zypper install gptfdisk"
+    monkeypatch.setattr(distribution, "_os_release", lambda: {"ID": "debian", "VERSION_ID": "12"})
+    assert package_names.package_of(package_names.UBUNTU_KEYRING, DEBIAN) is None
+    monkeypatch.setattr(distribution, "_os_release", lambda: {"ID": "debian"})
+    assert package_names.package_of(package_names.UBUNTU_KEYRING, DEBIAN) == "ubuntu-keyring"
     assert package_names.advice("qemu-system-x86_64", RHEL).startswith("this distribution has no QEMU")
 
 
@@ -139,7 +143,7 @@ def test_apt_knows_the_packages_of_this_machine() -> None:
     here = distribution.family()
     if here not in (DEBIAN, UBUNTU):
         pytest.skip("not Debian or Ubuntu")
-    names = sorted(set(PACKAGES[here].values()))
+    names = sorted({name for program in PACKAGES[here] if (name := package_names.package_of(program))})
     known = process.run(["apt-cache", "pkgnames"]).output.split()
     if len(known) < MANY:
         pytest.skip("apt has no lists: apt-get update")
