@@ -51,10 +51,13 @@ def main() -> int:
 def _become(environment: Mapping[str, str]) -> None:
     """Take the user's variables; what is kept for later builds lies in root's own cache."""
     cache = Path(pwd.getpwuid(0).pw_dir, ".cache")
+    # By these git, run as root, knows whose repositories it may read.
+    invoker = {name: os.environ[name] for name in ("SUDO_UID", "SUDO_GID", "SUDO_USER") if name in os.environ}
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update({**environment, **invoker})
     os.environ["XDG_CACHE_HOME"] = str(cache)
     os.environ.setdefault("DIB_IMAGE_CACHE", str(cache / "image-create"))
+    os.environ.setdefault("DIB_LOCKFILES", str(cache / "dib/lockfiles"))
 
 
 def _answer(request: Mapping[str, Any], target: Path) -> dict[str, Any]:
