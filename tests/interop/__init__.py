@@ -1,0 +1,1 @@
+"""Runs together with other plugins of pytest, those that people use most."""
