@@ -109,6 +109,9 @@ def use(python: str, wheel: Path, room: Path) -> None:
     print(f"installed in {time.monotonic() - started:.0f} s")
     run(str(programs / "pip"), "check")
     print(run(str(programs / "dibctl"), "--version"))
+    completion = room / "venv/share/bash-completion/completions/dibctl"
+    known = f"export PATH={programs}:$PATH; . {completion}; complete -p dibctl"
+    print(run("bash", "-c", known))
     example = room / "example"
     for name, text in EXAMPLE.items():
         (example / name).parent.mkdir(parents=True, exist_ok=True)

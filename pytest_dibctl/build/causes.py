@@ -17,7 +17,8 @@ _UNSIGNED = re.compile(r"NO_PUBKEY|signed by unknown key|signatures couldn't be 
 _NETWORK = re.compile(
     r"(?i)temporary failure resolving|could not resolve|failed getting release file|unable to connect"
     r"|connection (refused|timed out|reset)|network is unreachable|no route to host|couldn't download"
-    r"|\b(403|404|5\d\d) +(not found|forbidden|service|bad gateway)|invalid release file",
+    r"|\b(403|404|5\d\d) +(not found|forbidden|service|bad gateway)|invalid release file|no such host"
+    r"|failed to retrieve new repository metadata|failed to download metadata for repo",
 )
 
 
@@ -26,7 +27,18 @@ def hint(log_text: str, *, directory: Path, recipe: dib.Recipe | None) -> str | 
 
     ``directory`` is that of the output.
     """
-    for known in (_space, _network, _command, _device_mapper, _loop, _journal, _package, _signature):
+    for known in (
+        _space,
+        _registry,
+        _network,
+        _empty,
+        _command,
+        _device_mapper,
+        _loop,
+        _journal,
+        _package,
+        _signature,
+    ):
         advice = known(log_text, directory, recipe)
         if advice:
             return advice
@@ -53,6 +65,20 @@ def _space(log_text: str, directory: Path, recipe: dib.Recipe | None) -> str | N
     return "the image is too small for its contents: raise DIB_IMAGE_SIZE" + (
         ", or the build's tmpfs is full: --no-tmpfs in cli_options builds on disk" if tmpfs else ""
     )
+
+
+def _registry(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
+    match = re.search(r"pinging container registry ([\w.:-]+)", log_text)
+    if match is None:
+        return None
+    registry = f"the container registry {match.group(1)} cannot be reached"
+    return f"{registry}; `--from` in DIB_CONTAINERFILE_BUILDOPTS names an image elsewhere"
+
+
+def _empty(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
+    if not re.search(r"chroot: failed to run command .env.: No such file", log_text):
+        return None
+    return "root.d left no programs in the tree: the log has what its package manager could not fetch"
 
 
 def _network(log_text: str, _directory: Path, recipe: dib.Recipe | None) -> str | None:

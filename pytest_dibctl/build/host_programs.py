@@ -51,6 +51,9 @@ NOT_ALWAYS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Programs that these elements call in some cases only: for the test that compares data and scripts."""
 
+TRUSTED: Final = Path("/etc/apt/trusted.gpg.d")
+"""Where the keys lie that apt trusts for every repository; mmdebstrap asks there first."""
+
 _LARGEST: Final = 256 * 1024
 """Bytes of a script that are read."""
 _KEYWORDS: Final = frozenset(
@@ -121,12 +124,17 @@ def _keyrings(recipe: Recipe) -> Iterator[Check]:
         return
     quick = checks.tool("mmdebstrap").ok and not setting(recipe, "DIB_DEBIAN_DEBOOTSTRAP_SCRIPT")
     for element, path, trusted in (
-        ("ubuntu-minimal", UBUNTU_KEYRING, "/etc/apt/trusted.gpg.d/*ubuntu*"),
-        ("debian-minimal", DEBIAN_KEYRING, "/etc/apt/trusted.gpg.d/debian-archive-*"),
+        ("ubuntu-minimal", UBUNTU_KEYRING, "*ubuntu*"),
+        ("debian-minimal", DEBIAN_KEYRING, "debian-archive-*"),
     ):
         if element in recipe.element_names:
             why = f"signatures cannot be checked without it; {element} needs it"
-            yield dataclasses.replace(checks.file(path, path, trusted, why=why), required=quick)
+            yield dataclasses.replace(
+                checks.file(path, path, f"{TRUSTED}/{trusted}", why=why), required=quick
+            )
+            if quick and not list(TRUSTED.glob(trusted)):
+                # It looks into the keyring to learn whether it is the right one.
+                yield checks.one_of("gpg", why=f"mmdebstrap calls it for the keyring of {element}")
 
 
 def setting(recipe: Recipe, name: str) -> str | None:

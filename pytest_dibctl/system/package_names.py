@@ -52,6 +52,7 @@ _TABLE: Final[Mapping[str, tuple[str | None, str | None, str | None]]] = {
     "yumdownloader": (_NO, "dnf-utils", _NO),
     DNF_DOWNLOAD: ("dnf-plugins-core", "dnf-plugins-core", "dnf-plugins-core"),
     "zypper": ("zypper", "zypper", "zypper"),
+    "gpg": ("gpg", "gnupg2", "gpg2"),
     "gpgv": ("gpgv", "gnupg2", "gpg2"),
     "unxz": ("xz-utils", "xz", "xz"),
     "mkimage": ("u-boot-tools", "uboot-tools", "u-boot-tools"),

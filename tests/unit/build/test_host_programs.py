@@ -84,9 +84,10 @@ def test_a_keyring_that_is_missing_stops_mmdebstrap_only(
 ) -> None:
     missing = str(tmp_path / "no.gpg")
     monkeypatch.setattr(host_programs, "UBUNTU_KEYRING", missing)
+    monkeypatch.setattr(host_programs, "TRUSTED", tmp_path)
     only("debootstrap", "mmdebstrap")
     recipe = building.recipe("ubuntu-minimal", "debootstrap")
-    assert failing(recipe) == {"no.gpg": True}
+    assert failing(recipe) == {"no.gpg": True, "gpg": True}
     assert failing(with_(recipe, DIB_DEBIAN_DEBOOTSTRAP_SCRIPT="x")) == {"no.gpg": False}
     assert not failing(with_(recipe, DIB_DEBOOTSTRAP_EXTRA_ARGS="--no-check-gpg"))
     assert failing(with_(recipe, DIB_APT_KEYRING=missing)) == {"keyring": True}
@@ -162,3 +163,14 @@ def test_what_is_missing_is_a_warning_of_validate(tmp_path: Path, only: Callable
     assert not builder.check_machine(building.entry(tmp_path), tmp_path)
     wrong = building.entry(tmp_path, dib={"elements": ["no-such-element"]})
     assert not builder.check_machine(wrong, tmp_path)
+
+
+def test_a_setting_brings_no_package(only: Callable[..., None]) -> None:
+    only()
+    settings = {"DIB_CONTAINERFILE_RUNTIME": "cowsay; reboot", "FS_TYPE": "ext4 --reinstall"}
+    failed = [
+        check
+        for check in preflight.program_checks(with_(building.recipe("containerfile"), **settings))
+        if check.name in ("cowsay; reboot", "mkfs.ext4 --reinstall")
+    ]
+    assert [(check.ok, check.package) for check in failed] == [(False, None)] * 2

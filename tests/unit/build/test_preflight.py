@@ -160,6 +160,8 @@ def test_external_commands_need_little_and_may_have_any_path(
         ("E: Failed getting release file http://m.test/dists/x/Release", "DIB_DISTRIBUTION_MIRROR"),
         ("/x/08-debootstrap: line 1: debootstrap: command not found", "apt-get install debootstrap"),
         ("sudo: sgdisk: command not found", "apt-get install gdisk"),
+        ('pinging container registry quay.io: Get "https://quay.io/v2/": no such host', "registry quay.io"),
+        ("chroot: failed to run command 'env': No such file or directory", "no programs in the tree"),
         ("FileNotFoundError: [Errno 2] No such file or directory: 'kpartx'", "apt-get install kpartx"),
         ("device-mapper: reload ioctl failed: No such file", "baremetal"),
         ("/dev/mapper/control: open failed", "leave out the vm"),
