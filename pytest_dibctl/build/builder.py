@@ -114,6 +114,7 @@ def build(
 
 
 def _as_root(plan: Plan, policy: Policy, progress: Progress) -> BuildOutcome:
+    progress("the build runs as root, through sudo")
     made = elevation.build(plan.image, policy=policy, target=plan.target, cwd=plan.cwd, progress=progress)
     log = plan.log_file if plan.log_file.exists() else None
     return BuildOutcome(artifact=artifact.inspect(plan.target), log_file=log, **made)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from pytest_dibctl.build import builder, elevated, elevation
 from pytest_dibctl.errors import BuildError
-from pytest_dibctl.system import process
+from pytest_dibctl.system import process, processes
 from tests.support import building
 from tests.unit.conftest import programs
 
@@ -43,7 +42,8 @@ def test_a_build_goes_through_sudo_and_its_files_are_the_users(tmp_path: Path) -
     image = building.entry(tmp_path, external_build=[{"cmdline": CREATE}])
     outcome = builder.build(image, cwd=tmp_path, progress=told.append)
     assert (outcome.built, outcome.reason) == (True, "no image yet")
-    assert told == ["building tiny.qcow2: no image yet", "external_build 1"]
+    assert told[0] == "the build runs as root, through sudo"
+    assert told[1:] == ["building tiny.qcow2: no image yet", "external_build 1"]
     made = {path.name: path.stat().st_uid for path in tmp_path.iterdir() if path.is_file()}
     assert made == dict.fromkeys(
         ("tiny.qcow2", "tiny.qcow2.build.log", "tiny.qcow2.dibctl.json", ".tiny.qcow2.lock"), USER
@@ -61,21 +61,21 @@ def test_an_error_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_an_interrupted_build_ends_and_leaves_nothing(tmp_path: Path) -> None:
     """Nobody can send a signal to root's processes: the closed pipe ends them."""
-    image = building.entry(
-        tmp_path, external_build=[{"cmdline": f"sh -c 'touch {tmp_path}/runs; sleep 600'"}]
-    )
+    pid = tmp_path / "pid"
+    sleeping = f"sh -c 'echo $$ > {pid}; exec sleep 600'"
+    image = building.entry(tmp_path, external_build=[{"cmdline": sleeping}])
 
     def progress(line: str) -> None:
         if line == "external_build 1":
-            while not (tmp_path / "runs").exists():
+            while not (pid.exists() and pid.read_text()):
                 time.sleep(0.05)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         builder.build(image, cwd=tmp_path, progress=progress)
+    assert processes.start_tick(int(pid.read_text())) is None
     assert not (tmp_path / "tiny.qcow2").exists()
     assert not (tmp_path / ".tiny.qcow2.building").exists()
-    assert threading.active_count() == 1
 
 
 def test_a_sudo_that_refuses_is_told_in_its_own_words(sudo: Path, tmp_path: Path) -> None:
