@@ -98,7 +98,7 @@ def build(
     preflight.for_build(image, plan.recipe, target)
     if elevation.is_needed(plan.recipe):
         with turn():
-            return _as_root(plan, policy, progress)
+            return _as_root(plan, why, policy, progress)
     with _locked(plan, progress):
         if policy == "auto":
             # Another run may have built it while this one waited; its record was not there before.
@@ -113,9 +113,15 @@ def build(
             return _run(plan, why, progress, started, clean=policy == "always")
 
 
-def _as_root(plan: Plan, policy: Policy, progress: Progress) -> BuildOutcome:
-    progress("the build runs as root, through sudo")
-    made = elevation.build(plan.image, policy=policy, target=plan.target, cwd=plan.cwd, progress=progress)
+def _as_root(plan: Plan, why: str, policy: Policy, progress: Progress) -> BuildOutcome:
+    name = plan.target.name
+    progress(f"building {name} as root, through sudo: {why}")
+
+    def pass_on(line: str) -> None:
+        if not line.startswith(f"building {name}: "):
+            progress(line)
+
+    made = elevation.build(plan.image, policy=policy, target=plan.target, cwd=plan.cwd, progress=pass_on)
     log = plan.log_file if plan.log_file.exists() else None
     return BuildOutcome(artifact=artifact.inspect(plan.target), log_file=log, **made)
 

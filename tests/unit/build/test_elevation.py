@@ -42,8 +42,7 @@ def test_a_build_goes_through_sudo_and_its_files_are_the_users(tmp_path: Path) -
     image = building.entry(tmp_path, external_build=[{"cmdline": CREATE}])
     outcome = builder.build(image, cwd=tmp_path, progress=told.append)
     assert (outcome.built, outcome.reason) == (True, "no image yet")
-    assert told[0] == "the build runs as root, through sudo"
-    assert told[1:] == ["building tiny.qcow2: no image yet", "external_build 1"]
+    assert told == ["building tiny.qcow2 as root, through sudo: no image yet", "external_build 1"]
     made = {path.name: path.stat().st_uid for path in tmp_path.iterdir() if path.is_file()}
     assert made == dict.fromkeys(
         ("tiny.qcow2", "tiny.qcow2.build.log", "tiny.qcow2.dibctl.json", ".tiny.qcow2.lock"), USER
