@@ -12,7 +12,15 @@ from typing import Literal
 from pytest_dibctl.build import elevation, execution, failure, layers, outputs, preflight
 from pytest_dibctl.build.execution import POLL, Progress
 from pytest_dibctl.build.log import HEARTBEAT, Watcher
-from pytest_dibctl.build.plan import Plan, checked_recipe, is_built_here, log_file, plan_for, target_file
+from pytest_dibctl.build.plan import (
+    Plan,
+    checked_recipe,
+    is_built_here,
+    log_file,
+    plan_for,
+    target_file,
+    unfinished_log,
+)
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.errors import ArtifactError, DibctlError
@@ -30,6 +38,7 @@ __all__ = [
     "forecast",
     "log_file",
     "target_file",
+    "unfinished_log",
 ]
 
 Policy = Literal["auto", "always", "never"]
@@ -256,6 +265,7 @@ def _attempt(
         made = outputs.made_by(plan, before=before)
         seconds = time.monotonic() - started
         outputs.install(plan, made, seconds=seconds, phases=watcher.phases)
+        execution.keep_log(plan)
     return BuildOutcome(
         artifact=artifact.inspect(plan.target),
         built=True,

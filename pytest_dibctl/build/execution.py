@@ -85,7 +85,7 @@ def run(plan: Plan, watcher: Watcher, *, lock: int) -> int:
 
 @contextlib.contextmanager
 def _fresh_log(plan: Plan) -> Iterator[int]:
-    """Put a new, empty log in the place of the last one and yield a descriptor that appends to it."""
+    """Put a new, empty log in the place of the last failed one and yield a descriptor that appends to it."""
     try:
         draft = plan.building / "log"
         descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
@@ -94,7 +94,7 @@ def _fresh_log(plan: Plan) -> Iterator[int]:
     try:
         try:
             os.fchmod(descriptor, 0o644)
-            draft.replace(plan.log_file)
+            draft.replace(plan.unfinished_log)
         except OSError as error:
             raise plan.unwritable(error) from None
         notes = (*plan.recipe.notes, *plan.recipe.warnings) if plan.recipe is not None else ()
@@ -105,9 +105,17 @@ def _fresh_log(plan: Plan) -> Iterator[int]:
         os.close(descriptor)
 
 
+def keep_log(plan: Plan) -> None:
+    """Make the log of this build, which has succeeded, that of the file; raises BuildError."""
+    try:
+        plan.unfinished_log.replace(plan.log_file)
+    except OSError as error:
+        raise plan.unwritable(error) from None
+
+
 def _guarded(plan: Plan, watcher: Watcher, *, sink: int, lock: int) -> int:
     argv = build_steps.command(plan.steps(), building=plan.building, grace=build_steps.GRACE)
-    with plan.log_file.open(errors="replace") as reading:
+    with plan.unfinished_log.open(errors="replace") as reading:
         reading.seek(0, os.SEEK_END)
         try:
             with process.spawn(

@@ -25,7 +25,7 @@ def failed(plan: Plan, code: int, watcher: Watcher, seconds: float) -> BuildErro
     hint = causes.hint(failure.text, directory=plan.target.parent, recipe=plan.recipe)
     if code in _NOT_STARTED and (missing := _not_started(plan, failure.where)):
         message, what_next = missing
-        return BuildError(f"{message}\nlog: {plan.log_file}", hint=hint or what_next, exit_code=code)
+        return BuildError(f"{message}\nlog: {plan.unfinished_log}", hint=hint or what_next, exit_code=code)
     ended = process.describe_exit(128 - code if code in _BY_SIGNAL else code)
     where = f" in {failure.where}" if failure.where else ""
     lines = list(failure.lines)
@@ -33,7 +33,8 @@ def failed(plan: Plan, code: int, watcher: Watcher, seconds: float) -> BuildErro
         lines.append(f"{causes.NO_SPACE}; the log is cut off, too")
     shown = "".join(f"\n  {line}" for line in lines)
     return BuildError(
-        f"{plan.image.at()}: the build {ended}{where} after {seconds:.0f} s{shown}\nlog: {plan.log_file}",
+        f"{plan.image.at()}: the build {ended}{where} after {seconds:.0f} s{shown}\n"
+        f"log: {plan.unfinished_log}",
         hint=hint,
         exit_code=code,
     )

@@ -132,7 +132,8 @@ def arguments(
     Relative names are below ``cwd``. The files of the image ``target`` do not count, nor those that the
     build of the fingerprint ``old`` has made.
     """
-    own = {target, artifact.record_file(target), target.with_name(f"{target.name}.build.log")}
+    own = {target, artifact.record_file(target)}
+    own |= {target.with_name(f"{target.name}.build{kind}.log") for kind in ("", ".failed")}
     own |= {artifact.companion(target, suffix) for suffix in artifact.COMPANIONS}
     digests = {}
     for argument in _arguments(external):

@@ -27,7 +27,7 @@ def made_by(plan: Plan, *, before: Identity | None) -> Path:
         others = ", ".join(sorted(path.name for path in made.parent.iterdir())) or "nothing"
         raise BuildError(
             f"{plan.image.at()}: the build ended well but made no {made.name}; it made: {others}\n"
-            f"log: {plan.log_file}",
+            f"log: {plan.unfinished_log}",
             hint="an external_build command has to write the file %(output_filename)s"
             if plan.image.settings.external_build
             else None,
@@ -36,7 +36,8 @@ def made_by(plan: Plan, *, before: Identity | None) -> Path:
         artifact.verify(made)
     except ArtifactError as error:
         raise BuildError(
-            f"{plan.image.at()}: the build made a file that is no image: {error.message}"
+            f"{plan.image.at()}: the build made a file that is no image: {error.message}\n"
+            f"log: {plan.unfinished_log}"
         ) from None
     return made
 

@@ -47,8 +47,13 @@ class Plan:
 
     @property
     def log_file(self) -> Path:
-        """The log of the last build, or of this one while it runs."""
+        """The log of the build that made the file which is there."""
         return log_file(self.target)
+
+    @property
+    def unfinished_log(self) -> Path:
+        """The log of this build until it has succeeded: one that fails leaves the file's own log alone."""
+        return unfinished_log(self.target)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -120,8 +125,13 @@ def target_file(image: Entry[Image], output: Path | None, cwd: Path) -> Path:
 
 
 def log_file(target: Path) -> Path:
-    """Return where the log of the last build of ``target`` lies, if there ever was one here."""
+    """Return where the log of the build that made ``target`` lies, if there ever was one here."""
     return target.with_name(f"{target.name}.build.log")
+
+
+def unfinished_log(target: Path) -> Path:
+    """Return where the log of a build of ``target`` lies that runs, has failed or was interrupted."""
+    return target.with_name(f"{target.name}.build.failed.log")
 
 
 def is_built_here(settings: Image) -> bool:

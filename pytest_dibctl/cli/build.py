@@ -65,4 +65,8 @@ COMMAND = Command(
     help="Build an image with diskimage-builder, unless it is up to date.",
     add_options=_add_options,
     run=_run,
+    examples=(
+        "dibctl build debian",
+        "dibctl build debian --force -o out/debian.qcow2",
+    ),
 )

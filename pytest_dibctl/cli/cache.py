@@ -9,14 +9,28 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic
 
-from pytest_dibctl.cli.command import Arguments, Command, add_json
-from pytest_dibctl.cli.output import Table, age, mib, print_result
+from pytest_dibctl.cli import tables
+from pytest_dibctl.cli.command import Arguments, Command, add_format
+from pytest_dibctl.cli.output import print_result, say
+from pytest_dibctl.cli.tables import Column, Table
 from pytest_dibctl.errors import ConfigError, ExitCode
+from pytest_dibctl.system import files
 from pytest_dibctl.system.keyed_cache import GIB, KeyedCache, ThingT
 
 if TYPE_CHECKING:
     from pytest_dibctl.build.layer_store import Layer
     from pytest_dibctl.clouds.qemu.ready_store import ReadyState
+
+COLUMNS = (
+    Column(name="key"),
+    Column(name="image"),
+    Column(name="state"),
+    Column(name="size"),
+    Column(name="age", spare=2),
+    Column(name="used", spare=1),
+    Column(name="saves", spare=3),
+    Column(name="outcome", spare=4),
+)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +46,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--size", type=float, metavar="GIB", help="with prune: keep this much of either instead"
     )
     parser.add_argument("--dry-run", action="store_true", help="with prune: only say what would be removed")
-    add_json(parser, "what is kept, or what was removed")
+    add_format(parser, COLUMNS, "what is kept, or what was removed")
 
 
 def _run(arguments: Arguments) -> int:
@@ -42,26 +56,27 @@ def _run(arguments: Arguments) -> int:
     if arguments.all or arguments.dry_run or arguments.size is not None:
         raise ConfigError("--all, --size and --dry-run are for `dibctl cache prune`")
     kept = [thing for shelf in _shelves() for thing in shelf.kept()]
-    print_result(arguments, [thing.data for thing in kept], _table(kept))
+    print_result(arguments, [thing.data for thing in kept], _table(kept, "nothing is kept"))
+    if former := files.former_user_cache():
+        say(f"dibctl: note: {former} is of an earlier version; nothing reads it, so it can be removed")
     return ExitCode.OK
 
 
 def _prune(arguments: Arguments) -> int:
-    outcomes = []
+    outcomes: list[_Kept] = []
     for shelf in _shelves():
         chosen = shelf.kept() if arguments.all else shelf.surplus(arguments.size)
         if not arguments.dry_run:
             shelf.sweep()
         outcomes += [
-            (thing, "would be removed" if arguments.dry_run else _removed(thing.remove())) for thing in chosen
+            dataclasses.replace(
+                thing, outcome="would be removed" if arguments.dry_run else _removed(thing.remove())
+            )
+            for thing in chosen
         ]
-    data = [{**thing.data, "outcome": outcome} for thing, outcome in outcomes]
-    lines = [
-        f"{thing.key[:12]}  {thing.image} {thing.what}, {mib(thing.size)}: {outcome}"
-        for thing, outcome in outcomes
-    ]
-    print_result(arguments, data, lines or ["nothing to remove"])
-    in_use = any(outcome == _removed(False) for _, outcome in outcomes)
+    data = [{**thing.data, "outcome": thing.outcome} for thing in outcomes]
+    print_result(arguments, data, _table(outcomes, "nothing to remove"))
+    in_use = any(thing.outcome == _removed(False) for thing in outcomes)
     return ExitCode.UNSPECIFIED if in_use else ExitCode.OK
 
 
@@ -71,7 +86,7 @@ def _removed(gone: bool) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Kept:
-    """A kept tree or a ready state: ``what`` follows the name of its image; times are since the epoch."""
+    """A kept tree or a ready state of an image, and what became of it; times are since the epoch."""
 
     key: str
     image: str
@@ -82,6 +97,7 @@ class _Kept:
     seconds: float
     data: Mapping[str, Any]
     remove: Callable[[], bool]
+    outcome: str = ""
 
 
 class _Shelf(Generic[ThingT]):
@@ -149,23 +165,32 @@ def _ready_states() -> _Shelf[ReadyState]:
     )
 
 
-def _table(kept: list[_Kept]) -> Table:
-    now = time.time()
+def _table(kept: list[_Kept], empty: str) -> Table:
+    now = dt.datetime.now(dt.UTC)
     return Table(
-        columns=("KEY", "IMAGE", "STATE", "SIZE", "AGE", "USED", "SAVES"),
+        columns=COLUMNS,
         rows=[
             (
-                thing.key[:12],
+                tables.ident(thing.key[:12]),
                 thing.image,
                 thing.what,
-                mib(thing.size),
-                age(dt.timedelta(seconds=max(0.0, now - thing.made))),
-                f"{age(dt.timedelta(seconds=max(0.0, now - thing.used)))} ago",
-                f"{thing.seconds:.0f} s",
+                tables.size(thing.size),
+                tables.moment(_time(thing.made), now),
+                tables.moment(_time(thing.used), now),
+                tables.seconds(thing.seconds),
+                tables.text(thing.outcome),
             )
             for thing in kept
         ],
+        empty=empty,
     )
+
+
+def _time(since_epoch: float) -> dt.datetime | None:
+    try:
+        return dt.datetime.fromtimestamp(since_epoch, dt.UTC)
+    except (OverflowError, ValueError, OSError):  # nothing keeps a damaged record from holding any number
+        return None
 
 
 COMMAND = Command(
@@ -173,4 +198,8 @@ COMMAND = Command(
     help="Show or prune the trees that builds start from, and the ready states of local guests.",
     add_options=_add_options,
     run=_run,
+    examples=(
+        "dibctl cache",
+        "dibctl cache prune --size 10 --dry-run",
+    ),
 )

@@ -57,17 +57,17 @@ def _run(arguments: Arguments) -> int:
     try:
         for item in _swept(arguments, choice, catalog):
             swept.append(item)
-            if not arguments.json:
+            if arguments.format != "json":
                 show(f"{item.run_id}  {item.what}: {item.outcome}")
     finally:
-        if arguments.json:
+        if arguments.format == "json":
             print_json([item.as_data() for item in swept])
     if not swept and arguments.kept is not None:
         raise NotInConfigError(
             f"nothing that was kept has the id or name {arguments.kept}",
             hint="`dibctl cleanup --list-kept` shows what was",
         )
-    if not swept and not arguments.json:
+    if not swept and arguments.format != "json":
         show("nothing was kept" if arguments.list_kept else "nothing to remove")
     return ExitCode.UNSPECIFIED if any(item.failed for item in swept) else ExitCode.OK
 
@@ -100,4 +100,9 @@ COMMAND = Command(
     help="Remove what dead or named runs left.",
     add_options=_add_options,
     run=_run,
+    examples=(
+        "dibctl cleanup --dry-run",
+        "dibctl cleanup --run 0123abcd",
+        "dibctl cleanup --expired",
+    ),
 )

@@ -6,25 +6,31 @@ import argparse
 import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_dibctl.errors import DibctlError, ExitCode
 
+if TYPE_CHECKING:
+    from pytest_dibctl.cli.tables import Column
+
 Arguments = argparse.Namespace
+FORMATS = ("table", "json", "csv", "value")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Command:
     """A command of ``dibctl``.
 
-    ``help`` is one sentence. ``add_options`` adds the command's own arguments to its parser. ``run`` gets the
-    parsed ones, prints the result and returns the exit code; a DibctlError that it raises is shown and gives
-    the exit code too.
+    ``help`` is one sentence, ``examples`` are command lines that the help shows. ``add_options`` adds the
+    command's own arguments to its parser. ``run`` gets the parsed ones, prints the result and returns the exit
+    code; a DibctlError that it raises is shown and gives the exit code too.
     """
 
     name: str
     help: str
     add_options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[Arguments], int]
+    examples: tuple[str, ...] = ()
 
 
 def add_boot_options(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +52,43 @@ def add_boot_options(parser: argparse.ArgumentParser) -> None:
 
 def add_json(parser: argparse.ArgumentParser, what: str = "the result") -> None:
     """Add ``--json``, which ``output.print_result`` obeys; ``what`` is printed."""
-    parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")
+    parser.add_argument(
+        "--json",
+        dest="format",
+        action="store_const",
+        const="json",
+        default="table",
+        help=f"print {what} as JSON",
+    )
+
+
+def add_format(parser: argparse.ArgumentParser, columns: Iterable[Column], what: str = "the result") -> None:
+    """Add the options of a command with a table, which ``output.print_result`` obeys; ``what`` is printed.
+
+    A column that the table does not have is refused here, before the command does anything.
+    """
+    names = [column.name for column in columns]
+    parser.add_argument(
+        "-f", "--format", choices=FORMATS, default="table", help=f"how to print {what} (table)"
+    )
+    parser.add_argument(
+        "-c",
+        "--column",
+        dest="columns",
+        action="append",
+        type=str.lower,
+        choices=names,
+        metavar="COLUMN",
+        help=f"only this column; repeatable; there are: {', '.join(names)}",
+    )
+    parser.add_argument(
+        "--json",
+        dest="format",
+        action="store_const",
+        const="json",
+        default="table",
+        help="the same as -f json",
+    )
 
 
 def count(text: str) -> int:

@@ -79,4 +79,5 @@ COMMAND = Command(
     help="Print the code that makes a shell complete dibctl's command line.",
     add_options=_add_options,
     run=_run,
+    examples=("dibctl completion bash > /etc/bash_completion.d/dibctl",),
 )

@@ -75,10 +75,15 @@ VALIDATE = Command(
     help="Check the configuration and show which files it was read from.",
     add_options=_add_validate_options,
     run=_validate,
+    examples=(
+        "dibctl validate",
+        "dibctl validate --images-config other.yaml",
+    ),
 )
 SCHEMA = Command(
     name="schema",
     help="Print the JSON Schema of a configuration file, for editors.",
     add_options=_add_schema_options,
     run=_schema,
+    examples=("dibctl schema images > images.schema.json",),
 )

@@ -73,4 +73,8 @@ COMMAND = Command(
     help="Check whether this machine can build and boot images, or one image.",
     add_options=_add_options,
     run=_run,
+    examples=(
+        "dibctl doctor",
+        "dibctl doctor --install",
+    ),
 )

@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_dibctl.cli import regions
-from pytest_dibctl.cli.command import Arguments, Command, add_json, first_exit_code
+from pytest_dibctl.cli import regions, tables
+from pytest_dibctl.cli.command import Arguments, Command, add_format, first_exit_code
 from pytest_dibctl.cli.configuration import load
-from pytest_dibctl.cli.output import Table, age, error_data, mib, print_result, say_error
+from pytest_dibctl.cli.output import error_data, print_result, say_error
+from pytest_dibctl.cli.tables import Cell, Column, Table
 from pytest_dibctl.errors import DibctlError, ExitCode
 
 if TYPE_CHECKING:
+    from pytest_dibctl.cli.tables import Tone
     from pytest_dibctl.config.entry import Entry
     from pytest_dibctl.config.models.upload import UploadEnvironment
     from pytest_dibctl.publish.listing import Listed
     from pytest_dibctl.publish.obsolete import Marked
     from pytest_dibctl.publish.package_diff import Comparison
 
-LIST_COLUMNS = ("environment", "name", "image", "state", "seen by", "size", "age", "digest", "tested", "used")
-MARK_COLUMNS = ("image", "outcome", "name")
-DIFF_COLUMNS = ("package", "what", "published", "built")
+LIST_COLUMNS = (
+    Column(name="environment"),
+    Column(name="name"),
+    Column(name="image"),
+    Column(name="state"),
+    Column(name="seen by", spare=3),
+    Column(name="size", spare=4),
+    Column(name="age", spare=1),
+    Column(name="digest", spare=6),
+    Column(name="tested", spare=2),
+    Column(name="used", spare=5),
+)
+MARK_COLUMNS = (Column(name="image"), Column(name="outcome"), Column(name="name"))
+DIFF_COLUMNS = (Column(name="package"), Column(name="what"), Column(name="published"), Column(name="built"))
+TONES: Mapping[str, Tone] = {"current": "good", "obsolete": "fair", "hidden": "fair", "unfinished": "fair"}
+"""Of states of images; every other one is Glance's word for an image that cannot be used."""
 
 
 # -- list ------------------------------------------------------------------------------------------
@@ -42,7 +57,7 @@ def _add_list_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "environments", nargs="*", metavar="ENV", help="labels in upload.yaml, globs; all if left out"
     )
-    add_json(parser)
+    add_format(parser, LIST_COLUMNS)
 
 
 def _list(arguments: Arguments) -> int:
@@ -51,9 +66,11 @@ def _list(arguments: Arguments) -> int:
     environments = catalog.select_uploads(arguments.environments or ["all"])
     listings = [_listing(environment, fixed_cloud=len(environments) > 1) for environment in environments]
     rows = [_list_row(listing.environment, image) for listing in listings for image in listing.images]
-    print_result(
-        arguments, [_list_data(listing) for listing in listings], Table(LIST_COLUMNS, rows) if rows else []
-    )
+    table = Table(columns=LIST_COLUMNS, rows=rows, shared=1)
+    print_result(arguments, [_list_data(listing) for listing in listings], table)
+    for listing in listings:
+        if listing.error is not None:
+            say_error(listing.environment, listing.error)
     return first_exit_code(listing.error for listing in listings)
 
 
@@ -64,24 +81,23 @@ def _listing(environment: Entry[UploadEnvironment], *, fixed_cloud: bool) -> _Li
         with regions.opened(environment, fixed_cloud=fixed_cloud) as region:
             images = listing.listing(region, environment.settings.obsolete)
     except DibctlError as error:
-        say_error(environment.label, error)
         return _Listing(environment=environment.label, error=error)
     return _Listing(environment=environment.label, images=images)
 
 
-def _list_row(environment: str, listed: Listed) -> tuple[str, ...]:
+def _list_row(environment: str, listed: Listed) -> tuple[Cell | str | None, ...]:
     image = listed.image
     return (
         environment,
         image.name,
-        image.id,
-        listed.state,
+        tables.ident(image.id),
+        tables.state(listed.state, TONES.get(listed.state, "bad")),
         image.visibility,
-        mib(image.size),
-        age(listed.age),
-        listed.sha512[:12] if listed.sha512 else "-",
-        listed.tested or "-",
-        "?" if listed.used is None else listed.used or "no",
+        tables.size(image.size),
+        tables.moment(image.created, listed.now),
+        tables.digest(listed.sha512),
+        listed.tested,
+        Cell(shown="?" if listed.used is None else listed.used or "no", data=listed.used),
     )
 
 
@@ -115,7 +131,7 @@ def _image_data(listed: Listed) -> dict[str, Any]:
 def _add_mark_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("environment", metavar="ENV", help="label in upload.yaml")
     parser.add_argument("images", nargs="+", metavar="UUID", help="ids of images")
-    add_json(parser)
+    add_format(parser, MARK_COLUMNS)
 
 
 def _mark(arguments: Arguments) -> int:
@@ -127,17 +143,18 @@ def _mark(arguments: Arguments) -> int:
         marked = obsolete.mark(
             region, arguments.images, environment.settings.obsolete, where=environment.at("obsolete.name")
         )
+    table = Table(columns=MARK_COLUMNS, rows=[_mark_row(image) for image in marked])
+    print_result(arguments, [_mark_data(image) for image in marked], table)
     for image in marked:
         if image.error is not None:
             say_error(image.image_id, image.error)
-    rows = [_mark_row(image) for image in marked]
-    print_result(arguments, [_mark_data(image) for image in marked], Table(MARK_COLUMNS, rows))
     return first_exit_code(image.error for image in marked)
 
 
-def _mark_row(image: Marked) -> tuple[str, ...]:
+def _mark_row(image: Marked) -> tuple[Cell | str | None, ...]:
     outcome = "FAILED" if image.error else "obsolete now" if image.changed else "was obsolete"
-    return (image.image_id, outcome, image.name)
+    tone: Tone = "bad" if image.error else "good"
+    return (tables.ident(image.image_id), tables.state(outcome, tone), image.name)
 
 
 def _mark_data(image: Marked) -> dict[str, Any]:
@@ -158,7 +175,7 @@ def _add_diff_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-i", "--input", type=Path, metavar="FILE", help="compare this image file instead of `filename`"
     )
-    add_json(parser)
+    add_format(parser, DIFF_COLUMNS)
 
 
 def _diff(arguments: Arguments) -> int:
@@ -172,11 +189,11 @@ def _diff(arguments: Arguments) -> int:
     with regions.opened(environment, endpoint=image.settings.glance.endpoint) as region:
         comparison = package_diff.compare(region, name, file, environment.settings.obsolete)
     rows = [
-        (package.package, package.kind, package.before or "-", package.after or "-")
-        for package in comparison.differences
+        (package.package, package.kind, package.before, package.after) for package in comparison.differences
     ]
     same = f"the same packages as in {comparison.published.id}"
-    print_result(arguments, _diff_data(comparison, file), Table(DIFF_COLUMNS, rows) if rows else [same])
+    table = Table(columns=DIFF_COLUMNS, rows=rows, empty=same)
+    print_result(arguments, _diff_data(comparison, file), table)
     return ExitCode.OK
 
 
@@ -201,16 +218,26 @@ LIST = Command(
     help="List the images of the projects of upload environments.",
     add_options=_add_list_options,
     run=_list,
+    examples=(
+        "dibctl list",
+        "dibctl list 'public-*' -f value -c image",
+        "dibctl list public-one --json",
+    ),
 )
 MARK_OBSOLETE = Command(
     name="mark-obsolete",
     help="Make images obsolete: rename and mark them.",
     add_options=_add_mark_options,
     run=_mark,
+    examples=("dibctl mark-obsolete public-one 8d3e5b6e-24a8-4f0f-8c4c-9f1f1c1f8a10",),
 )
 DIFF = Command(
     name="diff",
     help="Compare the packages of a built image with those of the published one.",
     add_options=_add_diff_options,
     run=_diff,
+    examples=(
+        "dibctl diff debian public-one",
+        "dibctl diff debian public-one -f csv",
+    ),
 )

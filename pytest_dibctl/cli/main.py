@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,15 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     completion.answer(parser)
     arguments = parser.parse_args(argv)
-    logging.basicConfig(
-        level=logging.DEBUG if arguments.debug else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(text.VisibleFormatter(handler.formatter or logging.Formatter()))
+    _prepare_output(debug=arguments.debug)
+    interruption: signals.Interruption | None = None
     try:
-        with signals.as_keyboard_interrupt():
+        with signals.as_keyboard_interrupt() as interruption:
             code = int(arguments.run(arguments))
             sys.stdout.flush()  # a closed pipe raises here, not when Python exits
             return code
@@ -82,17 +79,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(error.exit_code)
     except KeyboardInterrupt:
         say("dibctl: interrupted")
-        return int(ExitCode.UNSPECIFIED)
+        return signals.exit_code(interruption.first if interruption is not None else None)
     except BrokenPipeError:
         # `dibctl validate | head` is no error. Python flushes again on exit, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.OK)
 
 
+def _prepare_output(*, debug: bool) -> None:
+    """Have only our own words shown: of libraries only errors, without ``--debug``, and no Python warnings.
+
+    What the terminal's encoding lacks is shown as an escape.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger().setLevel(logging.DEBUG if debug else logging.ERROR)
+    logging.getLogger(pytest_dibctl.__name__).setLevel(logging.DEBUG if debug else logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(text.VisibleFormatter(handler.formatter or logging.Formatter()))
+    logging.captureWarnings(debug)
+    if not sys.warnoptions:
+        warnings.simplefilter("default" if debug else "ignore")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every command and option."""
-    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    _add_common(common)
     parser = argparse.ArgumentParser(
         prog="dibctl",
         description="Build, test and look after machine images (as `pytest --dib-image=LABEL` does).",
@@ -114,17 +127,33 @@ def build_parser() -> argparse.ArgumentParser:
     show_help = Command(name="help", help="Show this help.", add_options=lambda _parser: None, run=run_help)
     for command in (*COMMANDS, show_help):
         child = commands.add_parser(
-            command.name, parents=[common], help=command.help, description=command.help
+            command.name,
+            add_help=False,
+            help=command.help,
+            description=command.help,
+            epilog="\n  ".join(["examples:", *command.examples]) if command.examples else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_options(child)
+        common = child.add_argument_group("options of every command")
+        common.add_argument("-h", "--help", action="help", help="show this help message and exit")
+        _add_common(common)
         child.set_defaults(run=command.run)
     return parser
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--debug", action="store_true", help="show debug messages, and tracebacks of errors")
+def _add_common(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the options that stand before or after the command: an absent one says nothing there."""
+    absent = argparse.SUPPRESS
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        default=absent,
+        help="show debug messages, and tracebacks of errors",
+    )
     parser.add_argument(
         "--images-config",
+        default=absent,
         type=Path,
         metavar="FILE",
         help="read this file instead of searching for images.yaml",
@@ -132,12 +161,14 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--test-config",
         "--test-environments-config",
+        default=absent,
         type=Path,
         metavar="FILE",
         help="read this file instead of searching for test.yaml",
     )
     parser.add_argument(
         "--upload-config",
+        default=absent,
         type=Path,
         metavar="FILE",
         help="read this file instead of searching for upload.yaml",

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import datetime as dt
 import json
+import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Self
 
+from pytest_dibctl.cli import tables
 from pytest_dibctl.cli.command import Arguments
+from pytest_dibctl.cli.tables import MIB, Table
 from pytest_dibctl.errors import DibctlError, ExitCode
 from pytest_dibctl.system.text import visible, visible_line
 
 TELL_EVERY = 5.0
 """Seconds between two lines of progress of one environment, where there is no terminal."""
-MIB = 1 << 20
 
 
 def say(line: str) -> None:
@@ -45,69 +45,64 @@ def error_data(error: DibctlError | None) -> dict[str, Any]:
     return {"error": error.message, "notes": notes, "exit_code": int(error.exit_code)}
 
 
-def mib(size: int | None) -> str:
-    """Return a size in bytes as MiB, for people."""
-    return "-" if size is None else f"{size / MIB:.1f} MiB"
-
-
-def age(duration: dt.timedelta) -> str:
-    """Return a duration for people: in its largest unit, rounded down."""
-    seconds = int(duration.total_seconds())
-    for name, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= length:
-            return f"{seconds // length}{name}"
-    return f"{seconds}s"
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A result that people read in rows."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
 def print_result(arguments: Arguments, data: object, shown: Table | Iterable[str]) -> None:
-    """Print a command's result: ``data`` as JSON with ``--json``, else the table or the lines ``shown``."""
-    if arguments.json:
-        print_json(data)
-    elif isinstance(shown, Table):
-        print_table(shown.columns, shown.rows)
-    else:
+    """Print a command's result in the format that was asked for.
+
+    ``data`` is the result for JSON, ``shown`` a table, or the lines of a command that has none. Of JSON with
+    ``--column`` the rows are printed, with these columns.
+    """
+    if not isinstance(shown, Table):
+        if arguments.format == "json":
+            print_json(data)
+            return
         for line in shown:
             show(line)
+        return
+    chosen = shown.only(arguments.columns) if getattr(arguments, "columns", None) else None
+    table = chosen or shown
+    if arguments.format == "json":
+        print_json(tables.as_data(chosen) if chosen else data)
+    elif arguments.format == "csv":
+        print(tables.as_csv(table), end="", flush=True)
+    elif arguments.format == "value":
+        print(tables.as_values(table), end="", flush=True)
+    elif shown.rows:
+        print_table(table if chosen else table.without_empty())
+    elif shown.empty:
+        show(shown.empty)
 
 
 def print_json(data: object) -> None:
     """Print a result for programs."""
     # json escapes all that is not ASCII, but not the one control character at its end.
-    print(json.dumps(data, indent=2).replace("\x7f", "\\u007f"))
+    print(json.dumps(data, indent=2).replace("\x7f", "\\u007f"), flush=True)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: drawn in a terminal, elsewhere as lines of columns padded with spaces."""
-    rows = [[visible_line(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        _draw(columns, rows)
+def print_table(table: Table) -> None:
+    """Print a table: drawn in a terminal, elsewhere as lines of columns padded with spaces.
+
+    NO_COLOR, FORCE_COLOR, TERM and COLUMNS count as rich reads them.
+    """
+    in_terminal = sys.stdout.isatty()
+    if not in_terminal and not os.environ.get("FORCE_COLOR"):
+        for line in tables.lines(table):
+            print("".join(text for text, _ in line))
+        sys.stdout.flush()
         return
-    cells = [list(columns), *map(list, rows)]
-    widths = [max(len(row[number]) for row in cells) for number in range(len(columns))]
-    for row in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _draw(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    import rich.box
     import rich.console
-    import rich.table
     import rich.text
 
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(rich.text.Text(cell) for cell in row))  # a name may look like markup
-    rich.console.Console().print(table)
+    console = rich.console.Console(highlight=False, emoji=False)
+    if not in_terminal:
+        for line in tables.lines(table):
+            styled = [(text, tables.STYLES[tone]) for text, tone in line]
+            console.print(rich.text.Text.assemble(*styled), soft_wrap=True)
+        return
+    drawn, taken, left_out = tables.drawing(table, console.width)
+    console.width = max(console.width, taken)
+    console.print(drawn)
+    if left_out:
+        say(f"(no room for {', '.join(left_out)}: -c COLUMN chooses, -f json has all)")
 
 
 class Meter:

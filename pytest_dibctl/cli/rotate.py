@@ -5,20 +5,30 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_dibctl.cli import regions
-from pytest_dibctl.cli.command import Arguments, Command, add_json, count, first_exit_code
+from pytest_dibctl.cli import regions, tables
+from pytest_dibctl.cli.command import Arguments, Command, add_format, count, first_exit_code
 from pytest_dibctl.cli.configuration import load
-from pytest_dibctl.cli.output import Table, error_data, mib, print_result, say, say_error
+from pytest_dibctl.cli.output import error_data, print_result, say, say_error
+from pytest_dibctl.cli.tables import Cell, Column, Table
 
 if TYPE_CHECKING:
+    from pytest_dibctl.cli.tables import Tone
     from pytest_dibctl.config.entry import Entry
     from pytest_dibctl.config.models.upload import UploadEnvironment
     from pytest_dibctl.publish.rotate import Verdict
 
-COLUMNS = ("name", "image", "outcome", "why", "obsolete since", "size")
+COLUMNS = (
+    Column(name="name"),
+    Column(name="image"),
+    Column(name="outcome"),
+    Column(name="why"),
+    Column(name="obsolete since", spare=1),
+    Column(name="size", spare=2),
+)
+TONES: Mapping[str, Tone] = {"deleted": "good", "goes": "fair", "failed": "bad"}
 OUTCOMES = {"deleted": "deleted", "goes": "would be deleted", "stays": "stays", "failed": "FAILED"}
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -46,7 +56,7 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
         metavar="AGE",
         help="only images that are obsolete for at least AGE: 12h, 30d, 4w",
     )
-    add_json(parser)
+    add_format(parser, COLUMNS)
 
 
 def _age(text: str) -> dt.timedelta:
@@ -100,19 +110,26 @@ def _rotate(
 
 
 def _print(arguments: Arguments, verdicts: Sequence[Verdict]) -> None:
+    now = dt.datetime.now(dt.UTC)
+    table = Table(
+        columns=COLUMNS, rows=[_row(verdict, now) for verdict in verdicts], empty="no obsolete image"
+    )
+    print_result(arguments, [_data(verdict) for verdict in verdicts], table)
     for verdict in verdicts:
         if verdict.error is not None:
             say_error(verdict.candidate.id, verdict.error)
-    table = Table(COLUMNS, [_row(verdict) for verdict in verdicts])
-    print_result(
-        arguments, [_data(verdict) for verdict in verdicts], table if verdicts else ["no obsolete image"]
-    )
 
 
-def _row(verdict: Verdict) -> tuple[str, ...]:
+def _row(verdict: Verdict, now: dt.datetime) -> tuple[Cell | str | None, ...]:
     image = verdict.candidate
-    since = f"{image.since:%Y-%m-%d %H:%M}"
-    return (image.name, image.id, OUTCOMES[verdict.outcome], verdict.reason, since, mib(image.size))
+    return (
+        image.name,
+        tables.ident(image.id),
+        tables.state(OUTCOMES[verdict.outcome], TONES.get(verdict.outcome, "")),
+        verdict.reason,
+        tables.moment(image.since, now),
+        tables.size(image.size),
+    )
 
 
 def _data(verdict: Verdict) -> dict[str, Any]:
@@ -133,10 +150,15 @@ ROTATE = Command(
     help="Delete the unused obsolete images of an environment (needs an admin's login).",
     add_options=_add_rotate_options,
     run=_run_rotate,
+    examples=(
+        "dibctl rotate public-one --dry-run",
+        "dibctl rotate public-one 'Debian 12' --keep 2 --older-than 30d",
+    ),
 )
 ROTATE_SINGLE = Command(
     name="rotate-single",
     help="Delete the unused obsolete images of one image's name.",
     add_options=_add_rotate_single_options,
     run=_run_rotate_single,
+    examples=("dibctl rotate-single debian public-one --dry-run",),
 )

@@ -100,4 +100,8 @@ COMMAND = Command(
     help="Boot an image and open a shell in the instance.",
     add_options=add_boot_options,
     run=_run,
+    examples=(
+        "dibctl shell debian",
+        "dibctl shell debian --input downloaded.qcow2",
+    ),
 )

@@ -15,7 +15,7 @@ from pytest_dibctl.cli.command import Arguments, Command, add_boot_options
 from pytest_dibctl.errors import ExitCode
 from pytest_dibctl.system import process, signals
 
-PYTEST_NOTHING_COLLECTED = 5
+PYTEST_INTERRUPTED, PYTEST_NOTHING_COLLECTED = 2, 5
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +53,9 @@ def _run(arguments: Arguments) -> int:
     with os.fdopen(os.memfd_create("dibctl-result")) as memory:
         result_file = Path(f"/proc/{os.getpid()}/fd/{memory.fileno()}")
         argv = pytest_argv(arguments, result_file)
-        code = _call_forwarding_signals(argv)
+        code, number = _call_forwarding_signals(argv)
+        if number is not None and code == PYTEST_INTERRUPTED:
+            return signals.exit_code(number)
         return exit_code_of(code, result_file)
 
 
@@ -96,15 +98,17 @@ def exit_code_of(pytest_code: int, result_file: Path) -> int:
     return ExitCode.TESTS_FAILED if pytest_code == 1 else ExitCode.UNSPECIFIED
 
 
-def _call_forwarding_signals(argv: Sequence[str]) -> int:
-    """Run a child in the foreground and return its exit code.
+def _call_forwarding_signals(argv: Sequence[str]) -> tuple[int, int | None]:
+    """Run a child in the foreground and return its exit code, and the first signal that came meanwhile.
 
     The child decides what a signal means, so this process passes signals on and waits.
     """
     children: list[subprocess.Popen[bytes]] = []
     early: list[int] = []
+    received: list[int] = []
 
     def forward(number: int, _frame: object) -> None:
+        received.append(number)
         if not children:
             early.append(number)
         # The terminal itself sends Ctrl-C to the child: both are in its foreground process group.
@@ -116,7 +120,7 @@ def _call_forwarding_signals(argv: Sequence[str]) -> int:
         children.append(subprocess.Popen(list(argv), env=process.environment(credentials=True)))
         for number in early:
             children[0].send_signal(number)
-        return children[0].wait()
+        return children[0].wait(), next(iter(received), None)
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
@@ -134,4 +138,9 @@ COMMAND = Command(
     help="Boot an image and run the tests that images.yaml lists for it.",
     add_options=_add_options,
     run=_run,
+    examples=(
+        "dibctl test debian",
+        "dibctl test debian --environment local --keep-failed-instance",
+        "dibctl test debian -- -k login -x",
+    ),
 )

@@ -142,4 +142,5 @@ COMMAND = Command(
     help="Copy an image from one cloud or region to another.",
     add_options=_add_options,
     run=_run,
+    examples=("dibctl transfer 'Debian 12' public-one public-two",),
 )

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_dibctl.cli import regions
-from pytest_dibctl.cli.command import Arguments, Command, add_json, first_exit_code
+from pytest_dibctl.cli import regions, tables
+from pytest_dibctl.cli.command import Arguments, Command, add_format, first_exit_code
 from pytest_dibctl.cli.configuration import load
-from pytest_dibctl.cli.output import Meter, Table, error_data, print_result, say, say_error
+from pytest_dibctl.cli.output import Meter, error_data, print_result, say, say_error
+from pytest_dibctl.cli.tables import Cell, Column, Table
 from pytest_dibctl.errors import NotInConfigError
 
 if TYPE_CHECKING:
@@ -19,7 +20,15 @@ if TYPE_CHECKING:
     from pytest_dibctl.config.models.upload import UploadEnvironment
     from pytest_dibctl.publish.upload_request import Result
 
-COLUMNS = ("environment", "outcome", "image", "seconds", "tested", "obsolete now", "notes")
+COLUMNS = (
+    Column(name="environment"),
+    Column(name="outcome"),
+    Column(name="image"),
+    Column(name="seconds", spare=3),
+    Column(name="tested", spare=2),
+    Column(name="obsolete now", spare=1),
+    Column(name="notes"),
+)
 PLANNED = {
     "uploaded": "would be uploaded",
     "unchanged": "is there already",
@@ -50,7 +59,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-obsolete", action="store_true", help="leave older images of this name current")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done where")
-    add_json(parser)
+    add_format(parser, COLUMNS)
 
 
 def _run(arguments: Arguments) -> int:
@@ -95,29 +104,32 @@ def _selected(catalog: Catalog, arguments: Arguments) -> tuple[Entry[UploadEnvir
 
 
 def _print(arguments: Arguments, results: Sequence[Result], file: Path) -> None:
+    table = Table(columns=COLUMNS, rows=[_row(result, plan=arguments.dry_run) for result in results])
+    print_result(arguments, [_data(result) for result in results], table)
     for result in results:
         if result.error is not None:
             say_error(result.environment, result.error)
     if any(result.outcome in DONE and result.tested is None for result in results):
         say(f"dibctl: warning: no whole and passing test run vouches for {file}")
-    rows = [_row(result, plan=arguments.dry_run) for result in results]
-    print_result(arguments, [_data(result) for result in results], Table(COLUMNS, rows))
 
 
-def _row(result: Result, *, plan: bool) -> tuple[str, ...]:
-    notes = [result.error.message.splitlines()[0]] if result.error is not None else []
+def _row(result: Result, *, plan: bool) -> tuple[Cell | str | None, ...]:
+    notes = [result.error.message] if result.error is not None else []
     if result.conversion:
         notes.append(f"converted: {result.conversion}")
     if result.pending:
         notes.append(f"not accepted yet by {', '.join(result.pending)}")
     return (
         result.environment,
-        (PLANNED if plan else {**DONE, **NOT_DONE})[result.outcome],
-        result.image_id or "-",
-        "-" if plan else f"{result.seconds:.1f}",
-        result.tested or "-",
-        ", ".join(result.obsoleted) or "-",
-        "; ".join(notes),
+        tables.state(
+            (PLANNED if plan else {**DONE, **NOT_DONE})[result.outcome],
+            "bad" if result.outcome in {"failed", "left"} else "good" if result.outcome in DONE else "fair",
+        ),
+        tables.ident(result.image_id),
+        tables.seconds(None if plan else result.seconds, 1),
+        result.tested,
+        tables.idents(result.obsoleted),
+        tables.note("; ".join(notes)),
     )
 
 
@@ -140,4 +152,9 @@ COMMAND = Command(
     help="Publish an image in one or many environments of upload.yaml.",
     add_options=_add_options,
     run=_run,
+    examples=(
+        "dibctl upload debian public-one --dry-run",
+        "dibctl upload debian 'public-*'",
+        "dibctl upload debian --all -f csv",
+    ),
 )

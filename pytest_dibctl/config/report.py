@@ -31,8 +31,8 @@ Check = Callable[[Entry[Image], Path], Sequence[str]]
 class ImageReport:
     """One image: where it is defined, where it is tested, and the errors that would prevent that.
 
-    ``environment`` is a label, ``environment_at`` the place of its definition, None if it is not defined.
-    ``tests`` are the files and commands that its entries name, each after its kind.
+    ``environment`` is a label, ``environment_at`` the place of its definition, "built-in" for one that no
+    file defines, None if it is not defined. ``tests`` are the files and commands that its entries name, each after its kind.
     """
 
     label: str
@@ -178,10 +178,15 @@ def _image(
         at=image.at(),
         filename=image.settings.filename,
         environment=image.settings.tests.environment_name or configuration.LOCAL,
-        environment_at=environment.at() if environment else None,
+        environment_at=_place(environment) if environment else None,
         tests=tuple(tests),
         errors=tuple(errors),
     )
+
+
+def _place(environment: Entry[TestEnvironment]) -> str:
+    is_built_in = environment.display_name == configuration.BUILT_IN
+    return configuration.BUILT_IN if is_built_in else environment.at()
 
 
 @contextlib.contextmanager

@@ -365,4 +365,4 @@ def recorded_digest(record: Path, identity: Identity) -> str | None:
 
 
 def _cache_file(path: Path) -> Path:
-    return files.user_cache() / "dibctl" / "digests" / hashlib.sha256(os.fsencode(path)).hexdigest()
+    return files.user_cache() / "digests" / hashlib.sha256(os.fsencode(path)).hexdigest()

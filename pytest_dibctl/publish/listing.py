@@ -19,12 +19,13 @@ class Listed:
 
     ``state`` is "current", "obsolete", "hidden", "unfinished" or, for an image that is not active, its status
     in Glance. ``sha512`` is the digest of the built file where it is known, else of the bytes in Glance.
-    ``used`` names a user, is empty for an unused image, and None where the users cannot be seen.
+    ``used`` names a user, is empty for an unused image, and None where the users cannot be seen. ``now`` is
+    the server's time.
     """
 
     image: ImageRecord
     state: str
-    age: dt.timedelta
+    now: dt.datetime
     sha512: str | None
     tested: str | None
     used: str | None
@@ -44,7 +45,7 @@ def listing(region: Region, rule: Obsoleting) -> list[Listed]:
         Listed(
             image=image,
             state=_state(image, rule),
-            age=max(dt.timedelta(), now - image.created),
+            now=now,
             sha512=image.properties.get(SHA512) or _digest(image),
             tested=image.properties.get(TESTED),
             used=None if used is None else used.get(image.id, ""),

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from pytest_dibctl.build import builder
+from pytest_dibctl.errors import BuildError
 from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.run import logs
 from pytest_dibctl.run.run_state import RunState
@@ -17,8 +18,10 @@ def artifact(target_run: TargetRun) -> Artifact:
     """Return the image's file, built now if it must be, once per run; it stays when the run is over."""
     try:
         made = target_run.once(_step(target_run.label), lambda: _built(target_run))
-    finally:
-        logs.keep_build_log(target_run)
+    except (BuildError, KeyboardInterrupt):
+        logs.keep_build_log(target_run, failed=True)
+        raise
+    logs.keep_build_log(target_run, failed=False)
     built = Artifact(**restored(Artifact, made["artifact"]))
     target_run.built.reused, target_run.built.phases = made["reused"], made["phases"]
     target_run.built.digest, target_run.built.file = built.sha512, built.path

@@ -22,11 +22,13 @@ from pytest_dibctl.system.text import file_name
 log = logging.getLogger(__name__)
 
 
-def keep_build_log(target_run: TargetRun) -> None:
-    """Copy the log of the image's build to the directory of the run's logs, if there is one."""
-    log_file = builder.log_file(
-        builder.target_file(target_run.image, target_run.options.input, target_run.cwd)
-    )
+def keep_build_log(target_run: TargetRun, *, failed: bool) -> None:
+    """Copy the log of the image's build to the directory of the run's logs, if there is one.
+
+    It is the log of the file that is there, or of the build that has ``failed``.
+    """
+    target = builder.target_file(target_run.image, target_run.options.input, target_run.cwd)
+    log_file = builder.unfinished_log(target) if failed else builder.log_file(target)
     if target_run.options.logs is None or not log_file.exists():
         return
     target_run.built.log = _write_log(

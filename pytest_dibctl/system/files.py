@@ -10,6 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+import platformdirs
+
 _FICLONE: Final = 0x40049409
 """The ioctl with which two files share their blocks until one of them is written to."""
 
@@ -74,8 +76,14 @@ def _sync_directory(directory: Path) -> None:
 
 
 def user_cache() -> Path:
-    """Return the directory for what can be computed again, ``$XDG_CACHE_HOME`` or ``~/.cache``.
+    """Return our directory for what can be computed again: ``dibctl`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
 
     It may not exist yet.
     """
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return platformdirs.user_cache_path("dibctl")
+
+
+def former_user_cache() -> Path | None:
+    """Return the directory that earlier versions had besides, None where it is gone; nothing reads it."""
+    former = platformdirs.user_cache_path("pytest-dibctl")
+    return former if former.is_dir() else None

@@ -188,7 +188,7 @@ def _remove(path: Path) -> None:
 
 def place(name: str) -> Path:
     """Return where a cache of that name is."""
-    return files.user_cache() / "dibctl" / name
+    return files.user_cache() / name
 
 
 def limit_of(variable: str, default: float, environment: Mapping[str, str]) -> int:

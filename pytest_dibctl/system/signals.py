@@ -15,6 +15,8 @@ from pytest_dibctl.system.text import visible
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SIGNALS_TO_ABANDON = 3
+SIGNALLED = 128
+"""What shells add to the number of the signal that ended a program."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,8 @@ class Interruption:
 
     def __init__(self) -> None:
         self.received = 0
+        self.first: int | None = None
+        """The number of the first signal."""
         self.removals = 0
         self.teardowns = 0
         self.pending: str | None = None
@@ -51,6 +55,7 @@ class Interruption:
         A removal is broken by the third signal only, a teardown of other code by the second.
         """
         self.received += 1
+        self.first = number if self.received == 1 else self.first
         name = signal.Signals(number).name
         if self.received == 1 and self.words is not None and (left := self._left()):
             _say(f"dibctl: {name} received; {self.words.doing} {', '.join(left)}")
@@ -97,7 +102,12 @@ class Interruption:
     def forget(self) -> None:
         """Begin to count again: work goes on, so nothing is being removed."""
         if self.pending is None:
-            self.received = 0
+            self.received, self.first = 0, None
+
+
+def exit_code(number: int | None) -> int:
+    """Return what shells say of a program that a signal ended: 130 for Ctrl-C, also where none is known."""
+    return SIGNALLED + (number or signal.SIGINT)
 
 
 _current: Interruption | None = None

@@ -187,9 +187,9 @@ def test_a_failing_element_is_told_with_its_own_words(elements: Path, out: Path,
         build(out, elements, cli_options=options)
     message = caught.value.message.splitlines()
     assert message[0].startswith("images.yaml (tiny): the build exited with 5 in root.d/10-tiny after ")
-    assert message[1:] == ["  this is why", f"log: {out}/tiny.qcow2.build.log"]
+    assert message[1:] == ["  this is why", f"log: {out}/tiny.qcow2.build.failed.log"]
     assert caught.value.exit_code == 5
-    assert names(out) == {"tiny.qcow2.build.log", ".tiny.qcow2.lock"}
+    assert names(out) == {"tiny.qcow2.build.failed.log", ".tiny.qcow2.lock"}
 
 
 def test_a_filesystem_that_cannot_be_made_is_told(elements: Path, out: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_disk_that_fills_up_is_told_and_left_clean(elements: Path, small: Path
         build(small, elements, environment_variables={"DIB_IMAGE_SIZE": "0.04"})
     assert "No space left on device" in caught.value.message
     assert f"{small} is full" in str(caught.value.hint)
-    assert names(small) == {"tiny.qcow2.build.log", ".tiny.qcow2.lock"}
+    assert names(small) == {"tiny.qcow2.build.failed.log", ".tiny.qcow2.lock"}
 
 
 def test_a_disk_that_is_too_small_from_the_start_is_told_at_once(elements: Path, small: Path) -> None:
@@ -348,7 +348,7 @@ def test_a_build_whose_run_is_ended_leaves_nothing(
     assert number is signal.SIGKILL or "KeyboardInterrupt" in errors
     wait_until(lambda: is_clean(out), f"left: {names(out)}")
     wait_until(lambda: not any("4321" in arguments(pid) for pid in below), "the build outlived its run")
-    assert names(out) == {"started", "tiny.qcow2.build.log", ".tiny.qcow2.lock"}
+    assert names(out) == {"started", "tiny.qcow2.build.failed.log", ".tiny.qcow2.lock"}
 
 
 def test_the_mounts_of_a_build_are_its_own(
@@ -384,7 +384,7 @@ def test_a_killed_disk_image_create_is_told_and_left_clean(
     os.kill(shell, signal.SIGKILL)
     _, errors = running.communicate(timeout=PATIENCE)
     assert f"the build was killed by SIGKILL in {phase}/50-slow" in errors
-    assert names(out) == {"started", "tiny.qcow2.build.log", ".tiny.qcow2.lock"}
+    assert names(out) == {"started", "tiny.qcow2.build.failed.log", ".tiny.qcow2.lock"}
 
 
 def test_when_run_and_guard_are_killed_the_next_build_removes_what_is_left(

@@ -188,7 +188,7 @@ def test_a_build_that_fails_is_told_once_and_dibctl_build_exits_with_its_code(op
     assert "1 skipped, 1 error" in failed.output
     # In CI pytest's last lines are not cut, and repeat it.
     told, _, _ = failed.output.partition("short test summary info")
-    assert told.count("micro.qcow2.build.log") == 1
+    assert told.count("micro.qcow2.build.failed.log") == 1
     assert "the build of micro failed, see test_it.py::test_a[micro]" in failed.output
     assert operator.dibctl("build", "micro").code == 3
     assert operator.dibctl("test", "micro").code == 3

@@ -175,7 +175,7 @@ def _payload_argv(arch: Arch, accelerator: Accelerator, directory: Path) -> list
 
 
 def _cache_file(arch: Arch) -> Path:
-    return files.user_cache() / "pytest-dibctl" / f"kvm-{arch}-{_machine_state(arch)}.json"
+    return files.user_cache() / f"kvm-{arch}-{_machine_state(arch)}.json"
 
 
 def _machine_state(arch: Arch) -> str:

@@ -13,10 +13,12 @@ import pytest
 import pytest_dibctl
 from pytest_dibctl.cli import output
 from pytest_dibctl.cli.command import Arguments
+from pytest_dibctl.cli.tables import Column, Table
 from pytest_dibctl.errors import DibctlError
 
 HOSTILE = "a\x1b[2J\x9b1m\u202eb\u200b\rc\x7f"
 HIDDEN = "\x1b\x9b\u202e\u200b\r\x7f"
+TABLE = Table(columns=[Column(name="name")], rows=[[HOSTILE], [f"{HOSTILE}\nforged  row"]])
 PACKAGE = Path(pytest_dibctl.__file__).parent
 
 
@@ -35,8 +37,8 @@ def show_everything() -> None:
     error.add_note(HOSTILE)
     output.say_error(HOSTILE, error)
     output.show(HOSTILE)
-    output.print_table(["name"], [[HOSTILE], [f"{HOSTILE}\nforged  row"]])
-    output.print_result(Arguments(json=False), [], [HOSTILE])
+    output.print_table(TABLE)
+    output.print_result(Arguments(format="table"), [], [HOSTILE])
     with output.Meter() as meter:
         meter.say(HOSTILE, HOSTILE)
 

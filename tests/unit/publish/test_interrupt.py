@@ -21,6 +21,8 @@ from tests.support.publishing import NAME, PATIENCE, Child, Shop, child
 BODY = 24 << 20
 """Bytes; more than what fits into the buffers of a connection, so that a body can be cut off."""
 
+INTERRUPTED = 128 + signal.SIGINT
+
 
 class Scene:
     """What happens at certain calls to a cloud, one after the other; each is a pattern and an act."""
@@ -77,7 +79,7 @@ def test_an_upload_interrupted_in_a_body_is_undone_and_the_table_says_what_is_th
 
     scene = Scene(large.cloud, ("^PUT /image-RegionOne/.*/file$", act))
     with child(large.path, "upload", "debian", "one", "two") as dibctl:
-        assert scene.watch(dibctl).end() == 1
+        assert scene.watch(dibctl).end() == 128 + number
         table = rows(dibctl.printed)
     assert scene.done
     assert " undone " in table["one"]
@@ -93,7 +95,7 @@ def test_an_upload_interrupted_between_the_new_image_and_the_old_is_finished(sho
     old = shop.cloud.add_image(NAME)
     scene = Scene(shop.cloud, (f"^PATCH .*/{old}$", lambda dibctl: dibctl.interrupt("one")))
     with child(shop.path, "upload", "debian", "one", "--json") as dibctl:
-        assert scene.watch(dibctl).end() == 1
+        assert scene.watch(dibctl).end() == INTERRUPTED
         (result,) = json.loads(dibctl.printed)
     assert scene.done
     assert (result["outcome"], result["obsoleted"]) == ("uploaded", [old])
@@ -109,7 +111,7 @@ def test_a_second_signal_hears_what_goes_on_and_breaks_nothing(large: Shop) -> N
         ("^DELETE ", lambda dibctl: dibctl.interrupt("still undoing")),
     )
     with child(large.path, "upload", "debian", "one") as dibctl:
-        assert scene.watch(dibctl).end() == 1
+        assert scene.watch(dibctl).end() == INTERRUPTED
         assert " undone " in rows(dibctl.printed)["one"]
     assert scene.done
     assert (
@@ -137,7 +139,7 @@ def test_a_third_signal_ends_it_at_once_and_says_what_is_left(large: Shop) -> No
     )
     with child(large.path, "upload", "debian", "one") as dibctl:
         try:
-            assert scene.watch(dibctl).end() == 1  # Glance has not answered yet
+            assert scene.watch(dibctl).end() == INTERRUPTED  # Glance has not answered yet
         finally:
             over.set()
         assert "LEFT UNFINISHED" in rows(dibctl.printed)["one"]
@@ -162,7 +164,7 @@ def test_a_look_at_what_is_there_is_broken_off_at_once(shop: Shop) -> None:
     scene = Scene(shop.cloud, ("^GET .*/images$", act))
     with child(shop.path, "upload", "debian", "one") as dibctl:
         try:
-            assert scene.watch(dibctl).end() == 1
+            assert scene.watch(dibctl).end() == INTERRUPTED
         finally:
             over.set()
         assert " not begun " in rows(dibctl.printed)["one"]
@@ -176,7 +178,7 @@ def test_a_conversion_that_is_interrupted_begins_nothing(shop: Shop) -> None:
     with child(shop.path, "upload", "debian", "one") as dibctl:
         waiting.until(lambda: "sleep 300" in dibctl.said, seconds=PATIENCE)
         dibctl.interrupt("dibctl: interrupted")
-        assert dibctl.end() == 1
+        assert dibctl.end() == INTERRUPTED
         assert " not begun " in rows(dibctl.printed)["one"]
     assert not shop.images()
     assert not (shop.path / "debian.qcow2.out").exists()
@@ -191,7 +193,7 @@ def test_waiting_for_another_run_ends_with_an_interruption(shop: Shop) -> None:
     ):
         waiting.until(lambda: "waiting for another run" in dibctl.said, seconds=PATIENCE)
         dibctl.interrupt("dibctl: interrupted")
-        assert dibctl.end() == 1
+        assert dibctl.end() == INTERRUPTED
         assert " not begun " in rows(dibctl.printed)["one"]
     assert not shop.images()
 
@@ -207,7 +209,7 @@ def test_waiting_for_an_import_ends_with_an_interruption(shop: Shop) -> None:
 
     scene = Scene(shop.cloud, ("^POST .*/import$", forever))
     with child(shop.path, "upload", "debian", "one") as dibctl:
-        assert scene.watch(dibctl).end() == 1
+        assert scene.watch(dibctl).end() == INTERRUPTED
         assert " undone " in rows(dibctl.printed)["one"]
     assert scene.done
     assert not shop.images()
@@ -233,7 +235,7 @@ def test_an_interrupted_transfer_leaves_nothing(
     said = "received; undoing the transfer"
     scene = Scene(abroad, (pattern, lambda dibctl: dibctl.interrupt(said, number)))
     with child(two.path, "transfer", image_id, "here", "there") as dibctl:
-        assert scene.watch(dibctl).end() == 1
+        assert scene.watch(dibctl).end() == 128 + number
     assert scene.done
     assert "there: what the transfer made is removed again" in dibctl.said
     assert not abroad.region()
@@ -252,7 +254,7 @@ def test_a_first_signal_does_not_break_the_removal_after_a_failure(two: Shop, ab
         ("^DELETE ", lambda dibctl: dibctl.interrupt("received; undoing the transfer")),
     )
     with child(two.path, "transfer", image_id, "here", "there") as dibctl:
-        assert scene.watch(dibctl).end() == 1
+        assert scene.watch(dibctl).end() == INTERRUPTED
     assert scene.done
     assert "not visible here" in dibctl.said
     assert "Traceback" not in dibctl.said
@@ -283,7 +285,7 @@ def test_an_interrupted_rotation_ends_a_deletion_with_its_kernel_and_says_what_i
         shop.cloud, (f"^DELETE .*/{first}$", lambda dibctl: dibctl.interrupt("waiting for the deletion of"))
     )
     with child(shop.path, "rotate", "one", "--json") as dibctl:
-        assert scene.watch(dibctl).end() == 1
+        assert scene.watch(dibctl).end() == INTERRUPTED
         found = {one["image"]: (one["outcome"], one["reason"]) for one in json.loads(dibctl.printed)}
     assert scene.done
     assert found == {first: ("deleted", "with k"), second: ("stays", "interrupted before its turn")}
@@ -302,7 +304,7 @@ def test_a_third_signal_to_a_rotation_says_which_deletion_it_left(shop: Shop, at
     scene = Scene(shop.cloud, (f"^DELETE .*/{first}$", act))
     with child(shop.path, "rotate", "one", "--json") as dibctl:
         try:
-            assert scene.watch(dibctl).end() == 1
+            assert scene.watch(dibctl).end() == INTERRUPTED
         finally:
             over.set()
         found = {one["image"]: (one["outcome"], one["reason"]) for one in json.loads(dibctl.printed)}

@@ -45,7 +45,7 @@ def test_permissions_are_the_named_ones_or_the_umasks(tmp_path: Path) -> None:
 
 def test_the_cache_is_where_the_user_wants_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert files.user_cache() == tmp_path
+    assert files.user_cache() == tmp_path / "dibctl"
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", "/home/x")
-    assert files.user_cache() == Path("/home/x/.cache")
+    assert files.user_cache() == Path("/home/x/.cache/dibctl")
