@@ -22,8 +22,8 @@ class Command:
     """A command of ``dibctl``.
 
     ``help`` is one sentence, ``examples`` are command lines that the help shows. ``add_options`` adds the
-    command's own arguments to its parser. ``run`` gets the parsed ones, prints the result and returns the exit
-    code; a DibctlError that it raises is shown and gives the exit code too.
+    command's own arguments to its parser. ``run`` gets the parsed ones, prints the result and returns the
+    exit code; a DibctlError that it raises is shown and gives the exit code too.
     """
 
     name: str

@@ -29,6 +29,8 @@ NONE: Final = "-"
 GAP: Final = 2
 NARROW: Final = 16
 """Columns of the terminal that a text keeps at least where there is little room, if it has so many."""
+LONGEST_ID: Final = 64
+"""Characters of what can be an id; a longer one is a service's joke, and is cut as words are."""
 FORMULA: Final = frozenset("=+-@")
 MIB: Final = 1 << 20
 
@@ -106,7 +108,7 @@ def text(value: str | None) -> Cell:
 
 def ident(value: str | None) -> Cell:
     """Return a cell of an id, which people copy."""
-    return Cell(shown=value or NONE, data=value or None, rigid=True)
+    return Cell(shown=value or NONE, data=value or None, rigid=len(value or "") <= LONGEST_ID)
 
 
 def idents(values: Iterable[str]) -> Cell:

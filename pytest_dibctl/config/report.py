@@ -32,7 +32,8 @@ class ImageReport:
     """One image: where it is defined, where it is tested, and the errors that would prevent that.
 
     ``environment`` is a label, ``environment_at`` the place of its definition, "built-in" for one that no
-    file defines, None if it is not defined. ``tests`` are the files and commands that its entries name, each after its kind.
+    file defines, None if it is not defined. ``tests`` are the files and commands that its entries name, each
+    after its kind.
     """
 
     label: str
