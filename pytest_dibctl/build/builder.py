@@ -101,7 +101,7 @@ def build(
             artifact=_existing(target, image), built=False, reason=reason, seconds=time.monotonic() - started
         )
     plan = plan_for(image, target, cwd)
-    why = "asked to (--dib-build=always)" if policy == "always" else plan.outdated()
+    why = "asked to" if policy == "always" else plan.outdated()
     if why is None:
         return _unchanged(plan, "unchanged since it was built", started)
     preflight.for_build(image, plan.recipe, target)

@@ -59,7 +59,8 @@ def _space(log_text: str, directory: Path, recipe: dib.Recipe | None) -> str | N
         return None
     if left < FULL:
         return (
-            f"{directory} is full ({left // 1024**2} MiB left): free some, or build elsewhere with --output"
+            f"{directory} is full ({left // 1024**2} MiB left): free some, or build elsewhere with "
+            "`dibctl build --output`"
         )
     tmpfs = recipe is not None and recipe.options.tmpfs
     return "the image is too small for its contents: raise DIB_IMAGE_SIZE" + (

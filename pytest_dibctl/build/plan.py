@@ -80,7 +80,7 @@ class Plan:
         """Return the error that says that nothing can be written where the file is to be."""
         return BuildError(
             f"{self.image.at('filename')}: cannot write in {self.target.parent}: {error.strerror}",
-            hint="make it writable, or build elsewhere with --output",
+            hint="make it writable, or build elsewhere with `dibctl build --output`",
         )
 
 

@@ -140,4 +140,6 @@ def _plain_path(target: Path) -> Check:
     """disk-image-create quotes no path, neither that of its output nor that of its temporary files."""
     odd = next((sign for sign in str(target) if sign.isspace() or sign in "*?[]{}()<>|&;'\"\\$`"), None)
     detail = str(target) if odd is None else f"{target}: {dib.TOOL} cannot work with {odd!r} in a path"
-    return Check(name="output path", ok=odd is None, detail=detail, fix="choose another with --output")
+    return Check(
+        name="output path", ok=odd is None, detail=detail, fix="choose another with `dibctl build --output`"
+    )

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from pytest_dibctl.cleanup import watch
+from pytest_dibctl.config import credentials
 from pytest_dibctl.errors import DibctlError, NotInConfigError
 from pytest_dibctl.run.ledger import GUARDIAN, LOCK, Ledger
 from pytest_dibctl.system import locks, process
@@ -252,7 +253,8 @@ def charge_for(
     """Return what a run's guardian must know to remove things in these environments."""
     entries = {environment.label: environment for environment in environments}
     files: dict[str, str] = {}
-    if any(entry.settings.keystone and entry.settings.keystone.cloud for entry in entries.values()):
+    sections = [entry.settings.keystone for entry in entries.values() if entry.settings.keystone is not None]
+    if any(credentials.cloud_of(keystone, environ) for keystone in sections):
         from pytest_dibctl.clouds.openstack.login import login_files  # loaded by now: its cloud is open
 
         files = login_files(environ)

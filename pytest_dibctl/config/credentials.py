@@ -2,7 +2,8 @@
 
 dibctl's rules: for tests the file counts, except that OS_PASSWORD replaces the file's password; for upload,
 obsolete and rotate the environment counts. With ``cloud: NAME`` (an entry of clouds.yaml) the environment
-is ignored. No cloud is asked here.
+is ignored. A section that says nothing of a login (``keystone: {}``) leaves it to the environment: OS_CLOUD
+names an entry of clouds.yaml, or the other variables of an openrc file say it all. No cloud is asked here.
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ _GROUPS = (
 )
 """Values that belong together: the first source that has one of a group decides the whole group."""
 
+CLOUD = "OS_CLOUD"
+"""The variable that names an entry of clouds.yaml."""
 _SECRETS = frozenset({"password", "application_credential_secret"})
+_SECRET_VARIABLES = ("OS_PASSWORD", "OS_APPLICATION_CREDENTIAL_SECRET")
 _VERSION_SUFFIX = re.compile(r"/v\d+(\.\d+)?$")
 
 
@@ -113,14 +117,20 @@ def resolve(
     Raises CredentialsError with everything that is missing and where it was looked for, ConfigError for an
     OS_AUTH_URL that is refused.
     """
-    if keystone.cloud is not None:
+    file, environment = _from_file(keystone, where), _from_environment(environ)
+    cloud = cloud_of(keystone, environ)
+    if cloud is not None:
+        is_named = keystone.cloud is not None
+        if not is_named:
+            _refuse_two_logins(environ, where)
+        regions = {} if is_named else _merged(file, environment, purpose)
+        region = regions.get("region_name", file.get("region_name"))
         return Credentials(
             method="cloud",
-            cloud=keystone.cloud,
-            region_name=keystone.region_name,
-            sources={"cloud": where},
+            cloud=cloud,
+            region_name=region.text if region is not None else None,
+            sources={"cloud": where if is_named else CLOUD},
         )
-    file, environment = _from_file(keystone, where), _from_environment(environ)
     if fixed_cloud and purpose == "publish":
         _refuse_other_cloud(file.get("auth_url"), environment.get("auth_url"), where)
     values = _merged(file, environment, purpose)
@@ -128,6 +138,26 @@ def resolve(
     _refuse_incomplete(values, method, keystone, where)
     _refuse_no_url(values["auth_url"], where)
     return _credentials(values, method)
+
+
+def cloud_of(keystone: Keystone, environ: Mapping[str, str]) -> str | None:
+    """Return the entry of clouds.yaml to log in with, None where it is another login.
+
+    OS_CLOUD counts only for a section that names neither a cloud nor anything of a login but its region.
+    """
+    if keystone.cloud is not None:
+        return keystone.cloud
+    says = any(getattr(keystone, name) is not None for name in VARIABLES if name != "region_name")
+    return None if says else environ.get(CLOUD) or None
+
+
+def _refuse_two_logins(environ: Mapping[str, str], where: str) -> None:
+    other = next((name for name in ("OS_AUTH_URL", *_SECRET_VARIABLES) if environ.get(name)), None)
+    if other is not None:
+        raise ConfigError(
+            f"{where}: says nothing of a login, and both {CLOUD} and {other} are set",
+            hint=f"unset one of the two: {CLOUD} means an entry of clouds.yaml, {other} is of an openrc file",
+        )
 
 
 def _from_file(keystone: Keystone, where: str) -> _Values:
@@ -206,7 +236,9 @@ def _refuse_incomplete(values: _Values, method: Method, keystone: Keystone, wher
     )
     raise CredentialsError(
         f"{where}: not enough credentials, missing {listed}",
-        hint="set the variables (source an openrc file) or write the keys into the section",
+        hint="there are three ways: `cloud: NAME` in the section, an entry of clouds.yaml (the variable "
+        f"{CLOUD} names one for a section without keys); the variables of an openrc file; the keys in the "
+        "section",
     )
 
 

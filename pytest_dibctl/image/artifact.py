@@ -169,7 +169,7 @@ def _identity(path: Path) -> Identity:
             pass
     except FileNotFoundError:
         raise ArtifactError(
-            f"{path}: no such image file", hint="build it, or name another with --input"
+            f"{path}: no such image file", hint="build it, or name another with --dib-input (dibctl: --input)"
         ) from None
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from None

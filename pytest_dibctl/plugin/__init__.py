@@ -178,6 +178,11 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_dibctl.plugin.without_image import WithoutImage
 
         config.pluginmanager.register(WithoutImage(config), "dibctl-without-image")
+        if config.option.showfixtures:  # nothing runs: ours are there to be read
+            from pytest_dibctl.plugin import facts, fixtures, host
+
+            for module in (fixtures, facts, host):
+                config.pluginmanager.register(module, module.__name__)
         return
     from pytest_dibctl.plugin import activation
 

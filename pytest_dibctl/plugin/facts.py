@@ -163,7 +163,6 @@ def ssh_client(ssh_access: SshAccess) -> Iterator[Any]:
 
 
 def _client(name: str, service: str) -> Callable[..., Any]:
-    @pytest.fixture(scope="session", name=name)
     def client(dib_run: TargetRun, cloud: Cloud) -> Any:
         found = cloud.client(service)
         if found is None:
@@ -175,7 +174,8 @@ def _client(name: str, service: str) -> Callable[..., Any]:
     client.__doc__ = (
         f"openstacksdk's {what}, logged in to the test environment; elsewhere the test is skipped."
     )
-    return client
+    made: Callable[..., Any] = pytest.fixture(scope="session", name=name)(client)  # which reads the docstring
+    return made
 
 
 nova = _client("nova", "compute")

@@ -210,7 +210,7 @@ def _untested(image: Entry[Image], environment: Entry[UploadEnvironment], built:
     if elsewhere.resumed:
         return UntestedError(
             f"{text}; it passed on {elsewhere.described}, but no instance booted there (--dib-warm)",
-            hint=f"run `dibctl test {image.label}` without --dib-warm",
+            hint=f"run `dibctl test {image.label}` without --warm",
         )
     command = f"pytest --dib-image={image.label} --dib-ladder={place},local"
     return UntestedError(

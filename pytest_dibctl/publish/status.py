@@ -277,7 +277,7 @@ def _outcome(
     visit = visits.get((environment.label, glance.endpoint))
     if visit is None or glance.name is None:
         return None
-    late = ApiError(f"no answer within {timeout:g} s", hint="--timeout SECONDS waits longer")
+    late = ApiError(f"no answer within {timeout:g} s", hint="`dibctl status --timeout SECONDS` waits longer")
     return visit.answers.get(image.label) or visit.error or late
 
 

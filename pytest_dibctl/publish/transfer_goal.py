@@ -87,11 +87,11 @@ def _project(request: Request, project_id: str) -> str:
     if name is None:
         raise NotInConfigError(
             f"{request.source.name}: project {project_id} has no name that these credentials can see",
-            hint="log in as a user who sees it, or leave it out with --ignore-membership",
+            hint="log in as a user who sees it, or leave it out with `dibctl transfer --ignore-membership`",
         )
     try:
         return request.destination.project(name)
     except NotInConfigError as error:
         raise NotInConfigError(
-            error.message, hint="make the project, or leave it out with --ignore-membership"
+            error.message, hint="make the project, or leave it out with `dibctl transfer --ignore-membership`"
         ) from None

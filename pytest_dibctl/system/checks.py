@@ -201,13 +201,19 @@ def writable(directory: Path) -> Check:
     name = "output directory"
     if not existing.is_dir():
         return Check(
-            name=name, ok=False, detail=f"{existing} is no directory", fix="choose another with --output"
+            name=name,
+            ok=False,
+            detail=f"{existing} is no directory",
+            fix="choose another with `dibctl build --output`",
         )
     # root may write everywhere, except on a file system that is read-only; access(2) knows of both.
     if not os.access(existing, os.W_OK | os.X_OK):
         reason = "read-only" if os.statvfs(existing).f_flag & os.ST_RDONLY else "not writable"
         return Check(
-            name=name, ok=False, detail=f"{existing} is {reason}", fix="choose another with --output"
+            name=name,
+            ok=False,
+            detail=f"{existing} is {reason}",
+            fix="choose another with `dibctl build --output`",
         )
     return Check(name=name, ok=True, detail=str(directory))
 
@@ -223,7 +229,7 @@ def space(directory: Path, needed: int) -> Check:
         name="free space",
         ok=False,
         detail=f"{detail}, about {_amount(needed)} needed",
-        fix="free some space, or choose another directory with --output",
+        fix="free some space, or choose another directory with `dibctl build --output`",
     )
 
 

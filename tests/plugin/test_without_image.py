@@ -186,3 +186,14 @@ def test_nothing_heavy_is_imported_where_no_image_is_configured(project: Project
     )
     project.write("conftest.py", "")
     subprocess.run([sys.executable, "-m", "pytest", "-q", *without()], cwd=project.path, check=True)
+
+
+def test_our_fixtures_are_shown_with_what_they_are(project: Project) -> None:
+    result = project.pytester.runpytest_subprocess("--fixtures")
+    assert result.ret == 0
+    shown = {line.split(" ")[0]: number for number, line in enumerate(result.outlines) if " -- " in line}
+    assert set(shown) >= FIXTURES
+    for name in FIXTURES:
+        described = result.outlines[shown[name] + 1]
+        assert described.startswith("    ")
+        assert "no docstring" not in described

@@ -232,7 +232,8 @@ def _verify(image: Mapping[str, Any], content: Content, *, arrived: bool, allow_
     if not allow_unverified:
         raise ApiError(
             f"{told}, so it cannot be verified; it is removed again",
-            hint="allow_unverified: true in the glance section, or transfer --allow-unverified, lets it pass",
+            hint="allow_unverified: true in the glance section, or `dibctl transfer --allow-unverified`, "
+            "lets it pass",
         )
     log.warning("%s, so it is not verified", told)
 

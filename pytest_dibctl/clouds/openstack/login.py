@@ -17,7 +17,7 @@ from pytest_dibctl.clouds.openstack import cloud_files, redacting
 from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.clouds.openstack.quiet import no_warnings, without_tls_warnings
 from pytest_dibctl.clouds.openstack.transport import GuardedSession
-from pytest_dibctl.config.credentials import Credentials
+from pytest_dibctl.config.credentials import CLOUD, Credentials
 from pytest_dibctl.config.models.site import Site
 
 
@@ -42,8 +42,9 @@ def open_api(
         arguments["image_endpoint_override"] = image_endpoint
     arguments |= _tls(site)
     environ = os.environ if environ is None else environ
-    with cloud_files.told(where=where, cloud=credentials.cloud), no_warnings():
-        connection = _connection(credentials, arguments, environ, where)
+    named = f"{where}, by {CLOUD}" if credentials.sources.get("cloud") == CLOUD else where
+    with cloud_files.told(where=named, cloud=credentials.cloud), no_warnings():
+        connection = _connection(credentials, arguments, environ, named)
         session = connection.session
     if site.disable_warnings:
         session.session = without_tls_warnings(session.session)

@@ -234,3 +234,44 @@ def test_an_address_without_a_scheme_is_told_as_such(url: str) -> None:
     assert "auth_url" in caught.value.message
     with pytest.raises(ConfigError, match="OS_AUTH_URL"):
         resolve(FILE, {"OS_AUTH_URL": url})
+
+
+# -- OS_CLOUD --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("purpose", ["test", "publish"])
+def test_os_cloud_counts_for_a_section_that_says_nothing(purpose: Purpose) -> None:
+    found = resolve({}, {"OS_CLOUD": "mine", "OS_USERNAME": "passed over"}, purpose)
+    assert (found.method, found.cloud, found.username) == ("cloud", "mine", None)
+    assert found.sources == {"cloud": "OS_CLOUD"}
+    assert resolve({"cloud": "named"}, {"OS_CLOUD": "mine", **ENVIRON}, purpose).cloud == "named"
+
+
+@pytest.mark.parametrize(("purpose", "region"), [("test", "of the file"), ("publish", "of the environment")])
+def test_the_region_beside_os_cloud(purpose: Purpose, region: str) -> None:
+    environ = {"OS_CLOUD": "mine", "OS_REGION_NAME": "of the environment"}
+    assert resolve({}, environ, purpose).region_name == "of the environment"
+    assert resolve({"region_name": "of the file"}, environ, purpose).region_name == region
+    assert resolve({"cloud": "named"}, environ, purpose).region_name is None
+
+
+@pytest.mark.parametrize("key", sorted(set(FILE)))
+def test_os_cloud_does_not_count_beside_keys(key: str) -> None:
+    with pytest.raises(CredentialsError, match="not enough"):
+        resolve({key: FILE[key]}, {"OS_CLOUD": "mine"})
+    assert resolve(FILE, {"OS_CLOUD": "mine"}).cloud is None
+
+
+@pytest.mark.parametrize("variable", ["OS_AUTH_URL", "OS_PASSWORD", "OS_APPLICATION_CREDENTIAL_SECRET"])
+def test_two_logins_in_the_environment_are_refused(variable: str) -> None:
+    with pytest.raises(ConfigError, match=f"both OS_CLOUD and {variable} are set") as refused:
+        resolve({}, {"OS_CLOUD": "mine", variable: "hush"})
+    assert "hush" not in str(refused.value)
+    assert resolve({}, {"OS_CLOUD": "", **ENVIRON}).method == "password"
+
+
+def test_missing_credentials_tell_all_three_ways() -> None:
+    with pytest.raises(CredentialsError) as missing:
+        resolve({})
+    hint = str(missing.value.hint)
+    assert all(way in hint for way in ("cloud: NAME", "OS_CLOUD", "openrc", "keys in the section"))

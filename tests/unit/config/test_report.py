@@ -39,7 +39,7 @@ def test_a_good_configuration(place: Place) -> None:
         "read test.yaml: 1 test environment: c",
         "image a: images.yaml:1:1 (a), tested in c (test.yaml:1:1 (c))",
         f"    shell: {script}",
-        "image b: images.yaml:2:1 (b), tested in local (built-in (local))",
+        "image b: images.yaml:2:1 (b), tested in local (built-in)",
         "warning: image 'a': images.yaml:1:1 replaces configs/images.yaml:1:1",
         "the configuration is valid",
     ]
