@@ -7,7 +7,6 @@ import io
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,21 +88,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare_output(*, debug: bool) -> None:
-    """Have only our own words shown: of libraries only errors, without ``--debug``, and no Python warnings.
+    """Have only our own words shown, and of libraries errors; ``debug`` shows what they say, and warnings.
 
     What the terminal's encoding lacks is shown as an escape.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger().setLevel(logging.DEBUG if debug else logging.ERROR)
-    logging.getLogger(pytest_dibctl.__name__).setLevel(logging.DEBUG if debug else logging.WARNING)
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(text.VisibleFormatter(handler.formatter or logging.Formatter()))
-    logging.captureWarnings(debug)
-    if not sys.warnoptions:
-        warnings.simplefilter("default" if debug else "ignore")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(text.VisibleFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s")))
+    if not debug:
+        handler.addFilter(_is_ours_or_an_error)
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, handlers=[handler])
+    logging.captureWarnings(True)
+
+
+def _is_ours_or_an_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR or record.name.partition(".")[0] == pytest_dibctl.__name__
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -115,7 +115,7 @@ def _rows(image: Status, *, offline: bool) -> list[tuple[Cell | str | None, ...]
     )
     if not image.published:
         asked = NOT_ASKED if offline else None
-        return [(*shared, None, asked, None, None, tables.note(built.reason))]
+        return [(*shared, None, asked, None, None, tables.note(_trouble(built)))]
     return [(*shared, *_cells(published, built)) for published in image.published]
 
 
@@ -125,7 +125,7 @@ def _cells(published: Published, built: Built) -> tuple[Cell | str | None, ...]:
         *([published.error.message] if published.error else []),
         *(["of another recipe than today's"] if published.outdated else []),
         *([f"{published.current} are current"] if published.current > 1 else []),
-        *([built.reason] if built.reason else []),
+        *([trouble] if (trouble := _trouble(built)) else []),
     ]
     return (
         published.environment,
@@ -134,6 +134,10 @@ def _cells(published: Published, built: Built) -> tuple[Cell | str | None, ...]:
         tables.moment(image.created if image else None, published.now),
         tables.note("; ".join(notes)),
     )
+
+
+def _trouble(built: Built) -> str | None:
+    return built.error.message if built.error is not None else built.reason
 
 
 def _time(written: str | None) -> dt.datetime | None:

@@ -39,13 +39,15 @@ MIB: Final = 1 << 20
 class Cell:
     """What stands in a cell: ``shown`` to people, ``data`` to programs.
 
-    A ``rigid`` text is neither cut nor broken into lines. One of ``one_line`` is cut instead of broken.
+    A ``rigid`` text is neither cut nor broken into lines; one of ``whole_words`` is broken between words only.
+    A text of ``one_line`` is cut instead of broken.
     """
 
     shown: str
     data: Any
     tone: Tone = ""
     rigid: bool = False
+    whole_words: bool = False
     one_line: bool = False
 
 
@@ -114,7 +116,11 @@ def ident(value: str | None) -> Cell:
 def idents(values: Iterable[str]) -> Cell:
     """Return a cell of several ids."""
     listed = list(values)
-    return Cell(shown=" ".join(listed) or NONE, data=listed)
+    return Cell(
+        shown=" ".join(listed) or NONE,
+        data=listed,
+        whole_words=all(len(value) <= LONGEST_ID for value in listed),
+    )
 
 
 def state(value: str, tone: Tone) -> Cell:
@@ -289,14 +295,16 @@ def _widths(
     def longest_word(shown: str) -> int:
         return max(map(cell_len, shown.split()), default=0)
 
+    def needs(cell: Cell) -> int:
+        if cell.rigid:
+            return cell_len(cell.shown)
+        return longest_word(cell.shown) if cell.whole_words else min(NARROW, longest_word(cell.shown))
+
     widths, least = [], []
     for name, number in zip(names, columns, strict=True):
         cells = [row[number] for row in rows]
         widths.append(max(map(cell_len, (name, *(cell.shown for cell in cells)))))
-        needs = [
-            cell_len(cell.shown) if cell.rigid else min(NARROW, longest_word(cell.shown)) for cell in cells
-        ]
-        least.append(max([longest_word(name), *needs]))
+        least.append(max([longest_word(name), *map(needs, cells)]))
     while sum(widths) + GAP * (len(widths) - 1) > room:
         number = max(range(len(widths)), key=lambda number: widths[number] - least[number])
         if widths[number] <= least[number]:

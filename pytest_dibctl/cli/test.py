@@ -54,7 +54,7 @@ def _run(arguments: Arguments) -> int:
         result_file = Path(f"/proc/{os.getpid()}/fd/{memory.fileno()}")
         argv = pytest_argv(arguments, result_file)
         code, number = _call_forwarding_signals(argv)
-        if number is not None and code == PYTEST_INTERRUPTED:
+        if number is not None and (code == PYTEST_INTERRUPTED or code < 0):
             return signals.exit_code(number)
         return exit_code_of(code, result_file)
 

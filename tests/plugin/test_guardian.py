@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from pytest_dibctl.cleanup import guardian
+from pytest_dibctl.config.entry import Entry
+from pytest_dibctl.config.models.test import TestEnvironment
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.run import ledger
 from tests.plugin.conftest import ROOT, Project
@@ -248,6 +250,22 @@ def test_credentials_reach_the_guardian_and_nothing_else(
         run.kill()
         run.wait()
     until(lambda: nothing_is_left(guarded))
+
+
+def test_a_guardian_gets_the_clouds_yaml_that_os_cloud_means(tmp_path: Path) -> None:
+    (tmp_path / "clouds.yaml").write_text("clouds: {mine: {}}\n")
+    settings = TestEnvironment.model_validate(
+        {
+            "keystone": {},
+            "nova": {"flavor": "f", "nics": [{"net_id": "4d5e0df8-1fd4-4d6c-a7a4-fa2d36f0a7fe"}]},
+        }
+    )
+    place = Entry(label="x", settings=settings, path=tmp_path / "test.yaml", display_name="test.yaml")
+    named = {"OS_CLIENT_CONFIG_FILE": str(tmp_path / "clouds.yaml")}
+    for environ, known in (({**named, "OS_CLOUD": "mine"}, True), (named, False)):
+        charge = guardian.charge_for(tmp_path, [place], cwd=tmp_path, environ=environ)
+        assert ("clouds: {mine: {}}\n" in charge.files.values()) is known
+        assert charge.environ == environ
 
 
 def test_a_guardian_without_a_whole_charge_is_replaced(tmp_path: Path) -> None:

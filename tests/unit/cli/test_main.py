@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -246,3 +247,64 @@ def test_bash_completes_commands_options_and_labels(here: Path) -> None:
 def test_every_shell_gets_code(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["completion", shell]) == ExitCode.OK
     assert "dibctl" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("number", "code"), [("INT", 130), ("TERM", 143), ("HUP", 129)])
+def test_a_signal_to_dibctl_test_is_its_exit_code(
+    here: Path, monkeypatch: pytest.MonkeyPatch, number: str, code: int
+) -> None:
+    """pytest, which gets the signal too, ends with 2 then."""
+    child = f'trap "exit 2" {number}; kill -{number} $PPID; sleep 20 & wait'
+    monkeypatch.setattr(test, "pytest_argv", lambda _arguments, _file: ["sh", "-c", child])
+    assert main.main(["test", "debian"]) == code
+    del here
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_what_libraries_say_is_no_part_of_a_result(here: Path, debug: bool) -> None:
+    code = """if 1:
+        import logging, sys, warnings
+        from pytest_dibctl.cli import main
+        from pytest_dibctl.config import report
+
+        def talks(**arguments):
+            warnings.warn("a module is old\\x1b[2J", UserWarning)
+            logging.getLogger("openstack.config").warning("an option is old")
+            logging.getLogger("pytest_dibctl.x").warning("this matters")
+            return validate(**arguments)
+
+        validate, report.validate = report.validate, talks
+        main.main(sys.argv[1:])
+    """
+    argv = [sys.executable, "-c", code, *(["--debug"] if debug else []), "validate"]
+    result = subprocess.run(argv, cwd=here, capture_output=True, text=True, check=False)
+    assert "this matters" in result.stderr
+    assert ("an option is old" in result.stderr) is debug
+    assert ("a module is old" in result.stderr) is debug
+    assert "is old" not in result.stdout
+    assert "\x1b" not in result.stderr
+
+
+def test_what_an_encoding_lacks_is_an_escape(here: Path) -> None:
+    (here / "images.yaml").write_text("\u6f22: {filename: x}\n")
+    argv = [sys.executable, "-m", "pytest_dibctl.cli.main", "status", "--offline"]
+    result = subprocess.run(
+        argv,
+        cwd=here,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "\\u6f22" in result.stdout
+
+
+def test_the_cache_folder_of_earlier_versions_is_told(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here))
+    assert main.main(["cache"]) == ExitCode.OK
+    assert capsys.readouterr() == ("nothing is kept\n", "")
+    (here / "pytest-dibctl").mkdir()
+    assert main.main(["cache"]) == ExitCode.OK
+    assert f"{here / 'pytest-dibctl'} is of an earlier version" in capsys.readouterr().err

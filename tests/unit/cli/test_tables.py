@@ -111,6 +111,20 @@ def test_what_there_is_no_room_for_is_said() -> None:
     assert taken <= 80
 
 
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_several_ids_are_whole(width: int) -> None:
+    ids = [ID, ID.replace("4", "5"), ID.replace("4", "6")]
+    columns = [Column(name="environment"), Column(name="obsolete now")]
+    shown = drawn(Table(columns=columns, rows=[("x" * 100, tables.idents(ids))]), width)
+    assert all(one in shown for one in ids)
+
+
+def test_an_id_of_a_page_is_cut_as_words_are() -> None:
+    columns = [Column(name="image"), Column(name="name")]
+    shown = drawn(Table(columns=columns, rows=[(tables.ident("x" * 9999), "y")]), 80)
+    assert len(shown) < 80 * 4
+
+
 def test_a_refusal_is_one_line() -> None:
     shown = drawn(table("x").only(["environment", "notes"]), 80)
     assert [line for line in shown.splitlines() if "refused" in line] == [shown.splitlines()[-1]]

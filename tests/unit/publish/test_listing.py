@@ -5,6 +5,9 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
+import pytest
+import yaml
+
 from tests.support.fake_openstack import stamp
 from tests.support.publishing import NAME, Shop
 
@@ -57,3 +60,28 @@ def test_one_environment_that_fails_hides_no_other(shop: Shop) -> None:
     bad, good = shop.json("list", code=20)
     assert bad["exit_code"] == 20
     assert [one["image"] for one in good["images"]] == [image]
+
+
+def test_os_cloud_leads_to_the_cloud_of_an_environment_that_names_none(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = shop.cloud.add_image(NAME)
+    shop.write({"one": {"keystone": {}}})
+    login = {key: text for key, text in shop.keystone().items() if key != "region_name"}
+    clouds = {"mine": {"auth": {**login, "user_domain_id": "default", "project_domain_id": "default"}}}
+    (shop.path / "clouds.yaml").write_text(yaml.safe_dump({"clouds": clouds}))
+    monkeypatch.setenv("OS_REGION_NAME", "RegionOne")
+    monkeypatch.setenv("OS_CLOUD", "mine")
+    (one,) = shop.json("list")
+    assert [found["image"] for found in one["images"]] == [image]
+    monkeypatch.setenv("OS_CLOUD", "other")
+    code, _, err = shop.run("list")
+    assert code == 10
+    assert "by OS_CLOUD: there is no cloud 'other' in clouds.yaml" in err
+
+
+def test_an_environment_without_any_login_tells_three_ways(shop: Shop) -> None:
+    shop.write({"one": {"keystone": {}}})
+    code, _, err = shop.run("list")
+    assert code == 12
+    assert "there are three ways" in err
