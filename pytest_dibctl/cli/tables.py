@@ -39,8 +39,8 @@ MIB: Final = 1 << 20
 class Cell:
     """What stands in a cell: ``shown`` to people, ``data`` to programs.
 
-    A ``rigid`` text is neither cut nor broken into lines; one of ``whole_words`` is broken between words only.
-    A text of ``one_line`` is cut instead of broken.
+    A ``rigid`` text is neither cut nor broken into lines, one of ``whole_words`` is broken between words only,
+    and one of ``one_line`` is cut instead of broken.
     """
 
     shown: str

@@ -270,7 +270,7 @@ def test_what_libraries_say_is_no_part_of_a_result(here: Path, debug: bool) -> N
         def talks(**arguments):
             warnings.warn("a module is old\\x1b[2J", UserWarning)
             logging.getLogger("openstack.config").warning("an option is old")
-            logging.getLogger("pytest_dibctl.x").warning("this matters")
+            logging.getLogger("pytest_dibctl.config").warning("this matters")
             return validate(**arguments)
 
         validate, report.validate = report.validate, talks

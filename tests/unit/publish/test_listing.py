@@ -71,6 +71,7 @@ def test_os_cloud_leads_to_the_cloud_of_an_environment_that_names_none(
     clouds = {"mine": {"auth": {**login, "user_domain_id": "default", "project_domain_id": "default"}}}
     (shop.path / "clouds.yaml").write_text(yaml.safe_dump({"clouds": clouds}))
     monkeypatch.setenv("OS_REGION_NAME", "RegionOne")
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(shop.path / "clouds.yaml"))
     monkeypatch.setenv("OS_CLOUD", "mine")
     (one,) = shop.json("list")
     assert [found["image"] for found in one["images"]] == [image]
