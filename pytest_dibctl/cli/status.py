@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     Column(name="image"),
-    Column(name="built", spare=5),
+    Column(name="built", spare=2),
     Column(name="recipe"),
-    Column(name="fingerprint", spare=9),
+    Column(name="fingerprint", spare=7),
     Column(name="tested"),
-    Column(name="when", spare=6),
-    Column(name="in", spare=7),
+    Column(name="when", spare=5),
+    Column(name="in", spare=6),
     Column(name="environment"),
     Column(name="published"),
-    Column(name="id", spare=2),
+    Column(name="id", spare=4),
     Column(name="age", spare=1),
-    Column(name="notes", spare=8),
+    Column(name="notes", spare=3),
 )
 RECIPES: Mapping[str, Tone] = {"unchanged": "good", "outdated": "fair", "broken": "bad"}
 OUTCOMES: Mapping[str, Tone] = {"passed": "good", "failed": "bad"}

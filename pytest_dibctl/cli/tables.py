@@ -39,8 +39,8 @@ MIB: Final = 1 << 20
 class Cell:
     """What stands in a cell: ``shown`` to people, ``data`` to programs.
 
-    A ``rigid`` text is neither cut nor broken into lines, one of ``whole_words`` is broken between words only,
-    and one of ``one_line`` is cut instead of broken.
+    A ``rigid`` text is neither cut nor broken into lines, one of ``whole_words`` is broken between words
+    only, and one of ``one_line`` is cut instead of broken.
     """
 
     shown: str
@@ -53,10 +53,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column of a table; where a terminal is too narrow the one with the largest ``spare`` goes first.
-
-    A column of ``spare`` 0 stays.
-    """
+    """A column of a table: always there with ``spare`` 0, else in that order while there is room."""
 
     name: str
     spare: int = 0
@@ -93,6 +90,7 @@ class Table:
             self,
             columns=[self.columns[number] for number in kept],
             rows=[[row[number] for number in kept] for row in rows],
+            shared=sum(number < self.shared for number in kept),
         )
 
     def cells(self) -> list[list[Cell]]:
@@ -248,14 +246,13 @@ def drawing(table: Table, room: int) -> tuple[Drawing, int, list[str]]:
     from rich.text import Text
 
     rows = _blanked(_visible(table), table.shared)
-    columns = list(range(len(table.columns)))
-    while True:
-        widths = _widths([table.columns[number].name for number in columns], rows, columns, room)
-        spare = max(columns, key=lambda number: table.columns[number].spare)
-        taken = sum(widths) + GAP * (len(columns) - 1)
-        if taken <= room or not table.columns[spare].spare:
-            break
-        columns.remove(spare)
+    names = [column.name for column in table.columns]
+    columns = [number for number, column in enumerate(table.columns) if not column.spare]
+    widths = _widths(names, rows, columns, room)
+    for number in sorted(range(len(names)), key=lambda number: table.columns[number].spare):
+        more = sorted({*columns, number})
+        if _taken(wider := _widths(names, rows, more, room)) <= room:
+            columns, widths = more, wider
     drawn = rich.table.Table(
         box=rich.box.SIMPLE_HEAD, padding=(0, GAP - 1, 0, 0), pad_edge=False, show_edge=False
     )
@@ -268,8 +265,12 @@ def drawing(table: Table, room: int) -> tuple[Drawing, int, list[str]]:
                 for cell in (row[number] for number in columns)
             )
         )
-    left_out = [column.name for number, column in enumerate(table.columns) if number not in columns]
-    return drawn, taken, left_out
+    left_out = [name for number, name in enumerate(names) if number not in columns]
+    return drawn, _taken(widths), left_out
+
+
+def _taken(widths: Sequence[int]) -> int:
+    return sum(widths) + GAP * (len(widths) - 1)
 
 
 def _visible(table: Table) -> list[list[Cell]]:
@@ -301,11 +302,11 @@ def _widths(
         return longest_word(cell.shown) if cell.whole_words else min(NARROW, longest_word(cell.shown))
 
     widths, least = [], []
-    for name, number in zip(names, columns, strict=True):
-        cells = [row[number] for row in rows]
+    for number in columns:
+        name, cells = names[number], [row[number] for row in rows]
         widths.append(max(map(cell_len, (name, *(cell.shown for cell in cells)))))
         least.append(max([longest_word(name), *map(needs, cells)]))
-    while sum(widths) + GAP * (len(widths) - 1) > room:
+    while _taken(widths) > room:
         number = max(range(len(widths)), key=lambda number: widths[number] - least[number])
         if widths[number] <= least[number]:
             break

@@ -266,6 +266,17 @@ def test_a_time_that_nobody_tells_is_none() -> None:
         assert (cell.shown, cell.data) == ("-", None)
 
 
+@pytest.mark.parametrize(
+    "at",
+    [
+        dt.datetime.min.replace(tzinfo=dt.timezone(dt.timedelta(hours=14))),
+        dt.datetime.max.replace(tzinfo=dt.timezone(dt.timedelta(hours=-12))),
+    ],
+)
+def test_no_time_is_too_far_away(at: dt.datetime) -> None:
+    assert re.fullmatch(r"\d+ days ago|in \d+ days", tables.moment(at, NOW).shown)
+
+
 def test_columns_that_say_nothing_are_left_out() -> None:
     columns = [Column(name="a"), Column(name="b", spare=1), Column(name="c", spare=1)]
     rows = [("x", None, Cell(shown="y", data="y")), ("x", "", None)]
