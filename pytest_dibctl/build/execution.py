@@ -106,9 +106,13 @@ def _fresh_log(plan: Plan) -> Iterator[int]:
 
 
 def keep_log(plan: Plan) -> None:
-    """Make the log of this build, which has succeeded, that of the file; raises BuildError."""
+    """Make the log of this build, which has succeeded, that of the file; raises BuildError.
+
+    A build may remove its log.
+    """
     try:
-        plan.unfinished_log.replace(plan.log_file)
+        with contextlib.suppress(FileNotFoundError):
+            plan.unfinished_log.replace(plan.log_file)
     except OSError as error:
         raise plan.unwritable(error) from None
 

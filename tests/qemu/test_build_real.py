@@ -180,23 +180,6 @@ def test_an_external_command_runs_on_what_disk_image_create_made(elements: Path,
     assert list(outcome.phases)[-1] == "external_build 1"
 
 
-def test_a_failed_build_leaves_the_log_of_the_file_that_is_there(out: Path) -> None:
-    def run(command: str) -> None:
-        commands = [{"cmdline": f"sh -c '{command}'"}]
-        image = building.entry(out, external_build=commands)
-        builder.build(image, cwd=out, progress=lambda _line: None)
-
-    make = "qemu-img create -q -f qcow2 %(output_filename)s 1M"
-    run(f"echo good; {make}")
-    with pytest.raises(BuildError, match=r"log: .*tiny\.qcow2\.build\.failed\.log"):
-        run("echo bad; exit 3")
-    assert "good" in (out / "tiny.qcow2.build.log").read_text()
-    assert "bad" in (out / "tiny.qcow2.build.failed.log").read_text()
-    run(f"echo better; {make}")
-    assert "better" in (out / "tiny.qcow2.build.log").read_text()
-    assert not (out / "tiny.qcow2.build.failed.log").exists()
-
-
 @pytest.mark.parametrize("options", [["-n"], ["-n", "-x"]], ids=["quiet", "traced"])
 def test_a_failing_element_is_told_with_its_own_words(elements: Path, out: Path, options: list[str]) -> None:
     building.element(elements, root="echo this is why >&2\nexit 5\n")

@@ -100,7 +100,7 @@ def test_a_script_that_is_edited_during_the_build_is_noticed_after_it(tmp_path: 
 
 def test_always_builds_what_is_unchanged(tmp_path: Path) -> None:
     build(tmp_path)
-    assert build(tmp_path, policy="always").reason == "asked to (--dib-build=always)"
+    assert build(tmp_path, policy="always").reason == "asked to"
 
 
 def test_never_uses_what_is_there(tmp_path: Path) -> None:
@@ -184,9 +184,9 @@ def test_a_failing_command_gives_its_code_and_words_and_keeps_the_old_image(tmp_
     assert caught.value.exit_code == 7
     assert "images.yaml (tiny): the build exited with 7 in external_build 2 after " in caught.value.message
     assert "\n  error: no luck\n" in caught.value.message
-    assert caught.value.message.endswith(f"log: {tmp_path}/tiny.qcow2.build.log")
-    assert "about to fail" in (tmp_path / "tiny.qcow2.build.log").read_text()
-    assert names(tmp_path) == LEFT
+    assert caught.value.message.endswith(f"log: {tmp_path}/tiny.qcow2.build.failed.log")
+    assert "about to fail" in (tmp_path / "tiny.qcow2.build.failed.log").read_text()
+    assert names(tmp_path) == LEFT | {"tiny.qcow2.build.failed.log"}
     assert artifact.inspect(tmp_path / "tiny.qcow2") == old
     assert not build(tmp_path).built
 
@@ -195,7 +195,7 @@ def test_a_command_killed_by_a_signal_gives_128_and_its_number(tmp_path: Path) -
     with pytest.raises(BuildError, match="was killed by SIGKILL in external_build 1") as caught:
         build(tmp_path, "sh -c 'kill -9 $$'")
     assert caught.value.exit_code == 137
-    assert names(tmp_path) == LEFT - {"tiny.qcow2", "tiny.qcow2.dibctl.json"}
+    assert names(tmp_path) == {"tiny.qcow2.build.failed.log", ".tiny.qcow2.lock"}
 
 
 def test_an_exit_code_beyond_all_signals_is_no_signal(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_program_that_cannot_be_started_is_named_at_its_place(
     place = "images.yaml (tiny.external_build[1].cmdline)"
     assert caught.value.message.splitlines() == [
         f"{place}: {program}: {said}",
-        f"log: {tmp_path}/tiny.qcow2.build.log",
+        f"log: {tmp_path}/tiny.qcow2.build.failed.log",
     ]
     assert str(caught.value.hint).startswith(hint)
     assert caught.value.exit_code == code
@@ -381,7 +381,7 @@ def test_however_a_run_is_ended_it_leaves_nothing(tmp_path: Path, number: signal
     running.communicate(timeout=60)
     assert running.returncode != 0
     settle(tmp_path)
-    assert names(tmp_path) == {"started", "tiny.qcow2.build.log", ".tiny.qcow2.lock"}
+    assert names(tmp_path) == {"started", "tiny.qcow2.build.failed.log", ".tiny.qcow2.lock"}
     assert build(tmp_path).built
 
 
@@ -443,8 +443,20 @@ def test_a_run_waits_until_the_guard_of_a_dead_one_has_cleaned_up(tmp_path: Path
     assert names(tmp_path) == LEFT | {"started", "go"}
 
 
+def test_a_failed_build_leaves_the_log_of_the_file_that_is_there(tmp_path: Path) -> None:
+    good, failed = tmp_path / "tiny.qcow2.build.log", tmp_path / "tiny.qcow2.build.failed.log"
+    build(tmp_path, "echo good", CREATE)
+    with pytest.raises(BuildError):
+        build(tmp_path, "echo bad", "sh -c 'exit 3'")
+    assert "\ngood\n" in good.read_text()
+    assert "\nbad\n" in failed.read_text()
+    build(tmp_path, "echo better", CREATE)
+    assert "\nbetter\n" in good.read_text()
+    assert not failed.exists()
+
+
 def test_a_build_goes_on_when_the_log_is_removed(tmp_path: Path) -> None:
-    assert build(tmp_path, f"rm {tmp_path}/tiny.qcow2.build.log", CREATE).built
+    assert build(tmp_path, f"rm {tmp_path}/tiny.qcow2.build.failed.log", CREATE).built
 
 
 def test_output_that_is_no_text_does_not_disturb(tmp_path: Path) -> None:

@@ -194,4 +194,6 @@ def test_a_full_output_directory_is_the_cause_whatever_was_said(
     usage = dataclasses.make_dataclass("Usage", ["free"])
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(free=1024**2))
     said = causes.hint("terminated oddly", directory=tmp_path, recipe=None)
-    assert said == f"{tmp_path} is full (1 MiB left): free some, or build elsewhere with --output"
+    assert (
+        said == f"{tmp_path} is full (1 MiB left): free some, or build elsewhere with `dibctl build --output`"
+    )
