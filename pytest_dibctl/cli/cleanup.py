@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_dibctl.cli.command import Arguments, Command, add_json
+from pytest_dibctl.cli import tables
+from pytest_dibctl.cli.command import Arguments, Command, add_format
 from pytest_dibctl.cli.configuration import load
-from pytest_dibctl.cli.output import print_json, show
+from pytest_dibctl.cli.output import print_result, show
+from pytest_dibctl.cli.tables import Column, Table
 from pytest_dibctl.errors import ExitCode, NotInConfigError
 
 if TYPE_CHECKING:
     from pytest_dibctl.cleanup.sweep import Choice, Swept
     from pytest_dibctl.config.catalog import Catalog
+
+COLUMNS = (Column(name="run"), Column(name="resource"), Column(name="outcome"))
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +44,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="only remove the kept instance or image of this id or name from the OpenStack environments",
     )
-    add_json(parser, "the outcome for each resource")
+    add_format(parser, COLUMNS, "the outcome for each resource")
 
 
 def _run(arguments: Arguments) -> int:
@@ -54,22 +58,38 @@ def _run(arguments: Arguments) -> int:
         catalog().environment(arguments.environment)  # raises NotInConfigError for an unknown label
     choice = sweep.Choice(run_id=arguments.run_id, environment=arguments.environment)
     swept: list[Swept] = []
+    # Removals take their time, so people see each one at once.
+    in_lines = arguments.format == "table" and not arguments.columns
     try:
         for item in _swept(arguments, choice, catalog):
             swept.append(item)
-            if arguments.format != "json":
+            if in_lines:
                 show(f"{item.run_id}  {item.what}: {item.outcome}")
     finally:
-        if arguments.format == "json":
-            print_json([item.as_data() for item in swept])
+        if not in_lines:
+            print_result(arguments, [item.as_data() for item in swept], _table(swept))
     if not swept and arguments.kept is not None:
         raise NotInConfigError(
             f"nothing that was kept has the id or name {arguments.kept}",
             hint="`dibctl cleanup --list-kept` shows what was",
         )
-    if not swept and arguments.format != "json":
+    if not swept and in_lines:
         show("nothing was kept" if arguments.list_kept else "nothing to remove")
     return ExitCode.UNSPECIFIED if any(item.failed for item in swept) else ExitCode.OK
+
+
+def _table(swept: Sequence[Swept]) -> Table:
+    return Table(
+        columns=COLUMNS,
+        rows=[
+            (
+                tables.ident(item.run_id),
+                item.what,
+                tables.state(item.outcome, "bad" if item.failed else ""),
+            )
+            for item in swept
+        ],
+    )
 
 
 def _swept(arguments: Arguments, choice: Choice, catalog: Callable[[], Catalog]) -> Iterator[Swept]:

@@ -129,6 +129,16 @@ def test_cleanup_in_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     }
 
 
+def test_cleanup_in_csv(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ledger.opened("01234567") as book:
+        book.record("instance", "=gone", environment="local", engine="qemu", directory=str(here / "gone"))
+    assert main.main(["cleanup", "-f", "csv", "--dry-run"]) == ExitCode.OK
+    lines = ['"run","resource","outcome"', '"01234567","instance =gone","would be removed"', ""]
+    assert capsys.readouterr().out == "\n".join(lines)
+    assert main.main(["cleanup", "-f", "value", "-c", "run", "--dry-run"]) == ExitCode.OK
+    assert capsys.readouterr().out == "01234567\n"
+
+
 def test_cleanup_never_touches_a_living_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     del here
     with ledger.opened("01234567") as book:
