@@ -79,4 +79,8 @@ COMMAND = Command(
     help="Write a repository of images with tests and CI that works at once; replace no file.",
     add_options=_add_options,
     run=_run,
+    examples=(
+        "dibctl init images",
+        "dibctl init --distribution ubuntu --ci github images",
+    ),
 )

@@ -143,4 +143,8 @@ COMMAND = Command(
     help="Print the jobs with which a CI service tests the images, each or those that have changed.",
     add_options=_add_options,
     run=_run,
+    examples=(
+        "dibctl matrix --format github",
+        "dibctl matrix 'debian-*' --changed-since origin/main --shards 3",
+    ),
 )

@@ -70,4 +70,5 @@ COMMAND = Command(
     help="Merge the results of several jobs into one JUnit file and one HTML report.",
     add_options=_add_options,
     run=_run,
+    examples=("dibctl merge results/ --junit-xml junit.xml --report report.html",),
 )

@@ -18,7 +18,7 @@ from pytest_dibctl.cli.command import Command
 PACKAGE = Path(pytest_dibctl.__file__).parent
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 QUOTED = re.compile(r"`dibctl ([a-z-]+)([^`]*)`")
-DIBCTL_ONLY = {"cli", "publish", "cleanup"}
+DIBCTL_ONLY = {"cli", "publish", "cleanup", "repository"}
 """Rooms whose messages `dibctl` alone shows, or that name its commands."""
 
 
