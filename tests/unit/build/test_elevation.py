@@ -55,7 +55,7 @@ def test_an_error_comes_back_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="it broke") as caught:
         builder.build(image, cwd=tmp_path, progress=silent)
     assert caught.value.exit_code == 7
-    assert (tmp_path / "tiny.qcow2.build.log").stat().st_uid == USER
+    assert (tmp_path / "tiny.qcow2.build.failed.log").stat().st_uid == USER
 
 
 def test_an_interrupted_build_ends_and_leaves_nothing(tmp_path: Path) -> None:
