@@ -50,15 +50,15 @@ def add_boot_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_json(parser: argparse.ArgumentParser, what: str = "the result") -> None:
-    """Add ``--json``, which ``output.print_result`` obeys; ``what`` is printed."""
+def add_json(parser: argparse.ArgumentParser, text: str = "print the result as JSON") -> None:
+    """Add ``--json``, which ``output.print_result`` obeys; ``text`` is its help."""
     parser.add_argument(
         "--json",
         dest="format",
         action="store_const",
         const="json",
         default="table",
-        help=f"print {what} as JSON",
+        help=text,
     )
 
 
@@ -81,14 +81,7 @@ def add_format(parser: argparse.ArgumentParser, columns: Iterable[Column], what:
         metavar="COLUMN",
         help=f"only this column; repeatable; there are: {', '.join(names)}",
     )
-    parser.add_argument(
-        "--json",
-        dest="format",
-        action="store_const",
-        const="json",
-        default="table",
-        help="the same as -f json",
-    )
+    add_json(parser, "the same as -f json")
 
 
 def count(text: str) -> int:

@@ -34,7 +34,7 @@ def load(arguments: Arguments, *, need_images: bool = True) -> Catalog:
 
 
 def _add_validate_options(parser: argparse.ArgumentParser) -> None:
-    add_json(parser, "the report")
+    add_json(parser, "print the report as JSON")
 
 
 def _validate(arguments: Arguments) -> int:

@@ -25,7 +25,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="install the missing packages with apt (needs root); elsewhere, print the command that does",
     )
-    add_json(parser, "the checks")
+    add_json(parser, "print the checks as JSON")
 
 
 def _run(arguments: Arguments) -> int:

@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pytest_dibctl.config.models.key import LARGER, Key
 from pytest_dibctl.config.models.section import Rule, Ruled, given
-from pytest_dibctl.config.models.values import Seconds
+from pytest_dibctl.config.models.values import NonEmpty, Seconds, Text
+
+Userdata = Annotated[
+    Text | None,
+    Key(
+        "User data for the guest, handed over unchanged. Excludes `userdata_file`.",
+        example='"#cloud-config\\npackages: [htop]\\n"',
+    ),
+]
+UserdataFile = Annotated[
+    NonEmpty | None,
+    Key(
+        "A file whose text is the user data. Excludes `userdata`. Relative to the working directory, else to "
+        "the file that names it.",
+        example="userdata.yaml",
+    ),
+]
+LocalHostKey = Annotated[
+    Literal["injected", "first-seen"],
+    Key(
+        "Which host key is trusted. `injected`: one that this tool gives the guest. `first-seen`: the "
+        "guest's own, as it is first shown."
+    ),
+]
 
 
 class NovaTimeouts(Ruled):

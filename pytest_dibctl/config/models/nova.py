@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from pytest_dibctl.config.models.instance import NovaTimeouts, user_data_rules
+from pytest_dibctl.config.models.instance import NovaTimeouts, Userdata, UserdataFile, user_data_rules
 from pytest_dibctl.config.models.key import Key
 from pytest_dibctl.config.models.section import Rule, Section, given
 from pytest_dibctl.config.models.values import (
@@ -105,21 +105,8 @@ class Nova(NovaTimeouts):
     availability_zone: Annotated[
         NonEmpty | None, Key("The availability zone.", default="Nova's own choice", example="az1")
     ] = None
-    userdata: Annotated[
-        Text | None,
-        Key(
-            "User data for the guest, handed over unchanged. Excludes `userdata_file`.",
-            example='"#cloud-config\\npackages: [htop]\\n"',
-        ),
-    ] = None
-    userdata_file: Annotated[
-        NonEmpty | None,
-        Key(
-            "A file whose text is the user data. Excludes `userdata`. Relative to the working "
-            "directory, else to the file that names it.",
-            example="userdata.yaml",
-        ),
-    ] = None
+    userdata: Userdata = None
+    userdata_file: UserdataFile = None
     security_groups: Annotated[
         tuple[NonEmpty, ...],
         Field(json_schema_extra=UNIQUE_ITEMS),

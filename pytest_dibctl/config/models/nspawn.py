@@ -7,11 +7,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from pytest_dibctl.config.models.instance import NovaTimeouts, user_data_rules
+from pytest_dibctl.config.models.instance import (
+    LocalHostKey,
+    NovaTimeouts,
+    Userdata,
+    UserdataFile,
+    user_data_rules,
+)
 from pytest_dibctl.config.models.key import Key
-from pytest_dibctl.config.models.qemu import Forward, forward_rules
+from pytest_dibctl.config.models.qemu import ForwardPorts, forward_rules
 from pytest_dibctl.config.models.section import Rule
-from pytest_dibctl.config.models.values import Flag, NonEmpty, Text, Whole
+from pytest_dibctl.config.models.values import Flag, Whole
 
 
 class Nspawn(NovaTimeouts):
@@ -39,35 +45,10 @@ class Nspawn(NovaTimeouts):
             "`/var/lib/cloud/seed/nocloud`, or `config_drive` beside it."
         ),
     ] = "nocloud"
-    ssh_host_key: Annotated[
-        Literal["injected", "first-seen"],
-        Key(
-            "Which host key is trusted. `injected`: one that this tool gives the guest. "
-            "`first-seen`: the guest's own, as it is first shown."
-        ),
-    ] = "injected"
-    userdata: Annotated[
-        Text | None,
-        Key(
-            "User data for the guest, handed over unchanged. Excludes `userdata_file`.",
-            example='"#cloud-config\\npackages: [htop]\\n"',
-        ),
-    ] = None
-    userdata_file: Annotated[
-        NonEmpty | None,
-        Key(
-            "A file whose text is the user data. Excludes `userdata`. Relative to the working "
-            "directory, else to the file that names it.",
-            example="userdata.yaml",
-        ),
-    ] = None
-    forward_ports: Annotated[
-        tuple[Forward, ...],
-        Key(
-            "Ports of the guest that are reached through this machine's loopback.",
-            default="none; ssh is always reached",
-        ),
-    ] = ()
+    ssh_host_key: LocalHostKey = "injected"
+    userdata: Userdata = None
+    userdata_file: UserdataFile = None
+    forward_ports: ForwardPorts = ()
     host_loopback: Annotated[Flag, Key("Let the container reach services of this machine, at 10.0.2.2.")] = (
         False
     )

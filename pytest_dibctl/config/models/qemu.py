@@ -7,10 +7,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from pytest_dibctl.config.models.instance import NovaTimeouts, user_data_rules
+from pytest_dibctl.config.models.instance import (
+    LocalHostKey,
+    NovaTimeouts,
+    Userdata,
+    UserdataFile,
+    user_data_rules,
+)
 from pytest_dibctl.config.models.key import Key
 from pytest_dibctl.config.models.section import Rule, Section
-from pytest_dibctl.config.models.values import Flag, NonEmpty, Port, Text, Whole
+from pytest_dibctl.config.models.values import Flag, NonEmpty, Port, Whole
 
 
 class Forward(Section):
@@ -20,6 +26,15 @@ class Forward(Section):
     host: Annotated[
         Port | None, Key("The port on this machine's loopback.", default="a free one", example="8080")
     ] = None
+
+
+ForwardPorts = Annotated[
+    tuple[Forward, ...],
+    Key(
+        "Ports of the guest that are reached through this machine's loopback.",
+        default="none; ssh is always reached",
+    ),
+]
 
 
 class Qemu(NovaTimeouts):
@@ -52,38 +67,13 @@ class Qemu(NovaTimeouts):
             "as in OpenStack."
         ),
     ] = "nocloud"
-    ssh_host_key: Annotated[
-        Literal["injected", "first-seen"],
-        Key(
-            "Which host key is trusted. `injected`: one that this tool gives the guest. "
-            "`first-seen`: the guest's own, as it is first shown."
-        ),
-    ] = "injected"
+    ssh_host_key: LocalHostKey = "injected"
     kernel_cmdline: Annotated[
         NonEmpty, Key("The kernel's command line, for images with a kernel beside them.")
     ] = "root=/dev/vda rw console=ttyS0"
-    userdata: Annotated[
-        Text | None,
-        Key(
-            "User data for the guest, handed over unchanged. Excludes `userdata_file`.",
-            example='"#cloud-config\\npackages: [htop]\\n"',
-        ),
-    ] = None
-    userdata_file: Annotated[
-        NonEmpty | None,
-        Key(
-            "A file whose text is the user data. Excludes `userdata`. Relative to the working "
-            "directory, else to the file that names it.",
-            example="userdata.yaml",
-        ),
-    ] = None
-    forward_ports: Annotated[
-        tuple[Forward, ...],
-        Key(
-            "Ports of the guest that are reached through this machine's loopback.",
-            default="none; ssh is always reached",
-        ),
-    ] = ()
+    userdata: Userdata = None
+    userdata_file: UserdataFile = None
+    forward_ports: ForwardPorts = ()
     host_loopback: Annotated[Flag, Key("Let the guest reach services of this machine, at 10.0.2.2.")] = False
 
     @classmethod
