@@ -277,6 +277,20 @@ class ReadyStates(Protocol):
         ...
 
 
+@runtime_checkable
+class BootsEarly(Protocol):
+    """What a cloud has in addition whose instances boot in seconds and cost nothing: one may boot in vain."""
+
+    def begin_boot(
+        self, image: CloudImage, request: BootRequest, *, progress: Progress
+    ) -> Callable[[], Instance]:
+        """Start what ``boot`` starts, without waiting; return what does the rest, once and in any thread.
+
+        Both raise as ``boot`` does. Where the rest is never done, the caller removes what has the name.
+        """
+        ...
+
+
 class Cloud(Protocol):
     """A place where test images are booted."""
 

@@ -41,6 +41,8 @@ class Collection:
             self._session.config, catalog=self._session.catalog, plan=self._session.plan
         )
         self._session.config.pluginmanager.register(collector, "dibctl-collector")
+        if self._session.may_make_things_early:
+            self._session.resources.begin_guard()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:

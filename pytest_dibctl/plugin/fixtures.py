@@ -6,6 +6,7 @@ conftest can override any of them. All are parametrized through ``image``.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -110,8 +111,27 @@ def image_tree(
     """
     if not dib_run.options.has_file:
         pytest.skip("what exists already is tested, and what file it was made from is not known")
-    with content.file_tree(dib_run, request.getfixturevalue("artifact")) as tree:
+    built = request.getfixturevalue("artifact")
+    session = request.config.stash[KEY]
+    if session.may_boot_early(dib_run):
+        request.getfixturevalue("dib_early_boot")
+    with content.file_tree(dib_run, built) as tree:
         yield tree
+
+
+@pytest.fixture(scope="session")
+def dib_early_boot(dib_run: TargetRun, request: pytest.FixtureRequest) -> Iterator[None]:
+    """An instance that boots while the image's files are looked at; ``instance`` takes it over.
+
+    What goes wrong on the way to it is told by the first test that needs it, and is no matter of the files.
+    """
+    session = request.config.stash[KEY]
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(Exception, pytest.skip.Exception, pytest.fail.Exception):
+            cloud, image, key = map(request.getfixturevalue, ("cloud", "cloud_image", "keypair"))
+            begun = booting.begun(dib_run, cloud, image, key)
+            session.early[session.current] = stack.enter_context(begun)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -160,6 +180,7 @@ def instance(
     cloud: Cloud,
     cloud_image: CloudImage | None,
     keypair: SshKey,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Instance]:
     """The machine under test, running; it may not be ready for a login yet (``ssh_access`` waits).
 
@@ -168,7 +189,9 @@ def instance(
     ``screenshot()``.
     """
     content.refuse_failed_content(dib_run)  # maybe found since, for the same image in another environment
-    with booting.booted(dib_run, cloud, cloud_image, keypair) as booted:
+    session = request.config.stash[KEY]
+    early = session.early.get(session.current)
+    with booting.booted(dib_run, cloud, cloud_image, keypair, early) as booted:
         yield booted
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pytest_dibctl.cleanup import guardian, renewal
+from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.run import ledger
 from pytest_dibctl.run.ledger import Ledger, Record
 from pytest_dibctl.run.options import RunOptions
@@ -31,6 +33,7 @@ class RunResources:
         cwd: Path,
     ) -> None:
         self._is_worker = is_worker
+        self._beginning: threading.Thread | None = None
         self.guard: Callable[[], None] = lambda: None
         with contextlib.ExitStack() as stack:
             directory = ledger.base_directory() / (run_id or ledger.new_run_id())
@@ -54,6 +57,19 @@ class RunResources:
             interruption.guarded = not options.keep_on_kill
             self._open = stack.pop_all()
 
+    def begin_guard(self) -> None:
+        """Call ``guard`` in the background: a guardian takes a third of a second to start.
+
+        What is wrong with it is raised by the next call, before anything is made.
+        """
+
+        def begin() -> None:
+            with contextlib.suppress(DibctlError):
+                self.guard()
+
+        self._beginning = threading.Thread(target=begin, name="dibctl-guardian-start", daemon=True)
+        self._beginning.start()
+
     def not_removed(self) -> list[Record]:
         """Return the records of what the run has made, and neither removed nor kept; keys are left out.
 
@@ -69,4 +85,6 @@ class RunResources:
 
     def pytest_unconfigure(self) -> None:
         """Release the ledger and the signals."""
+        if self._beginning is not None:
+            self._beginning.join()
         self._open.close()

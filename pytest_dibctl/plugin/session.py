@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -17,7 +18,8 @@ from pytest_dibctl.plugin.planning import Plan
 from pytest_dibctl.plugin.progress import ProgressOutput
 from pytest_dibctl.plugin.resources import RunResources
 from pytest_dibctl.plugin.target_report import TargetReport
-from pytest_dibctl.plugin.xdist.worker import worker_id
+from pytest_dibctl.plugin.xdist.worker import is_controller, worker_id
+from pytest_dibctl.run.booting import Attempt
 from pytest_dibctl.run.ledger import Ledger
 from pytest_dibctl.run.options import RunOptions
 from pytest_dibctl.run.removal import Removal
@@ -27,6 +29,10 @@ from pytest_dibctl.run.targets import Target
 
 KEY: pytest.StashKey[DibSession] = pytest.StashKey()
 """Where pytest's configuration has the session."""
+
+
+EARLY: Final = frozenset({"nspawn"})
+"""Engines whose instances boot in seconds."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -82,6 +88,8 @@ class DibSession:
         self.wanting_pristine: frozenset[Target] = frozenset()
         self.wanting_first_boot: frozenset[Target] = frozenset()
         self.target_runs: dict[Target, TargetRun] = {}
+        self.early: dict[Target, Attempt | None] = {}
+        """Instances that began to boot before a test asked for them."""
         self.target_reports: dict[str, TargetReport] = {}
         self.verdict = Verdict()
         self.notes: list[str] = []
@@ -135,6 +143,23 @@ class DibSession:
                 guard=self.resources.guard,
             )
         return self.target_runs[target]
+
+    @property
+    def may_make_things_early(self) -> bool:
+        """Whether this process is likely to boot an instance as soon as tests are collected."""
+        targets = self.plan.targets
+        is_run = not (self.config.option.collectonly or is_controller(self.config))
+        return is_run and any(target.environment.settings.engine in EARLY for target in targets)
+
+    def may_boot_early(self, target_run: TargetRun) -> bool:
+        """Whether the instance may boot while the image's files are looked at: a test here will need it.
+
+        A container is one that costs nothing if the files are found wrong. Of several instances of an image
+        none may be this process's.
+        """
+        is_sure = not (self.is_worker and self.config.option.dib_instances > 1)
+        engine = target_run.environment.settings.engine
+        return is_sure and engine in EARLY and self.current in self.booting and target_run.options.has_file
 
     def _boot_stages(self) -> dict[str, str]:
         """Return what guests are at on the way to a login."""

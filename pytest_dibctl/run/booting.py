@@ -8,24 +8,120 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from pytest_dibctl.clouds.protocols import BootRequest, Cloud, CloudImage, Instance
+from pytest_dibctl.clouds.protocols import BootRequest, BootsEarly, Cloud, CloudImage, Instance
 from pytest_dibctl.config import merge
 from pytest_dibctl.errors import DibctlError, InstanceError
 from pytest_dibctl.guest.keys import SshKey
 from pytest_dibctl.guest.ssh import SshAccess
 from pytest_dibctl.run import logs, naming, readiness, warming
+from pytest_dibctl.run.early import EarlyBoot
 from pytest_dibctl.run.keeping import keep, keeps_instance
+from pytest_dibctl.run.ledger import Record
 from pytest_dibctl.run.operations import GuestOperations
 from pytest_dibctl.run.removal import Resource, State
 from pytest_dibctl.run.target_run import TargetRun, disk_errors, host_name
 from pytest_dibctl.system import process
 
 
+class Attempt:
+    """An instance that is about to be made in ``cloud``, and on record from now on."""
+
+    def __init__(self, target_run: TargetRun, cloud: Cloud, image: CloudImage, key: SshKey) -> None:
+        # A host name has at most 63 characters and no underscore; guests take theirs from here.
+        self.name = f"dibctl-{host_name(target_run.label)[:40].strip('-')}-{uuid.uuid4().hex[:8]}"
+        self.record = target_run.record(cloud, "instance", self.name, key=str(key.private_key_file))
+        self._target_run = target_run
+        self._cloud = cloud
+        self._image = image
+        self._early: EarlyBoot | None = None
+        self._told: list[str] = []
+        self.taken = False
+        """Whether ``booted`` owns it, and removes it."""
+        self._request = BootRequest(
+            name=self.name,
+            key=key,
+            key_name=target_run.guest.key_name or key.name,
+            deadlines=target_run.deadlines,
+            username=merge.login(target_run.image)[0],
+            keepable=target_run.options.may_keep_instance,
+            warm=warming.kind_of_start(target_run),
+            note=self.note,
+        )
+
+    def note(self, **details: Any) -> None:
+        """Add to the record what a later removal must know."""
+        self.record = self.record.update(**details)
+
+    def begin(self, cloud: BootsEarly) -> None:
+        """Begin to boot in the background; raises DibctlError and OSError."""
+        # What is told meanwhile is kept: only the main thread writes to the terminal.
+        rest = cloud.begin_boot(self._image, self._request, progress=self._told.append)
+        self._early = EarlyBoot(rest)
+
+    def instance(self) -> Instance:
+        """Return the instance, which runs; raises DibctlError as the cloud's ``boot`` does."""
+        progress = self._target_run.progress
+        with disk_errors():
+            try:
+                if self._early is None:
+                    return self._cloud.boot(self._image, self._request, progress=progress)
+                instance = self._early.result()
+            except InstanceError as error:
+                raise naming.explained(self._target_run, error, None) from None
+        for line in self._told:
+            progress(line)
+        return instance
+
+    @property
+    def seconds_before(self) -> float:
+        """What the boot took before the instance was asked for."""
+        return self._early.seconds if self._early else 0.0
+
+    def remove(self) -> None:
+        """Remove what the boot has made, where nothing uses the instance."""
+        with self._target_run.removal(self.record.resource, self.record):
+            instance = self._early.settled() if self._early else None
+            if instance is not None:
+                instance.delete()
+            else:
+                # boot removes what it began; an interruption may have come between its end and our knowing.
+                self._cloud.remove("instance", self.name, self.record.details)
+
+
 @contextlib.contextmanager
-def booted(target_run: TargetRun, cloud: Cloud, image: CloudImage | None, key: SshKey) -> Iterator[Instance]:
+def begun(
+    target_run: TargetRun, cloud: Cloud, image: CloudImage | None, key: SshKey
+) -> Iterator[Attempt | None]:
+    """Begin to boot the instance that ``booted`` will return, where that costs nothing.
+
+    It is removed if nothing asks for it. An error of the boot is raised by ``booted``; raises DibctlError and
+    OSError where it cannot be begun, and ``booted`` begins anew then.
+    """
+    if image is None or not isinstance(cloud, BootsEarly):
+        yield None
+        return
+    attempt = Attempt(target_run, cloud, image, key)
+    try:
+        attempt.begin(cloud)
+        target_run.guest.booted_early = True
+        yield attempt
+    finally:
+        if not attempt.taken:
+            attempt.remove()
+
+
+@contextlib.contextmanager
+def booted(
+    target_run: TargetRun,
+    cloud: Cloud,
+    image: CloudImage | None,
+    key: SshKey,
+    attempt: Attempt | None = None,
+) -> Iterator[Instance]:
     """Boot an instance of ``image``; it runs when the block begins, and may not be ready for a login yet.
 
-    Without ``image`` it is the instance that ``RunOptions.existing_instance`` names, which is left alone.
+    It is that of an ``attempt`` which ``begun`` yielded, unless that was used before. Without ``image`` it is
+    the instance that ``RunOptions.existing_instance`` names, which is left alone.
     """
     if image is None:
         assert target_run.options.existing_instance is not None
@@ -36,60 +132,40 @@ def booted(target_run: TargetRun, cloud: Cloud, image: CloudImage | None, key: S
         finally:
             logs.keep_console(target_run, existing)
         return
-    # A host name has at most 63 characters and no underscore; guests take theirs from here.
-    name = f"dibctl-{host_name(target_run.label)[:40].strip('-')}-{uuid.uuid4().hex[:8]}"
-    record = target_run.record(cloud, "instance", name, key=str(key.private_key_file))
-
-    def note(**details: Any) -> None:
-        nonlocal record
-        record = record.update(**details)
-
-    request = BootRequest(
-        name=name,
-        key=key,
-        key_name=target_run.guest.key_name or key.name,
-        deadlines=target_run.deadlines,
-        username=merge.login(target_run.image)[0],
-        keepable=target_run.options.may_keep_instance,
-        warm=warming.kind_of_start(target_run),
-        note=note,
-    )
+    attempt = attempt if attempt and not attempt.taken else Attempt(target_run, cloud, image, key)
+    attempt.taken = True
     instance: Instance | None = None
     try:
         started = time.monotonic()
-        with target_run.phase("boot"), disk_errors():
-            instance = _boot(target_run, cloud, image, request)
+        with target_run.phase("boot"):
+            instance = attempt.instance()
         _note(target_run, instance)
-        target_run.guest.boot_seconds = time.monotonic() - started
+        target_run.guest.boot_seconds = max(attempt.seconds_before, time.monotonic() - started)
         warming.without_waiting(target_run, instance)
         warming.note_start(target_run, instance)
         with contextlib.suppress(DibctlError):  # it is on record by its name already
-            note(id=instance.id, made=True)
+            attempt.note(id=instance.id, made=True)
         yield instance
     finally:
         target_run.guest.instance = None
-        if instance is not None:
-            logs.keep_console(target_run, instance)
         if instance is None:
-            # boot removes what it began; an interruption may have come between its end and our knowing.
-            with target_run.removal(record.resource, record):
-                cloud.remove("instance", name, record.details)
-        elif keeps_instance(target_run):
-            warming.give_up(instance)
-            reason = "exit 42" if target_run.keep else "--dib-keep-failed-instance"
-            keep(cloud, record, reason, seconds=target_run.options.keep_seconds(reason))
-            resource = Resource(kind="instance", name=instance.name, id=instance.id)
-            target_run.note(resource, State.KEPT, reason, login=target_run.guest.login)
+            attempt.remove()
         else:
-            with target_run.removal(record.resource, record):
-                instance.delete()
+            logs.keep_console(target_run, instance)
+            _release(target_run, cloud, instance, attempt.record)
 
 
-def _boot(target_run: TargetRun, cloud: Cloud, image: CloudImage, request: BootRequest) -> Instance:
-    try:
-        return cloud.boot(image, request, progress=target_run.progress)
-    except InstanceError as error:
-        raise naming.explained(target_run, error, None) from None
+def _release(target_run: TargetRun, cloud: Cloud, instance: Instance, record: Record) -> None:
+    """Remove an instance that was used, unless it is to stay."""
+    if keeps_instance(target_run):
+        warming.give_up(instance)
+        reason = "exit 42" if target_run.keep else "--dib-keep-failed-instance"
+        keep(cloud, record, reason, seconds=target_run.options.keep_seconds(reason))
+        resource = Resource(kind="instance", name=instance.name, id=instance.id)
+        target_run.note(resource, State.KEPT, reason, login=target_run.guest.login)
+    else:
+        with target_run.removal(record.resource, record):
+            instance.delete()
 
 
 def _note(target_run: TargetRun, instance: Instance) -> None:

@@ -51,8 +51,9 @@ def refuse_failed_content(target_run: TargetRun) -> None:
     """Raise DibctlError for an image that is not to be booted, because its content failed a test."""
     test = target_run.run_state.get(_failure(target_run.label))
     if test is not None:
+        became = "booted in vain" if target_run.guest.booted_early else "not booted"
         error = DibctlError(
-            f"{target_run.label} was not booted: what is in the image failed {test}",
+            f"{target_run.label} was {became}: what is in the image failed {test}",
             hint="image entries are checked first; `-k` or a path selects tests without them",
             exit_code=ExitCode.TESTS_FAILED,
         )

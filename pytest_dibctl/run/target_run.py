@@ -93,6 +93,7 @@ class Guest:
     ``boot_stages`` are the seconds of its stages, ``boot_seconds`` the time until its login.
     ``console_since`` is where in the console the boot begins that is on.
     ``screen`` is the picture of a failed boot.
+    ``booted_early`` says that an instance began to boot before the image's files were looked at.
     """
 
     instance: Instance | None = None
@@ -111,6 +112,7 @@ class Guest:
     console_since: int = 0
     screen: Path | None = None
     first_boot_wanted: bool = False
+    booted_early: bool = False
     pristine: Pristine = dataclasses.field(default_factory=Pristine)
 
     def begin(self, instance: Instance) -> None:

@@ -7,13 +7,14 @@ from there, and fails somewhere inside with an AttributeError.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.machinery
 import importlib.metadata
 import os
 import re
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 DISTRIBUTION = "pytest-dibctl"
@@ -45,7 +46,7 @@ def clashes(*, without: Iterable[str] = ()) -> list[Clash]:
     real = _owners(candidates)
     if any(owner != PYTHON for owner in real.values()):
         used = _closure(DISTRIBUTION, NOT_IMPORTED | {_normal(name) for name in without})
-        used.discard(DISTRIBUTION)  # a source checkout of ours is no clash
+        used -= {DISTRIBUTION}  # a source checkout of ours is no clash
         real = {name: owner for name, owner in real.items() if owner == PYTHON or _normal(owner) in used}
     return [
         Clash(name=name, file=candidates[name], owner=owner if owner == PYTHON else f"{owner}'s")
@@ -107,12 +108,19 @@ def _owners(names: Iterable[str]) -> dict[str, str]:
         if name not in found and importlib.machinery.PathFinder.find_spec(name, places) is not None
     ]
     if others:  # reading what all distributions hold takes a moment
-        distributions = importlib.metadata.packages_distributions()
+        distributions = _distributions()
         found |= {name: distributions[name][0] for name in others if distributions.get(name)}
     return found
 
 
-def _closure(distribution: str, without: Iterable[str]) -> set[str]:
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Return which distributions hold each installed module; nothing is installed while tests run."""
+    return importlib.metadata.packages_distributions()
+
+
+@functools.cache
+def _closure(distribution: str, without: frozenset[str]) -> frozenset[str]:
     """Return the distributions that one depends on, directly or not."""
     left_out, known, todo = set(without), set[str](), [distribution]
     while todo:
@@ -129,7 +137,7 @@ def _closure(distribution: str, without: Iterable[str]) -> set[str]:
             for requirement in requirements
             if "extra ==" not in requirement and (match := re.match(r"[A-Za-z0-9._-]+", requirement))
         ]
-    return known
+    return frozenset(known)
 
 
 def _normal(name: str) -> str:

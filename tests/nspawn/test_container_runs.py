@@ -131,6 +131,13 @@ def test_it(ssh_access{fixtures}):
     while time.monotonic() < end:
         {act}
 """
+LOOKS = """
+import pathlib, time
+
+def test_files(image_tree):
+    pathlib.Path("started").touch()
+    time.sleep(200)
+"""
 TESTS: Mapping[str, str] = {
     "test": LONG.format(fixtures="", act="time.sleep(1)"),
     "rebuild": LONG.format(fixtures=", instance", act="instance.rebuild()"),
@@ -170,12 +177,14 @@ def nspawn_leaves() -> set[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
-@pytest.mark.parametrize("moment", ["opening", "boot", "test", "rebuild", "snapshot"])
+@pytest.mark.parametrize("moment", ["opening", "boot", "test", "rebuild", "snapshot", "early"])
 def test_a_run_ended_at_any_moment_leaves_nothing(
     operator: Operator, micro_files: Path, moment: str, number: signal.Signals
 ) -> None:
     operator.write("test_it.py", TESTS.get(moment, TESTS["test"]))
-    operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
+    operator.write("test_files.py", LOOKS)
+    entries = [{"pytest": "test_it.py"}, *([{"image": "test_files.py"}] if moment == "early" else [])]
+    operator.has(micro_files, tests=entries)
     leaves = nspawn_leaves()
     output = operator.path / "output"
     argv = [

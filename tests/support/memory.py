@@ -270,6 +270,11 @@ class MemoryCloud:
         del service
         return None
 
+    def begin_boot(
+        self, image: CloudImage, request: BootRequest, *, progress: Progress
+    ) -> Callable[[], Instance]:
+        return lambda: self.boot(image, request, progress=progress)
+
     def boot(self, image: CloudImage, request: BootRequest, *, progress: Progress) -> Instance:
         start = {} if request.warm == "no" else {"start": request.warm}
         log("boot", name=request.name, image=image.name, cloud=self.name, **start)

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import shutil
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,13 +69,32 @@ class NspawnCloud(LocalCloud):
         InstanceError when the container does not start. After an error, no process, no control group and no
         file remains. The caller owns the instance and deletes it.
         """
+        return self.begin_boot(image, request, progress=progress)()
+
+    def begin_boot(
+        self, image: CloudImage, request: BootRequest, *, progress: Progress
+    ) -> Callable[[], NspawnInstance]:
+        """Start the container's guard, and return what waits for it and starts the container.
+
+        Both raise as ``boot`` does.
+        """
         artifact = unchanged(image)
         state, host_key = self._state(artifact, request)
         directory = self._new_directory(request.name)
         with _removed_on_failure(request.name, directory):
             state.write(directory)
             spec = self._spec(artifact, state, request, host_key)
-            return self._start(spec, state, directory, request, progress)
+            groups = limits.make(state.name, memory=state.memory, processes=state.processes)
+            state = dataclasses.replace(state, limits=_told(state, groups.enforced))
+            spec |= {"groups": [str(path) for path in groups.paths], "enforced": sorted(groups.enforced)}
+            starting = launch.Starting(state.name, spec, directory, keepable=request.keepable)
+
+        def finish() -> NspawnInstance:
+            with _removed_on_failure(request.name, directory):
+                held = starting.finish(host_loopback=state.host_loopback)
+                return self._start(held, state, directory, progress)
+
+        return finish
 
     def existing(self, instance_id: str) -> NspawnInstance:
         """Return an instance of an earlier run by its id or name; it may have ended already.
@@ -147,20 +166,7 @@ class NspawnCloud(LocalCloud):
             "host_key": {"private": host_key.private, "public": host_key.public} if host_key else None,
         }
 
-    def _start(
-        self,
-        spec: dict[str, Any],
-        state: State,
-        directory: Path,
-        request: BootRequest,
-        progress: Progress,
-    ) -> NspawnInstance:
-        groups = limits.make(state.name, memory=state.memory, processes=state.processes)
-        state = dataclasses.replace(state, limits=_told(state, groups.enforced))
-        spec |= {"groups": [str(path) for path in groups.paths], "enforced": sorted(groups.enforced)}
-        held = launch.start(
-            state.name, spec, directory, keepable=request.keepable, host_loopback=state.host_loopback
-        )
+    def _start(self, held: guard.Guard, state: State, directory: Path, progress: Progress) -> NspawnInstance:
         instance = NspawnInstance(state, directory, held)
         try:
             dataclasses.replace(state, pid=held.pid).write(directory)

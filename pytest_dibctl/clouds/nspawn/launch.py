@@ -27,29 +27,30 @@ OPENING: Final = 120.0
 """Seconds that the guard may take to open the image; it takes 0.3."""
 
 
-def start(
-    name: str, spec: Mapping[str, Any], directory: Path, *, keepable: bool, host_loopback: bool
-) -> guard.Guard:
-    """Start the guard of the instance ``name``, and give it a network; the container is not started yet.
+class Starting:
+    """The guard of the instance ``name``, just started, and what is still needed to give it a network.
 
-    ``spec`` is what the guard reads. A guard that is not ``keepable`` dies with the thread that called this.
-    The caller owns it. Raises ArtifactError for an image that cannot be opened, CommandError when a program
-    cannot be started, InstanceError when there is no network; nothing runs then.
+    ``spec`` is what the guard reads. It dies with the thread that made this, unless it is ``keepable``.
+    Nothing is waited for here; ``finish``, which waits, may be called once and in any thread. Raises
+    CommandError when a program cannot be started; nothing runs then.
     """
-    files.write_atomically(directory / container.SPEC, json.dumps(spec), mode=0o600)
-    (directory / "tree").mkdir(mode=0o700)
-    helpers: list[subprocess.Popen[str]] = []
-    with contextlib.ExitStack() as stack:
-        started = None
-        try:
-            console = stack.enter_context(_log(directory / CONSOLE, LIMIT, helpers))
-            log = stack.enter_context(_log(directory / LOG, LOG_LIMIT, helpers))
+
+    def __init__(self, name: str, spec: Mapping[str, Any], directory: Path, *, keepable: bool) -> None:
+        self._name = name
+        self._directory = directory
+        self._helpers: list[subprocess.Popen[str]] = []
+        self._started: subprocess.Popen[str] | None = None
+        files.write_atomically(directory / container.SPEC, json.dumps(spec), mode=0o600)
+        (directory / "tree").mkdir(mode=0o700)
+        with contextlib.ExitStack() as stack, self._ended_on_failure(stack):
+            console = stack.enter_context(_log(directory / CONSOLE, LIMIT, self._helpers))
+            log = stack.enter_context(_log(directory / LOG, LOG_LIMIT, self._helpers))
             listener = stack.enter_context(sockets.listener(directory / guard.CONTROL))
-            end, alive = (stack.enter_context(_closing(each)) for each in os.pipe())
+            self._end, alive = (stack.enter_context(_closing(each)) for each in os.pipe())
             told = container.Sockets(control=listener.fileno(), console=console, log=log)
             argv = container.command(directory, name, told)
             with os.fdopen(log, "w", closefd=False) as sink:
-                started = process.start(
+                self._started = process.start(
                     argv if keepable else process.die_with_parent(argv),
                     stdout=subprocess.PIPE,
                     stderr=sink,
@@ -57,20 +58,39 @@ def start(
                     env={process.RUN: ""},
                     pass_fds=(listener.fileno(), console, log, alive),
                 )
-            pid, notes = _opened(started, name, directory)
-            helpers.extend(
-                slirp.connect(pid, directory, end=end, section="nspawn", host_loopback=host_loopback)
+            self._stack = stack.pop_all()
+
+    def finish(self, *, host_loopback: bool) -> guard.Guard:
+        """Wait until the guard has opened the image, and give it a network; the container is not started yet.
+
+        The caller owns it. Raises ArtifactError for an image that cannot be opened, InstanceError when there
+        is no network; nothing runs then.
+        """
+        assert self._started is not None
+        with self._stack as stack, self._ended_on_failure(stack):
+            pid, notes = _opened(self._started, self._name, self._directory)
+            self._helpers.extend(
+                slirp.connect(
+                    pid, self._directory, end=self._end, section="nspawn", host_loopback=host_loopback
+                )
             )
+        return guard.Guard(
+            self._name, self._directory, pid, started=self._started, helpers=self._helpers, notes=notes
+        )
+
+    @contextlib.contextmanager
+    def _ended_on_failure(self, stack: contextlib.ExitStack) -> Iterator[None]:
+        try:
+            yield
         except BaseException:
-            if started is not None:
-                guard.end(name)
-                process.stop(started, grace=0)
-                assert started.stdout is not None
-                started.stdout.close()
+            if self._started is not None:
+                guard.end(self._name)
+                process.stop(self._started, grace=0)
+                assert self._started.stdout is not None
+                self._started.stdout.close()
             stack.close()  # the copiers end when nobody can write any more
-            reap(helpers)
+            reap(self._helpers)
             raise
-    return guard.Guard(name, directory, pid, started=started, helpers=helpers, notes=notes)
 
 
 @contextlib.contextmanager
