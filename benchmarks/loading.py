@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
 from benchmarks import paired
+from benchmarks.rows import Row
 from pytest_dibctl.config import catalog
 
 ROUNDS = 15
@@ -16,7 +18,7 @@ IMAGES = 50
 EXAMPLE = Path(__file__).parents[1] / "configs" / "images.yaml"
 
 
-def main() -> None:
+def rows() -> Iterator[Row]:
     """Compare the catalog, with its checks and places, with the plain documents."""
     example = yaml.safe_load(EXAMPLE.read_text())["debian"]
     text = yaml.safe_dump(
@@ -33,4 +35,4 @@ def main() -> None:
             assert len(yaml.load(text, yaml.CSafeLoader)) == IMAGES
 
         pair = paired.measure(ours, theirs, rounds=ROUNDS)
-    paired.report(f"reading {IMAGES} images", pair, ours="catalog", theirs="PyYAML")
+    yield Row.of_pair(f"reading {IMAGES} images", pair, peer="PyYAML alone")

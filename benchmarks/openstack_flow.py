@@ -11,9 +11,11 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import paired
+from benchmarks.rows import Row
 from tests.openstack.belongings import looking
 from tests.openstack.cloud import environment, sessions
 from tests.openstack.cloud.layout import Layout
@@ -55,7 +57,7 @@ openstack image delete $image $initrd $kernel
 """
 
 
-def main() -> None:
+def rows() -> Iterator[Row]:
     """Compare the two, in turn."""
     layout = Layout.at(None)
     keep = os.environ.get("DIBCTL_TEST_CLOUD") == "keep"
@@ -101,4 +103,4 @@ def main() -> None:
         pair = paired.measure(ours, theirs, rounds=ROUNDS)
         if left := site.left_at_last():
             raise SystemExit(f"left behind: {', '.join(sorted(left))}")
-    paired.report("upload, boot, login, removal", pair, ours="pytest", theirs="openstack commands")
+    yield Row.of_pair("OpenStack flow", pair, peer="openstack commands")

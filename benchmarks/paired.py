@@ -26,23 +26,15 @@ class Pair:
         return statistics.median(a - b for a, b in zip(self.ours, self.theirs, strict=True))
 
 
-def measure(ours: Callable[[], object], theirs: Callable[[], object], *, rounds: int) -> Pair:
+def measure(
+    ours: Callable[[], object], theirs: Callable[[], object], *, rounds: int, warm_up: bool = True
+) -> Pair:
     """Run both once to warm up, then ``rounds`` times in turn."""
     seconds: tuple[list[float], list[float]] = ([], [])
-    for number in range(rounds + 1):
+    for number in range(0 if warm_up else 1, rounds + 1):
         for which, work in enumerate((ours, theirs)):
             started = time.perf_counter()
             work()
             if number:
                 seconds[which].append(time.perf_counter() - started)
     return Pair(ours=tuple(seconds[0]), theirs=tuple(seconds[1]))
-
-
-def report(name: str, pair: Pair, *, ours: str, theirs: str) -> None:
-    """Print one benchmark's line."""
-    print(
-        f"{name}: {ours} {statistics.median(pair.ours) * 1000:.1f} ms, "
-        f"{theirs} {statistics.median(pair.theirs) * 1000:.1f} ms, "
-        f"difference {pair.difference * 1000:+.1f} ms, ratio {pair.ratio:.3f} "
-        f"({len(pair.ours)} rounds, medians)",
-    )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import paired
+from benchmarks.rows import Row
 from pytest_dibctl.build import builder
 from pytest_dibctl.config import catalog
 
@@ -14,7 +16,7 @@ ROUNDS = 5
 GIB = 1 << 30
 
 
-def main() -> None:
+def rows() -> Iterator[Row]:
     """Compare the decision about an existing file with computing its digest."""
     with tempfile.TemporaryDirectory() as directory:
         cwd = Path(directory)
@@ -32,4 +34,4 @@ def main() -> None:
                 hashlib.file_digest(file, "sha512")
 
         pair = paired.measure(decide, read, rounds=ROUNDS)
-    paired.report("reuse of 1 GiB", pair, ours="deciding", theirs="reading it")
+    yield Row.of_pair("deciding that a GiB is up to date", pair, peer="reading it once")

@@ -12,15 +12,15 @@ import contextlib
 import datetime as dt
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 from benchmarks import standins
+from benchmarks.rows import Row
 
 IMAGES, SERVERS = 10_000, 100_000
 CURRENT = 1_000
@@ -30,24 +30,19 @@ ROUNDS = 1
 MIB = 1 << 20
 
 
-def main(times: str = str(ROUNDS)) -> None:
-    """Print calls, seconds and memory of both ways."""
+def rows(times: str = str(ROUNDS)) -> Iterator[Row]:
+    """Yield calls, seconds and memory of both ways."""
     with standins.served("benchmarks.rotate", "serve") as url:
         rounds: dict[str, list[dict[str, Any]]] = {"ours": [], "naive": []}
         for _ in range(int(times)):
             for way, results in rounds.items():
                 results.append(measured(way, url))
-    (found,) = {one["unused"] for results in rounds.values() for one in results}
-    print(f"rotate, {IMAGES} images, {SERVERS} servers: both ways find the same {found} unused images")
-    for way, results in rounds.items():
-        print(
-            f"  {way}: {results[0]['calls']} calls, "
-            f"{statistics.median(one['seconds'] for one in results):.1f} s, "
-            f"{statistics.median(one['memory'] for one in results) / MIB:.0f} MiB"
-        )
-    for what in ("calls", "seconds", "memory"):
-        pairs = zip(rounds["ours"], rounds["naive"], strict=True)
-        print(f"  {what}: ratio {statistics.median(a[what] / b[what] for a, b in pairs):.3f}")
+    if len({one["unused"] for results in rounds.values() for one in results}) != 1:
+        raise SystemExit("the two ways find different images")
+    for what, unit, scale in (("calls", "calls", 1), ("seconds", "s", 1), ("memory", "MiB", MIB)):
+        ours, theirs = (tuple(one[what] / scale for one in rounds[way]) for way in ("ours", "naive"))
+        figure = f"unused of {IMAGES:,} images, {what}"
+        yield Row(figure=figure, ours=ours, peer="listing everything", theirs=theirs, unit=unit)
 
 
 def measured(way: str, url: str) -> dict[str, Any]:

@@ -16,10 +16,12 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks import paired, standins
+from benchmarks.rows import Row
 
 MIB = 1 << 20
 SIZE = 1024
@@ -120,8 +122,8 @@ def name() -> str:
     return f"image-{os.urandom(8).hex()}"
 
 
-def main(size: str = str(SIZE), rate: str = str(RATE)) -> None:
-    """Print the ratios: throttled, then as fast as this machine can."""
+def rows(size: str = str(SIZE), rate: str = str(RATE)) -> Iterator[Row]:
+    """Yield the rows: throttled, then as fast as this machine can."""
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "image.raw"
         digest = hashlib.sha512()
@@ -135,20 +137,14 @@ def main(size: str = str(SIZE), rate: str = str(RATE)) -> None:
                 serving = ("benchmarks.upload", str(limit), digest.hexdigest())
                 urls = [stack.enter_context(standins.served(*serving)) for _ in range(REGIONS)]
                 bench = Bench(file=file, sha512=digest.hexdigest(), urls=tuple(urls))
-                compare(bench, f"{size} MiB, " + (f"{limit} MiB/s" if limit else "unthrottled"))
+                yield from compare(bench, "throttled" if limit else "unthrottled")
 
 
-def compare(bench: Bench, what: str) -> None:
-    rounds = ROUNDS
-    all_of_them = paired.measure(lambda: bench.ours(REGIONS), lambda: bench.theirs(REGIONS), rounds=rounds)
-    paired.report(
-        f"upload to {REGIONS} regions ({what})",
-        all_of_them,
-        ours="at once, verified",
-        theirs="create_image one after another",
-    )
-    one = paired.measure(lambda: bench.ours(1), bench.curl, rounds=rounds)
-    paired.report(f"upload to one region ({what})", one, ours="verified", theirs="curl -T")
+def compare(bench: Bench, what: str) -> Iterator[Row]:
+    several = paired.measure(lambda: bench.ours(REGIONS), lambda: bench.theirs(REGIONS), rounds=ROUNDS)
+    yield Row.of_pair(f"{REGIONS} regions verified, {what}", several, peer="create_image one after another")
+    one = paired.measure(lambda: bench.ours(1), bench.curl, rounds=ROUNDS)
+    yield Row.of_pair(f"one region verified, {what}", one, peer="curl -T")
 
 
 def serve(rate: int, digest: str) -> None:

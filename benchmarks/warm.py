@@ -2,26 +2,26 @@
 
 The image is ``images/debian.qcow2``, as the README's first line leaves it, or the file that is named. Each
 round is two whole runs of pytest with one test; the seconds are those of the steps boot and ready, as the
-run's JUnit file tells them. A third test is pristine: what going back to the ready guest takes. Not usual:
-a round takes a minute where there is no KVM.
+run's JUnit file tells them. A third test is pristine: what going back to the ready guest takes. A
+round takes a minute where there is no KVM.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import paired
+from benchmarks import demo, paired
+from benchmarks.rows import Row
 
-ROUNDS = 3
-IMAGE = Path("images/debian.qcow2")
+ROUNDS = 1
 TESTS = """
 import pytest
 
@@ -34,11 +34,9 @@ def test_pristine(ssh_access):
 """
 
 
-def main(rounds: str = str(ROUNDS), image: str = str(IMAGE), username: str = "debian") -> None:
+def rows(rounds: str = str(ROUNDS), image: str = "", username: str = "debian") -> Iterator[Row]:
     """Compare both ``rounds`` times, after a run that keeps the state; ``username`` logs in to ``image``."""
-    file = Path(image).absolute()
-    if not file.exists():
-        raise SystemExit(f"{file} is not there: run `pytest --dib-image=debian` first")
+    file = Path(image).absolute() if image else demo.image()
     with tempfile.TemporaryDirectory(prefix="warm-") as name:
         directory = Path(name)
         tests: dict[str, Any] = {"ssh": {"username": username}, "tests_list": [{"pytest": "test_it.py"}]}
@@ -53,8 +51,8 @@ def main(rounds: str = str(ROUNDS), image: str = str(IMAGE), username: str = "de
                 started[kind].append(seconds["boot"] + seconds["ready"])
                 pristine.append(seconds["pristine"])
     pair = paired.Pair(ours=tuple(started["warm"]), theirs=tuple(started["cold"]))
-    paired.report("until the first test", pair, ours="resumed", theirs="booted")
-    print(f"snapshot and going back to it: {statistics.median(pristine):.1f} s (median)")
+    yield Row.of_pair("warm start to the first test", pair, peer="a boot")
+    yield Row(figure="pristine instance", ours=tuple(pristine), peer="snapshot and going back")
 
 
 def _run(directory: Path, *options: str) -> dict[str, float]:

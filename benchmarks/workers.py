@@ -18,14 +18,16 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import paired
+from benchmarks.rows import Row
 from tests.openstack.cloud import sessions
 from tests.openstack.cloud.layout import Layout
 from tests.openstack.site import Site
 
-ROUNDS = 2
+ROUNDS = 1
 IMAGES = 4
 BOOT = 12.0
 OPENSTACK = "openstack"
@@ -48,7 +50,7 @@ def test_it(instance, number):
 """
 
 
-def main(*arguments: str) -> None:
+def rows(*arguments: str) -> Iterator[Row]:
     """Compare the wall time of ``-n4`` with that of ``-n1``."""
     with contextlib.ExitStack() as stack:
         here = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -86,8 +88,8 @@ def main(*arguments: str) -> None:
             if f"{IMAGES * 4} passed" not in done.stdout:
                 raise SystemExit(done.stdout + done.stderr)
 
-        pair = paired.measure(lambda: run(IMAGES), lambda: run(1), rounds=ROUNDS)
-    paired.report(f"{IMAGES} images ({what})", pair, ours=f"{IMAGES} workers", theirs="1 worker")
+        pair = paired.measure(lambda: run(IMAGES), lambda: run(1), rounds=ROUNDS, warm_up=False)
+    yield Row.of_pair(f"{IMAGES} images on {IMAGES} workers", pair, peer=f"1 worker ({what})")
 
 
 def prepare(here: Path, *, memory: bool) -> None:
