@@ -1,8 +1,10 @@
-"""Debian's packer beside a run: boot the same prebuilt micro image in QEMU, log in, power off."""
+"""Debian's packer beside a run: boot the prebuilt demo image in QEMU, log in, and be done with it.
+
+Packer's ssh client asks for keys of RSA, of which the micro image's server has none.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import subprocess
@@ -10,33 +12,35 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import session
+from benchmarks import demo, session
 from benchmarks.rows import Row, seconds
 from pytest_dibctl.clouds.qemu import accel, machine
 from tests.qemu.test_micro_boot import nocloud
 from tests.support import guest
 
-ROUNDS = 2
+ROUNDS = 1
+USER = "debian"
 
 
 def rows(rounds: str = str(ROUNDS)) -> Iterator[Row]:
     """Compare a run of pytest with one of packer."""
-    figure = "session, beside packer"
+    figure = "session, prebuilt Debian"
     if shutil.which("packer") is None:
         yield Row(figure=figure, missing="not measured: packer is not installed")
         return
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(int(rounds)):
-        (row,) = session.rows("1")
-        ours += row.ours
-        with tempfile.TemporaryDirectory(prefix="packer-") as name:
-            theirs.append(_packer(Path(name)))
-    yield Row(figure=figure, ours=tuple(ours), peer="packer, with a shutdown", theirs=tuple(theirs))
+        with tempfile.TemporaryDirectory(prefix="packer-", dir="/var/tmp") as name:
+            directory = Path(name)
+            image = session.prepared(directory, demo.image().with_suffix(""), USER)
+            ours.append(seconds(lambda: session.run(directory)))  # noqa: B023 -- called at once
+            theirs.append(_packer(directory, image))
+    yield Row(figure=figure, ours=tuple(ours), peer="packer", theirs=tuple(theirs))
 
 
-def _packer(directory: Path) -> float:
-    image = session.prepared(directory)
+def _packer(directory: Path, image: Path) -> float:
+    """Return the seconds of a build by packer, which copies the image first."""
     keys = guest.Keys.generate(directory)
     seed = nocloud(directory, keys)
     accelerator = accel.choose("auto", machine.native_arch()).accelerator
@@ -48,6 +52,9 @@ def _packer(directory: Path) -> float:
         ["-initrd", f"{image}.initrd"],
         ["-append", "root=/dev/vda rw console=ttyS0"],
         ["-drive", f"file={output}/packer-qemu,if=virtio,format=qcow2"],
+        ["-device", "virtio-rng-pci"],
+        ["-device", "virtio-net-pci,netdev=user.0"],
+        ["-serial", f"file:{directory}/console"],
         ["-drive", f"file={seed},if=virtio,format=raw,readonly=on"],
     ]
     builder = {
@@ -63,21 +70,20 @@ def _packer(directory: Path) -> float:
         "memory": 1024,
         "cpus": 2,
         "communicator": "ssh",
-        "ssh_username": "root",
+        "ssh_username": USER,
         "ssh_private_key_file": str(directory / "user"),
-        "ssh_timeout": "2m",
+        "ssh_timeout": "10m",
         "boot_wait": "0s",
-        "shutdown_command": "poweroff",
+        "shutdown_command": "sudo poweroff",
         "output_directory": str(output),
         "qemuargs": arguments,
     }
     (directory / "packer.json").write_text(json.dumps({"builders": [builder]}))
-    with contextlib.chdir(directory):
-        return seconds(lambda: _build(directory))
+    return seconds(lambda: _build(directory))
 
 
 def _build(directory: Path) -> None:
     argv = ["packer", "build", "-color=false", str(directory / "packer.json")]
-    run = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=900)
+    run = subprocess.run(argv, cwd=directory, capture_output=True, text=True, check=False, timeout=900)
     if run.returncode:
         raise SystemExit(f"packer: {' '.join(run.stdout.splitlines()[-2:])}")

@@ -12,7 +12,7 @@ from benchmarks.rows import Row
 from pytest_dibctl.build import builder
 from pytest_dibctl.config import catalog
 
-ROUNDS = 5
+ROUNDS = 3
 GIB = 1 << 30
 
 

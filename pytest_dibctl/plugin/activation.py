@@ -58,7 +58,7 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
             chosen, cwd=cwd, paths_given=paths_given, given=paths, ladder=bool(run_options.ladder)
         )
         options.refuse_contradictions(config, plan)
-        if not _only_shows(config):
+        if not options.only_shows(config):
             options.refuse_what_cannot_work(plan, run_options)
             if worker_id(config) is None:  # its controller has looked
                 options.refuse_what_validate_finds(plan, run_options, cwd)
@@ -82,12 +82,6 @@ def activate(config: pytest.Config, *, at_terminal: bool) -> None:
     config.stash[KEY] = session
     _add_ini_lines(config)
     _register_hooks(session)
-
-
-def _only_shows(config: pytest.Config) -> bool:
-    """Whether pytest lists tests or fixtures and runs nothing, so that the machine need not be able to."""
-    given = config.option
-    return bool(given.collectonly or given.showfixtures or given.show_fixtures_per_test or given.setupplan)
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ class Collection:
             self._session.config, catalog=self._session.catalog, plan=self._session.plan
         )
         self._session.config.pluginmanager.register(collector, "dibctl-collector")
-        if self._session.may_make_things_early:
+        if self._session.may_make_things_early and not options.only_shows(self._session.config):
             self._session.resources.begin_guard()
 
     @pytest.hookimpl(tryfirst=True)

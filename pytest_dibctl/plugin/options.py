@@ -46,6 +46,12 @@ def run_options(config: pytest.Config) -> RunOptions:
     )
 
 
+def only_shows(config: pytest.Config) -> bool:
+    """Whether pytest lists tests or fixtures and runs nothing, so that the machine need not be able to."""
+    given = config.option
+    return bool(given.collectonly or given.showfixtures or given.show_fixtures_per_test or given.setupplan)
+
+
 def is_warm(config: pytest.Config) -> bool:
     """Whether instances may go on from ready states: what the command line says, else the ini option."""
     return bool(config.option.dib_warm or config.getini("dibctl_warm"))

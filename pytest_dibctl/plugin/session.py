@@ -147,9 +147,8 @@ class DibSession:
     @property
     def may_make_things_early(self) -> bool:
         """Whether this process is likely to boot an instance as soon as tests are collected."""
-        targets = self.plan.targets
-        is_run = not (self.config.option.collectonly or is_controller(self.config))
-        return is_run and any(target.environment.settings.engine in EARLY for target in targets)
+        engines = {target.environment.settings.engine for target in self.plan.targets}
+        return not is_controller(self.config) and not engines.isdisjoint(EARLY)
 
     def may_boot_early(self, target_run: TargetRun) -> bool:
         """Whether the instance may boot while the image's files are looked at: a test here will need it.
