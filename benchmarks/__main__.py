@@ -20,7 +20,7 @@ USUAL = (
     *("first_test", "warm", "workers"),
 )
 """What takes less than 15 minutes on two cores; the image that the first builds is there for the others."""
-NAMES = (*USUAL, "containers", "openstack_flow", "rotate", "upload")
+NAMES = (*USUAL, "first_line", "containers", "openstack_flow", "rotate", "upload")
 """Those that are not usual need more of the machine, and run when they are named."""
 
 

@@ -18,7 +18,13 @@ class Aim:
 
 AIMS: Mapping[str, Aim] = MappingProxyType(
     {
-        "clean build": Aim(ratio=0.6),
+        "clean build": Aim(
+            ratio=0.6,
+            note="of a build of 72 s, dpkg and the packages' own scripts take 47 s, which both builds run: "
+            "mmdebstrap 12, the base system 10, the elements' packages 25. Compression takes 8 s, keeping trees "
+            "for later builds 4 s. Done: mmdebstrap for debootstrap, no fsync, downloads kept, compression on "
+            "all cores.",
+        ),
         "late element changed": Aim(ratio=0.25),
         "second image with the same base": Aim(ratio=0.5),
         "nothing changed": Aim(seconds=0.3),
@@ -31,7 +37,12 @@ AIMS: Mapping[str, Aim] = MappingProxyType(
             "the configuration 0.35 s; the look at the guest after the tests takes one command. Tried: no "
             "search for garbage while modules are imported (0.18 s less), no metadata read twice.",
         ),
-        "first test, container": Aim(seconds=3.0),
+        "first test, container": Aim(
+            seconds=3.0,
+            note="on an idle machine it begins after 2 s: interpreter and pytest 0.35 s, our modules and the "
+            "configuration 0.45 s, collection 0.25 s, guardian and key 0.3 s, opening the image 0.6 s. Busy "
+            "processors stretch all of it.",
+        ),
         "demo list in a container": Aim(ratio=0.15),
         "command over ssh": Aim(ratio=0.5),
         "OpenStack flow": Aim(ratio=0.45),
