@@ -21,9 +21,9 @@ AIMS: Mapping[str, Aim] = MappingProxyType(
         "clean build": Aim(
             ratio=0.6,
             note="of a build of 72 s, dpkg and the packages' own scripts take 47 s, which both builds run: "
-            "mmdebstrap 12, the base system 10, the elements' packages 25. Compression takes 8 s, keeping trees "
-            "for later builds 4 s. Done: mmdebstrap for debootstrap, no fsync, downloads kept, compression on "
-            "all cores.",
+            "mmdebstrap 12, the base system 10, the elements' packages 25. Compression takes 8 s, keeping "
+            "trees for later builds 4 s. Done: mmdebstrap for debootstrap, no fsync, downloads kept, "
+            "compression on all cores.",
         ),
         "late element changed": Aim(ratio=0.25),
         "second image with the same base": Aim(ratio=0.5),
