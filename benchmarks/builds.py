@@ -90,13 +90,16 @@ def beside_others(
     """Yield the figures of builds by other tools, of an image with the same packages."""
     configs = directory / "configs"
     assert image.settings.dib is not None
-    mirror = dib.recipe(image, image.settings.dib, configs).environment.get(mirrors.MAIN_MIRROR, MIRROR)
+    known = dib.recipe(image, image.settings.dib, configs).environment
+    mirror = known.get(mirrors.MAIN_MIRROR, MIRROR)
+    security = known.get(mirrors.SECURITY_MIRROR, f"{MIRROR}-security")
+    sources = [f"deb {mirror} {peers.SUITE} main", f"deb {security} {peers.SUITE}-security main"]
     wanted = peers.packages(configs / "images" / "debian.d" / "dib-manifests")
     work = directory / "peers"
     work.mkdir()
     figure = "clean build beside other tools"
     try:
-        hand = peers.by_hand(work, wanted, mirror, compression)
+        hand = peers.by_hand(work, wanted, sources, compression)
         yield figure, "mmdebstrap, mke2fs, qemu-img", clean, Took(hand, 0.0)
     except SystemExit as error:
         yield figure, str(error), clean, None

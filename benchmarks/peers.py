@@ -25,12 +25,15 @@ def packages(manifests: Path) -> list[str]:
     return [one["package"] for one in listed if one["status"].strip() in _NOT_PACKAGES]
 
 
-def by_hand(directory: Path, wanted: Sequence[str], mirror: str, compression: str) -> float:
-    """Return the seconds of mmdebstrap, mke2fs and qemu-img in a row; raises SystemExit."""
+def by_hand(directory: Path, wanted: Sequence[str], sources: Sequence[str], compression: str) -> float:
+    """Return the seconds of mmdebstrap, mke2fs and qemu-img in a row; ``sources`` are apt's lines.
+
+    Raises SystemExit.
+    """
     root, raw, image = directory / "root", directory / "image.raw", directory / "image.qcow2"
     convert = ["-c", "-O", "qcow2", "-o", f"compression_type={compression}"]
     steps = [
-        ["mmdebstrap", "--variant=minbase", f"--include={','.join(wanted)}", SUITE, str(root), mirror],
+        ["mmdebstrap", "--variant=minbase", f"--include={','.join(wanted)}", SUITE, str(root), *sources],
         ["mke2fs", "-q", "-t", "ext4", "-d", str(root), str(raw), SIZE],
         ["qemu-img", "convert", *convert, str(raw), str(image)],
     ]
@@ -59,5 +62,5 @@ def _run(argv: Sequence[str], directory: Path) -> None:
         raise SystemExit(f"{argv[0]} is not installed")
     run = subprocess.run(argv, cwd=directory, capture_output=True, text=True, check=False, timeout=LONGEST)
     if run.returncode:
-        last = [*(run.stdout + run.stderr).strip().splitlines(), "it said nothing"][-1]
+        last = ["it said nothing", *(run.stdout + run.stderr).strip().splitlines()][-1]
         raise SystemExit(f"{argv[0]} failed: {last}")
