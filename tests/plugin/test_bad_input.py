@@ -159,7 +159,7 @@ def test_what_only_shows_needs_nothing_of_what_a_run_needs(
 
 MACHINE_WITHOUT_TOOLS = """
 from pytest_dibctl.system import checks
-checks.root = lambda: checks.Check(name="root", ok=False, detail="no root here")
+checks.root = lambda *_: checks.Check(name="root", ok=False, detail="no root here")
 """
 
 
