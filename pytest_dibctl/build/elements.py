@@ -17,6 +17,7 @@ from pytest_dibctl.errors import BuildError
 ENVIRONMENT = "environment.d"
 """The one folder of an element whose files are sourced, and so need not be executable."""
 LISTS = ("element-deps", "element-provides")
+COMMENT_HINT = "take the line away: element-deps holds names of elements only, and no comments"
 """The files of an element that name other elements."""
 SHIPPED = Path(__file__).parent / "shipped_elements"
 """The directory of the elements that come with this package."""
@@ -85,7 +86,11 @@ def expand(
         raise BuildError(f"{where}: {_unreadable(searched, error)}") from None
     except dependencies.MissingElementException as error:
         [name] = re.findall(r"'(.+)'", str(error)) or [str(error)]
-        raise BuildError(f"{where}: there is no element {name!r}", hint=_nearest(name, searched)) from None
+        lists = "" if name in wanted else _asking(name, searched)
+        raise BuildError(
+            f"{where}: there is no element {name!r}{lists}",
+            hint=COMMENT_HINT if name.startswith("#") else _nearest(name, searched),
+        ) from None
     except dependencies.AlreadyProvidedException as error:
         reason = str(error) or "an element is listed that another one provides"
         raise BuildError(f"{where}: {reason}", hint="take one of the two away") from None
@@ -115,6 +120,13 @@ def _unreadable(searched: Sequence[Path], error: Exception) -> str:
             except OSError as reason:
                 return f"{path}: cannot be read: {reason.strerror}"
     return f"the elements cannot be read: {error}"
+
+
+def _asking(name: str, searched: Sequence[Path]) -> str:
+    """Say which element-deps name it; images.yaml does not, so its line alone would mislead."""
+    paths = [path for directory in searched for path in sorted(directory.glob("*/element-deps"))]
+    asking = [str(path) for path in paths if name in map(str.strip, path.read_text().splitlines())]
+    return f", named in {' and '.join(asking)}" if asking else ""
 
 
 def _nearest(name: str, searched: Sequence[Path]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +175,16 @@ def test_an_element_that_does_not_exist_is_named_with_near_ones(elements: Path) 
 
 def test_a_dependency_that_does_not_exist_is_named(elements: Path) -> None:
     (elements / "tiny" / "element-deps").write_text("nonesuch\n")
-    with pytest.raises(BuildError, match="there is no element 'nonesuch'"):
+    asking = re.escape(f"there is no element 'nonesuch', named in {elements}/tiny/element-deps")
+    with pytest.raises(BuildError, match=asking):
         recipe(elements.parent, environment_variables={"ELEMENTS_PATH": "elements"})
+
+
+def test_a_comment_among_dependencies_is_named_as_what_it_is(elements: Path) -> None:
+    (elements / "tiny" / "element-deps").write_text("# elements/tiny/element-deps\n")
+    with pytest.raises(BuildError, match=r"named in .*tiny/element-deps") as caught:
+        recipe(elements.parent, environment_variables={"ELEMENTS_PATH": "elements"})
+    assert "no comments" in str(caught.value.hint)
 
 
 def test_elements_without_an_operating_system_are_refused(elements: Path) -> None:
