@@ -66,6 +66,19 @@ def _lines(checks: Sequence[Check]) -> Iterator[str]:
         yield f"{mark:<8} {check.name:<{width}}  {check.detail}"
         if check.fix and not check.ok:
             yield f"{'':<8} {'':<{width}}  -> {check.fix}"
+    yield _verdict(checks)
+
+
+def _verdict(checks: Sequence[Check]) -> str:
+    """Say what the marks come to: a "no" alone looks like a failure."""
+    missing = sum(check.required and not check.ok for check in checks)
+    if missing:
+        return f"{missing} required {'is' if missing == 1 else 'are'} MISSING; do what the lines with -> say"
+    if all(check.ok for check in checks):
+        return "nothing is missing"
+    return (
+        "nothing required is missing; what is marked `no` is needed by some images only, or makes runs faster"
+    )
 
 
 COMMAND = Command(

@@ -44,7 +44,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--use-existing-instance", metavar="ID", help="test this instance; it is left alone")
     parser.add_argument("--private-key-file", type=Path, metavar="FILE", help="ssh key of that instance")
-    parser.add_argument("pytest_args", nargs="*", metavar="-- PYTEST_ARG", help="passed on to pytest")
+    # Without a default, argparse calls these "required" in the error for a missing image.
+    parser.add_argument(
+        "pytest_args", nargs="*", default=[], metavar="-- PYTEST_ARG", help="passed on to pytest"
+    )
 
 
 def _run(arguments: Arguments) -> int:

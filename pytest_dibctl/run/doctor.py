@@ -81,7 +81,7 @@ def examine(directory: Path | None = None) -> list[Check]:
     optional = [tool for tool in dict.fromkeys(wanted) if tool not in tools]
     return [
         preflight.disk_image_create(),
-        *map(checks.tool, tools),
+        *map(checks.tool, dict.fromkeys(tools)),
         *(dataclasses.replace(checks.tool(name), required=False) for name in optional),
         elevation.check(),
         *without_root(),

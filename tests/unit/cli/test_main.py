@@ -33,6 +33,12 @@ def test_no_configuration_is_exit_10(here: Path, capsys: pytest.CaptureFixture[s
     assert not list(here.iterdir())
 
 
+def test_only_the_image_is_told_as_required(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main.main(["test"])
+    assert capsys.readouterr().err.rstrip().endswith("arguments are required: image")
+
+
 def test_an_unknown_image_is_exit_11_with_a_suggestion(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,7 +107,10 @@ def test_schema_says_where_an_editor_finds_it(kind: str, capsys: pytest.CaptureF
 
 def test_doctor_lists_checks(capsys: pytest.CaptureFixture[str]) -> None:
     main.main(["doctor"])
-    assert "qemu-img" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "qemu-img" in shown
+    assert ("MISSING" in shown) == ("are MISSING;" in shown or "is MISSING;" in shown)
+    assert ("nothing" in shown.splitlines()[-1]) == ("MISSING" not in shown)
     main.main(["doctor", "--json"])
     checks = json.loads(capsys.readouterr().out)
     assert {"name", "ok", "required", "detail", "fix"} <= set(checks[0])

@@ -39,7 +39,10 @@ def test_every_tool_that_is_asked_for_has_a_package_or_a_way_out(family: Family)
 def test_the_doctor_looks_at_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     absent = Check(name="KVM", ok=False, detail="none", required=False)
     monkeypatch.setattr(doctor, "_kvm", lambda: absent)
-    examined = {check.name: check for check in doctor.examine(tmp_path)}
+    checks = doctor.examine(tmp_path)
+    examined = {check.name: check for check in checks}
+    programs = [check.name for check in checks if check.name in PACKAGES[FAMILIES[0]]]
+    assert len(programs) == len(set(programs))
     assert {
         "disk-image-create",
         "debootstrap",
