@@ -66,6 +66,8 @@ def not_found(kind: Kind, cwd: Path, system: Path) -> ConfigError:
         display_path(folder / f"{kind}.yml", cwd) for folder in folders if exists(folder / f"{kind}.yml")
     ]
     hint = f"change to the directory that has it, or give its path with {OPTIONS[kind]}"
+    if kind == "images":
+        hint += "; `dibctl init` writes a first one"
     return ConfigError(
         f"there is no {kind}.yaml; looked in {cwd} for {', '.join(names)} and {kind}.d/*.yaml beside each",
         hint=f"rename {misnamed[0]} to {kind}.yaml" if misnamed else hint,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
 import shlex
@@ -137,8 +138,17 @@ def _existing(entry: TestEntry, image: Entry[Image], cwd: Path, where: str) -> P
         return path
     beside = image.path.parent / entry.path
     places = str(path) if beside == path or not beside.is_absolute() else f"{path} or {beside}"
-    hint = f"shipped tests are named `{GENERIC}NAME`" if entry.path in generic_tests() else None
+    hint = f"shipped tests are named `{GENERIC}NAME`" if entry.path in generic_tests() else _near_files(path)
     raise ConfigError(f"{where}: there is no {places}", hint=hint)
+
+
+def _near_files(path: Path) -> str | None:
+    """Return the hint that names files beside a missing one whose names are like its own."""
+    try:
+        near = difflib.get_close_matches(path.name, [file.name for file in path.parent.iterdir()])
+    except OSError:
+        return None
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else None
 
 
 def _scripts(path: Path, where: str) -> tuple[Path, ...]:

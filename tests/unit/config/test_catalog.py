@@ -97,6 +97,7 @@ class TestSearchPath:
         for name in (str(place.system), "configs/images.yaml", "dibctl/images.yaml", str(place.cwd)):
             assert name in caught.value.message
         assert "--images-config" in str(caught.value.hint)
+        assert "dibctl init" in str(caught.value.hint)
 
     def test_a_file_with_the_wrong_suffix_is_pointed_out(self, place: Place) -> None:
         place.write("configs/images.yml", "a: {filename: x}")
@@ -287,6 +288,12 @@ class TestEnvironments:
         with pytest.raises(NotInConfigError) as caught:
             place.load().upload("prod")
         assert caught.value.hint == "no upload.yaml was found"
+
+    def test_a_default_of_all_is_not_told_as_a_label(self, place: Place) -> None:
+        place.write("images.yaml", "a: {filename: x}")
+        with pytest.raises(NotInConfigError) as caught:
+            place.load().select_uploads(["all"])
+        assert caught.value.message == "there is no upload environment"
 
 
 ONE_KIND = "an entry names exactly one of shell, pytest, ssh and image"

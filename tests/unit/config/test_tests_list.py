@@ -80,6 +80,12 @@ class TestPytest:
             f"{place.cwd}/gone.py or {place.cwd}/configs/gone.py"
         )
 
+    def test_a_misspelt_file_is_told_with_near_ones(self, place: Place) -> None:
+        script(place, "uptime.sh")
+        with pytest.raises(ConfigError) as caught:
+            expand(place, "shell: uptme.sh")
+        assert "did you mean 'uptime.sh'?" in str(caught.value.hint)
+
     def test_a_script_in_a_pytest_entry(self, place: Place) -> None:
         script(place, "t.sh")
         with pytest.raises(ConfigError) as caught:
