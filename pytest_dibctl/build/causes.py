@@ -30,6 +30,7 @@ def hint(log_text: str, *, directory: Path, recipe: dib.Recipe | None) -> str | 
     for known in (
         _space,
         _registry,
+        _release,
         _network,
         _empty,
         _command,
@@ -80,6 +81,17 @@ def _empty(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str |
     if not re.search(r"chroot: failed to run command .env.: No such file", log_text):
         return None
     return "root.d left no programs in the tree: the log has what its package manager could not fetch"
+
+
+def _release(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
+    """Tell a mirror that answers, but lacks the release, from one that cannot be reached."""
+    match = re.search(r"The repository '\S+ ([\w./-]+) Release' does not have a Release file", log_text)
+    if match is None or not re.search(r"\b404 +Not Found", log_text):
+        return None
+    return (
+        f"the package mirror answers, but has no release {match.group(1)}: correct DIB_RELEASE, or name a "
+        f"mirror that has it in {dib.MAIN_MIRROR}"
+    )
 
 
 def _network(log_text: str, _directory: Path, recipe: dib.Recipe | None) -> str | None:

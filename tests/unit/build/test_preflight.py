@@ -197,3 +197,13 @@ def test_a_full_output_directory_is_the_cause_whatever_was_said(
     assert (
         said == f"{tmp_path} is full (1 MiB left): free some, or build elsewhere with `dibctl build --output`"
     )
+
+
+def test_a_release_that_the_mirror_lacks_is_no_mirror_that_cannot_be_reached(tmp_path: Path) -> None:
+    log = (
+        "Err:2 http://m.test/debian bokworm Release\n  404  Not Found [IP: 192.0.2.1 80]\n"
+        "E: The repository 'http://m.test/debian bokworm Release' does not have a Release file.\n"
+    )
+    said = causes.hint(log, directory=tmp_path, recipe=None)
+    assert said is not None
+    assert "no release bokworm: correct DIB_RELEASE" in said
