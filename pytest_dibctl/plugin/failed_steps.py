@@ -26,7 +26,7 @@ STEPS = MappingProxyType(
         "cloud_image": "the upload of {image} to {environment} failed",
         "keypair": "no ssh key could be made for {image} in {environment}",
         "instance": "the boot of {image} in {environment} failed",
-        "ssh_access": "{image} in {environment} let nobody log in",
+        "ssh_access": "{image} in {environment} did not become ready",
     }
 )
 """What is said of each step that failed, by its fixture."""

@@ -61,7 +61,8 @@ def wait_for_port(instance: Instance, port: int, *, timeout: float) -> float:
         raise PortTimeoutError(
             f"port {port} of {instance.name} (reached as {endpoint.ip}:{endpoint.port}) gave no answer "
             f"within {timeout:g} s",
-            hint="check that the service listens on all addresses, and the guest's firewall",
+            hint="check that the service listens on all addresses, the guest's firewall, and the number: "
+            "`wait_for_port` in images.yaml, or the test's own",
             symptom="login-done",
         )
     return time.monotonic() - started
