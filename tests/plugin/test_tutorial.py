@@ -184,7 +184,9 @@ def test_every_property_of_junit_is_in_the_table() -> None:
 
 def test_every_capability_is_in_the_table() -> None:
     text = (ROOT / "docs/howto/tests.md").read_text().split("| Capability |")[1].split("\n\n")[0]
-    assert set(re.findall(r"^\| `([\w-]+)` \|", text, re.MULTILINE)) == set(engines.CAPABILITIES)
+    assert set(re.findall(r"^\| `([\w-]+)` \|", text, re.MULTILINE)) == set(engines.CAPABILITIES), (
+        "the table of capabilities in docs/howto/tests.md"
+    )
 
 
 def test_every_exit_code_is_in_the_table() -> None:
