@@ -1,6 +1,6 @@
 """Draw ``docs/demo.svg``: run a command at a terminal and render what it shows.
 
-Usage: ``python docs/record.py pytest --dib-image=debian``
+Usage: ``python docs/record.py pytest --dib-image=debian --dib-env=container -rN``
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ import sys
 import time
 from pathlib import Path
 
+import pyte
 from rich.console import Console
 from rich.text import Text
 
 COLUMNS = 110
 TARGET = Path(__file__).with_name("demo.svg")
+MOST = 1000
+"""Lines that a run may print."""
+LEFT_OUT = re.compile(r"(platform|cachedir|rootdir|plugins|configfile|timeout|matrices of cases)\b")
 LONG = 64
 """Lines that are shown at most; of a longer run, the middle is left out."""
 
@@ -44,15 +48,27 @@ def record(argv: list[str]) -> str:
     return shown.decode(errors="replace").replace("\r\n", "\n")
 
 
-def lines_of(text: str) -> list[str]:
-    """Return the lines as a reader sees them at the end: overwritten ones are gone, paths are short."""
-    text = text.replace(str(Path.cwd()) + "/", "")
-    lines = [re.sub(r".*\r", "", line) for line in text.splitlines()]
-    kept = [line for line in lines if not re.match(r"(platform|cachedir|rootdir|plugins|configfile)\b", line)]
+def lines_of(text: str) -> list[Text]:
+    """Return the lines that stand at the terminal at the end, in their colours; paths are short."""
+    screen = pyte.Screen(COLUMNS, MOST)
+    pyte.Stream(screen).feed(text.replace(str(Path.cwd()) + "/", "").replace("\n", "\r\n"))
+    lines = [_line([row[column] for column in range(COLUMNS)]) for _, row in sorted(screen.buffer.items())]
+    while lines and not lines[-1].plain:
+        del lines[-1]
+    kept = [line for line in lines if not LEFT_OUT.match(line.plain)]
     if len(kept) <= LONG:
         return kept
     half = LONG // 2
-    return [*kept[:half], "  ...", *kept[-half:]]
+    return [*kept[:half], Text("  ..."), *kept[-half:]]
+
+
+def _line(characters: list[pyte.screens.Char]) -> Text:
+    line = Text()
+    for character in characters:
+        colour = {"default": "", "brown": "yellow"}.get(character.fg, character.fg)
+        line.append(character.data, style=f"{colour} {'bold' if character.bold else ''}".strip())
+    line.rstrip()
+    return line
 
 
 def main() -> None:
@@ -63,8 +79,10 @@ def main() -> None:
     console = Console(record=True, width=COLUMNS, file=Path(os.devnull).open("w"), force_terminal=True)  # noqa: SIM115
     console.print(Text(f"$ {shlex.join(argv)}", style="bold"))
     for line in lines_of(shown):
-        console.print(Text.from_ansi(line), overflow="ellipsis", no_wrap=True)
-    console.save_svg(str(TARGET), title="pytest-dibctl")
+        console.print(line, overflow="ellipsis", no_wrap=True)
+    picture = console.export_svg(title="pytest-dibctl")
+    # A page shall load nothing from elsewhere, fonts neither.
+    TARGET.write_text(re.sub(r" *@font-face \{.*?\}\n", "", picture, flags=re.DOTALL))
     print(f"{TARGET}: {time.monotonic() - started:.0f} s recorded", file=sys.stderr)
 
 
