@@ -125,6 +125,11 @@ def build(
 def _as_root(plan: Plan, why: str, policy: Policy, progress: Progress) -> BuildOutcome:
     name = plan.target.name
     progress(f"building {name} as root, through sudo: {why}")
+    if others := elevation.exposed(plan.target.parent):
+        progress(
+            f"warning: {others}, and could so act as root during the build; take that right away with "
+            "chmod, or build elsewhere with `dibctl build --output`"
+        )
 
     def pass_on(line: str) -> None:
         if not line.startswith(f"building {name}: "):

@@ -12,7 +12,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,13 +37,14 @@ def main() -> int:
         signal.signal(number, signal.default_int_handler)
     threading.Thread(target=_interrupt_at_end, daemon=True).start()
     target = Path(request["target"])
+    # The folder as it is now: whatever gets its name during the build has no part in what is given away.
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         answer = _answer(request, target)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     finally:
-        for path in _made(target):
-            _give(path, user, group, since=started)
+        _give_made(folder, target, user, group, since=started)
     _say(answer)
     return 0
 
@@ -103,22 +104,29 @@ def _say(answer: Mapping[str, Any]) -> None:
 # -- whose the files are ---------------------------------------------------------------------------
 
 
-def _made(target: Path) -> Iterator[Path]:
-    """Yield the files that a build of ``target`` may have made, and what is in its folder of manifests."""
+def _give_made(folder: int, target: Path, user: int, group: int, *, since: float) -> None:
+    """Give what a build of ``target`` may have made in its open ``folder``, and its folder of manifests.
+
+    No link is followed on the way, not even one that is put there meanwhile.
+    """
     stem = artifact.stem(target).name
-    yield target.with_name(f".{target.name}.lock")
-    yield from (path for path in target.parent.iterdir() if path.name.startswith(f"{stem}."))
-    for directory, folders, files in os.walk(target.with_name(f"{stem}.d")):
-        yield from (Path(directory, name) for name in (*folders, *files))
+    for name in os.listdir(folder):
+        if name == f".{target.name}.lock" or name.startswith(f"{stem}."):
+            _give(name, user, group, since=since, folder=folder)
+    with contextlib.suppress(OSError):  # there is none
+        for _, folders, files, inside in os.fwalk(f"{stem}.d", dir_fd=folder):
+            for name in (*folders, *files):
+                _give(name, user, group, since=since, folder=inside)
 
 
-def _give(path: Path, user: int, group: int, *, since: float) -> None:
+def _give(path: str | Path, user: int, group: int, *, since: float, folder: int | None = None) -> None:
     """Give a new file of root's to the user: no link, and no file that has another name elsewhere.
 
-    ``since`` is when the build began, in seconds since the epoch.
+    ``path`` is below the open ``folder``; ``since`` is when the build began, in seconds since the epoch.
     """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, flags, dir_fd=folder)
     except OSError:
         return
     try:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import grp
 import json
 import os
+import pwd
 import re
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +37,8 @@ WITHOUT_ROOT: Final = "test an image file that is there with --dib-input=FILE"
 _NEVER: Final = re.compile(
     r"LD_.*|PYTHON.*|PERL.*|RUBY.*|BASH_.*|BASHOPTS|SHELLOPTS|ENV|IFS|CDPATH|PS4|GCONV_PATH|LOCPATH|NLSPATH"
     r"|MALLOC_.*|GLIBC_TUNABLES|TMPDIR|SUDO_.*|XDG_.*"
+    r"|APT_CONFIG|DPKG_.*|TAR_OPTIONS|RSYNC_.*|WGETRC|CURL_HOME|GNUPGHOME|HOSTALIASES|(SSH|GIT)_ASKPASS"
+    r"|OPENSSL_(CONF|MODULES|ENGINES)|GIT_(EXEC_PATH|SSH.*|PROXY_COMMAND|TEMPLATE_DIR|CONFIG.*|DIR|WORK_TREE)"
 )
 """Variables that sudo would not let through either, and those that name directories of the user's."""
 
@@ -68,8 +73,50 @@ def is_needed(recipe: dib.Recipe | None) -> bool:
 
 
 def variables() -> dict[str, str]:
-    """Return the variables of this process that a build as root sees, without secrets of OpenStack."""
-    return {name: value for name, value in process.environment().items() if not _NEVER.fullmatch(name)}
+    """Return the variables of this process that a build as root sees, without secrets of OpenStack.
+
+    PATH is the user's, but for folders that depend on where the build runs: a program that lies there, as in
+    a repository, would run as root in the place of the machine's.
+    """
+    passed = {name: value for name, value in process.environment().items() if not _NEVER.fullmatch(name)}
+    places = passed["PATH"].split(os.pathsep)
+    return {**passed, "PATH": os.pathsep.join(place for place in places if place.startswith("/"))}
+
+
+def exposed(directory: Path) -> str | None:
+    """Say who else could exchange what root runs and writes in ``directory``; None for nobody.
+
+    Whoever may rename what lies in a folder, or in one above it, may exchange it. Access lists count as far
+    as the mode shows them. The owner of a folder is not looked at.
+    """
+    for place in (directory, *directory.resolve().parents):
+        try:
+            status = place.stat()
+        except OSError:
+            continue
+        if status.st_mode & stat.S_ISVTX:
+            continue
+        if status.st_mode & stat.S_IWOTH:
+            return f"everybody can write in {place}"
+        if status.st_mode & stat.S_IWGRP and not _is_private(status.st_gid):
+            return f"group {_group_name(status.st_gid)} can write in {place}"
+    return None
+
+
+def _is_private(gid: int) -> bool:
+    """Whether a group has no members but root or this user, as far as its name and list tell."""
+    try:
+        user, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(gid)
+    except KeyError:
+        return gid in (0, os.getgid())
+    return gid == 0 or (group.gr_name == user and set(group.gr_mem) <= {user})
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
 
 
 def build(
@@ -87,7 +134,9 @@ def build(
         "cwd": str(cwd),
         "environment": variables(),
     }
-    argv = [*SUDO, *process.own_python("pytest_dibctl.build.elevated")]
+    interpreter, *program = process.own_python("pytest_dibctl.build.elevated")
+    # -B: root's compiled modules do not belong into an environment of the user's.
+    argv = [*SUDO, interpreter, "-B", *program]
     with (
         tempfile.TemporaryFile("w+", errors="replace") as said,
         process.spawn(

@@ -41,8 +41,9 @@ def building_directory(plan: Plan, progress: Progress) -> Iterator[int]:
         try:
             _wait_for_guard(building, progress)
             build_steps.remove(building)
-            for directory in (building / build_steps.TMP, plan.out):
-                directory.mkdir(parents=True)
+            # Never one that somebody else has made meanwhile, who could exchange what root runs in it.
+            for directory in (building, building / build_steps.TMP, plan.out):
+                directory.mkdir()
             (building / _OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
             stack.callback(build_steps.remove, building)
             descriptor = stack.enter_context(locks.exclusive(building))

@@ -25,7 +25,8 @@ def opened(path: Path, *, create: bool = True, mode: int = 0o600) -> Iterator[in
     FileNotFoundError among them for a file that is not there without ``create``.
     """
     # For writing: NFS refuses an exclusive lock on a file that is open for reading only.
-    for_file = os.O_RDWR | (os.O_CREAT if create else 0)
+    # Not through a link: in a shared folder, it would have root make a file wherever another user likes.
+    for_file = os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
     flags = os.O_RDONLY | os.O_DIRECTORY if path.is_dir() else for_file
     descriptor = os.open(path, flags | os.O_CLOEXEC, mode)
     try:
