@@ -6,6 +6,7 @@ Usage: ``python docs/record.py pytest --dib-image=debian --dib-env=container -rN
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pty
 import re
@@ -64,11 +65,16 @@ def lines_of(text: str) -> list[Text]:
 
 def _line(characters: list[pyte.screens.Char]) -> Text:
     line = Text()
-    for character in characters:
-        colour = {"default": "", "brown": "yellow"}.get(character.fg, character.fg)
-        line.append(character.data, style=f"{colour} {'bold' if character.bold else ''}".strip())
+    # A piece of one style is one text of the picture: it stays readable, and can be searched.
+    for style, piece in itertools.groupby(characters, key=_style):
+        line.append("".join(character.data for character in piece), style=style)
     line.rstrip()
     return line
+
+
+def _style(character: pyte.screens.Char) -> str:
+    colour = {"default": "", "brown": "yellow"}.get(character.fg, character.fg)
+    return f"{colour} {'bold' if character.bold else ''}".strip()
 
 
 def main() -> None:

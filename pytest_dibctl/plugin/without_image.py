@@ -20,7 +20,17 @@ if TYPE_CHECKING:
 
 FIXTURES = frozenset(
     {
-        *("image", "dib_run", "dib_journey", "artifact", "dib_view", "image_tree", "cloud", "cloud_image"),
+        *(
+            "image",
+            "dib_run",
+            "dib_journey",
+            "artifact",
+            "dib_view",
+            "image_tree",
+            "dib_early_boot",
+            "cloud",
+            "cloud_image",
+        ),
         *(
             "dib_later_rungs",
             "dib_upload_only",
