@@ -9,8 +9,8 @@ import json
 import os
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pytest_dibctl.build import fingerprint, plan
@@ -30,6 +30,8 @@ MOST = 5
 _OF_THE_RECIPE = ("dib", "external_build")
 """Keys of an image that the fingerprint looks at."""
 _UNKNOWN = "is named by an absolute path into the repository, so what it was is unknown"
+_TOOLS = "requirements.txt"
+"""What CI installs before it builds and tests, by the name that `dibctl init` gives it."""
 _SETTINGS_OF_PYTEST = ("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg")
 
 
@@ -41,6 +43,8 @@ class _Tree:
     cwd: Path
     catalog: Catalog
     problems: tuple[str, ...]
+    listed: frozenset[Path]
+    """The files that are tests of some image: for another image's tests they do not count."""
 
 
 def reasons(
@@ -72,6 +76,7 @@ def reasons(
             revision=revision,
             then=_tree(then, repository, explicit),
             now=_tree(now, repository, explicit),
+            of_all=tuple(_of_all(repository, commit, then, now)),
         )
         told = {image.label: tuple(compared.image(image.label, environments)) for image in images}
     return {label: _few(found) for label, found in told.items() if found}
@@ -82,11 +87,39 @@ def _few(found: tuple[str, ...]) -> tuple[str, ...]:
     return (*found[:MOST], f"and {len(found) - MOST} more") if len(found) > MOST else found
 
 
+def _of_all(repository: Repository, commit: str, then: Path, now: Path) -> Iterator[str]:
+    """Yield what cannot be compared whatever the image; such things are rare, and any image may use them."""
+    for path in repository.unknown_modules(commit):
+        yield f"submodule {path} changed, and its files are not here"
+    for tree, other in ((then, now), (now, then)):
+        yield from _strays(tree.resolve(), other.resolve(), repository.top.resolve())
+
+
+def _strays(tree: Path, other: Path, top: Path) -> Iterator[str]:
+    """Yield links that leave a tree and lead into the working tree, which both times would share."""
+    for directory, names, files in os.walk(tree):
+        for link in (Path(directory, name) for name in (*names, *files)):
+            if not link.is_symlink() or Path(os.path.realpath(link)).is_relative_to(tree):
+                continue
+            in_tree, path = Path(os.path.realpath(link)), link.relative_to(tree)
+            at_work = Path(os.path.realpath(top / path.parent / link.readlink()))
+            if in_tree.is_relative_to(other) or in_tree.is_relative_to(top) or at_work.is_relative_to(top):
+                yield f"link {path} leads out of the repository and back, so what it led to is unknown"
+
+
 def _tree(top: Path, repository: Repository, explicit: Mapping[Kind, Path | None]) -> _Tree:
     cwd = top / repository.prefix
     moved = {kind: _moved(path, repository, top, cwd) for kind, path in explicit.items()}
     read, problems = catalog.read(cwd=cwd, explicit=moved)
-    return _Tree(top=top, cwd=cwd, catalog=read, problems=tuple(map(str, problems)))
+    listed = frozenset(_listed(read, cwd))
+    return _Tree(top=top, cwd=cwd, catalog=read, problems=tuple(map(str, problems)), listed=listed)
+
+
+def _listed(read: Catalog, cwd: Path) -> Iterator[Path]:
+    for image in read.images.values():
+        for index, entry in enumerate(image.settings.tests.tests_list):
+            with contextlib.suppress(DibctlError):
+                yield from tests_list.expand(entry, image, cwd, index=index)
 
 
 def _moved(path: Path | None, repository: Repository, top: Path, cwd: Path) -> Path | None:
@@ -94,6 +127,8 @@ def _moved(path: Path | None, repository: Repository, top: Path, cwd: Path) -> P
     if path is None:
         return None
     place = Path(os.path.normpath(repository.top / repository.prefix / path))
+    if not place.is_relative_to(repository.top):  # maybe only by that name
+        place = Path(os.path.realpath(place))
     return top / place.relative_to(repository.top) if place.is_relative_to(repository.top) else cwd / path
 
 
@@ -103,6 +138,7 @@ class _Comparison:
     revision: str
     then: _Tree
     now: _Tree
+    of_all: tuple[str, ...]
 
     def image(self, label: str, environments: Sequence[str]) -> Iterator[str]:
         """Yield what differs of an image."""
@@ -113,11 +149,19 @@ class _Comparison:
             problem = f": {self.then.problems[0]}" if self.then.problems else ""
             yield f"not in {self.revision}{problem}"
         else:
+            yield from self.of_all
             yield from self._out_of_sight(new)
+            yield from self._tools()
             yield from self._settings(old, new)
             yield from self._recipe(old, new)
             yield from self._tests(old, new)
             yield from self._environments(new, environments)
+
+    def _tools(self) -> Iterator[str]:
+        for folder in dict.fromkeys((self.repository.prefix, PurePosixPath())):
+            before, after = (_digest(tree.top / folder / _TOOLS) for tree in (self.then, self.now))
+            if before != after:
+                yield f"{folder / _TOOLS} changed"
 
     def _settings(self, old: Entry[Image], new: Entry[Image]) -> Iterator[str]:
         before, after = (entry.settings.model_dump(mode="json") for entry in (old, new))
@@ -144,7 +188,8 @@ class _Comparison:
 
     def _out_of_sight(self, image: Entry[Image]) -> Iterator[str]:
         """Yield a reason if the image names files of the working tree, which both trees would share."""
-        text = image.settings.model_dump_json()
+        inherited = fingerprint.relevant_environment({}) if image.settings.dib is not None else {}
+        text = image.settings.model_dump_json() + json.dumps([*inherited.values()], ensure_ascii=False)
         if any(
             json.dumps(str(top), ensure_ascii=False)[1:-1] in text
             for top in (self.repository.top, self.repository.top.resolve())
@@ -201,7 +246,7 @@ def _environment(entry: Entry[TestEnvironment], tree: _Tree) -> tuple[Any, ...]:
     sections = (settings.qemu, settings.nspawn, settings.nova)
     named = [section.userdata_file for section in sections if section is not None and section.userdata_file]
     data = [_digest(resolve_input(name, entry, tree.cwd)) for name in named]
-    return settings.model_dump(mode="json"), data
+    return settings.model_dump(), data  # not as JSON, which hides secrets
 
 
 # -- files of tests --------------------------------------------------------------------------------
@@ -210,8 +255,9 @@ def _environment(entry: Entry[TestEnvironment], tree: _Tree) -> tuple[Any, ...]:
 def _test_files(image: Entry[Image], tree: _Tree) -> dict[str, str]:
     """Return the digests of the files that an image's tests are made of, by name.
 
-    These are the listed files and folders, the files beside a listed one that are no tests themselves, for
-    it may import or source them, the conftest files above, and pytest's settings.
+    These are the listed files and folders, the files beside a listed one and below its folder that are no
+    tests themselves, for it may import or source them, the conftest files above with the modules beside
+    them, and pytest's settings.
     """
     digests: dict[str, str] = {}
     for index, entry in enumerate(image.settings.tests.tests_list):
@@ -245,12 +291,19 @@ def _around(path: Path, tree: _Tree) -> Iterator[Path]:
             break
         if (conftest := folder / "conftest.py").is_file():
             yield conftest
-    # Of the working directory itself most files have nothing to do with tests.
-    if path.is_dir() or path.parent in (tree.cwd, tree.top):
+            yield from _helpers(folder.glob("*.py"), tree)
+    if path.is_dir():
         return
-    for file in sorted(path.parent.iterdir()):
-        is_test = file.name.startswith("test_") or file.stem.endswith("_test") or os.access(file, os.X_OK)
-        if file.is_file() and not is_test:
+    # Of the working directory itself most files have nothing to do with tests.
+    in_work = path.parent in (tree.cwd, tree.top)
+    found = path.parent.glob(f"*{path.suffix}") if in_work else _below(path.parent)
+    yield from _helpers(found, tree)
+
+
+def _helpers(found: Iterable[Path], tree: _Tree) -> Iterator[Path]:
+    for file in sorted(found):
+        is_test = file.name.startswith("test_") or file.stem.endswith("_test") or file in tree.listed
+        if not is_test and file.is_file():
             yield file
 
 

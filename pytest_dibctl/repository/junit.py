@@ -54,22 +54,37 @@ def parts(paths: Sequence[Path]) -> list[Part]:
     files: list[tuple[str, Path]] = []
     for path in paths:
         if path.is_dir():
-            below = sorted(file for file in path.rglob("*.xml") if file.is_file())
+            below = sorted(file for file in path.rglob("*.xml") if not file.is_dir())
             files += [(str(file.relative_to(path).with_suffix("")), file) for file in below]
         elif path.is_file():
             files.append((path.stem, path))
         else:
             raise DibctlError(f"{path}: there is no such file or folder")
-    return [read(name, path) for name, path in files]
+    return [read(name, path) for name, path in _distinct(files)]
+
+
+def _distinct(files: Sequence[tuple[str, Path]]) -> Iterator[tuple[str, Path]]:
+    """Yield names that no other part has, for CI shows one test of each name, and that XML can hold."""
+    seen: set[str] = set()
+    for name, path in files:
+        plain = told = "".join(char if char.isprintable() else "?" for char in name)
+        number = 1
+        while told in seen:
+            number += 1
+            told = f"{plain} ({number})"
+        seen.add(told)
+        yield told, path
 
 
 def read(name: str, path: Path) -> Part:
     """Return the results of one file; what is wrong with it is its ``problem``."""
+    if path.exists() and not path.is_file():  # a pipe would never end
+        return Part(name=name, path=path, problem="it is no file")
     try:
         root = _parsed(path)
     except OSError as error:
         return Part(name=name, path=path, problem=f"it cannot be read: {error.strerror}")
-    except (expat.ExpatError, ET.ParseError, ValueError) as error:
+    except (expat.ExpatError, ET.ParseError, ValueError, LookupError) as error:
         return Part(name=name, path=path, problem=f"it is no XML that is read here: {error}")
     suites = (
         [root] if root.tag == "testsuite" else root.findall("testsuite") if root.tag == "testsuites" else []
@@ -77,10 +92,25 @@ def read(name: str, path: Path) -> Part:
     if not suites:
         return Part(name=name, path=path, problem="it holds no test suite")
     cases = tuple(_case(case) for suite in suites for case in suite.iter("testcase"))
-    claimed = sum(_whole(suite.get(key)) for suite in suites for key in ("failures", "errors"))
+    problem = _missing(root, suites, cases)
+    return Part(name=name, path=path, suites=tuple(suites), cases=cases, problem=problem)
+
+
+def _missing(root: ET.Element, suites: Sequence[ET.Element], cases: Sequence[Case]) -> str:
+    """Say what a file counts and does not show.
+
+    The number of tests says little: pytest counts each subtest, and shows the test that they are parts of.
+    """
+    counted = [sum(_whole(suite.get(key)) for key in ("failures", "errors")) for suite in (root, *suites)]
+    claimed = max(counted[0], sum(counted[1:]))
     shown = sum(case.is_bad for case in cases)
-    more = f"it counts {claimed} failures and shows {shown}" if claimed > shown else ""
-    return Part(name=name, path=path, suites=tuple(suites), cases=cases, problem=more)
+    if claimed > shown:
+        return f"it counts {claimed} failures and shows {shown}"
+    if outside := sum(1 for _ in root.iter("testcase")) - len(cases):
+        return f"it holds {outside} tests outside of a test suite"
+    if not cases and (tests := sum(_whole(suite.get("tests")) for suite in suites)):
+        return f"it counts {tests} tests and shows none"
+    return ""
 
 
 def _parsed(path: Path) -> ET.Element:
@@ -169,9 +199,12 @@ def merge(read_parts: Sequence[Part], expected: Sequence[str]) -> Merged:
     ran = [case for part in read_parts for case in part.cases]
     for target in dict.fromkeys(expected):
         image, _, environment = target.partition("@")
-        if not any(case.image == image and environment in ("", case.environment) for case in ran):
-            where = f" in {environment}" if environment else ""
+        there = [case for case in ran if case.image == image and environment in ("", case.environment)]
+        where = f" in {environment}" if environment else ""
+        if not there:
             problems.append((target, f"no test of image {image} has a result{where}"))
+        elif all(case.outcome == "skipped" for case in there):
+            problems.append((target, f"all tests of image {image} were skipped{where}"))
     return Merged(parts=tuple(read_parts), problems=tuple(problems))
 
 

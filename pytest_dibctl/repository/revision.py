@@ -29,6 +29,8 @@ _HARMLESS: Final = (
 )
 _ENVIRONMENT: Final = {
     "GIT_TERMINAL_PROMPT": "0",
+    # Unlike protocol.allow, no setting of the repository has the last word over it.
+    "GIT_ALLOW_PROTOCOL": "none",
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_NO_LAZY_FETCH": "1",
     "GIT_NO_REPLACE_OBJECTS": "1",
@@ -95,8 +97,7 @@ class Repository:
         links = {file.path: file for file in stored if file.mode == _LINK}
         # Links last: while files are written, no folder on their way is a link.
         for file, content in _contents(self.top, [*contents.values(), *links.values()]):
-            place = target / _checked(file.path)
-            place.parent.mkdir(parents=True, exist_ok=True)
+            place = _place(target, file.path)
             if file.mode == _LINK:
                 place.symlink_to(os.fsdecode(content))
             else:
@@ -106,9 +107,8 @@ class Repository:
 
     def _lay_out_module(self, module: _Stored, target: Path) -> None:
         """Write a submodule's files, if its repository is here; a recipe that needs others will tell."""
-        here = self.top / _checked(module.path)
-        below = target / module.path
-        below.mkdir(parents=True, exist_ok=True)
+        here = self.top / module.path
+        below = _place(target, f"{module.path}/.git").parent
         if (here / ".git").exists():
             with contextlib.suppress(DibctlError):
                 Repository(top=here, prefix=PurePosixPath()).lay_out(module.sha, below)
@@ -117,15 +117,18 @@ class Repository:
         """Write the files that git tracks or would track, as they are now; raises DibctlError and OSError."""
         listed = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         with _output(self.top, listed) as names:
-            paths = [os.fsdecode(name) for name in names.read().split(b"\0") if name]
+            # A repository that is no submodule ends with a slash.
+            paths = [os.fsdecode(name).removesuffix("/") for name in names.read().split(b"\0") if name]
         links = []
         for path in dict.fromkeys(paths):
-            source, place = self.top / _checked(path), target / path
+            source = self.top / _checked(path)
             try:
                 mode = source.lstat().st_mode
             except OSError:
                 continue  # deleted
-            place.parent.mkdir(parents=True, exist_ok=True)
+            if any((self.top / folder).is_symlink() for folder in PurePosixPath(path).parents if folder.name):
+                continue  # likewise to git: the link that took its folder's place is a file of its own
+            place = _place(target, path)
             if stat.S_ISLNK(mode):
                 links.append((source, place))
             elif stat.S_ISDIR(mode):
@@ -137,6 +140,22 @@ class Repository:
                 place.chmod(0o755 if mode & stat.S_IXUSR else 0o644)
         for source, place in links:
             place.symlink_to(source.readlink())
+
+    def unknown_modules(self, commit: str) -> list[str]:
+        """Return the submodules that have another commit than then, and whose files are not here."""
+        then = {file.path: file.sha for file in _listed(self.top, commit) if file.mode == _COMMIT}
+        now = {}
+        with _output(self.top, ["ls-files", "-z", "--stage"]) as listing:
+            for line in filter(None, listing.read().split(b"\0")):
+                facts, _, path = line.partition(b"\t")
+                mode, sha, _ = facts.decode().split(" ")
+                if mode == _COMMIT:
+                    now[os.fsdecode(path)] = sha
+        return [
+            path
+            for path in sorted({*then, *now})
+            if then.get(path) != now.get(path) and not (self.top / path / ".git").exists()
+        ]
 
 
 def _listed(top: Path, commit: str) -> Iterator[_Stored]:
@@ -172,6 +191,22 @@ def _checked(path: str) -> str:
     if any(part in ("", ".", "..") for part in parts):
         raise DibctlError(f"the git repository names a file {path!r}, which no checkout would write")
     return path
+
+
+def _place(target: Path, path: str) -> Path:
+    """Return where a path lies below a folder of ours, and make its folder.
+
+    Raises DibctlError where a link is on the way: a tree may name a link, and a file below it.
+    """
+    folder = target
+    for part in _checked(path).split("/")[:-1]:
+        folder /= part
+        if folder.is_symlink():
+            raise DibctlError(
+                f"the git repository names a file {path!r} below a link, which no checkout would write"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    return target / path
 
 
 def _write(place: Path, content: bytes, *, executable: bool) -> None:

@@ -207,9 +207,28 @@ def _folder(root: int, path: Path, *, make: bool) -> Iterator[int | None]:
 
 def _create(folder: int, name: str, file: NewFile) -> bool:
     """Write a file that is whole as soon as it is there; return False if another one has its name."""
+    mode = 0o777 if file.executable else 0o666
+    try:
+        # It has no name yet: a process that is killed leaves no draft.
+        descriptor = os.open(".", os.O_WRONLY | os.O_TMPFILE, mode, dir_fd=folder)
+    except OSError:  # not every file system can do that
+        return _create_by_draft(folder, name, file, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as nameless:
+        nameless.write(file.content)
+        nameless.flush()
+        try:
+            os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=folder, follow_symlinks=True)
+        except FileExistsError:
+            return False
+        except OSError:  # no /proc
+            return _create_by_draft(folder, name, file, mode)
+    return True
+
+
+def _create_by_draft(folder: int, name: str, file: NewFile, mode: int) -> bool:
     draft = f".{name[:100]}.{secrets.token_hex(4)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    descriptor = os.open(draft, flags, 0o777 if file.executable else 0o666, dir_fd=folder)
+    descriptor = os.open(draft, flags, mode, dir_fd=folder)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as draft_file:
             draft_file.write(file.content)

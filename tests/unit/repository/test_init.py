@@ -234,3 +234,23 @@ class TestWriting:
         assert sorted(len(result.written) for result in results)[:-1] == [0] * 5
         assert len(catalog.load(cwd=tmp_path / "new").images) == 1
         assert not [name for name in tree(tmp_path / "new") if re.search(r"\.[0-9a-f]{8}$", name)]
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+def test_a_file_has_no_name_until_it_is_whole_where_that_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, nameless: bool
+) -> None:
+    there: list[list[str]] = []
+    link = os.link
+
+    def watched(*arguments: Any, **named: Any) -> None:
+        there.append(os.listdir(named["dst_dir_fd"]))
+        link(*arguments, **named)
+
+    monkeypatch.setattr(os, "link", watched)
+    if not nameless:
+        monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)  # as where a file system cannot make such a file
+    skeleton.write(tmp_path, [skeleton.NewFile(name="run.sh", content="x", executable=True)])
+    assert [len(names) for names in there] == [0 if nameless else 1]
+    assert tree(tmp_path) == {"run.sh": "x"}
+    assert os.access(tmp_path / "run.sh", os.X_OK)

@@ -112,6 +112,12 @@ class TestChangedSince:
                 "X = 1\n",
                 {"db": ["tests/helpers.py added"], "web": ["tests/helpers.py added"]},
             ),
+            ("tests/deep/data", "", {label: ["tests/deep/data added"] for label in ("db", "web")}),
+            (
+                "requirements.txt",
+                "",
+                {label: ["requirements.txt changed"] for label in ("web", "db", "bare")},
+            ),
             ("checks/lib", "", {"db": ["checks/lib added"], "web": ["checks/lib added"]}),
             ("conftest.py", "", {"db": ["conftest.py added"], "web": ["conftest.py added"]}),
             ("test.yaml", "local: {qemu: {memory: 99}}\n", dict.fromkeys(("web", "db", "bare"))),
@@ -128,6 +134,93 @@ class TestChangedSince:
         found = site.changed()
         assert set(found) == set(reasons)
         assert all(said in (None, found[label]) for label, said in reasons.items())
+
+    def test_a_script_that_no_image_lists_may_be_sourced_by_one_that_is(self, site: Site) -> None:
+        site.images["web"]["tests"]["tests_list"] = [{"shell": "more/web.sh"}]
+        site.images["db"]["tests"]["tests_list"] = [{"shell": "more/db.sh"}]
+        site.configure()
+        for name in ("web", "db", "common"):
+            site.write(f"more/{name}.sh", "#!/bin/sh\n", mode=0o755)
+        site.commit()
+        site.write("more/web.sh", "#!/bin/sh\n:\n", mode=0o755)
+        assert site.changed() == {"web": ["more/web.sh changed"]}
+        site.write("more/common.sh", "#!/bin/sh\n:\n", mode=0o755)
+        assert set(site.changed()) == {"web", "db"}
+
+    def test_modules_beside_a_conftest_above_may_be_imported_by_it(self, site: Site) -> None:
+        site.images["web"]["tests"]["tests_list"] = [{"pytest": "more/deep/test_it.py"}]
+        site.configure()
+        site.write("more/deep/test_it.py", "def test_it(): pass\n")
+        site.write("more/conftest.py", "import helpers\n")
+        site.commit()
+        site.write("more/helpers.py", "")
+        assert site.changed() == {"web": ["more/helpers.py added"]}
+
+    def test_a_password_is_a_setting_and_is_not_shown(self, site: Site) -> None:
+        for password in ("first", "second"):
+            keystone = {
+                "auth_url": "https://k/v3",
+                "username": "u",
+                "password": password,
+                "project_name": "p",
+            }
+            nova = {"flavor": "small", "nics": [{"net_id": "00000000-0000-0000-0000-000000000000"}]}
+            site.write("test.yaml", yaml.safe_dump({"cloud": {"keystone": keystone, "nova": nova}}))
+            if password == "first":
+                site.commit()
+        found = site.changed("HEAD", "--environment", "cloud", "web")
+        assert found == {"web": ["environment cloud changed"]}
+
+    @pytest.mark.parametrize("absolute", [True, False])
+    def test_links_that_leave_and_come_back_cannot_be_compared(self, site: Site, *, absolute: bool) -> None:
+        there = site.path if absolute else Path("../..", site.path.name)
+        (site.path / "checks/link").symlink_to(there / "README")
+        (site.path / "checks/fine").symlink_to("../README")
+        site.write("README", "")
+        site.commit()
+        found = site.changed()
+        assert set(found) == {"web", "db", "bare"}
+        assert "checks/link" in found["bare"][0]
+        (site.path / "checks/link").unlink()
+        site.commit()
+        assert site.changed() == {}
+
+    def test_a_file_named_by_another_name_of_the_repository_is_compared(self, site: Site) -> None:
+        alias = site.path.parent / f"{site.path.name}-alias"
+        alias.symlink_to(site.path)
+        site.images["web"]["glance"] = {"min_disk": 4}
+        site.configure()
+        found = site.changed("HEAD", "--images-config", str(alias / "images.yaml"))
+        assert found == {"web": ["glance.min_disk changed"]}
+
+    def test_inherited_variables_that_name_files_here_cannot_be_compared(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DIB_FILE_OF_OURS", str(site.path / "README"))
+        assert set(site.changed()) == {"web", "db"}
+
+    def test_a_submodule_that_changed_and_is_not_here_may_concern_all(self, site: Site) -> None:
+        for commit in ("a" * 40, "b" * 40):
+            site.git("update-index", "--add", "--cacheinfo", f"160000,{commit},module")
+            site.git("commit", "-q", "-m", "x")
+        assert site.changed() == {}
+        assert set(site.changed("HEAD~1")) == {"web", "db", "bare"}
+
+    def test_repositories_and_links_in_the_working_tree(self, site: Site) -> None:
+        (site.path / "nested").mkdir()
+        site.git("init", "-q", "nested")
+        site.write("nested/file", "")
+        site.git("-C", "nested", "add", "-A")
+        site.git("-C", "nested", "commit", "-q", "-m", "x")
+        (site.path / "checks").rename(site.path / "moved")
+        (site.path / "checks").symlink_to("moved")
+        assert site.changed() == {}
+        outside = site.path.parent / f"{site.path.name}-outside"
+        (site.path / "moved").rename(outside)
+        (site.path / "checks").unlink()
+        (site.path / "checks").symlink_to(outside)
+        site.write(".git/info/exclude", "/checks\n")
+        assert set(site.changed()) == {"web", "db"}
 
     def test_settings_are_named_by_their_keys(self, site: Site) -> None:
         site.images["web"]["glance"] = {"min_disk": 4}
@@ -251,6 +344,17 @@ class TestHostileTrees:
             check=True,
         )
         return site.git("commit-tree", "-m", "x", made.stdout.decode().strip())
+
+    @pytest.mark.parametrize("below", ["120000 blob {link}", f"160000 commit {'a' * 40}"])
+    def test_nothing_is_written_through_a_link(self, site: Site, below: str) -> None:
+        outside = site.path.parent / f"{site.path.name}-outside"
+        outside.mkdir()
+        link = site.git("hash-object", "-w", "--stdin", stdin=str(outside))
+        inner = site.git("mktree", "--missing", stdin=f"{below.format(link=link)}\ty\n")
+        top = site.git("mktree", stdin=f"120000 blob {link}\tx\n040000 tree {inner}\tx\n")
+        commit = site.git("commit-tree", "-m", "x", top)
+        site.matrix("--changed-since", commit, code=ExitCode.UNSPECIFIED)
+        assert not list(outside.iterdir())
 
     @pytest.mark.parametrize(
         "entries",

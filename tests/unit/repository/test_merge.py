@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -70,6 +71,13 @@ def test_a_failure_and_an_error_stay_where_the_same_test_passed_elsewhere(tmp_pa
         ("<testsuites/>", "no test suite"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><testsuite>&b;</testsuite>', "document type"),
         ('<!DOCTYPE a SYSTEM "file:///etc/passwd"><testsuite/>', "document type"),
+        ('<?xml version="1.0" encoding="none-such"?><testsuite/>', "unknown encoding"),
+        ('<testsuites failures="1"><testsuite/></testsuites>', "counts 1 failures and shows 0"),
+        (
+            '<testsuites><testsuite/><testcase name="a"><failure/></testcase></testsuites>',
+            "outside of a test",
+        ),
+        ('<testsuite tests="3"/>', "counts 3 tests and shows none"),
         ("<testsuite>" + "<a>" * 100_000 + "</a>" * 100_000 + "</testsuite>", "nested"),
     ],
 )
@@ -96,6 +104,37 @@ def test_an_image_without_a_result_is_a_failure(tmp_path: Path, expected: str) -
     code, root = merge(tmp_path, "--expect", expected)
     assert code == ExitCode.TESTS_FAILED
     assert root.get("errors") == "1"
+
+
+def test_an_image_whose_tests_were_all_skipped_has_no_result(tmp_path: Path) -> None:
+    results(tmp_path / "parts/web.xml", case("test_a", inner="<skipped/>"))
+    assert merge(tmp_path)[0] == ExitCode.OK
+    code, root = merge(tmp_path, "--expect", "web@local")
+    assert code == ExitCode.TESTS_FAILED
+    assert "all tests of image web were skipped in local" in ET.tostring(root, encoding="unicode")
+
+
+def test_results_that_cannot_be_opened_are_failures(tmp_path: Path) -> None:
+    results(tmp_path / "parts/good.xml", case("test_a"))
+    (tmp_path / "parts/gone.xml").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "parts/pipe.xml")
+    code, root = merge(tmp_path)
+    assert (code, root.get("errors")) == (ExitCode.TESTS_FAILED, "2")
+
+
+def test_names_of_parts_are_distinct_and_can_be_written(tmp_path: Path) -> None:
+    files = [results(tmp_path / name, case("test_a")) for name in ("1/a.xml", "2/a.xml", "3/\udcff\x01.xml")]
+    code = main.main(
+        [
+            "merge",
+            *map(str, files),
+            *("--junit-xml", str(tmp_path / "all.xml")),
+            "--report",
+            str(tmp_path / "all.html"),
+        ]
+    )
+    assert code == ExitCode.OK
+    assert [suite.get("name") for suite in ET.parse(tmp_path / "all.xml").getroot()] == ["a", "a (2)", "??"]
 
 
 def test_nothing_at_all_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
