@@ -244,7 +244,7 @@ def test_a_file_has_no_name_until_it_is_whole_where_that_can_be(
     link = os.link
 
     def watched(*arguments: Any, **named: Any) -> None:
-        there.append(os.listdir(named["dst_dir_fd"]))
+        there.append([path.name for path in tmp_path.iterdir()])
         link(*arguments, **named)
 
     monkeypatch.setattr(os, "link", watched)

@@ -15,7 +15,7 @@ from pytest_dibctl.cli import main
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.errors import ConfigError, DibctlError, ExitCode
-from pytest_dibctl.repository import matrix
+from pytest_dibctl.repository import matrix, revision
 from pytest_dibctl.repository.junit import Case
 from pytest_dibctl.repository.revision import Repository
 
@@ -325,6 +325,25 @@ class TestChangedSince:
         site.write(".gitattributes", "* filter=x export-subst\ntests/** export-ignore\n")
         site.write("tests/test_db.py", "def test_it(): 1\n")
         assert site.changed() == {"db": ["tests/test_db.py changed"]}
+        assert not (site.path / "ran").exists()
+
+    def test_a_missing_object_is_not_fetched_by_a_command(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # As with a git that does not know the variable.
+        older = {name: value for name, value in revision._ENVIRONMENT.items() if name != "GIT_NO_LAZY_FETCH"}
+        monkeypatch.setattr(revision, "_ENVIRONMENT", older)
+        sha = site.git("rev-parse", "HEAD:tests/test_db.py")
+        (site.path / ".git/objects" / sha[:2] / sha[2:]).unlink()
+        for key, value in {
+            "remote.origin.url": f"ext::sh -c touch% {site.path / 'ran'}",
+            "remote.origin.promisor": "true",
+            "extensions.partialclone": "origin",
+            "core.repositoryformatversion": "1",
+            "protocol.ext.allow": "always",
+        }.items():
+            site.git("config", key, value)
+        site.matrix("--changed-since", "HEAD", code=ExitCode.UNSPECIFIED)
         assert not (site.path / "ran").exists()
 
 
