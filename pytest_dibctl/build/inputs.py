@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pytest_dibctl.build import elements
 from pytest_dibctl.build.elements import Element
+from pytest_dibctl.system.files import sha256
 
 OUTSIDE = (
     *("root.d", "extra-data.d", "block-device.d", "post-root.d", "pre-finalise.d", "cleanup.d"),
@@ -129,8 +130,7 @@ def _existing(name: str, base: Path) -> Iterator[Path]:
 
 def _of_file(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError as error:
         return f"unreadable: {error.errno}"
 

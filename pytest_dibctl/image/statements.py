@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -248,7 +247,7 @@ def is_shipped(path: Path) -> bool:
 
 def digest_of(path: Path) -> str:
     """Return the SHA-256 of a test's file; raises OSError."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return files.sha256(path)
 
 
 def _shipped() -> set[Path]:
@@ -292,7 +291,7 @@ def _tests_now(image: Entry[Image], cwd: Path) -> set[str]:
 def configuration_of(image: Entry[Image]) -> dict[str, str]:
     """Return the file that lists an image's tests, and its digest, as a statement's keywords."""
     with contextlib.suppress(OSError):
-        digest = hashlib.sha256(image.path.read_bytes()).hexdigest()
+        digest = files.sha256(image.path)
         return {"configuration": image.path.as_uri(), "configuration_sha256": digest}
     return {}
 

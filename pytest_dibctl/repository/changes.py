@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import tempfile
@@ -332,6 +331,6 @@ def _digest(path: Path) -> str:
         if not path.is_file():  # a link that leads nowhere, or to a device
             return f"link {path.readlink()}"
         executable = os.access(path, os.X_OK)
-        return f"{executable} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        return f"{executable} {statements.digest_of(path)}"
     except OSError as error:
         return f"unreadable: {error.errno}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
 import shutil
@@ -65,6 +66,12 @@ def copy(source: Path, target: Path) -> int:
             while done < size and (sent := os.sendfile(sink.fileno(), readable.fileno(), done, size - done)):
                 done += sent
         return size
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hex; a file of any size takes no memory. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync_directory(directory: Path) -> None:

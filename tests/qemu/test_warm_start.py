@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from pytest_dibctl.clouds.protocols import BootRequest, Warm
-from pytest_dibctl.clouds.qemu import ready_store
 from pytest_dibctl.clouds.qemu.cloud import QemuInstance
 from pytest_dibctl.clouds.qemu.ready_store import ReadyState, ReadyStore
 from pytest_dibctl.config.merge import Deadlines
@@ -24,7 +23,7 @@ from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.guest.keys import SshKey
 from pytest_dibctl.guest.ssh import SshAccess
 from pytest_dibctl.image import artifact
-from pytest_dibctl.system import process
+from pytest_dibctl.system import files, process
 from tests.qemu.test_end_to_end import Operator
 from tests.qemu.test_qemu_cloud import READY, Bench
 from tests.support import waiting
@@ -283,9 +282,7 @@ def text(state: ReadyState) -> None:
 
 
 def retell(state: ReadyState) -> None:
-    told = dataclasses.replace(
-        state.about, size=state.disk.stat().st_size, sha256=ready_store.digest(state.disk)
-    )
+    told = dataclasses.replace(state.about, size=state.disk.stat().st_size, sha256=files.sha256(state.disk))
     (state.path / "about.json").write_text(json.dumps(dataclasses.asdict(told)))
 
 

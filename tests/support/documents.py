@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -76,3 +78,15 @@ def commands(document: Path) -> list[str]:
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 EVERY_BLOCK = [block for document in DOCUMENTS for block in blocks(document)]
 EVERY_COMMAND = [(document, line) for document in DOCUMENTS for line in commands(document)]
+
+
+def check_committed(script: str) -> None:
+    """Fail if what ``docs/SCRIPT`` generates differs from what is committed."""
+    checked = subprocess.run(
+        [sys.executable, f"docs/{script}", "--check"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr

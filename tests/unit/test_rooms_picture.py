@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support import rooms
+from tests.support import documents, rooms
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_committed_picture_shows_todays_imports() -> None:
-    checked = subprocess.run(
-        [sys.executable, "docs/rooms.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    documents.check_committed("rooms.py")
 
 
 def test_the_table_names_every_room_with_its_floor() -> None:

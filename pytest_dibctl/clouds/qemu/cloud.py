@@ -24,7 +24,6 @@ from pytest_dibctl.clouds.protocols import BootRequest, CloudImage, Progress, Up
 from pytest_dibctl.clouds.qemu import accel, confinement, guest, launch, machine, warm
 from pytest_dibctl.clouds.qemu.instance import QemuInstance
 from pytest_dibctl.clouds.qemu.ready_store import ReadyState, ReadyStore
-from pytest_dibctl.clouds.qemu.ready_store import digest as digest_of
 from pytest_dibctl.clouds.qemu.state import State, read_state
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.input_files import read_user_data
@@ -176,7 +175,7 @@ class QemuCloud(LocalCloud):
                 seed.write(directory / machine.SEED, self._settings.seed, identity)
                 origin = warm.described(ready)
                 with concurrent.futures.ThreadPoolExecutor(1) as pool:
-                    digest = pool.submit(digest_of, ready.disk)
+                    digest = pool.submit(files.sha256, ready.disk)
                     instance = self._start(artifact, directory, state, request, progress, origin=origin)
                     with _deleted_on_failure(instance):
                         instance.go_on(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -82,7 +81,7 @@ class ReadyStore(KeyedCache[ReadyState]):
         with self.draft(key) as draft:
             draft.mkdir(mode=0o700)
             size = files.copy(disk, draft / DISK)
-            whole = dataclasses.replace(about, size=size, sha256=digest(draft / DISK))
+            whole = dataclasses.replace(about, size=size, sha256=files.sha256(draft / DISK))
             files.write_atomically(draft / ABOUT, json.dumps(dataclasses.asdict(whole)), mode=0o600)
 
 
@@ -105,12 +104,6 @@ def _about(data: Mapping[str, Any]) -> About:
 
 def _is_old(state: ReadyState, now: float) -> bool:
     return now - state.used > MAX_AGE
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex; raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def limit(environment: Mapping[str, str] = os.environ) -> int:

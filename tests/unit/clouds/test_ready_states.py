@@ -133,13 +133,13 @@ def test_what_is_damaged_or_another_s_is_not_found_and_is_swept(
 
 def test_changed_bytes_are_noticed(store: ReadyStore) -> None:
     state = kept(store)
-    warm.verify(state, ready_store.digest(state.disk))
+    warm.verify(state, files.sha256(state.disk))
     with state.disk.open("r+b") as file:
         file.write(b"changed")
     found = store.find(state.key)
     assert found is not None
     with pytest.raises(DibctlError, match="is damaged"):
-        warm.verify(found, ready_store.digest(found.disk))
+        warm.verify(found, files.sha256(found.disk))
 
 
 def test_a_copy_is_the_file_and_private(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_a_kill_at_any_moment_of_the_saving_leaves_a_cache_that_works(store: Rea
         killed = _dies_at(number, save)
         found = store.find(key(1))
         if found is not None:
-            warm.verify(found, ready_store.digest(found.disk))
+            warm.verify(found, files.sha256(found.disk))
         store.sweep()
         left = {path.name for path in store.directory.iterdir()} if store.directory.is_dir() else set()
         assert left <= {key(1), f"{key(1)}.lock"}, number
