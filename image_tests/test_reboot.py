@@ -34,18 +34,19 @@ class Before:
     failed: set[str]
 
 
-def addresses(host: Host) -> list[str]:
-    """IPv4 addresses only: an IPv6 address may need another minute to come back."""
-    lines = host.run("PATH=$PATH:/usr/sbin:/sbin; ip -o -4 addr show").stdout.splitlines()
-    return sorted(" ".join(line.split()[1:4]) for line in lines)
+ADDRESSES = "PATH=$PATH:/usr/sbin:/sbin ip -o -4 addr show"
+"""IPv4 only: an IPv6 address may need another minute to come back."""
+
+FAILED_UNITS = "systemctl list-units --failed --no-legend --plain --no-pager 2>/dev/null"
 
 
-def failed(host: Host) -> set[str]:
+def addresses_in(text: str) -> list[str]:
+    return sorted(" ".join(line.split()[1:4]) for line in text.splitlines() if line.strip())
+
+
+def units_in(text: str) -> set[str]:
     """Return the failed units; none where there is no systemd."""
-    lines = host.run(
-        "systemctl list-units --failed --no-legend --plain --no-pager 2>/dev/null"
-    ).stdout.splitlines()
-    return {line.split()[0] for line in lines if line.strip()}
+    return {line.split()[0] for line in text.splitlines() if line.strip()}
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +72,18 @@ def before(host: Host, reboot: Callable[..., object], memory: dict[str, Before |
 def note(host: Host) -> Before:
     mark = uuid.uuid4().hex
     # No sync: an orderly shutdown writes everything, and only that is a survived reboot.
-    host.check_output("rm -f %s && echo %s > %s", MARK, mark, MARK)
+    noted = host.check_output(
+        f"rm -f {MARK} && echo {mark} > {MARK} || exit 1; cat {BOOT_ID} /proc/sys/kernel/hostname; "
+        f"echo {mark}; {ADDRESSES}; echo {mark}; {FAILED_UNITS}; true"
+    )
+    facts, addresses, units = noted.split(mark)
+    boot_id, hostname = facts.split()
     return Before(
-        boot_id=host.check_output("cat %s", BOOT_ID),
+        boot_id=boot_id,
         mark=mark,
-        hostname=host.check_output("cat /proc/sys/kernel/hostname"),
-        addresses=addresses(host),
-        failed=failed(host),
+        hostname=hostname,
+        addresses=addresses_in(addresses),
+        failed=units_in(units),
     )
 
 
@@ -115,7 +121,7 @@ def test_addresses_survive_a_reboot(host: Host, before: Before, settle: Callable
     """
 
     def problem() -> str:
-        now = addresses(host)
+        now = addresses_in(host.run(ADDRESSES).stdout)
         return "" if now == before.addresses else f"before: {before.addresses}; now: {now}"
 
     settle(problem, BOOT_MAY_TAKE)
@@ -128,10 +134,14 @@ def test_no_unit_fails_on_the_second_boot(host: Host, before: Before, settle: Ca
     If this fails, the unit works on a first boot only: something it makes is already there.
     """
 
+    units: set[str] = set()
+
     def problem() -> str:
-        now = host.run("systemctl is-system-running").stdout.strip()
+        now, _, listed = host.run(f"systemctl is-system-running; {FAILED_UNITS}").stdout.partition("\n")
+        units.clear()
+        units.update(units_in(listed))
         return "" if now in ("running", "degraded") else f"systemd is still {now or 'silent'}"
 
     settle(problem, BOOT_MAY_TAKE)
-    new = failed(host) - before.failed
+    new = units - before.failed
     assert not new, f"failed since the reboot: {', '.join(sorted(new))}"

@@ -26,6 +26,8 @@ SECTOR = 512
 LOST_TO_METADATA = 0.15
 """Share of a device that journal and inode tables may take, as df counts; DIB's ext4 takes 6 % and 64 MiB."""
 
+ROOT_FACTS = "grep ' / ' /proc/mounts; df -k /; df -i /"
+
 GROWING_MAY_TAKE = 120
 """Seconds; cloud-init may resize in the background."""
 
@@ -41,37 +43,53 @@ class RootDevice:
     partitions: dict[str, int]
 
 
-def size_of(host: Host, sysfs: str) -> int:
-    return int(host.check_output("cat %s/size", sysfs)) * SECTOR
+# The last mount on / is the one that is seen. Then its device's directory in sysfs, and a line for the device
+# and for each part of its disk: directory, sectors, whether it is a partition.
+LOOK = """
+while read -r _ _ device _ point options _; do
+    if [ "$point" = / ]; then number=$device mounted=$options; fi
+done < /proc/self/mountinfo
+echo "$number $mounted"
+here=$(readlink -f "/sys/dev/block/$number")
+echo "$here"
+for directory in "$here" "${here%/*}" "${here%/*}"/*; do
+    if [ -e "$directory/size" ]; then
+        read -r sectors < "$directory/size"
+        test -e "$directory/partition" && kind=partition || kind=whole
+        echo "$directory $sectors $kind"
+    fi
+done
+"""
 
 
 @pytest.fixture
 def root_device(host: Host, instance: Instance) -> RootDevice:
-    mounts = [line.split() for line in host.check_output("cat /proc/self/mountinfo").splitlines()]
-    number, options = next((m[2], m[5]) for m in reversed(mounts) if m[4] == "/")
-    sysfs = host.run("readlink -f /sys/dev/block/%s", number).stdout.strip()
-    if number.startswith("0:") or not host.file(f"{sysfs}/size").exists:
+    mount, sysfs, *devices = host.check_output("sh -c %s", LOOK).splitlines()
+    number, _, options = mount.partition(" ")
+    fields = [line.split() for line in devices]
+    sizes = {directory: int(sectors) * SECTOR for directory, sectors, _ in fields}
+    partitions = {directory for directory, _, kind in fields if kind == "partition"}
+    if number.startswith("0:") or sysfs not in sizes:
         pytest.skip(
             f"the root filesystem of {instance.name} is not on a block device (device {number}, {options})"
         )
-    if not host.file(f"{sysfs}/partition").exists:
-        name = sysfs.rpartition("/")[2]
+    parent, _, name = sysfs.rpartition("/")
+    if sysfs not in partitions:
         if name.startswith(("dm-", "md")):
             pytest.skip(
                 f"the root filesystem of {instance.name} is on {name}; only plain disks are understood"
             )
-        return RootDevice(
-            name=name, size=size_of(host, sysfs), disk=name, disk_size=size_of(host, sysfs), partitions={}
-        )
-    disk = sysfs.rpartition("/")[0]
-    found = host.check_output("ls -d %s/*/partition", disk).split()
-    parts = {path.split("/")[-2]: size_of(host, path.rpartition("/")[0]) for path in found}
+        return RootDevice(name=name, size=sizes[sysfs], disk=name, disk_size=sizes[sysfs], partitions={})
     return RootDevice(
-        name=sysfs.rpartition("/")[2],
-        size=size_of(host, sysfs),
-        disk=disk.rpartition("/")[2],
-        disk_size=size_of(host, disk),
-        partitions=parts,
+        name=name,
+        size=sizes[sysfs],
+        disk=parent.rpartition("/")[2],
+        disk_size=sizes[parent],
+        partitions={
+            directory.rpartition("/")[2]: sizes[directory]
+            for directory in partitions
+            if directory.rpartition("/")[0] == parent
+        },
     )
 
 
@@ -141,7 +159,6 @@ def test_root_filesystem_is_writable(host: Host, instance: Instance) -> None:
         'f=$(mktemp /var/tmp/dibctl.XXXXXX) && echo kept > "$f" && cat "$f"; code=$?; rm -f "$f"; exit $code'
     )
     result = host.run(command)
-    state = host.run("grep ' / ' /proc/mounts; df -k /; df -i /").stdout
     assert result.stdout.strip() == "kept", (
-        f"cannot write to /var/tmp in {instance.name}: {result.stderr.strip()}\n{state}"
+        f"cannot write to /var/tmp in {instance.name}: {result.stderr.strip()}\n{host.run(ROOT_FACTS).stdout}"
     )

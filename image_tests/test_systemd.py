@@ -21,21 +21,19 @@ BOOT_MAY_TAKE = 240
 """Seconds after ssh answers until the last service of a slow guest has started."""
 
 
-def state(host: Host) -> str:
-    return str(host.run("systemctl is-system-running").stdout).strip()
+def boot_is_over(host: Host) -> str:
+    now, _, jobs = host.run(
+        "state=$(systemctl is-system-running); echo $state; "
+        "case $state in running | degraded) ;; *) systemctl list-jobs --no-legend --no-pager ;; esac"
+    ).stdout.partition("\n")
+    if now in ("running", "degraded"):
+        return ""
+    return f"systemd is still {now or 'silent'}; it works on:\n{jobs.strip() or 'nothing'}"
 
 
 def failed_units(host: Host) -> list[str]:
     lines = host.run("systemctl list-units --failed --no-legend --plain --no-pager").stdout.splitlines()
     return [line.split()[0] for line in lines if line.strip()]
-
-
-def boot_is_over(host: Host) -> str:
-    now = state(host)
-    if now in ("running", "degraded"):
-        return ""
-    jobs = host.run("systemctl list-jobs --no-legend --no-pager").stdout.strip()
-    return f"systemd is still {now or 'silent'}; it works on:\n{jobs or 'nothing'}"
 
 
 def test_boot_comes_to_its_end(host: Host, settle: Callable[..., None]) -> None:
