@@ -16,18 +16,16 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-IN_WHEEL = (
-    "pytest_dibctl/py.typed",
-    "pytest_dibctl/image_tests/test_hostname.py",
-    "pytest_dibctl/build/shipped_elements/dibctl-layers/root.d/-99-dibctl-layers",
-    "pytest_dibctl/plugin/html_page.css",
+FOLDERS = ("pytest_dibctl", "image_tests")
+"""All of their files are in the wheel."""
+ENDS = (
     ".data/data/share/bash-completion/completions/dibctl",
     ".data/data/share/zsh/site-functions/_dibctl",
     ".data/data/share/fish/vendor_completions.d/dibctl.fish",
     ".dist-info/licenses/LICENSE",
     ".dist-info/entry_points.txt",
 )
-"""Ends of names in the wheel that are easily left out."""
+"""Ends of names that are in the wheel too."""
 NOT_IN_WHEEL = ("tests/unit", "benchmarks/", ".ci/")
 
 EXAMPLE = {
@@ -91,7 +89,12 @@ def build(dist: Path) -> Path:
 def contents(wheel: Path) -> None:
     """Look for what has to be in the wheel, and what must not."""
     names = zipfile.ZipFile(wheel).namelist()
-    missing = [end for end in IN_WHEEL if not any(name.endswith(end) for name in names)]
+    missing = [end for end in ENDS if not any(name.endswith(end) for name in names)]
+    for file in (file for folder in FOLDERS for file in (ROOT / folder).rglob("*") if file.is_file()):
+        name = file.relative_to(ROOT).as_posix()
+        expected = name if name.startswith("pytest_dibctl/") else f"pytest_dibctl/{name}"
+        if "__pycache__" not in file.parts and expected not in names:
+            missing.append(expected)
     strange = [name for name in names for part in NOT_IN_WHEEL if part in name]
     top = {name.partition("/")[0].partition("-")[0] for name in names} - {"pytest_dibctl"}
     if missing or strange or top:
