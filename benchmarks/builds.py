@@ -39,7 +39,7 @@ class Took:
     processors: float
 
 
-def rows(rounds: str = "1", compression: str = "zlib") -> Iterator[Row]:
+def rows(rounds: str = "1", compression: str = "zstd") -> Iterator[Row]:
     """Yield the rows of ``rounds`` rounds, with qcow2 files that are compressed so."""
     found: dict[tuple[str, str], list[tuple[Took, Took | None]]] = {}
     for _ in range(int(rounds)):
