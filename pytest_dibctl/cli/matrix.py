@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from pytest_dibctl.cli.command import Arguments, Command, count
 from pytest_dibctl.cli.configuration import load
-from pytest_dibctl.cli.output import print_json, say, show
+from pytest_dibctl.cli.output import print_result, say
 from pytest_dibctl.errors import DibctlError, ExitCode
 
 if TYPE_CHECKING:
+    from pytest_dibctl.cli.results.repository import Job as JobData
     from pytest_dibctl.config.catalog import Catalog
     from pytest_dibctl.config.entry import Entry
     from pytest_dibctl.config.models.images import Image
@@ -75,13 +76,21 @@ def _run(arguments: Arguments) -> int:
     if arguments.shards is not None:
         _tell_of_times(made)
         made = matrix.shards(made, arguments.shards)
-    if arguments.format in matrix.FORMATS:
-        for line in matrix.FORMATS[arguments.format](made).splitlines():
-            show(line)
-    else:
-        print_json([job.as_data() for job in made])
+    written = matrix.FORMATS[arguments.format](made) if arguments.format in matrix.FORMATS else ""
+    print_result(arguments, [_data(job) for job in made], written.splitlines())
     _tell(catalog, made)
     return ExitCode.OK
+
+
+def _data(job: Job) -> JobData:
+    return {
+        "id": job.id,
+        "name": job.name,
+        "images": list(job.images),
+        "environments": list(job.environments),
+        "seconds": None if job.seconds is None else round(job.seconds),
+        "reasons": {label: list(said) for label, said in job.reasons.items()},
+    }
 
 
 def _changed(

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_dibctl.cli.command import Arguments, Command, add_json, count
 from pytest_dibctl.cli.configuration import load
@@ -16,6 +16,7 @@ from pytest_dibctl.system import signals
 from pytest_dibctl.system.suggestions import did_you_mean
 
 if TYPE_CHECKING:
+    from pytest_dibctl.cli.results import images
     from pytest_dibctl.clouds.regions import Region
     from pytest_dibctl.config.catalog import Catalog
     from pytest_dibctl.config.entry import Entry
@@ -135,7 +136,7 @@ def _transfer(arguments: Arguments, source: Region, destination: Region, rule: O
             raise
 
 
-def _data(source: Region, destination: Region, transferred: Transferred) -> dict[str, Any]:
+def _data(source: Region, destination: Region, transferred: Transferred) -> images.Transfer:
     return {
         "source": {"environment": source.name, "image": transferred.source.id},
         "destination": {"environment": destination.name, "image": transferred.image.id},

@@ -55,17 +55,6 @@ class Job:
             for environment in self.environments or ("",)
         )
 
-    def as_data(self) -> dict[str, Any]:
-        """Return the job as JSON has it."""
-        return {
-            "id": self.id,
-            "name": self.name,
-            "images": list(self.images),
-            "environments": list(self.environments),
-            "seconds": None if self.seconds is None else round(self.seconds),
-            "reasons": {label: list(said) for label, said in self.reasons.items()},
-        }
-
 
 Seconds = Mapping[tuple[str, str], float]
 """How long an image took in an environment, its build included; "" is where the image says itself."""

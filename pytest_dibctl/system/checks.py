@@ -34,10 +34,6 @@ class Check:
     package: str | None = None
     required: bool = True
 
-    def as_dict(self) -> dict[str, object]:
-        """Return the check for ``--json``."""
-        return dataclasses.asdict(self)
-
 
 def require(checks: Iterable[Check], *, saying: str) -> None:
     """Raise one PreflightError that names every required check that failed; ``saying`` begins its message."""
