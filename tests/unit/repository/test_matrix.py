@@ -442,6 +442,26 @@ class TestJobs:
         assert all(job.environments == ("local",) for job in shards)
 
 
+class TestBrokenImages:
+    """An image that cannot be built has its job, which will say so, and is told before."""
+
+    @pytest.mark.parametrize("arguments", [(), ("--changed-since", "HEAD"), ("--shards", "1")], ids=str)
+    def test_it_is_named_at_its_place(self, site: Site, arguments: tuple[str, ...]) -> None:
+        site.images["web"]["dib"]["elements"] = ["wbe"]
+        site.configure()
+        site.commit()
+        out, err = site.matrix(*arguments, code=ExitCode.CONFIG)
+        assert "web" in json.loads(out)[0]["images"]
+        assert "web: error: images.yaml:" in err
+        assert "(web.dib.elements): there is no element 'wbe'\nhint: did you mean 'web'?" in err
+
+    def test_one_that_has_no_job_is_not(self, site: Site) -> None:
+        site.images["web"]["dib"]["elements"] = ["wbe"]
+        site.configure()
+        _, err = site.matrix("db")
+        assert "error" not in err
+
+
 class TestFormats:
     @pytest.mark.parametrize(
         "label",
