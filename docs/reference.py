@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pytest_dibctl import plugin
 from pytest_dibctl.cli import main as cli
+from pytest_dibctl.cli.results import schema as results
 from pytest_dibctl.config.kinds import KINDS, Kind
 from pytest_dibctl.config.models.command import Preprocessing
 from pytest_dibctl.config.models.glance import Glance
@@ -279,6 +280,68 @@ def action_row(action: argparse.Action) -> tuple[str, str]:
     return shown.replace("=", " ", 1), meaning
 
 
+JSON_INTRO: Final = (
+    "With `--json`, or `-f json`, these commands print one JSON document on the standard output. Messages go "
+    "to the standard error. `dibctl schema --result COMMAND` prints the JSON Schema of a document. New keys "
+    "may be added; keys that are listed here stay. Sizes are bytes, durations are seconds. With `-c` the "
+    "document is a list of objects with the chosen columns."
+)
+
+
+def json_page() -> list[str]:
+    """Return the page of what commands print with ``--json``."""
+    lines = ["# JSON outputs", "", JSON_INTRO, ""]
+    seen: dict[str, str] = {}
+    for command, document in results.DOCUMENTS.items():
+        lines += [f"## dibctl {command}", ""]
+        if (same := seen.setdefault(repr(document), command)) != command:
+            lines += [f"That of `dibctl {same}`.", ""]
+            continue
+        made = results.schema(command)
+        is_list = made.get("type") == "array"
+        content = made["items"] if is_list else made
+        before = "A list of objects" if is_list else "An object"
+        for kind in content.get("anyOf", [content]):
+            lines += json_object(kind, made.get("$defs", {}), before)
+            before = "or"
+    return lines
+
+
+def json_object(value: Mapping[str, Any], definitions: Mapping[str, Any], before: str) -> list[str]:
+    """Return the table of an object's keys, and those of the objects that it holds."""
+    value = definitions[value["$ref"].rpartition("/")[2]] if "$ref" in value else value
+    keys = value["properties"]
+    optional = {name: " (may be left out)" for name in keys if name not in value["required"]}
+    rows = [
+        (f"`{name}`{optional.get(name, '')}", json_type(part), sentence(part["description"]))
+        for name, part in keys.items()
+    ]
+    about: str = value["description"]
+    lines = [f"{before}: {about[0].lower()}{about[1:]}", "", *table(("Key", "Value", "Meaning"), rows)]
+    for name, part in keys.items():
+        inner = part.get("items", part)
+        if "$ref" in inner:
+            kind = "A list of objects" if "items" in part else "An object"
+            lines += [f"### `{name}`", "", *json_object(inner, definitions, kind)]
+    return lines
+
+
+def json_type(value: Mapping[str, Any]) -> str:
+    """Return what the schema of a result says of a value, in words."""
+    if "anyOf" in value:
+        return " or ".join(dict.fromkeys(json_type(part) for part in value["anyOf"]))
+    if value.get("type") == "null":
+        return "null"
+    if "$ref" in value:
+        return "object"
+    if value.get("type") == "array":
+        return f"list of {plural(json_type(value['items']))}"
+    if value.get("type") == "object":
+        inner = json_type(value["additionalProperties"])
+        return f"map of {inner.replace('list', 'lists', 1) if 'list of' in inner else plural(inner)}"
+    return type_of(value)
+
+
 def fixtures_page() -> list[str]:
     """Return the page of the fixtures."""
     rows = []
@@ -319,6 +382,7 @@ def pages() -> dict[str, str]:
         "pytest.md": pytest_page(),
         "commands.md": commands_page(),
         "fixtures.md": fixtures_page(),
+        "json.md": json_page(),
     }
     return {name: "\n".join([MARK, "", *lines]).rstrip() + "\n" for name, lines in found.items()}
 

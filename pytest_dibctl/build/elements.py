@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.dib import Dib
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.errors import BuildError
+from pytest_dibctl.system.suggestions import did_you_mean
 
 ENVIRONMENT = "environment.d"
 """The one folder of an element whose files are sourced, and so need not be executable."""
@@ -138,9 +138,9 @@ def _nearest(name: str, searched: Sequence[Path]) -> str:
                 f"directory itself: list {target.name!r}, or rename one of the two"
             )
     known = {path.name for directory in searched for path in directory.iterdir() if path.is_dir()}
-    near = difflib.get_close_matches(name, sorted(known), n=3)
     looked = f"looked in {', '.join(str(path) for path in searched)}"
-    return f"did you mean {' or '.join(near)}? {looked}" if near else f"{looked}; more with ELEMENTS_PATH"
+    near = did_you_mean(name, known)
+    return f"{near} {looked}" if near else f"{looked}; more with ELEMENTS_PATH"
 
 
 def skipped_scripts(element: Element) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 from typing import Final
@@ -10,6 +11,7 @@ from typing import Final
 from pytest_dibctl.build import causes, steps
 from pytest_dibctl.build.log import Watcher
 from pytest_dibctl.build.plan import Plan
+from pytest_dibctl.config.search import display_path
 from pytest_dibctl.errors import BuildError
 from pytest_dibctl.system import process
 
@@ -17,6 +19,8 @@ _NOT_STARTED: Final = (126, 127)
 """What a shell exits with when it cannot start a program."""
 _BY_SIGNAL: Final = range(129, 129 + 64)
 """What it exits with when a signal ended a program; 255 is an exit code like others."""
+_COPY: Final = re.compile(r"[^\s:'\"]*/(?:hooks|in_target\.d)/([\w-]+\.d/[\w-]+)")
+"""A script as it calls itself: by the copy that diskimage-builder makes of those of all elements."""
 
 
 def failed(plan: Plan, code: int, watcher: Watcher, seconds: float) -> BuildError:
@@ -28,7 +32,9 @@ def failed(plan: Plan, code: int, watcher: Watcher, seconds: float) -> BuildErro
         return BuildError(f"{message}\nlog: {plan.unfinished_log}", hint=hint or what_next, exit_code=code)
     ended = process.describe_exit(128 - code if code in _BY_SIGNAL else code)
     where = f" in {failure.where}" if failure.where else ""
-    lines = list(failure.lines)
+    if own := _own_file(plan, failure.where):
+        where += f" ({own})"
+    lines = [_COPY.sub(lambda copy: _own_file(plan, copy[1]) or copy[0], line) for line in failure.lines]
     if causes.cut_off(failure.text, plan.target.parent):
         lines.append(f"{causes.NO_SPACE}; the log is cut off, too")
     shown = "".join(f"\n  {line}" for line in lines)
@@ -38,6 +44,13 @@ def failed(plan: Plan, code: int, watcher: Watcher, seconds: float) -> BuildErro
         hint=hint,
         exit_code=code,
     )
+
+
+def _own_file(plan: Plan, script: str) -> str | None:
+    """Return the file of an element that ``script``, such as root.d/10-web, is a copy of, if one is known."""
+    elements = plan.recipe.elements if plan.recipe is not None else ()
+    files = [file for element in elements if script and (file := element.path / script).is_file()]
+    return display_path(files[0], plan.cwd.absolute()) if len(files) == 1 else None
 
 
 def _not_started(plan: Plan, where: str) -> tuple[str, str] | None:

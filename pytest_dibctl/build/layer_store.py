@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pytest_dibctl.guards import kept_tree
 from pytest_dibctl.system import files, keyed_cache
@@ -99,20 +99,3 @@ def _is_old(layer: Layer, now: float) -> bool:
 def limit(environment: Mapping[str, str] = os.environ) -> int:
     """Return the bytes that all layers together may have."""
     return keyed_cache.limit_of(SIZE_VARIABLE, DEFAULT_SIZE, environment)
-
-
-def as_data(layer: Layer) -> dict[str, Any]:
-    """Return what is told of a layer; names of components, not digests."""
-    return {
-        "key": layer.key,
-        "after": layer.about.boundary,
-        "image": layer.about.image,
-        "size": layer.size,
-        "made": layer.about.made,
-        "used": layer.used,
-        "seconds": round(layer.about.seconds, 1),
-        "signed": layer.about.sources is not None,
-        "elements": sorted(
-            name.partition(":")[2] for name in layer.about.components if name.startswith("element:")
-        ),
-    }

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from pytest_dibctl.build import dib, fingerprint, light, steps
+from pytest_dibctl.build import bootstrap, dib, fingerprint, light, steps
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.errors import BuildError
@@ -60,11 +60,12 @@ class Plan:
         """What is laid over this process's environment for the commands."""
         temporary = str(self.building / build_steps.TMP)
         given = dict(self.recipe.environment) if self.recipe is not None else {}
+        added = bootstrap.environment(self.recipe) if self.recipe is not None else {}
         # The image's or the caller's are not used: the space check, the guard of mounts and loop devices and
         # the removal know this one directory. The recipe's warnings say so.
         # DIB_QUIET: with --logfile, disk-image-create would say nothing here.
         quicker = light.environment(given) if self.recipe is not None else {}
-        return {"DIB_QUIET": "0", **quicker, **given, "TMP_DIR": temporary, "TMPDIR": temporary}
+        return {"DIB_QUIET": "0", **quicker, **given, **added, "TMP_DIR": temporary, "TMPDIR": temporary}
 
     def steps(self) -> list[Step]:
         """Return the commands of the build, in their order."""

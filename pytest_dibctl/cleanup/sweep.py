@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from pytest_dibctl.cleanup import belonging
 from pytest_dibctl.clouds.protocols import IN_FLIGHT, Cloud, LeakedResource
@@ -61,15 +60,6 @@ class Swept:
     def failed(self) -> bool:
         """Whether it could not be removed."""
         return self.removal.failed
-
-    def as_data(self) -> dict[str, Any]:
-        """Return what ``dibctl cleanup --json`` prints of it."""
-        return {
-            "run_id": self.run_id,
-            "what": self.what,
-            "outcome": self.outcome,
-            "failed": self.failed,
-        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_dibctl.cli.command import Arguments, Command, add_json
 from pytest_dibctl.cli.configuration import load
@@ -14,6 +14,7 @@ from pytest_dibctl.errors import ExitCode
 
 if TYPE_CHECKING:
     from pytest_dibctl.build.builder import BuildOutcome
+    from pytest_dibctl.cli.results import machine
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,7 @@ def _run(arguments: Arguments) -> int:
     return ExitCode.OK
 
 
-def _data(label: str, outcome: BuildOutcome) -> dict[str, Any]:
+def _data(label: str, outcome: BuildOutcome) -> machine.Build:
     return {
         "image": label,
         "file": str(outcome.artifact.path),

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import datetime as dt
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic
 
 from pytest_dibctl.cli import tables
@@ -19,6 +19,8 @@ from pytest_dibctl.system.keyed_cache import GIB, KeyedCache, ThingT
 
 if TYPE_CHECKING:
     from pytest_dibctl.build.layer_store import Layer
+    from pytest_dibctl.cli.results.machine import KeptTree
+    from pytest_dibctl.cli.results.machine import ReadyState as ReadyStateData
     from pytest_dibctl.clouds.qemu.ready_store import ReadyState
 
 COLUMNS = (
@@ -74,10 +76,16 @@ def _prune(arguments: Arguments) -> int:
             )
             for thing in chosen
         ]
-    data = [{**thing.data, "outcome": thing.outcome} for thing in outcomes]
+    data = [_with_outcome(thing) for thing in outcomes]
     print_result(arguments, data, _table(outcomes, "nothing to remove"))
     in_use = any(thing.outcome == _removed(False) for thing in outcomes)
     return ExitCode.UNSPECIFIED if in_use else ExitCode.OK
+
+
+def _with_outcome(thing: _Kept) -> KeptTree | ReadyStateData:
+    data = thing.data.copy()
+    data["outcome"] = thing.outcome
+    return data
 
 
 def _removed(gone: bool) -> str:
@@ -95,7 +103,7 @@ class _Kept:
     made: float
     used: float
     seconds: float
-    data: Mapping[str, Any]
+    data: KeptTree | ReadyStateData
     remove: Callable[[], bool]
     outcome: str = ""
 
@@ -138,10 +146,27 @@ def _trees() -> _Shelf[Layer]:
             made=layer.about.made,
             used=layer.used,
             seconds=layer.about.seconds,
-            data=layer_store.as_data(layer),
+            data=_tree_data(layer),
             remove=lambda: store.remove(layer),
         ),
     )
+
+
+def _tree_data(layer: Layer) -> KeptTree:
+    """Return what is told of a tree: names of what it was made of, and no digests."""
+    elements = [name.partition(":")[2] for name in layer.about.components if name.startswith("element:")]
+    return {
+        "kind": "tree",
+        "key": layer.key,
+        "after": layer.about.boundary,
+        "image": layer.about.image,
+        "size": layer.size,
+        "made": layer.about.made,
+        "used": layer.used,
+        "seconds": round(layer.about.seconds, 1),
+        "signed": layer.about.sources is not None,
+        "elements": sorted(elements),
+    }
 
 
 def _ready_states() -> _Shelf[ReadyState]:
@@ -159,10 +184,22 @@ def _ready_states() -> _Shelf[ReadyState]:
             made=state.about.made,
             used=state.used,
             seconds=state.about.seconds,
-            data=ready_store.as_data(state),
+            data=_state_data(state),
             remove=lambda: store.remove(state),
         ),
     )
+
+
+def _state_data(state: ReadyState) -> ReadyStateData:
+    return {
+        "kind": "ready state",
+        "key": state.key,
+        "image": state.about.label,
+        "size": state.about.size,
+        "made": state.about.made,
+        "used": state.used,
+        "seconds": round(state.about.seconds, 1),
+    }
 
 
 def _table(kept: list[_Kept], empty: str) -> Table:

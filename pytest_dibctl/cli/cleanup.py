@@ -18,6 +18,7 @@ from pytest_dibctl.errors import ExitCode, NotInConfigError
 
 if TYPE_CHECKING:
     from pytest_dibctl.cleanup.sweep import Choice, Swept
+    from pytest_dibctl.cli.results.machine import RemovedResource
     from pytest_dibctl.config.catalog import Catalog
 
 COLUMNS = (Column(name="run"), Column(name="resource"), Column(name="outcome"))
@@ -67,7 +68,7 @@ def _run(arguments: Arguments) -> int:
                 show(f"{item.run_id}  {item.what}: {item.outcome}")
     finally:
         if not in_lines:
-            print_result(arguments, [item.as_data() for item in swept], _table(swept))
+            print_result(arguments, [_data(item) for item in swept], _table(swept))
     if not swept and arguments.kept is not None:
         raise NotInConfigError(
             f"nothing that was kept has the id or name {arguments.kept}",
@@ -76,6 +77,10 @@ def _run(arguments: Arguments) -> int:
     if not swept and in_lines:
         show("nothing was kept" if arguments.list_kept else "nothing to remove")
     return ExitCode.UNSPECIFIED if any(item.failed for item in swept) else ExitCode.OK
+
+
+def _data(item: Swept) -> RemovedResource:
+    return {"run_id": item.run_id, "what": item.what, "outcome": item.outcome, "failed": item.failed}
 
 
 def _table(swept: Sequence[Swept]) -> Table:

@@ -13,6 +13,7 @@ from pytest_dibctl.cli.output import print_result, say
 from pytest_dibctl.errors import ExitCode
 
 if TYPE_CHECKING:
+    from pytest_dibctl.cli.results import machine
     from pytest_dibctl.system.checks import Check
 
 
@@ -40,7 +41,7 @@ def _run(arguments: Arguments) -> int:
         if missing:
             packages.install(missing, progress=say)
             checks = examine()
-    print_result(arguments, [check.as_dict() for check in checks], _lines(checks))
+    print_result(arguments, [_data(check) for check in checks], _lines(checks))
     return ExitCode.OK if all(check.ok or not check.required for check in checks) else ExitCode.UNSPECIFIED
 
 
@@ -57,6 +58,17 @@ def _of_image(arguments: Arguments) -> Callable[[], list[Check]]:
     image = catalog.image(arguments.image)
     environment = catalog.environment_for(image)
     return lambda: doctor.examine_image(image, environment, Path.cwd())
+
+
+def _data(check: Check) -> machine.Check:
+    return {
+        "name": check.name,
+        "ok": check.ok,
+        "detail": check.detail,
+        "fix": check.fix,
+        "package": check.package,
+        "required": check.required,
+    }
 
 
 def _lines(checks: Sequence[Check]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_dibctl.cli import regions, tables
 from pytest_dibctl.cli.command import Arguments, Command, add_format, first_exit_code
@@ -16,6 +16,8 @@ from pytest_dibctl.cli.tables import Cell, Column, Table
 from pytest_dibctl.errors import DibctlError, ExitCode
 
 if TYPE_CHECKING:
+    from pytest_dibctl.cli.results.images import Comparison as ComparisonData
+    from pytest_dibctl.cli.results.images import ListedImage, Listing, MarkedImage
     from pytest_dibctl.cli.tables import Tone
     from pytest_dibctl.config.entry import Entry
     from pytest_dibctl.config.models.upload import UploadEnvironment
@@ -101,7 +103,7 @@ def _list_row(environment: str, listed: Listed) -> tuple[Cell | str | None, ...]
     )
 
 
-def _list_data(listing: _Listing) -> dict[str, Any]:
+def _list_data(listing: _Listing) -> Listing:
     return {
         "environment": listing.environment,
         "images": [_image_data(listed) for listed in listing.images],
@@ -109,7 +111,7 @@ def _list_data(listing: _Listing) -> dict[str, Any]:
     }
 
 
-def _image_data(listed: Listed) -> dict[str, Any]:
+def _image_data(listed: Listed) -> ListedImage:
     image = listed.image
     return {
         "name": image.name,
@@ -157,7 +159,7 @@ def _mark_row(image: Marked) -> tuple[Cell | str | None, ...]:
     return (tables.ident(image.image_id), tables.state(outcome, tone), image.name)
 
 
-def _mark_data(image: Marked) -> dict[str, Any]:
+def _mark_data(image: Marked) -> MarkedImage:
     return {
         "image": image.image_id,
         "name": image.name,
@@ -197,7 +199,7 @@ def _diff(arguments: Arguments) -> int:
     return ExitCode.OK
 
 
-def _diff_data(comparison: Comparison, file: Path) -> dict[str, Any]:
+def _diff_data(comparison: Comparison, file: Path) -> ComparisonData:
     return {
         "published": comparison.published.id,
         "built": str(file),

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_dibctl.cli.command import Arguments, Command, add_json
 from pytest_dibctl.cli.output import print_result
 from pytest_dibctl.errors import DibctlError, ExitCode
+
+if TYPE_CHECKING:
+    from pytest_dibctl.cli.results.repository import Repository
 
 DISTRIBUTIONS = ("debian", "ubuntu", "rocky", "fedora", "centos", "opensuse")
 SERVICES = ("github", "gitlab", "none")
@@ -52,7 +56,11 @@ def _run(arguments: Arguments) -> int:
     if directory.exists() and not directory.is_dir():
         raise DibctlError(f"{directory} is not a folder")
     written = skeleton.write(directory, skeleton.new_files(labels, arguments.ci))
-    data = {"directory": str(directory), "written": list(written.written), "kept": dict(written.kept)}
+    data: Repository = {
+        "directory": str(directory),
+        "written": list(written.written),
+        "kept": dict(written.kept),
+    }
     lines = [
         *(f"wrote  {name}" for name in written.written),
         *(f"kept   {name} ({reason})" for name, reason in written.kept.items()),

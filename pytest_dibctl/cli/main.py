@@ -31,6 +31,7 @@ from pytest_dibctl.cli import (
 )
 from pytest_dibctl.cli.command import Arguments, Command
 from pytest_dibctl.cli.output import say
+from pytest_dibctl.cli.parser import Parser, parse
 from pytest_dibctl.errors import DibctlError, ExitCode
 from pytest_dibctl.system import signals, text
 
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``dibctl`` and return its exit code; without ``--debug`` errors are shown without traceback."""
     parser = build_parser()
     completion.answer(parser)
-    arguments = parser.parse_args(argv)
+    arguments = parse(parser, argv)
     _prepare_output(debug=arguments.debug)
     interruption: signals.Interruption | None = None
     try:
@@ -109,7 +110,7 @@ def _is_ours_or_an_error(record: logging.LogRecord) -> bool:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every command and option."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dibctl",
         description="Build, test and look after machine images (as `pytest --dib-image=LABEL` does).",
     )
@@ -141,7 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
         common = child.add_argument_group("options of every command")
         common.add_argument("-h", "--help", action="help", help="show this help message and exit")
         _add_common(common)
-        child.set_defaults(run=command.run)
+        child.set_defaults(run=command.run, parser=child)
     return parser
 
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from pytest_dibctl.cli.command import Arguments, Command, count
 from pytest_dibctl.cli.configuration import load
-from pytest_dibctl.cli.output import print_json, say, show
+from pytest_dibctl.cli.output import print_result, say, say_error
 from pytest_dibctl.errors import DibctlError, ExitCode
 
 if TYPE_CHECKING:
+    from pytest_dibctl.cli.results.repository import Job as JobData
     from pytest_dibctl.config.catalog import Catalog
     from pytest_dibctl.config.entry import Entry
     from pytest_dibctl.config.models.images import Image
@@ -58,7 +59,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: Arguments) -> int:
-    """Print the jobs, none if no image has changed."""
+    """Print the jobs, none if no image has changed; the exit code is 10 if one of their images is broken."""
     from pytest_dibctl.repository import matrix
 
     if arguments.shards == 0:
@@ -75,13 +76,38 @@ def _run(arguments: Arguments) -> int:
     if arguments.shards is not None:
         _tell_of_times(made)
         made = matrix.shards(made, arguments.shards)
-    if arguments.format in matrix.FORMATS:
-        for line in matrix.FORMATS[arguments.format](made).splitlines():
-            show(line)
-    else:
-        print_json([job.as_data() for job in made])
+    written = matrix.FORMATS[arguments.format](made) if arguments.format in matrix.FORMATS else ""
+    print_result(arguments, [_data(job) for job in made], written.splitlines())
     _tell(catalog, made)
-    return ExitCode.OK
+    return _check(images)
+
+
+def _check(images: Sequence[Entry[Image]]) -> int:
+    """Say which images cannot be built; the exit code is 10 if one cannot.
+
+    They have jobs all the same: what a recipe lacks here may be there where the job runs.
+    """
+    from pytest_dibctl.build import builder
+
+    code = ExitCode.OK
+    for image in images:
+        try:
+            builder.check_recipe(image, Path.cwd())
+        except DibctlError as error:
+            say_error(image.label, error)
+            code = ExitCode.CONFIG
+    return code
+
+
+def _data(job: Job) -> JobData:
+    return {
+        "id": job.id,
+        "name": job.name,
+        "images": list(job.images),
+        "environments": list(job.environments),
+        "seconds": None if job.seconds is None else round(job.seconds),
+        "reasons": {label: list(said) for label, said in job.reasons.items()},
+    }
 
 
 def _changed(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_dibctl.cli.command import Arguments, Command, add_json
 from pytest_dibctl.cli.output import print_result
 from pytest_dibctl.errors import DibctlError, ExitCode
+
+if TYPE_CHECKING:
+    from pytest_dibctl.cli.results.repository import Merge
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +44,7 @@ def _run(arguments: Arguments) -> int:
     if arguments.report is not None:
         _write(arguments.report, merged_page.report(merged, "Tests of images"))
     bad = [(part.name, case.name) for part in merged.parts for case in part.cases if case.is_bad]
-    data = {
+    data: Merge = {
         "parts": [part.name for part in merged.parts],
         "tests": sum(1 for _ in merged.cases),
         "failed": [{"part": part, "test": test} for part, test in bad],

@@ -8,13 +8,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pytest_dibctl.cli import tables
 from pytest_dibctl.cli.command import Arguments
 from pytest_dibctl.cli.tables import MIB, Table
 from pytest_dibctl.errors import DibctlError, ExitCode
 from pytest_dibctl.system.text import visible, visible_line
+
+if TYPE_CHECKING:
+    from pytest_dibctl.cli.results.shared import Failure
 
 TELL_EVERY = 5.0
 """Seconds between two lines of progress of one environment, where there is no terminal."""
@@ -37,7 +40,7 @@ def say_error(what: str, error: DibctlError) -> None:
         say(f"{what}: note: {note}")
 
 
-def error_data(error: DibctlError | None) -> dict[str, Any]:
+def error_data(error: DibctlError | None) -> Failure:
     """Return the keys that tell a program of an error; None is success."""
     if error is None:
         return {"error": None, "exit_code": int(ExitCode.OK)}

@@ -6,7 +6,7 @@ import argparse
 import datetime as dt
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_dibctl.cli import regions, tables
 from pytest_dibctl.cli.command import Arguments, Command, add_format, count, first_exit_code
@@ -15,6 +15,7 @@ from pytest_dibctl.cli.output import error_data, print_result, say, say_error
 from pytest_dibctl.cli.tables import Cell, Column, Table
 
 if TYPE_CHECKING:
+    from pytest_dibctl.cli.results import images
     from pytest_dibctl.cli.tables import Tone
     from pytest_dibctl.config.entry import Entry
     from pytest_dibctl.config.models.upload import UploadEnvironment
@@ -132,7 +133,7 @@ def _row(verdict: Verdict, now: dt.datetime) -> tuple[Cell | str | None, ...]:
     )
 
 
-def _data(verdict: Verdict) -> dict[str, Any]:
+def _data(verdict: Verdict) -> images.RotatedImage:
     image = verdict.candidate
     return {
         "name": image.name,

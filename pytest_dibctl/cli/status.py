@@ -16,6 +16,7 @@ from pytest_dibctl.cli.tables import Cell, Column, Table
 from pytest_dibctl.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pytest_dibctl.cli.results import images
     from pytest_dibctl.cli.tables import Tone
     from pytest_dibctl.publish.status import Built, Published, Status, Tested
 
@@ -149,10 +150,10 @@ def _time(written: str | None) -> dt.datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
 
 
-# -- JSON: docs/output.md describes it, and programs rely on it ------------------------------------
+# -- JSON ------------------------------------------------------------------------------------------
 
 
-def _data(image: Status) -> dict[str, Any]:
+def _data(image: Status) -> images.Status:
     return {
         "image": image.label,
         "built": _built_data(image.built),
@@ -161,7 +162,7 @@ def _data(image: Status) -> dict[str, Any]:
     }
 
 
-def _built_data(built: Built) -> dict[str, Any]:
+def _built_data(built: Built) -> images.BuiltFile:
     return {
         "file": str(built.file),
         "exists": built.sha512 is not None,
@@ -175,7 +176,7 @@ def _built_data(built: Built) -> dict[str, Any]:
     }
 
 
-def _tested_data(tested: Tested) -> dict[str, Any]:
+def _tested_data(tested: Tested) -> images.TestedFile:
     return {
         "outcome": tested.outcome,
         "finished": tested.finished,
@@ -183,7 +184,7 @@ def _tested_data(tested: Tested) -> dict[str, Any]:
     }
 
 
-def _published_data(published: Published) -> dict[str, Any]:
+def _published_data(published: Published) -> images.PublishedImage:
     image = published.image
     return {
         "environment": published.environment,

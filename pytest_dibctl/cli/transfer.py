@@ -6,16 +6,19 @@ import argparse
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_dibctl.cli.command import Arguments, Command, add_json, count
 from pytest_dibctl.cli.configuration import load
 from pytest_dibctl.cli.output import Meter, print_result
-from pytest_dibctl.errors import ExitCode
+from pytest_dibctl.errors import ConfigError, ExitCode
 from pytest_dibctl.system import signals
+from pytest_dibctl.system.suggestions import did_you_mean
 
 if TYPE_CHECKING:
+    from pytest_dibctl.cli.results import images
     from pytest_dibctl.clouds.regions import Region
+    from pytest_dibctl.config.catalog import Catalog
     from pytest_dibctl.config.entry import Entry
     from pytest_dibctl.config.models.upload import Obsoleting, UploadEnvironment
     from pytest_dibctl.publish.connect import Side
@@ -69,9 +72,11 @@ def _run(arguments: Arguments) -> int:
         regions: list[Region] = []
         environments: list[Entry[UploadEnvironment]] = []
         for option in ("src", "dst"):
-            environment = connect.side_environment(catalog, _side(arguments, option))
+            side = _side(arguments, option)
+            environment = connect.side_environment(catalog, side)
             environ = connect.environ_for(environment, os.environ)
-            region = connect.open_region(environment, environ=environ, fixed_cloud=False)
+            with _naming_near(side, catalog):
+                region = connect.open_region(environment, environ=environ, fixed_cloud=False)
             regions.append(stack.enter_context(contextlib.closing(region)))
             environments.append(environment)
         source, destination = regions
@@ -80,6 +85,18 @@ def _run(arguments: Arguments) -> int:
     data = _data(source, destination, transferred)
     print_result(arguments, data, _lines(destination, transferred))
     return ExitCode.OK
+
+
+@contextlib.contextmanager
+def _naming_near(side: Side, catalog: Catalog) -> Iterator[None]:
+    """Add a note to a ConfigError of the block: a label that was taken for a cloud is near to a known one."""
+    try:
+        yield
+    except ConfigError as error:
+        near = did_you_mean(side.label or "", catalog.uploads) if side.label not in catalog.uploads else ""
+        if near:
+            error.add_note(f"there is no upload environment {side.label!r}; {near}")
+        raise
 
 
 def _side(arguments: Arguments, option: str) -> Side:
@@ -119,7 +136,7 @@ def _transfer(arguments: Arguments, source: Region, destination: Region, rule: O
             raise
 
 
-def _data(source: Region, destination: Region, transferred: Transferred) -> dict[str, Any]:
+def _data(source: Region, destination: Region, transferred: Transferred) -> images.Transfer:
     return {
         "source": {"environment": source.name, "image": transferred.source.id},
         "destination": {"environment": destination.name, "image": transferred.image.id},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_dibctl.cli import regions, tables
 from pytest_dibctl.cli.command import Arguments, Command, add_format, first_exit_code
@@ -15,6 +15,7 @@ from pytest_dibctl.cli.tables import Cell, Column, Table
 from pytest_dibctl.errors import NotInConfigError
 
 if TYPE_CHECKING:
+    from pytest_dibctl.cli.results import images
     from pytest_dibctl.config.catalog import Catalog
     from pytest_dibctl.config.entry import Entry
     from pytest_dibctl.config.models.upload import UploadEnvironment
@@ -133,7 +134,7 @@ def _row(result: Result, *, plan: bool) -> tuple[Cell | str | None, ...]:
     )
 
 
-def _data(result: Result) -> dict[str, Any]:
+def _data(result: Result) -> images.Upload:
     return {
         "environment": result.environment,
         "outcome": result.outcome,

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
-from pytest_dibctl.config.validation_errors import suggestion
+from pytest_dibctl.system.suggestions import suggestion
 
 CAPABILITIES: Mapping[str, str] = MappingProxyType(
     {

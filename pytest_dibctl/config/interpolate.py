@@ -12,8 +12,8 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from pytest_dibctl.config.models.command import Preprocessing
-from pytest_dibctl.config.validation_errors import suggestion
 from pytest_dibctl.errors import ConfigError
+from pytest_dibctl.system.suggestions import did_you_mean
 
 _PLACEHOLDER = re.compile(r"%(?:(?P<percent>%)|\((?P<name>[^()]*)\)(?P<suffix>s)?|)")
 _SHELL = re.compile(
@@ -140,9 +140,8 @@ def preprocessing(
 
 
 def _known_names(name: str, names: Mapping[str, str]) -> str:
-    near = suggestion(name, names, listed="")
     listed = f"known names: {', '.join(sorted(names)) or 'none'}"
-    return f"{near} {listed}" if near.startswith("did") else listed
+    return f"{did_you_mean(name, names)} {listed}".lstrip()
 
 
 def _refuse_shell(cmdline: str, where: str) -> None:

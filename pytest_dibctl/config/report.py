@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from pytest_dibctl.config import catalog as configuration
 from pytest_dibctl.config import obsolete_rules, templates, tests_list
@@ -69,22 +68,6 @@ class Report:
     def ok(self) -> bool:
         """Whether nothing is wrong; warnings do not count."""
         return not self.all_errors
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the report as plain data for JSON."""
-        return {
-            "ok": self.ok,
-            "files": [
-                {"kind": file.kind, "path": str(file.path), "labels": list(file.labels)}
-                for file in self.files
-            ],
-            "overrides": [dataclasses.asdict(override) for override in self.overrides],
-            "warnings": list(self.warnings),
-            "images": [dataclasses.asdict(image) for image in self.images],
-            "environments": list(self.environments),
-            "uploads": list(self.uploads),
-            "errors": list(self.all_errors),
-        }
 
     def lines(self) -> Iterator[str]:
         """Yield the lines of the report for people."""

@@ -9,8 +9,8 @@ from typing import Generic
 
 from pytest_dibctl.config.entry import Entry, T_co
 from pytest_dibctl.config.kinds import NOUNS, Kind
-from pytest_dibctl.config.validation_errors import suggestion
 from pytest_dibctl.errors import NotInConfigError
+from pytest_dibctl.system.suggestions import suggestion
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

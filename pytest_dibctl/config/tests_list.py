@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import shlex
@@ -15,8 +14,8 @@ from pytest_dibctl.config import interpolate
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.input_files import exists, resolve_input
 from pytest_dibctl.config.models.images import Image, TestEntry, TestKind
-from pytest_dibctl.config.validation_errors import suggestion
 from pytest_dibctl.errors import ConfigError, NotInConfigError
+from pytest_dibctl.system.suggestions import did_you_mean, suggestion
 
 GENERIC = "generic:"
 """``pytest: generic:NAME`` names a shipped test, ``generic:all`` all shipped tests of the entry's kind."""
@@ -145,10 +144,9 @@ def _existing(entry: TestEntry, image: Entry[Image], cwd: Path, where: str) -> P
 def _near_files(path: Path) -> str | None:
     """Return the hint that names files beside a missing one whose names are like its own."""
     try:
-        near = difflib.get_close_matches(path.name, [file.name for file in path.parent.iterdir()])
+        return did_you_mean(path.name, [file.name for file in path.parent.iterdir()]) or None
     except OSError:
         return None
-    return f"did you mean {' or '.join(map(repr, near))}?" if near else None
 
 
 def _scripts(path: Path, where: str) -> tuple[Path, ...]:

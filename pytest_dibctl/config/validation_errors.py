@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, get_args
@@ -15,32 +14,12 @@ from pytest_dibctl.config.yaml.marks import dotted, nearest
 from pytest_dibctl.config.yaml.problems import Problem
 from pytest_dibctl.config.yaml.scalars import describe
 from pytest_dibctl.config.yaml.source import Document
+from pytest_dibctl.system.suggestions import near_names, suggestion
 
 _Details = Mapping[str, Any]
 """One error as pydantic gives it: ``type``, ``loc``, ``msg``, ``input`` and, for most types, ``ctx``."""
 _Phrase = Callable[[_Details], str]
 """Says what is wrong, for one type of error."""
-
-MANY = 12
-"""Known names are listed in full up to this number; above it, only near ones are named."""
-
-
-def suggestion(wrong: str, known: Iterable[str], *, listed: str) -> str:
-    """Return "did you mean 'x'?", else the known names after the words ``listed``, else an empty text.
-
-    The names are listed only if there are few.
-    """
-    names = sorted(set(known))
-    if near := _near(wrong, names):
-        return f"did you mean {' or '.join(map(repr, near))}?"
-    return f"{listed} {', '.join(names)}" if 0 < len(names) <= MANY else ""
-
-
-def _near(wrong: str, names: Iterable[str]) -> list[str]:
-    """Return up to three of ``names`` that are like a wrong one, the most alike first."""
-    by_lower = {name.lower(): name for name in reversed(list(names))}
-    near = difflib.get_close_matches(wrong.lower(), by_lower, n=3, cutoff=0.6)
-    return [by_lower[name] for name in near]
 
 
 def problems(
@@ -69,7 +48,7 @@ def _about(details: _Details, model: type[Section], path: list[str | int]) -> st
     section = _section(model, path[:-1])
     name = str(path[-1])
     if details["type"] == "extra_forbidden":
-        name = next(iter(_near(name, sorted(section.known_keys()))), "")
+        name = next(iter(near_names(name, section.known_keys())), "")
     field = section.model_fields.get(name)
     key = key_of(field) if field is not None else None
     return f"{name}: {key.text}" if key is not None else ""

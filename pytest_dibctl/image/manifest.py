@@ -13,6 +13,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 from pytest_dibctl.errors import ArtifactError
 from pytest_dibctl.image import artifact
@@ -44,6 +45,9 @@ Packages = Mapping[str, str]
 """Versions by name; of an architecture that is not the image's main one, the name has it behind a colon."""
 
 
+Change = Literal["added", "removed", "changed"]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
     """A package of which one side has another version, or none (None)."""
@@ -53,8 +57,8 @@ class Difference:
     after: str | None
 
     @property
-    def kind(self) -> str:
-        """What happened to it: "added", "removed" or "changed"."""
+    def kind(self) -> Change:
+        """What happened to it."""
         if self.before is None:
             return "added"
         return "removed" if self.after is None else "changed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 import pytest
 
@@ -155,6 +155,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         )
     # How `dibctl test` learns which kind of error ended its pytest.
     add("--dib-result-file", metavar="FILE", help="write dibctl's exit code and its reason there, as JSON")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(parser: pytest.Parser, args: list[str]) -> Generator[None]:
+    """Name the options near an unknown ``--dib-`` one, once conftest files have had their say in options."""
+    result = yield
+    if any(argument.startswith("--dib-") for argument in args):
+        namespace, unknown = parser.parse_known_and_unknown_args(args)
+        wrong = [argument.partition("=")[0] for argument in unknown if argument.startswith("--dib-")]
+        if wrong and not namespace.help:
+            _refuse(wrong, known=vars(namespace))
+    return result
+
+
+def _refuse(wrong: list[str], *, known: Iterable[str]) -> None:
+    """Raise UsageError for an option near to a known one; ``known`` are names in pytest's configuration."""
+    from pytest_dibctl.system.suggestions import did_you_mean
+
+    options = [f"--{name.replace('_', '-')}" for name in known if name.startswith("dib_")]
+    for option in wrong:
+        if near := did_you_mean(option, options, prefix="--dib-"):
+            raise pytest.UsageError(f"unrecognized arguments: {option}; {near}")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import datetime as dt
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from pytest_dibctl.clouds.marks import TEST
 from pytest_dibctl.clouds.regions import ImageRecord, Region
@@ -62,12 +63,16 @@ class Candidate:
     companions: tuple[str, ...]
 
 
+Fate = Literal["deleted", "goes", "stays", "failed"]
+"""What becomes of a candidate; of one that would be deleted a plan says "goes"."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What becomes of a candidate, and why. ``outcome``: "deleted", in a plan "goes", "stays", "failed"."""
+    """What becomes of a candidate, and why."""
 
     candidate: Candidate
-    outcome: str
+    outcome: Fate
     reason: str = ""
     error: DibctlError | None = None
 

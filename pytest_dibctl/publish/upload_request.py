@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pytest_dibctl.clouds.regions import Region
 from pytest_dibctl.config.entry import Entry
@@ -46,6 +46,9 @@ class Request:
     obsolete: bool = True
 
 
+Outcome = Literal["uploaded", "unchanged", "external", "failed", "undone", "not begun", "left"]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
     """What became of one environment.
@@ -58,7 +61,7 @@ class Result:
     """
 
     environment: str
-    outcome: str
+    outcome: Outcome
     image_id: str | None = None
     obsoleted: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()

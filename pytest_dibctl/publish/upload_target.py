@@ -18,7 +18,7 @@ from pytest_dibctl.image.artifact import Artifact
 from pytest_dibctl.publish.desired import UNPROVEN, Conversion, Wanted, unproven, wanted
 from pytest_dibctl.publish.jobs import Jobs
 from pytest_dibctl.publish.replace import Found, Work, look, replace
-from pytest_dibctl.publish.upload_request import Request, Result
+from pytest_dibctl.publish.upload_request import Outcome, Request, Result
 from pytest_dibctl.system import process
 
 
@@ -82,7 +82,7 @@ class Target:
 
     def fail(self, error: DibctlError) -> None:
         """Make an error the result."""
-        outcome = "failed"
+        outcome: Outcome = "failed"
         if isinstance(error, StoppedError):
             outcome = "left" if getattr(error, "__notes__", ()) else "undone" if self.begun else "not begun"
         self.result = Result(environment=self.label, outcome=outcome, error=error)

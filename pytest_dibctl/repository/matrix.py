@@ -55,17 +55,6 @@ class Job:
             for environment in self.environments or ("",)
         )
 
-    def as_data(self) -> dict[str, Any]:
-        """Return the job as JSON has it."""
-        return {
-            "id": self.id,
-            "name": self.name,
-            "images": list(self.images),
-            "environments": list(self.environments),
-            "seconds": None if self.seconds is None else round(self.seconds),
-            "reasons": {label: list(said) for label, said in self.reasons.items()},
-        }
-
 
 Seconds = Mapping[tuple[str, str], float]
 """How long an image took in an environment, its build included; "" is where the image says itself."""
@@ -208,29 +197,55 @@ def github(made: Sequence[Job]) -> str:
     return json.dumps({"include": include}, separators=(",", ":"))
 
 
+class _Quoted(str):
+    """A text that is written in quotes.
+
+    Without them `on`, `1e3`, `0x1` and `1,000` are numbers or truth to one parser of YAML or another.
+    """
+
+    __slots__ = ()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of ``_Quoted`` in quotes, and all others as PyYAML does."""
+
+
+_Dumper.add_representer(
+    _Quoted, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style='"')
+)
+
+
+def _joined(labels: Sequence[str]) -> _Quoted:
+    return _Quoted(",".join(labels))
+
+
+def _yaml(document: object) -> str:
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=1000)
+
+
 def gitlab(made: Sequence[Job]) -> str:
     """Return GitLab's child pipeline; its jobs extend those of ``GITLAB_FILE``."""
     if not made:
         nothing = {"no image has changed": {"script": ["echo no image has changed"]}}
-        return yaml.safe_dump({"workflow": {"rules": [{"when": "always"}]}, **nothing}, sort_keys=False)
+        return _yaml({"workflow": {"rules": [{"when": "always"}]}, **nothing})
     pipeline: dict[str, Any] = {"include": [{"local": GITLAB_FILE}]}
     for job in made:
         variables = {
-            "DIBCTL_ID": job.id,
-            "DIBCTL_IMAGES": ",".join(job.images),
-            "DIBCTL_ENVIRONMENTS": ",".join(job.environments),
+            "DIBCTL_ID": _Quoted(job.id),
+            "DIBCTL_IMAGES": _joined(job.images),
+            "DIBCTL_ENVIRONMENTS": _joined(job.environments),
         }
         pipeline[f"test {job.id}"] = {"extends": ".test", "variables": variables}
-    expected = ",".join(job.targets for job in made)
+    expected = _joined([job.targets for job in made])
     pipeline["report"] = {"extends": ".report", "variables": {"DIBCTL_EXPECTED": expected}}
     for job in made:
         # Only when the report has seen every test pass; the image comes from its own job.
         pipeline[f"publish {job.id}"] = {
             "extends": ".publish",
             "needs": [f"test {job.id}", {"job": "report", "artifacts": False}],
-            "variables": {"DIBCTL_IMAGES": ",".join(job.images)},
+            "variables": {"DIBCTL_IMAGES": _joined(job.images)},
         }
-    return yaml.safe_dump(pipeline, sort_keys=False, width=1000)
+    return _yaml(pipeline)
 
 
 def zuul(made: Sequence[Job]) -> str:
@@ -243,15 +258,15 @@ def zuul(made: Sequence[Job]) -> str:
                 "parent": "dibctl-image",
                 "description": f"Tests of {job.name}.",
                 "vars": {
-                    "dibctl_images": ",".join(job.images),
-                    "dibctl_environments": ",".join(job.environments),
+                    "dibctl_images": _joined(job.images),
+                    "dibctl_environments": _joined(job.environments),
                 },
             }
         }
         for name, job in zip(names, made, strict=True)
     ]
     document.append({"project": {"check": {"jobs": names}, "gate": {"jobs": [*names]}}})
-    return yaml.safe_dump(document, sort_keys=False, width=1000)
+    return _yaml(document)
 
 
 FORMATS: Mapping[str, Callable[[Sequence[Job]], str]] = MappingProxyType(

@@ -180,5 +180,8 @@ def _history(path: Path) -> dict[str, list[dict[str, Any]]]:
 def _compared(total: float, before: float) -> str:
     if abs(total - before) <= NOTABLE * max(total, before):
         return f", as last time ({before:.1f} s)"
+    difference = round(abs(total - before), 1)
+    if not difference:  # less than is shown, of a boot that took next to nothing
+        return ""
     word = "more" if total > before else "less"
-    return f", {abs(total - before):.1f} s {word} than last time ({before:.1f} s)"
+    return f", {difference:.1f} s {word} than last time ({before:.1f} s)"

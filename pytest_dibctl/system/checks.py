@@ -34,10 +34,6 @@ class Check:
     package: str | None = None
     required: bool = True
 
-    def as_dict(self) -> dict[str, object]:
-        """Return the check for ``--json``."""
-        return dataclasses.asdict(self)
-
 
 def require(checks: Iterable[Check], *, saying: str) -> None:
     """Raise one PreflightError that names every required check that failed; ``saying`` begins its message."""
@@ -120,11 +116,22 @@ def _capable(bit: int) -> bool:
     return not effective or bool(int(effective, 16) >> bit & 1)
 
 
+def _closed_to_user(error: OSError) -> bool:
+    """Whether a device could not be opened for want of root alone, which says nothing of the device."""
+    return isinstance(error, PermissionError) and os.geteuid() != 0
+
+
+AS_ROOT: Final = "run `sudo dibctl doctor` to look"
+
+
 def loop_devices() -> Check:
     """Check that a loop device is free and has a node."""
     try:
         control = os.open("/dev/loop-control", os.O_RDWR)
     except OSError as error:
+        if _closed_to_user(error):
+            detail = "cannot be looked at without root"
+            return Check(name="loop devices", ok=False, detail=detail, fix=AS_ROOT)
         detail = f"/dev/loop-control: {error.strerror}"
         fix = "modprobe loop; in a container, run it with --privileged"
         return Check(name="loop devices", ok=False, detail=detail, fix=fix)
@@ -163,6 +170,9 @@ def device_mapper() -> Check:
         os.close(os.open(with_node, os.O_RDWR))
     except OSError as error:
         if not any(line.split()[-1:] == [name] for line in _lines("/proc/misc")):
+            if _closed_to_user(error):
+                detail = "cannot be looked at without root; the vm and block-device-* elements need it"
+                return Check(name=name, ok=False, detail=detail, fix=AS_ROOT, required=False)
             detail = f"the kernel has none ({error.strerror}); the vm and block-device-* elements need it"
             fix = "modprobe dm_mod, or build a filesystem image: without these elements, with baremetal"
             return Check(name=name, ok=False, detail=detail, fix=fix, required=False)

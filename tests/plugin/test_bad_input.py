@@ -34,6 +34,11 @@ def test_what_is_outdated_is_told_at_the_start(project: Project) -> None:
     )
 
 
+def test_an_unknown_option_is_refused_with_a_near_one(listed: Project) -> None:
+    result = listed.run("--dib-biuld=never")
+    refused(listed, result, "ERROR: unrecognized arguments: --dib-biuld; did you mean '--dib-build'?")
+
+
 def test_unknown_image_is_refused_with_near_labels(listed: Project) -> None:
     refused(listed, listed.run(images="debain"), "ERROR:*debain*", "*debian*")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
 import shlex
@@ -11,15 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dibctl.cleanup.sweep import Swept
-from pytest_dibctl.cli import build, images, main, rotate, transfer, upload
-from pytest_dibctl.cli.output import error_data
+from pytest_dibctl.cli import main
 from pytest_dibctl.config import catalog, engines, tests_list
-from pytest_dibctl.config.report import Report
 from pytest_dibctl.errors import ExitCode
 from pytest_dibctl.plugin import target_report
 from pytest_dibctl.run import variables
-from pytest_dibctl.system.checks import Check
 from tests.plugin.conftest import ROOT, Project
 from tests.support import documents
 
@@ -207,17 +202,3 @@ def test_every_variable_of_scripts_is_in_the_tables() -> None:
     names = re.findall(r'^ {8}"([A-Z_]+)": ', source, re.MULTILINE)
     assert len(names) > 20
     assert [name for name in names if f"`DIBCTL_{name}`" not in text] == []
-
-
-JSON_DATA = (
-    *(build._data, upload._data, rotate._data, transfer._data, images._image_data, images._mark_data),
-    *(images._diff_data, Swept.as_data, Report.as_dict, error_data),
-)
-"""The functions that make what ``--json`` prints."""
-
-
-def test_every_key_of_json_outputs_is_in_the_table() -> None:
-    text = (ROOT / "docs/reference/json.md").read_text()
-    keys = {key for function in JSON_DATA for key in re.findall(r'"(\w+)": ', inspect.getsource(function))}
-    keys |= {field.name for field in dataclasses.fields(Check)}
-    assert [key for key in keys if f"`{key}`" not in text] == []

@@ -186,7 +186,8 @@ def test_a_failing_element_is_told_with_its_own_words(elements: Path, out: Path,
     with pytest.raises(BuildError) as caught:
         build(out, elements, cli_options=options)
     message = caught.value.message.splitlines()
-    assert message[0].startswith("images.yaml (tiny): the build exited with 5 in root.d/10-tiny after ")
+    script = f"root.d/10-tiny ({elements}/tiny/root.d/10-tiny)"
+    assert message[0].startswith(f"images.yaml (tiny): the build exited with 5 in {script} after ")
     assert message[1:] == ["  this is why", f"log: {out}/tiny.qcow2.build.failed.log"]
     assert caught.value.exit_code == 5
     assert names(out) == {"tiny.qcow2.build.failed.log", ".tiny.qcow2.lock"}

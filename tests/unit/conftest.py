@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_dibctl.cli import main, output
 from pytest_dibctl.system import process, redaction
+from tests.support import results
 from tests.support.fake_openstack import FakeCloud, serving
 from tests.support.publishing import Shop
 
@@ -18,6 +20,13 @@ def no_secret_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin with none of other tests' secrets: texts would lose what looks like one of these."""
     monkeypatch.setattr(redaction, "_known", {})
     monkeypatch.setattr(redaction, "_pattern", None)
+
+
+@pytest.fixture(autouse=True)
+def results_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare each JSON document that a command prints with its schema."""
+    monkeypatch.setattr(main, "COMMANDS", results.COMMANDS)
+    monkeypatch.setattr(output, "print_json", results.print_json)
 
 
 @pytest.fixture

@@ -29,7 +29,8 @@ from pytest_dibctl.clouds.openstack.services import CATALOG_TYPES, PROJECTS, Ser
 from pytest_dibctl.clouds.openstack.shapes import ShapeError
 from pytest_dibctl.clouds.openstack.transport import AnswerError, one_call
 from pytest_dibctl.clouds.regions import LateError
-from pytest_dibctl.errors import ApiError, DibctlError
+from pytest_dibctl.errors import ApiError, ConfigError, DibctlError
+from pytest_dibctl.system.suggestions import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -299,10 +300,22 @@ class Api:
         except (DibctlError, LateError):
             raise
         except REFUSED as error:
-            raise translated(error, service, doing, at=at, where=self._where) from None
+            ours = translated(error, service, doing, at=at, where=self._where)
+            if isinstance(ours, ConfigError) and (near := self._near_region()):
+                ours.hint = f"check region_name; {near}"
+            raise ours from None
         except Exception as error:
             log.debug("an answer of %s could not be read", PROJECTS[service], exc_info=True)
             raise self._unreadable(error, service, doing) from None
+
+    def _near_region(self) -> str:
+        """Say which regions of the catalog are near to the configured one; nothing if none is."""
+        wanted = str(self.connection.config.region_name)
+        with contextlib.suppress(*REFUSED, AttributeError, KeyError, TypeError):
+            catalog = self._session.auth.get_access(self._session).service_catalog.catalog
+            regions = {str(endpoint["region"]) for entry in catalog for endpoint in entry["endpoints"]}
+            return did_you_mean(wanted, regions - {wanted})
+        return ""
 
     def _unreadable(self, error: Exception, service: Service, doing: str) -> ApiError:
         """Return the error for an answer of another shape, or one that is cut off: that may work later."""

@@ -14,6 +14,7 @@ import yaml
 from openstack.config import loader
 
 from pytest_dibctl.errors import ConfigError, CredentialsError, DibctlError
+from pytest_dibctl.system.suggestions import did_you_mean
 
 FILES: Mapping[str, list[str]] = {
     "OS_CLIENT_CONFIG_FILE": loader.CONFIG_FILES,
@@ -41,7 +42,8 @@ def read(
     """
     entry = _checked(environ, "OS_CLIENT_CONFIG_FILE", cloud, where=where)
     if entry is None:
-        raise ConfigError(f"{where}: there is no cloud {cloud!r} in clouds.yaml", hint=_LOOKED_FOR)
+        near = did_you_mean(cloud, _names(environ))
+        raise ConfigError(f"{where}: there is no cloud {cloud!r} in clouds.yaml", hint=near or _LOOKED_FOR)
     _checked(environ, "OS_CLIENT_SECURE_FILE", cloud, where=where)
     with told(where=where, cloud=cloud, file=entry):
         return openstack.config.OpenStackConfig(
@@ -50,6 +52,12 @@ def read(
             secure_files=files(environ, "OS_CLIENT_SECURE_FILE"),
             **options,
         )
+
+
+def _names(environ: Mapping[str, str]) -> list[str]:
+    """Return the names of the entries of clouds.yaml, which could be read a moment ago."""
+    document = yaml.safe_load(texts(environ).get("OS_CLIENT_CONFIG_FILE", ""))
+    return [str(name) for name in (document or {}).get("clouds") or ()]
 
 
 def _checked(environ: Mapping[str, str], variable: str, cloud: str, *, where: str) -> Path | None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.clouds.protocols import Flavor
-from pytest_dibctl.config.validation_errors import suggestion
 from pytest_dibctl.errors import ApiError, NovaBadRequestError
+from pytest_dibctl.system.suggestions import suggestion
 
 GIB = 1 << 30
 

@@ -13,8 +13,8 @@ from pytest_dibctl.clouds.openstack.api import Api
 from pytest_dibctl.clouds.openstack.refusals import NOT_FOUND
 from pytest_dibctl.clouds.protocols import Address, Interface
 from pytest_dibctl.config.models.nova import Nic
-from pytest_dibctl.config.validation_errors import suggestion
 from pytest_dibctl.errors import ApiError, InstanceError, NovaBadRequestError
+from pytest_dibctl.system.suggestions import suggestion
 
 
 def check_nic(api: Api, nic: Nic, *, at: str) -> None:

@@ -111,19 +111,6 @@ def limit(environment: Mapping[str, str] = os.environ) -> int:
     return keyed_cache.limit_of(SIZE_VARIABLE, DEFAULT_SIZE, environment)
 
 
-def as_data(state: ReadyState) -> dict[str, Any]:
-    """Return what is told of a state."""
-    return {
-        "kind": "ready state",
-        "key": state.key,
-        "image": state.about.label,
-        "size": state.about.size,
-        "made": state.about.made,
-        "used": state.used,
-        "seconds": round(state.about.seconds, 1),
-    }
-
-
 def free_now(store: ReadyStore, size: int) -> None:
     """Remove what is above ``size`` bytes, and what killed processes left."""
     store.sweep()

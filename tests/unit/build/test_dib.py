@@ -169,7 +169,7 @@ def test_an_element_that_does_not_exist_is_named_with_near_ones(elements: Path) 
         BuildError, match=r"images.yaml \(tiny.dib.elements\): there is no element 'tinny'"
     ) as caught:
         recipe(elements.parent, elements=["tinny"], environment_variables={"ELEMENTS_PATH": "elements"})
-    assert str(caught.value.hint).startswith(f"did you mean tiny? looked in {elements}, ")
+    assert str(caught.value.hint).startswith(f"did you mean 'tiny'? looked in {elements}, ")
     assert caught.value.exit_code == 1
 
 

@@ -27,6 +27,31 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "work"
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("biuld debian", "argument COMMAND: invalid choice: 'biuld'; did you mean 'build'?"),
+        ("build debian --forse", "unrecognized arguments: --forse; did you mean '--force'?"),
+        ("--debgu validate", "unrecognized arguments: --debgu; did you mean '--debug'?"),
+        ("build debian --buidl=never", "unrecognized arguments: --buidl=never"),
+        ("test debian --buidl=never", "unrecognized arguments: --buidl=never; did you mean '--build'?"),
+        ("list -c seen", "argument -c/--column: invalid choice: 'seen'; did you mean 'seen by'?"),
+        ("cache prun", "argument action: invalid choice: 'prun'; did you mean 'prune'?"),
+        ("build debian another", "unrecognized arguments: another"),
+        ("cache \x1b[2J", "invalid choice: '\\x1b[2J' (choose from "),
+    ],
+)
+def test_what_a_wrong_word_may_have_meant_is_named(
+    line: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main.main(line.split())
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert ("did you mean" in err) == ("did you mean" in said)
+
+
 def test_no_configuration_is_exit_10(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["build", "debian"]) == ExitCode.CONFIG
     assert "images.yaml" in capsys.readouterr().err

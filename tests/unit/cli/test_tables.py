@@ -297,4 +297,7 @@ def test_an_unknown_column_is_refused_before_anything_is_done(capsys: pytest.Cap
     assert refused.value.code == 2
     said = capsys.readouterr().err
     assert "nmae" in said
-    assert "obsolete since" in said
+    assert "did you mean 'name' or 'image'?" in said
+    with pytest.raises(SystemExit):
+        main.main(["rotate", "public", "-c", "x"])
+    assert "obsolete since" in capsys.readouterr().err

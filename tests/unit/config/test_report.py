@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
+from pytest_dibctl.cli.configuration import report_data
 from pytest_dibctl.config import report
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.errors import BuildError
+from tests.support import results
 from tests.unit.config.support import CLOUD, Place
 
 EXAMPLES = Path(__file__).parents[2] / "data" / "dibctl-examples"
@@ -116,9 +118,10 @@ def test_the_report_is_json_and_holds_no_secret(place: Place) -> None:
         test=EXAMPLES / "test.yaml",
         upload=EXAMPLES / "upload.yaml",
     )
-    text = json.dumps(found.as_dict()) + "\n".join(found.lines())
+    data = json.dumps(report_data(found))
+    text = data + "\n".join(found.lines())
     assert "not a real one" not in text
-    assert json.loads(json.dumps(found.as_dict()))["uploads"] == [
+    assert results.check("validate", data)["uploads"] == [
         "region_one",
         "region_two",
         "by_other_means",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -14,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from pytest_dibctl.clouds import marks
-from tests.support import waiting
+from tests.support import results, waiting
 from tests.support.fake_openstack import FakeCloud, Refusal
 from tests.support.publishing import NAME, PATIENCE, Child, Shop, child
 
@@ -96,7 +95,7 @@ def test_an_upload_interrupted_between_the_new_image_and_the_old_is_finished(sho
     scene = Scene(shop.cloud, (f"^PATCH .*/{old}$", lambda dibctl: dibctl.interrupt("one")))
     with child(shop.path, "upload", "debian", "one", "--json") as dibctl:
         assert scene.watch(dibctl).end() == INTERRUPTED
-        (result,) = json.loads(dibctl.printed)
+        (result,) = results.check("upload", dibctl.printed)
     assert scene.done
     assert (result["outcome"], result["obsoleted"]) == ("uploaded", [old])
     assert shop.cloud.region()[old]["name"] == f"Obsolete {NAME}"
@@ -286,7 +285,8 @@ def test_an_interrupted_rotation_ends_a_deletion_with_its_kernel_and_says_what_i
     )
     with child(shop.path, "rotate", "one", "--json") as dibctl:
         assert scene.watch(dibctl).end() == INTERRUPTED
-        found = {one["image"]: (one["outcome"], one["reason"]) for one in json.loads(dibctl.printed)}
+        verdicts = results.check("rotate", dibctl.printed)
+        found = {one["image"]: (one["outcome"], one["reason"]) for one in verdicts}
     assert scene.done
     assert found == {first: ("deleted", "with k"), second: ("stays", "interrupted before its turn")}
     assert list(shop.cloud.region()) == [second]
@@ -307,7 +307,8 @@ def test_a_third_signal_to_a_rotation_says_which_deletion_it_left(shop: Shop, at
             assert scene.watch(dibctl).end() == INTERRUPTED
         finally:
             over.set()
-        found = {one["image"]: (one["outcome"], one["reason"]) for one in json.loads(dibctl.printed)}
+        verdicts = results.check("rotate", dibctl.printed)
+        found = {one["image"]: (one["outcome"], one["reason"]) for one in verdicts}
     assert found == {
         first: ("failed", "its deletion was not waited for"),
         second: ("stays", "interrupted before its turn"),

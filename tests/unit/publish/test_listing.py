@@ -79,6 +79,15 @@ def test_os_cloud_leads_to_the_cloud_of_an_environment_that_names_none(
     code, _, err = shop.run("list")
     assert code == 10
     assert "by OS_CLOUD: there is no cloud 'other' in clouds.yaml" in err
+    monkeypatch.setenv("OS_CLOUD", "mien")
+    assert "did you mean 'mine'?" in shop.run("list")[2]
+
+
+def test_a_region_that_the_catalog_lacks_is_told_with_a_near_one(shop: Shop) -> None:
+    shop.write({"one": {"keystone": shop.keystone(region="RegionTow")}})
+    code, _, err = shop.run("list")
+    assert code == 10
+    assert "hint: check region_name; did you mean 'RegionTwo'" in err
 
 
 def test_an_environment_without_any_login_tells_three_ways(shop: Shop) -> None:

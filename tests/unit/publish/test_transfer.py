@@ -208,3 +208,10 @@ def test_an_unknown_end_is_said(two: Shop) -> None:
     assert "nowhere" in err
     code, _, err = two.run("transfer", "x", "here", "nowhere", "--dst-username=me")
     assert code == ExitCode.NOT_IN_CONFIG
+
+
+def test_a_label_that_is_no_cloud_either_is_told_with_a_near_one(two: Shop) -> None:
+    code, _, err = two.run("transfer", NAME, "here", "faar")
+    assert code == ExitCode.CONFIG
+    assert "there is no cloud 'faar' in clouds.yaml" in err
+    assert "note: there is no upload environment 'faar'; did you mean 'far'?" in err

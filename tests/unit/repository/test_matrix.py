@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -441,6 +442,26 @@ class TestJobs:
         assert all(job.environments == ("local",) for job in shards)
 
 
+class TestBrokenImages:
+    """An image that cannot be built has its job, which will say so, and is told before."""
+
+    @pytest.mark.parametrize("arguments", [(), ("--changed-since", "HEAD"), ("--shards", "1")], ids=str)
+    def test_it_is_named_at_its_place(self, site: Site, arguments: tuple[str, ...]) -> None:
+        site.images["web"]["dib"]["elements"] = ["wbe"]
+        site.configure()
+        site.commit()
+        out, err = site.matrix(*arguments, code=ExitCode.CONFIG)
+        assert "web" in json.loads(out)[0]["images"]
+        assert "web: error: images.yaml:" in err
+        assert "(web.dib.elements): there is no element 'wbe'\nhint: did you mean 'web'?" in err
+
+    def test_one_that_has_no_job_is_not(self, site: Site) -> None:
+        site.images["web"]["dib"]["elements"] = ["wbe"]
+        site.configure()
+        _, err = site.matrix("db")
+        assert "error" not in err
+
+
 class TestFormats:
     @pytest.mark.parametrize(
         "label",
@@ -490,6 +511,25 @@ class TestFormats:
         assert set(pipeline) == {"include", f"test {label}", "report", f"publish {label}"}
         assert pipeline[f"test {label}"]["variables"]["DIBCTL_IMAGES"] == label
         assert pipeline["report"]["variables"] == {"DIBCTL_EXPECTED": label}
+
+    @pytest.mark.parametrize(
+        "labels",
+        [("1", "000"), *((label,) for label in ("on", "Yes", "y", "1e3", "0x1", "0o7", "1_0", "2001-01-01"))],
+        ids=",".join,
+    )
+    @pytest.mark.parametrize("service", ["gitlab", "zuul"])
+    def test_labels_are_texts_to_every_parser_of_yaml(self, labels: tuple[str, ...], service: str) -> None:
+        """PyYAML and YAML 1.2 take different words for numbers, and GitLab's parser also `1,000`."""
+        made = matrix.shards(matrix.jobs(labels, labels, {}, {}), 1)
+        text = matrix.FORMATS[service](made)
+        scalars = [token for token in yaml.scan(text) if isinstance(token, yaml.ScalarToken)]
+        quoted = {token.value for token in scalars if not token.plain}
+        assert ",".join(labels) in quoted
+        # Plain are our own words alone, and names that begin with one.
+        plain = [token.value for token in scalars if token.plain]
+        assert [value for value in plain if not re.match(r"[.a-z]{2,}[ /_a-z-]|DIBCTL_|false$", value)] == []
+        assert not {*labels, ",".join(labels)} & {*plain}
+        assert yaml.safe_load(text)
 
     def test_gitlab_publishes_after_the_report(self, site: Site) -> None:
         pipeline = yaml.safe_load(site.matrix("--format", "gitlab", "--shards", "1")[0])

@@ -58,7 +58,7 @@ def test_the_doctor_looks_at_everything(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert not examined["systemd-nspawn"].required
     assert not examined["containers"].required
     assert examined["debootstrap"].required
-    assert examined["ssh"].as_dict()["package"] == "openssh-client"
+    assert examined["ssh"].package == "openssh-client"
 
 
 def test_one_image_is_asked_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

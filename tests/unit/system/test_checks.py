@@ -24,6 +24,24 @@ def test_root_of_an_unprivileged_container_is_no_root(monkeypatch: pytest.Monkey
     assert "sys_admin" in check.detail
 
 
+@pytest.mark.parametrize("check", [checks.loop_devices, checks.device_mapper])
+def test_a_device_that_a_user_may_not_open_is_not_blamed(
+    check: Callable[[], checks.Check], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(checks, "_lines", lambda _path: [])
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    unseen = check()
+    assert not unseen.ok
+    assert unseen.detail.startswith("cannot be looked at without root")
+    assert "modprobe" not in unseen.fix
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert "modprobe" in check().fix
+
+
 def test_a_working_kernel_is_not_complained_about() -> None:
     assert checks.filesystem("proc").ok
     assert not checks.filesystem("no-such-filesystem").ok
