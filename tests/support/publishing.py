@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -89,12 +91,22 @@ def child(folder: Path, *arguments: str) -> Iterator[Child]:
         made.kill()
 
 
+@functools.cache
+def _qcow2(size: int) -> tuple[bytes, bytes]:
+    """Return what qemu-img writes before and after the content of a disk without an empty cluster."""
+    content = os.urandom(size)
+    with tempfile.TemporaryDirectory() as directory:
+        raw, file = Path(directory, "raw"), Path(directory, "qcow2")
+        raw.write_bytes(content)
+        process.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(file)])
+        before, found, after = file.read_bytes().partition(content)
+    assert found, "qemu-img has not written the content in one piece"
+    return before, after
+
+
 def write_qcow2(file: Path, content: bytes) -> None:
     """Write an image whose disk begins with ``content``."""
-    raw = file.with_name("fill.raw")
-    raw.write_bytes(content)
-    process.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(file)])
-    raw.unlink()
+    file.write_bytes(content.join(_qcow2(len(content))))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
