@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pytest_dibctl.cli import main
 from pytest_dibctl.system import process
 from tests.support import waiting
 from tests.support.fake_openstack import FakeCloud
+from tests.support.warm import Begun, Warm
 
 NAME = "Debian 12"
 PATIENCE = 60.0
@@ -50,12 +51,18 @@ class Commands:
 class Child:
     """``dibctl`` in a process of its own, which signals can reach; what it says goes to files."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, arguments: Sequence[str], forked_from: Warm | None) -> None:
         self._out, self._err = folder / "child.out", folder / "child.err"
-        code = "import sys; from pytest_dibctl.cli.main import main; sys.exit(main())"
         with self._out.open("w") as out, self._err.open("w") as err:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=err
+            self._process: subprocess.Popen[bytes] | Begun = (
+                forked_from.begin(arguments, stdout=out.fileno(), stderr=err.fileno())
+                if forked_from is not None
+                else subprocess.Popen(
+                    [sys.executable, "-m", "pytest_dibctl.cli", *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                )
             )
 
     @property
@@ -79,16 +86,6 @@ class Child:
     def end(self) -> int:
         """Wait for its end and return its exit code."""
         return self._process.wait(PATIENCE)
-
-
-@contextlib.contextmanager
-def child(folder: Path, *arguments: str) -> Iterator[Child]:
-    """Run ``dibctl`` beside the block; it is over at the end, one way or the other."""
-    made = Child(folder, *arguments)
-    try:
-        yield made
-    finally:
-        made.kill()
 
 
 @functools.cache
@@ -115,6 +112,17 @@ class Shop(Commands):
 
     path: Path
     cloud: FakeCloud
+    warm: Callable[[], Warm | None]
+    """Returns what children are forked from."""
+
+    @contextlib.contextmanager
+    def child(self, *arguments: str) -> Iterator[Child]:
+        """Run ``dibctl`` beside the block; it is over at the end, one way or the other."""
+        made = Child(self.path, arguments, self.warm())
+        try:
+            yield made
+        finally:
+            made.kill()
 
     def keystone(self, user: str = "demo", region: str = "RegionOne") -> dict[str, str]:
         return {
