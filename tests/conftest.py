@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 
@@ -21,6 +22,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
     reporting.register(config)
+
+
+def pytest_collection_finish() -> None:
+    """Have Python's collector leave the collected tests and all modules alone: they stay to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header() -> str:

@@ -40,9 +40,14 @@ def shell_code(shell: str) -> str:
     return str(shellcode(["dibctl"], shell=shell))
 
 
+def is_asked() -> bool:
+    """Whether a shell asks for completions."""
+    return VARIABLE in os.environ
+
+
 def answer(parser: argparse.ArgumentParser) -> None:
     """Print completions and exit if a shell asks for them; else return at once."""
-    if VARIABLE not in os.environ:
+    if not is_asked():
         return
     import argcomplete
 

@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pytest_dibctl
@@ -62,9 +62,10 @@ COMMANDS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``dibctl`` and return its exit code; without ``--debug`` errors are shown without traceback."""
-    parser = build_parser()
+    words = sys.argv[1:] if argv is None else argv
+    parser = build_parser(None if completion.is_asked() else words)
     completion.answer(parser)
-    arguments = parse(parser, argv)
+    arguments = parse(parser, words)
     _prepare_output(debug=arguments.debug)
     interruption: signals.Interruption | None = None
     try:
@@ -108,8 +109,12 @@ def _is_ours_or_an_error(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR or record.name.partition(".")[0] == pytest_dibctl.__name__
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of every command and option."""
+def build_parser(words: Collection[str] | None = None) -> argparse.ArgumentParser:
+    """Return the parser of every command and option.
+
+    With the ``words`` of a command line, only commands among them get their options: those of all others
+    would take longer to add than the line takes to parse.
+    """
     parser = Parser(
         prog="dibctl",
         description="Build, test and look after machine images (as `pytest --dib-image=LABEL` does).",
@@ -138,6 +143,8 @@ def build_parser() -> argparse.ArgumentParser:
             epilog="\n  ".join(["examples:", *command.examples]) if command.examples else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        if words is not None and command.name not in words:
+            continue
         command.add_options(child)
         common = child.add_argument_group("options of every command")
         common.add_argument("-h", "--help", action="help", help="show this help message and exit")

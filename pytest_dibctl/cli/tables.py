@@ -14,7 +14,6 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pytest_dibctl.clouds.regions import UNKNOWN
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.system.text import visible_line
 
@@ -152,6 +151,9 @@ def seconds(value: float | None, places: int = 0) -> Cell:
 
 def moment(at: dt.datetime | None, now: dt.datetime) -> Cell:
     """Return a cell of a time, which people see as it is seen from ``now``."""
+    # Lazily: it imports the configuration's models, for which every command would wait.
+    from pytest_dibctl.clouds.regions import UNKNOWN
+
     if at is None or at == UNKNOWN:
         return Cell(shown=NONE, data=None)
     return Cell(shown=ago(now - at), data=at.isoformat(), rigid=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from pytest_dibctl.cli import main
 from pytest_dibctl.system import process
 from tests.support import waiting
 from tests.support.fake_openstack import FakeCloud
+from tests.support.warm import Begun, Warm
 
 NAME = "Debian 12"
 PATIENCE = 60.0
@@ -48,12 +51,18 @@ class Commands:
 class Child:
     """``dibctl`` in a process of its own, which signals can reach; what it says goes to files."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, arguments: Sequence[str], forked_from: Warm | None) -> None:
         self._out, self._err = folder / "child.out", folder / "child.err"
-        code = "import sys; from pytest_dibctl.cli.main import main; sys.exit(main())"
         with self._out.open("w") as out, self._err.open("w") as err:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=err
+            self._process: subprocess.Popen[bytes] | Begun = (
+                forked_from.begin(arguments, stdout=out.fileno(), stderr=err.fileno())
+                if forked_from is not None
+                else subprocess.Popen(
+                    [sys.executable, "-m", "pytest_dibctl.cli", *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                )
             )
 
     @property
@@ -79,22 +88,22 @@ class Child:
         return self._process.wait(PATIENCE)
 
 
-@contextlib.contextmanager
-def child(folder: Path, *arguments: str) -> Iterator[Child]:
-    """Run ``dibctl`` beside the block; it is over at the end, one way or the other."""
-    made = Child(folder, *arguments)
-    try:
-        yield made
-    finally:
-        made.kill()
+@functools.cache
+def _qcow2(size: int) -> tuple[bytes, bytes]:
+    """Return what qemu-img writes before and after the content of a disk without an empty cluster."""
+    content = os.urandom(size)
+    with tempfile.TemporaryDirectory() as directory:
+        raw, file = Path(directory, "raw"), Path(directory, "qcow2")
+        raw.write_bytes(content)
+        process.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(file)])
+        before, found, after = file.read_bytes().partition(content)
+    assert found, "qemu-img has not written the content in one piece"
+    return before, after
 
 
 def write_qcow2(file: Path, content: bytes) -> None:
     """Write an image whose disk begins with ``content``."""
-    raw = file.with_name("fill.raw")
-    raw.write_bytes(content)
-    process.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(file)])
-    raw.unlink()
+    file.write_bytes(content.join(_qcow2(len(content))))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,6 +112,17 @@ class Shop(Commands):
 
     path: Path
     cloud: FakeCloud
+    warm: Callable[[], Warm | None]
+    """Returns what children are forked from."""
+
+    @contextlib.contextmanager
+    def child(self, *arguments: str) -> Iterator[Child]:
+        """Run ``dibctl`` beside the block; it is over at the end, one way or the other."""
+        made = Child(self.path, arguments, self.warm())
+        try:
+            yield made
+        finally:
+            made.kill()
 
     def keystone(self, user: str = "demo", region: str = "RegionOne") -> dict[str, str]:
         return {

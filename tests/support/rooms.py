@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,8 +36,13 @@ MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py")) if path
 MODULES["errors"] = PACKAGE / "errors.py"
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Yield what a file imports, in functions and for annotations too."""
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
+    """Return what a file imports, in functions and for annotations too."""
+    return frozenset(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -63,13 +69,15 @@ def floor(module: str) -> int:
     return next(number for number, rooms in enumerate(ROOMS) if room_of(module) in rooms)
 
 
-GRAPH = {module: ours(path) for module, path in MODULES.items()}
-"""Each module, and the modules that it imports."""
+@functools.cache
+def graph() -> dict[str, set[str]]:
+    """Return each module, and the modules that it imports."""
+    return {module: ours(path) for module, path in MODULES.items()}
 
 
 def imports_of_rooms() -> dict[str, set[str]]:
     """Return each room with the other rooms that its files import from."""
     rooms: dict[str, set[str]] = {room: set() for rooms_of_floor in ROOMS for room in rooms_of_floor}
-    for module, others in GRAPH.items():
+    for module, others in graph().items():
         rooms[room_of(module)] |= {room_of(other) for other in others} - {room_of(module)}
     return rooms

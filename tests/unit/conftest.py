@@ -13,6 +13,7 @@ from pytest_dibctl.system import process, redaction
 from tests.support import results
 from tests.support.fake_openstack import FakeCloud, serving
 from tests.support.publishing import Shop
+from tests.support.warm import Warm, on_demand
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +30,19 @@ def results_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "print_json", results.print_json)
 
 
+@pytest.fixture(scope="session")
+def warm_dibctl() -> Iterator[Callable[[], Warm | None]]:
+    """Return what ``dibctl`` in processes of its own is forked from."""
+    with on_demand("pytest_dibctl.cli") as get:
+        yield get
+
+
 @pytest.fixture
 def shop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    warm_dibctl: Callable[[], Warm | None],
 ) -> Iterator[Shop]:
     """A repository of images beside a fake cloud."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -41,7 +52,7 @@ def shop(
     work.mkdir()
     monkeypatch.chdir(work)
     with serving(FakeCloud(regions=("RegionOne", "RegionTwo", "RegionThree"))) as cloud:
-        made = Shop(path=work, cloud=cloud, capsys=capsys)
+        made = Shop(path=work, cloud=cloud, capsys=capsys, warm=warm_dibctl)
         made.fill()
         made.write()
         yield made

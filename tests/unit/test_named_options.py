@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import re
 import shlex
 from collections.abc import Iterator
@@ -22,8 +23,13 @@ DIBCTL_ONLY = {"cli", "publish", "cleanup", "repository"}
 """Rooms whose messages `dibctl` alone shows, or that name its commands."""
 
 
-def texts() -> Iterator[tuple[str, str]]:
-    """Yield each text of the package that is no docstring, with its place; values filled in are `{}`."""
+@functools.cache
+def texts() -> tuple[tuple[str, str], ...]:
+    """Return each text of the package that is no docstring, with its place; values filled in are `{}`."""
+    return tuple(_texts())
+
+
+def _texts() -> Iterator[tuple[str, str]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text())
         nodes = list(ast.walk(tree))
@@ -35,9 +41,6 @@ def texts() -> Iterator[tuple[str, str]]:
             parts = node.values if isinstance(node, ast.JoinedStr) else [node]
             values = [part.value if isinstance(part, ast.Constant) else "{}" for part in parts]
             yield f"{path.relative_to(PACKAGE)}:{node.lineno}", "".join(map(str, values))
-
-
-TEXTS = list(texts())
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
@@ -61,7 +64,7 @@ def test_every_dib_option_exists_in_pytest(pytestconfig: pytest.Config) -> None:
     known = of_pytest(pytestconfig)
     assert "--dib-image" in known
     named = {
-        (place, name) for place, text in TEXTS for name in OPTION.findall(text) if name.startswith("--dib-")
+        (place, name) for place, text in texts() for name in OPTION.findall(text) if name.startswith("--dib-")
     }
     assert len(named) > 20
     # A text may hold the beginning that several have.
@@ -73,7 +76,7 @@ def test_messages_of_pytest_name_no_option_of_dibctl(pytestconfig: pytest.Config
     assert {"--output", "--input"} <= alien
     wrong = [
         (place, text)
-        for place, text in TEXTS
+        for place, text in texts()
         if place.split("/")[0] not in DIBCTL_ONLY and " " in text
         for found in OPTION.finditer(text)
         if found[0] in alien and "dibctl" not in text[: found.start()]
@@ -83,7 +86,7 @@ def test_messages_of_pytest_name_no_option_of_dibctl(pytestconfig: pytest.Config
 
 def test_commands_in_messages_exist_with_their_options() -> None:
     known = commands()
-    found = [(place, match) for place, text in TEXTS for match in QUOTED.finditer(text)]
+    found = [(place, match) for place, text in texts() for match in QUOTED.finditer(text)]
     assert len(found) > 10
     for place, (name, rest) in ((place, match.groups()) for place, match in found):
         assert name in known, place

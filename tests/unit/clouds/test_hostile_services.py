@@ -7,8 +7,6 @@ import dataclasses
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,8 +24,8 @@ from pytest_dibctl.clouds.openstack.regions import OpenStackRegion
 from pytest_dibctl.config.credentials import Credentials
 from pytest_dibctl.config.models.upload import UploadEnvironment
 from pytest_dibctl.errors import ApiError, DibctlError
+from tests.support.cloud_files import FAULTS, write_clouds
 from tests.support.fake_openstack import FakeCloud, serving
-from tests.support.fake_openstack.documents import NETWORK
 from tests.support.fake_openstack.messages import TOKEN, Answer, Request
 from tests.support.fake_openstack.server import Server, serving_backend
 from tests.support.loopback import QuietHandler, listening
@@ -452,47 +450,13 @@ def test_a_source_that_changes_while_a_command_reads_it_is_refused(shop: Shop) -
 
 # -- clouds.yaml -----------------------------------------------------------------------------------
 
-GOOD = {"auth": {"auth_url": "http://127.0.0.1:1/v3", "username": "u", "password": "p", "project_name": "p"}}
-FAULTS: dict[str, tuple[object, object, int]] = {
-    "no password": ({"clouds": {"bad": {"auth": {"auth_url": "http://127.0.0.1:1/v3"}}}}, None, 12),
-    "no secret": ({"clouds": {"bad": {"auth_type": "v3applicationcredential", "auth": {}}}}, None, 12),
-    "no domain": ({"clouds": {"bad": {**GOOD, "auth_type": "v3password"}}}, None, 12),
-    "no CA": ({"clouds": {"bad": {**GOOD, "cacert": "/nonexistent.pem"}}}, None, 10),
-    "empty auth": ({"clouds": {"bad": {"auth": None}}}, None, 10),
-    "text for auth": ({"clouds": {"bad": {"auth": "x"}}}, None, 10),
-    "list for auth": ({"clouds": {"bad": {"auth": ["x"]}}}, None, 10),
-    "empty entry": ({"clouds": {"bad": None}}, None, 10),
-    "text entry": ({"clouds": {"bad": "x"}}, None, 10),
-    "empty clouds": ({"clouds": None}, None, 10),
-    "list of clouds": ({"clouds": ["bad"]}, None, 10),
-    "list": (["bad"], None, 10),
-    "malformed": ("{clouds: [", None, 10),
-    "no text": (b"\xff\xfe\x00", None, 10),
-    "text in secure.yaml": ({"clouds": {"bad": GOOD}}, {"clouds": {"bad": "x"}}, 10),
-    "unknown auth_type": ({"clouds": {"bad": {**GOOD, "auth_type": "v3nothing"}}}, None, 12),
-    "profile": ({"clouds": {"bad": {**GOOD, "profile": "http://127.0.0.1:1/x"}}}, None, 10),
-    "number for profile": ({"clouds": {"bad": {**GOOD, "profile": 3}}}, None, 10),
-    "verify": ({"clouds": {"bad": {**GOOD, "api_timeout": "soon"}}}, None, 10),
-}
-
-
-def write_clouds(shop: Shop, monkeypatch: pytest.MonkeyPatch, fault: str) -> int:
-    """Write clouds.yaml and secure.yaml with a fault; return the exit code that it means."""
-    clouds, secure, code = FAULTS[fault]
-    for variable, document in (("OS_CLIENT_CONFIG_FILE", clouds), ("OS_CLIENT_SECURE_FILE", secure)):
-        file = shop.path / f"{variable}.yaml"
-        text = document if isinstance(document, str | bytes) else yaml.safe_dump(document or {})
-        file.write_bytes(text if isinstance(text, bytes) else text.encode())
-        monkeypatch.setenv(variable, str(file))
-    return code
-
 
 @pytest.mark.parametrize("command", [["upload", "debian", "bad", "good"], ["list", "bad", "good"]], ids=str)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_of_one_cloud_leaves_the_others_alone(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, fault: str, command: list[str]
 ) -> None:
-    code = write_clouds(shop, monkeypatch, fault)
+    code = write_clouds(shop.path, monkeypatch, fault)
     shop.write({"bad": {"keystone": {"cloud": "bad"}}, "good": {"keystone": shop.keystone()}})
     shop.cloud.add_image("already")
     found, out, err = shop.run(*command)
@@ -520,7 +484,7 @@ SINGLE = (
 def test_a_fault_of_the_only_cloud_is_told(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, fault: str, command: list[str]
 ) -> None:
-    code = write_clouds(shop, monkeypatch, fault)
+    code = write_clouds(shop.path, monkeypatch, fault)
     shop.write({"bad": {"keystone": {"cloud": "bad"}}, "good": {"keystone": shop.keystone()}})
     shop.cloud.add_image("already")
     found, out, err = shop.run(*command)
@@ -531,7 +495,7 @@ def test_a_fault_of_the_only_cloud_is_told(
 def test_cleanup_says_which_cloud_it_could_not_look_into(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    write_clouds(shop, monkeypatch, fault)
+    write_clouds(shop.path, monkeypatch, fault)
     environments = {"bad": {"keystone": {"cloud": "bad"}}, "good": {"keystone": shop.keystone()}}
     nova = {"nova": {"flavor": "m1"}}
     text = yaml.safe_dump({label: {**section, **nova} for label, section in environments.items()})
@@ -541,40 +505,6 @@ def test_cleanup_says_which_cloud_it_could_not_look_into(
     assert "Traceback" not in out + err
     assert "bad" in out + err
     assert shop.cloud.calls, "the other cloud was looked into"
-
-
-@pytest.mark.parametrize("fault", ["no password", "no CA", "malformed", "text in secure.yaml", "profile"])
-def test_a_fault_of_one_cloud_fails_only_its_tests(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch, fault: str
-) -> None:
-    write_clouds(shop, monkeypatch, fault)
-    nova = {"nova": {"flavor_id": "1", "nics": [{"net_id": NETWORK}], "ssh_host_key": "first-seen"}}
-    environments = {
-        "bad": {"keystone": {"cloud": "bad"}, **nova},
-        "good": {"keystone": shop.keystone(), **nova},
-    }
-    (shop.path / "test.yaml").write_text(yaml.safe_dump(environments))
-    (shop.path / "test_it.py").write_text("def test_it(cloud_image):\n    assert cloud_image.id\n")
-    tests = {"ssh": {"username": "root"}, "tests_list": [{"pytest": "test_it.py"}]}
-    shop.write(tests=tests)
-    argv = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-rA",
-        "--dib-image=debian",
-        "--dib-env=bad,good",
-        "-p",
-        "no:randomly",
-    ]
-    ran = subprocess.run(argv, cwd=shop.path, capture_output=True, text=True, check=False)
-    assert "PASSED test_it.py::test_it[debian-good]" in ran.stdout, ran.stdout + ran.stderr
-    assert "ERROR test_it.py::test_it[debian-bad]" in ran.stdout
-    assert "1 passed, 1 error" in ran.stdout
-    assert "INTERNALERROR" not in ran.stdout
-    assert "Traceback" not in ran.stdout + ran.stderr
-    assert "(bad.keystone)" in ran.stdout
-    assert not shop.images()
 
 
 def test_threads_have_deadlines_of_their_own() -> None:

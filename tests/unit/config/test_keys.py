@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import pytest
 import yaml
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from pytest_dibctl.config import merge, models
@@ -22,13 +22,13 @@ from pytest_dibctl.config.schema import schema
 from pytest_dibctl.errors import ConfigError
 from tests.unit.config.support import Place
 
-FIELDS = [
-    pytest.param(field, id=f"{model.__name__}.{name}")
+FIELDS = {
+    f"{model.__name__}.{name}": field
     for module in pkgutil.iter_modules(models.__path__, f"{models.__name__}.")
     for model in vars(import_module(module.name)).values()
     if isinstance(model, type) and issubclass(model, Section) and model.__module__ == module.name
     for name, field in model.model_fields.items()
-]
+}
 
 
 def described(field: FieldInfo) -> Key:
@@ -37,27 +37,42 @@ def described(field: FieldInfo) -> Key:
     return key
 
 
-@pytest.mark.parametrize("field", FIELDS)
-def test_every_key_has_a_description_of_whole_sentences(field: FieldInfo) -> None:
-    meaning = described(field).meaning
-    assert meaning[0].isupper() or meaning.startswith(("diskimage-builder", "`"))
-    assert meaning.endswith(".")
+def test_every_key_has_a_description_of_whole_sentences() -> None:
+    meanings = {name: described(field).meaning for name, field in FIELDS.items()}
+    assert {name: meaning for name, meaning in meanings.items() if not is_a_sentence(meaning)} == {}
 
 
-@pytest.mark.parametrize("field", FIELDS)
-def test_no_description_repeats_the_default_of_the_model(field: FieldInfo) -> None:
-    if field.is_required():
-        assert described(field).default is None
-    elif isinstance(field.default, str | bool):
-        # Editors show such a default by themselves.
-        assert described(field).default is None
+def is_a_sentence(meaning: str) -> bool:
+    starts = meaning[0].isupper() or meaning.startswith(("diskimage-builder", "`"))
+    return starts and meaning.endswith(".")
 
 
-@pytest.mark.parametrize("field", [field for field in FIELDS if described(field.values[0]).example])  # type: ignore[arg-type]
-def test_an_example_is_a_valid_value(field: FieldInfo) -> None:
+def test_no_description_repeats_the_default_of_the_model() -> None:
+    # Editors show such a default by themselves.
+    shown = {name for name, field in FIELDS.items() if isinstance(field.default, str | bool)}
+    required = {name for name, field in FIELDS.items() if field.is_required()}
+    assert required
+    assert {name for name in shown | required if described(FIELDS[name]).default is not None} == set()
+
+
+EXAMPLES = {name: field for name, field in FIELDS.items() if described(field).example}
+
+
+def test_an_example_is_a_valid_value() -> None:
+    assert len(EXAMPLES) > 100
+    wrong = {name: str(error) for name, field in EXAMPLES.items() if (error := refused(field)) is not None}
+    assert wrong == {}
+
+
+def refused(field: FieldInfo) -> ValidationError | None:
+    """Return what is wrong with the example of a key."""
     value = yaml.safe_load(described(field).example or "")
     annotation: Any = Annotated[(field.annotation, *field.metadata)]
-    TypeAdapter(annotation).validate_python(value)
+    try:
+        TypeAdapter(annotation).validate_python(value)
+    except ValidationError as error:
+        return error
+    return None
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import jsonschema  # type: ignore[import-untyped]
@@ -15,8 +16,13 @@ ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "tests" / "data" / "dibctl-examples"
 
 
+@functools.cache
+def validator(kind: Kind) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(schema(kind))
+
+
 def valid(kind: Kind, text: str) -> bool:
-    return bool(jsonschema.Draft202012Validator(schema(kind)).is_valid(yaml.safe_load(text)))
+    return bool(validator(kind).is_valid(yaml.safe_load(text)))
 
 
 @pytest.mark.parametrize("kind", KINDS)

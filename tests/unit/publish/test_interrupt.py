@@ -15,7 +15,7 @@ from filelock import FileLock
 from pytest_dibctl.clouds import marks
 from tests.support import results, waiting
 from tests.support.fake_openstack import FakeCloud, Refusal
-from tests.support.publishing import NAME, PATIENCE, Child, Shop, child
+from tests.support.publishing import NAME, PATIENCE, Child, Shop
 
 BODY = 24 << 20
 """Bytes; more than what fits into the buffers of a connection, so that a body can be cut off."""
@@ -77,7 +77,7 @@ def test_an_upload_interrupted_in_a_body_is_undone_and_the_table_says_what_is_th
         dibctl.interrupt("one", number)
 
     scene = Scene(large.cloud, ("^PUT /image-RegionOne/.*/file$", act))
-    with child(large.path, "upload", "debian", "one", "two") as dibctl:
+    with large.child("upload", "debian", "one", "two") as dibctl:
         assert scene.watch(dibctl).end() == 128 + number
         table = rows(dibctl.printed)
     assert scene.done
@@ -93,7 +93,7 @@ def test_an_upload_interrupted_in_a_body_is_undone_and_the_table_says_what_is_th
 def test_an_upload_interrupted_between_the_new_image_and_the_old_is_finished(shop: Shop) -> None:
     old = shop.cloud.add_image(NAME)
     scene = Scene(shop.cloud, (f"^PATCH .*/{old}$", lambda dibctl: dibctl.interrupt("one")))
-    with child(shop.path, "upload", "debian", "one", "--json") as dibctl:
+    with shop.child("upload", "debian", "one", "--json") as dibctl:
         assert scene.watch(dibctl).end() == INTERRUPTED
         (result,) = results.check("upload", dibctl.printed)
     assert scene.done
@@ -109,7 +109,7 @@ def test_a_second_signal_hears_what_goes_on_and_breaks_nothing(large: Shop) -> N
         ("^PUT .*/file$", lambda dibctl: dibctl.interrupt("received; undoing")),
         ("^DELETE ", lambda dibctl: dibctl.interrupt("still undoing")),
     )
-    with child(large.path, "upload", "debian", "one") as dibctl:
+    with large.child("upload", "debian", "one") as dibctl:
         assert scene.watch(dibctl).end() == INTERRUPTED
         assert " undone " in rows(dibctl.printed)["one"]
     assert scene.done
@@ -136,7 +136,7 @@ def test_a_third_signal_ends_it_at_once_and_says_what_is_left(large: Shop) -> No
         ("^PUT .*/file$", lambda dibctl: dibctl.interrupt("received; undoing")),
         ("^DELETE ", hang),
     )
-    with child(large.path, "upload", "debian", "one") as dibctl:
+    with large.child("upload", "debian", "one") as dibctl:
         try:
             assert scene.watch(dibctl).end() == INTERRUPTED  # Glance has not answered yet
         finally:
@@ -161,7 +161,7 @@ def test_a_look_at_what_is_there_is_broken_off_at_once(shop: Shop) -> None:
         over.wait(PATIENCE)
 
     scene = Scene(shop.cloud, ("^GET .*/images$", act))
-    with child(shop.path, "upload", "debian", "one") as dibctl:
+    with shop.child("upload", "debian", "one") as dibctl:
         try:
             assert scene.watch(dibctl).end() == INTERRUPTED
         finally:
@@ -174,7 +174,7 @@ def test_a_conversion_that_is_interrupted_begins_nothing(shop: Shop) -> None:
     section = {"cmdline": "sleep 300", "output_filename": "%(input_filename)s.out"}
     glance = {"disk_format": "raw"}
     shop.write({"one": {"keystone": shop.keystone(), "glance": glance, "preprocessing": section}})
-    with child(shop.path, "upload", "debian", "one") as dibctl:
+    with shop.child("upload", "debian", "one") as dibctl:
         waiting.until(lambda: "sleep 300" in dibctl.said, seconds=PATIENCE)
         dibctl.interrupt("dibctl: interrupted")
         assert dibctl.end() == INTERRUPTED
@@ -188,7 +188,7 @@ def test_waiting_for_another_run_ends_with_an_interruption(shop: Shop) -> None:
     shop.write({"one": {"keystone": shop.keystone(), "preprocessing": section}})
     with (
         FileLock(shop.path / ".debian.qcow2.out.lock"),
-        child(shop.path, "upload", "debian", "one") as dibctl,
+        shop.child("upload", "debian", "one") as dibctl,
     ):
         waiting.until(lambda: "waiting for another run" in dibctl.said, seconds=PATIENCE)
         dibctl.interrupt("dibctl: interrupted")
@@ -207,7 +207,7 @@ def test_waiting_for_an_import_ends_with_an_interruption(shop: Shop) -> None:
         raise Refusal(202, "it has begun")
 
     scene = Scene(shop.cloud, ("^POST .*/import$", forever))
-    with child(shop.path, "upload", "debian", "one") as dibctl:
+    with shop.child("upload", "debian", "one") as dibctl:
         assert scene.watch(dibctl).end() == INTERRUPTED
         assert " undone " in rows(dibctl.printed)["one"]
     assert scene.done
@@ -233,7 +233,7 @@ def test_an_interrupted_transfer_leaves_nothing(
     image_id = two.cloud.add_image(NAME, kernel_id=kernel)
     said = "received; undoing the transfer"
     scene = Scene(abroad, (pattern, lambda dibctl: dibctl.interrupt(said, number)))
-    with child(two.path, "transfer", image_id, "here", "there") as dibctl:
+    with two.child("transfer", image_id, "here", "there") as dibctl:
         assert scene.watch(dibctl).end() == 128 + number
     assert scene.done
     assert "there: what the transfer made is removed again" in dibctl.said
@@ -252,7 +252,7 @@ def test_a_first_signal_does_not_break_the_removal_after_a_failure(two: Shop, ab
         ("^PATCH ", refuse),
         ("^DELETE ", lambda dibctl: dibctl.interrupt("received; undoing the transfer")),
     )
-    with child(two.path, "transfer", image_id, "here", "there") as dibctl:
+    with two.child("transfer", image_id, "here", "there") as dibctl:
         assert scene.watch(dibctl).end() == INTERRUPTED
     assert scene.done
     assert "not visible here" in dibctl.said
@@ -283,7 +283,7 @@ def test_an_interrupted_rotation_ends_a_deletion_with_its_kernel_and_says_what_i
     scene = Scene(
         shop.cloud, (f"^DELETE .*/{first}$", lambda dibctl: dibctl.interrupt("waiting for the deletion of"))
     )
-    with child(shop.path, "rotate", "one", "--json") as dibctl:
+    with shop.child("rotate", "one", "--json") as dibctl:
         assert scene.watch(dibctl).end() == INTERRUPTED
         verdicts = results.check("rotate", dibctl.printed)
         found = {one["image"]: (one["outcome"], one["reason"]) for one in verdicts}
@@ -302,7 +302,7 @@ def test_a_third_signal_to_a_rotation_says_which_deletion_it_left(shop: Shop, at
         over.wait(PATIENCE)
 
     scene = Scene(shop.cloud, (f"^DELETE .*/{first}$", act))
-    with child(shop.path, "rotate", "one", "--json") as dibctl:
+    with shop.child("rotate", "one", "--json") as dibctl:
         try:
             assert scene.watch(dibctl).end() == INTERRUPTED
         finally:

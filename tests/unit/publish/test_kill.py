@@ -11,7 +11,7 @@ import pytest
 from pytest_dibctl.clouds import marks
 from tests.support import claims
 from tests.support.fake_openstack import FakeCloud, Refusal
-from tests.support.publishing import NAME, Shop, child
+from tests.support.publishing import NAME, Shop
 
 LONG_AGO = "2020-01-01T00:00:00Z"
 UPLOAD_CALLS = [
@@ -148,7 +148,7 @@ def test_an_upload_killed_in_a_body_leaves_nothing_for_good(shop: Shop, body: in
     (old,) = current(shop.cloud)
     shop.fill_filesystem()
     bodies: list[str] = []
-    with child(shop.path, "upload", "debian", "one") as dibctl:
+    with shop.child("upload", "debian", "one") as dibctl:
 
         def before(method: str, path: str, _query: Mapping[str, str]) -> None:
             if method == "PUT" and path.endswith("/file"):
@@ -391,7 +391,7 @@ def test_a_transfer_whose_last_answer_is_lost_leaves_nothing(two: Shop, abroad: 
 def test_a_transfer_killed_in_a_body_leaves_nothing_for_good(two: Shop, abroad: FakeCloud, body: int) -> None:
     image_id = source(two)
     bodies: list[str] = []
-    with child(two.path, "transfer", image_id, "here", "there") as dibctl:
+    with two.child("transfer", image_id, "here", "there") as dibctl:
 
         def before(method: str, path: str, _query: Mapping[str, str]) -> None:
             if method == "PUT":

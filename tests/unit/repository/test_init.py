@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from pytest_dibctl.errors import DibctlError, ExitCode
 from pytest_dibctl.repository import skeleton
 
 
+@functools.cache
 def everything() -> tuple[skeleton.NewFile, ...]:
     return skeleton.new_files(init.DISTRIBUTIONS, skeleton.CI)
 
