@@ -127,8 +127,8 @@ def _as_root(plan: Plan, why: str, policy: Policy, progress: Progress) -> BuildO
     progress(f"building {name} as root, through sudo: {why}")
     if others := elevation.exposed(plan.target.parent):
         progress(
-            f"warning: {others}, and could so act as root during the build; take that right away with "
-            "chmod, or build elsewhere with `dibctl build --output`"
+            f"warning: {others}, and could so run commands as root during the build; remove the permission "
+            "with chmod, or build elsewhere with `dibctl build --output`"
         )
 
     def pass_on(line: str) -> None:

@@ -125,7 +125,7 @@ def _device_mapper(log_text: str, _directory: Path, _recipe: dib.Recipe | None) 
 def _loop(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
     if not re.search(r"losetup.*(cannot find|failed)|could not find any free loop device", log_text):
         return None
-    return "no loop device is free; `losetup --list` shows who has them"
+    return "no loop device is free; `losetup --list` shows the files on them"
 
 
 def _journal(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:

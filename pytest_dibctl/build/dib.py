@@ -104,7 +104,9 @@ def recipe(image: Entry[Image], dib: Dib, cwd: Path) -> Recipe:
     )
 
 
-_WHY_UNUSED = "builds work in a directory beside the image, where the room is checked and removal is sure"
+_WHY_UNUSED = (
+    "builds use a directory beside the image, where the free space is checked and the removal is certain"
+)
 
 
 def _caller_directory() -> tuple[str, ...]:
@@ -188,8 +190,8 @@ def _refuse_joined(image: Entry[Image], dib: Dib, pairs: Sequence[tuple[str, str
             if item.startswith("-") and item.endswith(name[1:] + value):
                 flags = item.removesuffix(value)
                 raise ConfigError(
-                    f"{image.at(f'dib.cli_options[{number}]')}: {item!r} is one argument, with a blank in it",
-                    hint=f"write it as items of their own: [{', '.join([flags, *value.split()])}]",
+                    f"{image.at(f'dib.cli_options[{number}]')}: {item!r} is one argument with a space in it",
+                    hint=f"write it as separate items: [{', '.join([flags, *value.split()])}]",
                 )
 
 

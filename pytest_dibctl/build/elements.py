@@ -17,7 +17,7 @@ from pytest_dibctl.system.suggestions import did_you_mean
 ENVIRONMENT = "environment.d"
 """The one folder of an element whose files are sourced, and so need not be executable."""
 LISTS = ("element-deps", "element-provides")
-COMMENT_HINT = "take the line away: element-deps holds names of elements only, and no comments"
+COMMENT_HINT = "remove the line: element-deps holds names of elements only, and no comments"
 """The files of an element that name other elements."""
 SHIPPED = Path(__file__).parent / "shipped_elements"
 """The directory of the elements that come with this package."""
@@ -92,8 +92,8 @@ def expand(
             hint=COMMENT_HINT if name.startswith("#") else _nearest(name, searched),
         ) from None
     except dependencies.AlreadyProvidedException as error:
-        reason = str(error) or "an element is listed that another one provides"
-        raise BuildError(f"{where}: {reason}", hint="take one of the two away") from None
+        reason = str(error) or "a listed element is also provided by another listed element"
+        raise BuildError(f"{where}: {reason}", hint="remove one of the two") from None
     except dependencies.MissingOSException:
         raise BuildError(
             f"{where}: no element provides an operating system",

@@ -97,7 +97,7 @@ def exposed(directory: Path) -> str | None:
         if status.st_mode & stat.S_ISVTX:
             continue
         if status.st_mode & stat.S_IWOTH:
-            return f"everybody can write in {place}"
+            return f"every user can write in {place}"
         if status.st_mode & stat.S_IWGRP and not _is_private(status.st_gid):
             return f"group {_group_name(status.st_gid)} can write in {place}"
     return None

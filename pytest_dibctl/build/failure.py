@@ -62,7 +62,7 @@ def _not_started(plan: Plan, where: str) -> tuple[str, str] | None:
         if "/" not in program:
             if shutil.which(program, path=plan.environment.get("PATH", process.tool_path())):
                 return None
-            return f"{place}: {program}: not found", "install it, or write where it lies"
+            return f"{place}: {program}: not found", "install it, or write its full path"
         file = plan.cwd / program
         if not file.exists():
             return f"{place}: {program}: not found", f"commands run in {plan.cwd.absolute()}"

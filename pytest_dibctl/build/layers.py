@@ -197,7 +197,7 @@ class _Cache:
                 if not busy:
                     return Start(boundary=None, text=f"starts from nothing: {why}")
             if heartbeat.is_due():
-                self._progress("waiting for another build, which makes a tree that this one can start from")
+                self._progress("waiting for another build, whose tree this build can start from")
             self._wait(busy)
 
     def _usable(self, boundary: Boundary) -> tuple[Layer | None, str | None]:

@@ -26,8 +26,8 @@ def made_by(plan: Plan, *, before: Identity | None) -> Path:
     if not made.exists():
         others = ", ".join(sorted(path.name for path in made.parent.iterdir())) or "nothing"
         raise BuildError(
-            f"{plan.image.at()}: the build ended well but made no {made.name}; it made: {others}\n"
-            f"log: {plan.unfinished_log}",
+            f"{plan.image.at()}: the build succeeded but made no {made.name}; it made: {others}\nlog: "
+            f"{plan.unfinished_log}",
             hint="an external_build command has to write the file %(output_filename)s"
             if plan.image.settings.external_build
             else None,
@@ -36,8 +36,8 @@ def made_by(plan: Plan, *, before: Identity | None) -> Path:
         artifact.verify(made)
     except ArtifactError as error:
         raise BuildError(
-            f"{plan.image.at()}: the build made a file that is no image: {error.message}\n"
-            f"log: {plan.unfinished_log}"
+            f"{plan.image.at()}: the build made a file that is not an image: {error.message}\nlog: "
+            f"{plan.unfinished_log}"
         ) from None
     return made
 

@@ -77,7 +77,7 @@ class Charge:
         try:
             return self.environments[label]
         except KeyError:
-            raise NotInConfigError(f"the run said nothing of an environment {label}") from None
+            raise NotInConfigError(f"the run named no environment {label}") from None
 
 
 # -- in the run ------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ class Guardian:
                 return pid is not None
 
             if not wait_until(is_settled, timeout=STARTING, poll=POLL):
-                raise TimeoutError("another one does not end")
+                raise TimeoutError("an earlier guardian does not end")
             if pid is not None:
                 return pid
             if self._child is not None:

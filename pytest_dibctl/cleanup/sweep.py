@@ -115,7 +115,7 @@ def _elsewhere(run: Ledger) -> Swept:
     removal = Removal(
         resource=Resource(kind="run", name=run.run_id),
         state=State.ELSEWHERE,
-        reason=f"left alone: it is of {belonging.described(run.machine())}; run `dibctl cleanup` there",
+        reason=f"left alone: it belongs to {belonging.described(run.machine())}; run `dibctl cleanup` there",
     )
     return Swept(run_id=run.run_id, what=str(removal.resource), removal=removal)
 
@@ -124,7 +124,7 @@ def _unreadable(path: Path) -> Removal:
     return Removal(
         resource=Resource(kind=RECORD, name=path.name),
         state=State.LEFT,
-        reason=f"this version cannot read {path}; remove that file once nothing is left of it",
+        reason=f"this version cannot read {path}; remove that file when its resource is gone",
     )
 
 
@@ -209,7 +209,7 @@ class _Remover:
     def remove(self, record: Record, *, last: bool = False) -> Removal:
         """Remove a thing; with ``last`` nothing more is expected of a create call that was cut off."""
         if record.kind not in ORDER:
-            return _removal(record, State.LEFT, "this version knows nothing of its kind; a newer one does")
+            return _removal(record, State.LEFT, "this version does not know its kind; a newer version does")
         try:
             if record.kind in {"key", "tree"}:
                 belonging.refuse_other_machine(self.run.machine())

@@ -41,14 +41,17 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=("list", "prune"),
         default="list",
-        help="list what is kept (the default), or remove what is too old and what is above a limit",
+        help="list the entries (the default), or remove those that are too old or above the limit",
     )
-    parser.add_argument("--all", action="store_true", help="with prune: remove all of them")
+    parser.add_argument("--all", action="store_true", help="with prune: remove all entries")
     parser.add_argument(
-        "--size", type=float, metavar="GIB", help="with prune: keep this much of either instead"
+        "--size",
+        type=float,
+        metavar="GIB",
+        help="with prune: the limit of each cache for this call, instead of the variables' limits",
     )
     parser.add_argument("--dry-run", action="store_true", help="with prune: only say what would be removed")
-    add_format(parser, COLUMNS, "what is kept, or what was removed")
+    add_format(parser, COLUMNS, "the entries, or the removed ones")
 
 
 def _run(arguments: Arguments) -> int:

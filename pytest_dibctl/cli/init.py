@@ -20,13 +20,18 @@ SERVICES = ("github", "gitlab", "none")
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "directory", nargs="?", type=Path, default=Path(), metavar="DIR", help="where (the current directory)"
+        "directory",
+        nargs="?",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="the folder to write to (the current directory)",
     )
     parser.add_argument(
         "--distribution",
         action="append",
         choices=DISTRIBUTIONS,
-        help="what the image is made of (debian); given several times, an image of each",
+        help="the image's distribution (debian); repeatable, for an image of each",
     )
     parser.add_argument(
         "--ci",

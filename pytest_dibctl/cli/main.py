@@ -112,7 +112,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every command and option."""
     parser = Parser(
         prog="dibctl",
-        description="Build, test and look after machine images (as `pytest --dib-image=LABEL` does).",
+        description="Build, test, publish and clean up machine images. "
+        "`pytest --dib-image=LABEL` builds and tests too.",
     )
     _add_common(parser)
     parser.set_defaults(

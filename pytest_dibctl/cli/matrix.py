@@ -31,16 +31,15 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="LABEL",
-        help="a test environment, or glob; each image is tested in each (without it, where the image says)",
+        help="a test environment, or glob; each image is tested in each of them (default: the environment "
+        "that the image names)",
     )
-    parser.add_argument(
-        "--format", choices=FORMATS, default="json", help="which service's form the jobs have (json)"
-    )
+    parser.add_argument("--format", choices=FORMATS, default="json", help="the format of the jobs (json)")
     parser.add_argument(
         "--changed-since",
         metavar="REVISION",
-        help="only images that differ from that git revision, in recipe, elements, tests or environment; "
-        "`A...` is where A and HEAD parted; all images if it is empty or all zeros",
+        help="only images whose recipe, elements, tests or environment differ from that git revision; "
+        "`A...` is the merge base of A and HEAD; all images if REVISION is empty or all zeros",
     )
     parser.add_argument(
         "--shards",
@@ -150,9 +149,9 @@ def _seconds(arguments: Arguments, images: Sequence[Entry[Image]]) -> Seconds:
 def _tell_of_times(made: Sequence[Job]) -> None:
     unknown = [job.name for job in made if job.seconds is None]
     if made and len(unknown) == len(made):
-        say("dibctl: no earlier run has measured these images (--times): each counts as equally long")
+        say("dibctl: no earlier run has measured these images (--times): all count as equally long")
     elif unknown:
-        say(f"dibctl: no earlier run has measured {', '.join(unknown)}: the mean of the others counts")
+        say(f"dibctl: no earlier run has measured {', '.join(unknown)}: they count as the mean of the others")
 
 
 def _tell(catalog: Catalog, made: Sequence[Job]) -> None:
@@ -166,7 +165,7 @@ def _tell(catalog: Catalog, made: Sequence[Job]) -> None:
 
 COMMAND = Command(
     name="matrix",
-    help="Print the jobs with which a CI service tests the images, each or those that have changed.",
+    help="Print the jobs with which a CI service tests the images, all or the changed ones.",
     add_options=_add_options,
     run=_run,
     examples=(

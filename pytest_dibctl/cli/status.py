@@ -63,7 +63,9 @@ def _run(arguments: Arguments) -> int:
     from pytest_dibctl.publish import status
 
     if arguments.offline and arguments.environments:
-        raise ConfigError("--offline asks no cloud, and --environment says which to ask")
+        raise ConfigError(
+            "--offline asks no cloud, so it excludes --environment, which selects the clouds to ask"
+        )
     catalog = load(arguments)
     environments = (
         ()
@@ -200,7 +202,7 @@ def _published_data(published: Published) -> images.PublishedImage:
 
 COMMAND = Command(
     name="status",
-    help="Show which images are built, tested and published, and what of that is outdated.",
+    help="Show which images are built, tested and published, and which of these are outdated.",
     add_options=_add_options,
     run=_run,
     examples=(

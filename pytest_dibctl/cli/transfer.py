@@ -28,7 +28,7 @@ SIDES = {
     "auth-url": ("auth_url", "address of Keystone"),
     "tenant-name": ("project_name", "project"),
     "username": ("username", "user"),
-    "password": ("password", "password; OS_PASSWORD is not seen by others"),
+    "password": ("password", "password; other users can see it, so better set OS_PASSWORD"),
     "region-name": ("region_name", "region"),
 }
 """What ``--src-...`` and ``--dst-...`` say: the key of a keystone section, and a help text."""
@@ -58,7 +58,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-unverified",
         action="store_true",
-        help="accept an image of which Glance tells no size or no digest",
+        help="accept an image whose size or digest Glance does not tell",
     )
     add_json(parser)
 

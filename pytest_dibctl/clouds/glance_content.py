@@ -1,4 +1,4 @@
-"""What Glance is told of an image file: its format, and the kernel and initrd that it boots by."""
+"""An image file as Glance needs it: its format, and the kernel and initrd that it boots by."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class LocalCloud:
     def existing_image(self, image_id: str) -> CloudImage:
         """Raise ImageNotFoundError: this cloud has no images but files."""
         raise ImageNotFoundError(
-            f"image {image_id}: environment {self.name} is on this machine, it keeps no images",
+            f"image {image_id}: environment {self.name} is on this machine and keeps no images",
             hint="name the image's file with --dib-input (dibctl: --input)",
         )
 
@@ -135,7 +135,7 @@ def unchanged(image: CloudImage) -> Artifact:
     if size != artifact.size:
         raise ArtifactError(
             f"{artifact.path}: the file has {size} bytes now, and had {artifact.size} when it was inspected",
-            hint="something writes to it while it is tested: another build, a copy that has not ended?",
+            hint="another process writes to it during the test: a build, or a copy that has not ended?",
         )
     return artifact
 

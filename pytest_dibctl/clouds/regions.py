@@ -28,7 +28,7 @@ class LateError(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSpec:
-    """What Glance is told of an image. ``min_disk`` in GiB, ``min_ram`` in MiB.
+    """An image's settings in Glance. ``min_disk`` in GiB, ``min_ram`` in MiB.
 
     ``owner`` is the id of another project than the one logged in to, which only an admin may name.
     ``allow_unverified`` accepts an image of which Glance tells no size or no digest that can be compared.

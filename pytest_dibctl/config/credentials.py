@@ -155,7 +155,7 @@ def _refuse_two_logins(environ: Mapping[str, str], where: str) -> None:
     other = next((name for name in ("OS_AUTH_URL", *_SECRET_VARIABLES) if environ.get(name)), None)
     if other is not None:
         raise ConfigError(
-            f"{where}: says nothing of a login, and both {CLOUD} and {other} are set",
+            f"{where}: the section names no login, and both {CLOUD} and {other} are set",
             hint=f"unset one of the two: {CLOUD} means an entry of clouds.yaml, {other} is of an openrc file",
         )
 

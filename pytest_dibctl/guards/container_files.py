@@ -58,8 +58,9 @@ def refuse_links(root: Path) -> None:
         path = root / name
         if path.is_symlink() or (path.exists() and not path.is_dir()):
             raise InstanceError(
-                f"/{name} of the image is no plain directory, so it cannot be booted as a container",
-                hint="look at what made it: `image` entries can test it with image_tree",
+                f"/{name} of the image is not a plain directory, so the image cannot be booted as a "
+                "container",
+                hint="find the element that made it; an `image` entry can test it with image_tree",
             )
 
 

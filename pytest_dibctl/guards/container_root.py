@@ -105,7 +105,7 @@ class ContainerRoot:
             if free < needed:
                 raise InstanceError(
                     f"a snapshot takes {needed >> 20} MiB, and {free >> 20} MiB are free",
-                    hint=f"make room on the filesystem of {self._directory}; TMPDIR moves that",
+                    hint=f"make room on the filesystem of {self._directory}, or set TMPDIR to a larger one",
                 )
             _copy(disk, draft)
             draft.replace(copy)

@@ -253,8 +253,8 @@ class Wait:
             self.check()
             if self._left <= 0:
                 raise PortTimeoutError(
-                    f"the ssh server at {self._where} answers, but the guest printed no ssh host keys on its "
-                    f"console within {self.timeout:g} s, so there is no telling whether it is the guest",
+                    f"the ssh server at {self._where} answers, but the guest printed no ssh host keys on "
+                    f"its console within {self.timeout:g} s, so it may be another machine",
                     hint="cloud-init prints them when the console is the kernel's (console=ttyS0); for an "
                     "image that does not, set ssh_host_key: first-seen in the environment's nova section",
                 )
@@ -294,14 +294,14 @@ class Wait:
                 symptom="login-refused",
             )
         return PortTimeoutError(
-            f"{server}, but no login as {user} came to an end within {self.timeout:g} s\n  {output}",
+            f"{server}, but no login as {user} ended within {self.timeout:g} s\n  {output}",
             hint="the guest may be too slow or out of memory: look at its console",
             symptom="login-broken",
         )
 
     def _refused(self, output: str) -> PortTimeoutError:
         user, finished = self.access.username, console.cloud_init_has_finished(self._console())
-        reason = "; cloud-init has come to its end" if finished else ""
+        reason = "; cloud-init has finished" if finished else ""
         return PortTimeoutError(
             f"the ssh server at {self._where} refuses the login as {user}{reason}\n  {output}",
             hint=self._whose_key(output),

@@ -255,7 +255,7 @@ def prepare(run: Callable[..., process.Result], *, public_key: str) -> None:
 def ping(ask: Ask) -> None:
     """See that the waiting shell outlives the login that has started it; raises DibctlError."""
     if not any(ask(f"{_PING}\n", 5.0) == _HERE for _ in range(PINGS)):
-        raise DibctlError("no process outlives a login there")
+        raise DibctlError("the guest ends all processes of a login")
 
 
 def dismiss(ask: Ask, *, now: float) -> None:

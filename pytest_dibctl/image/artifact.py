@@ -315,7 +315,7 @@ def changed(path: Path) -> ArtifactError:
     with contextlib.suppress(OSError):
         _cache_file(path).unlink(missing_ok=True)
     return ArtifactError(
-        f"{path} is not what was tested: its bytes changed since its digest was computed",
+        f"{path} is not the tested file: its bytes changed after its digest was computed",
         hint="build and test it again; if these bytes are wanted, `touch` it and test it first",
     )
 
@@ -332,7 +332,7 @@ def unchanged(path: Path, sha512: str) -> Iterator[None]:
     yield
     if _change(path) != before:
         raise ArtifactError(
-            f"{path} changed while it was read", hint="repeat that, when nothing writes to the file any more"
+            f"{path} changed while it was read", hint="try again when no process writes to the file any more"
         )
 
 

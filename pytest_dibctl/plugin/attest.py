@@ -281,7 +281,7 @@ class Attestation:
             statements.add(path, statement)
         except OSError as error:
             self._session.warnings.append(
-                f"{image.label}: what was tested could not be written beside {path}: {error}"
+                f"{image.label}: the test statement could not be written beside {path}: {error}"
             )
         if statement.passed_all and not statement.vouches:
             self._session.notes.append(_why_not_vouching(statement))
@@ -290,12 +290,12 @@ class Attestation:
 def _why_not_vouching(statement: Statement) -> str:
     if statement.resumed:
         return (
-            f"{statement.label}: passed on instances that did not boot, which does not vouch for it: uploads "
-            "with `require_tested` want a run without --dib-warm, or with a test that needs a first boot"
+            f"{statement.label}: passed on resumed instances only, which does not vouch for it: uploads "
+            "with `require_tested` need a run without --dib-warm, or with a test that needs a first boot"
         )
     return (
         f"{statement.label}: passed in {statement.environment}, which does not vouch for it: uploads with "
-        "`require_tested` want a test run in an environment that does"
+        "`require_tested` need a test run in an environment that does"
     )
 
 

@@ -118,7 +118,7 @@ def image_config(image: Entry[Image]) -> dict[str, Any]:
 def image_info(cloud_image: CloudImage | None) -> dict[str, Any]:
     """The image as the cloud knows it: id, name, disk_format, sha512, properties, and what Glance adds."""
     if cloud_image is None:
-        pytest.skip("--dib-use-existing-instance: what image the instance was made from is not known")
+        pytest.skip("--dib-use-existing-instance: the image of the instance is not known")
     return {
         **cloud_image.details,
         "id": cloud_image.id,

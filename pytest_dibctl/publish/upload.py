@@ -75,7 +75,7 @@ def _remember(request: Request, results: Sequence[Result]) -> None:
     try:
         published.remember(request.built.path, there)
     except (OSError, DibctlError):
-        log.warning("%s: what was published could not be written down", request.built.path, exc_info=True)
+        log.warning("%s: the record of the upload could not be written", request.built.path, exc_info=True)
 
 
 class _Upload:

@@ -28,7 +28,7 @@ MOST = 5
 """Reasons that are told of one image; others are counted."""
 _OF_THE_RECIPE = ("dib", "external_build")
 """Keys of an image that the fingerprint looks at."""
-_UNKNOWN = "is named by an absolute path into the repository, so what it was is unknown"
+_UNKNOWN = "is named by an absolute path into the repository, so its earlier content is unknown"
 _TOOLS = "requirements.txt"
 """What CI installs before it builds and tests, by the name that `dibctl init` gives it."""
 _SETTINGS_OF_PYTEST = ("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg")
@@ -103,7 +103,7 @@ def _strays(tree: Path, other: Path, top: Path) -> Iterator[str]:
             in_tree, path = Path(os.path.realpath(link)), link.relative_to(tree)
             at_work = Path(os.path.realpath(top / path.parent / link.readlink()))
             if in_tree.is_relative_to(other) or in_tree.is_relative_to(top) or at_work.is_relative_to(top):
-                yield f"link {path} leads out of the repository and back, so what it led to is unknown"
+                yield f"link {path} leads out of the repository and back, so its earlier target is unknown"
 
 
 def _tree(top: Path, repository: Repository, explicit: Mapping[Kind, Path | None]) -> _Tree:

@@ -85,7 +85,7 @@ def read(name: str, path: Path) -> Part:
     except OSError as error:
         return Part(name=name, path=path, problem=f"it cannot be read: {error.strerror}")
     except (expat.ExpatError, ET.ParseError, ValueError, LookupError) as error:
-        return Part(name=name, path=path, problem=f"it is no XML that is read here: {error}")
+        return Part(name=name, path=path, problem=f"it cannot be read as XML: {error}")
     suites = (
         [root] if root.tag == "testsuite" else root.findall("testsuite") if root.tag == "testsuites" else []
     )

@@ -83,7 +83,7 @@ def _error(target_run: TargetRun, troubles: list[Trouble]) -> TroubleError:
     return TroubleError(
         f"{target_run.label}: something went wrong in the guest{although}"
         + "".join(f"\n  {trouble}" for trouble in troubles),
-        hint=f"{place}: strict is true; what is no trouble may be listed under allow, each with its reason",
+        hint=f"{place}: strict is true; list harmless lines under allow, each with its reason",
     )
 
 

@@ -53,7 +53,7 @@ def refuse_failed_content(target_run: TargetRun) -> None:
     if test is not None:
         became = "booted in vain" if target_run.guest.booted_early else "not booted"
         error = DibctlError(
-            f"{target_run.label} was {became}: what is in the image failed {test}",
+            f"{target_run.label} was {became}: the image's files failed {test}",
             hint="image entries are checked first; `-k` or a path selects tests without them",
             exit_code=ExitCode.TESTS_FAILED,
         )

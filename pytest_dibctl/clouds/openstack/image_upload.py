@@ -219,12 +219,12 @@ def _verify(image: Mapping[str, Any], content: Content, *, arrived: bool, allow_
         if ours is None or theirs is None:
             missing.append({"size": "size"}.get(attribute, "digest"))
         elif theirs != ours:
-            came = "arrived damaged" if arrived else "is another one where Glance fetched it"
+            came = "arrived damaged" if arrived else "is not the one that Glance was to fetch"
             if arrived:
                 content.refuse_changed()
             raise ApiError(
-                f"image {image['name']} ({image['id']}) {came}: {attribute} is {theirs} in Glance, and "
-                f"{ours} of what it was to get; it is removed again"
+                f"image {image['name']} ({image['id']}) {came}: its {attribute} in Glance is {theirs}, and "
+                f"should be {ours}; it is removed again"
             )
     if not missing:
         return

@@ -18,7 +18,7 @@ from pytest_dibctl.errors import ApiError, DibctlError, ImageNotFoundError
 
 log = logging.getLogger(__name__)
 
-_SEE_LOG = "Glance's log says why: a full store, or a format that is not what it was told"
+_SEE_LOG = "Glance's log says why: a full store, or a format other than the declared one"
 NO_PROPERTIES = OWN | {
     *("limit", "marker", "sort", "sort_key", "sort_dir", "tag", "member_status", "changes-since"),
     *("deleted", "deleted_at", "is_public", "properties"),

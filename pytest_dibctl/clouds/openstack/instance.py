@@ -299,7 +299,7 @@ class OpenStackInstance:
     def _check_status(self) -> None:
         server = servers.find(self._api, self.id)
         if server is None or server.status in DELETED:
-            raise InstanceError(f"{self.name} ({self.id}) was deleted by somebody")
+            raise InstanceError(f"{self.name} ({self.id}) was deleted, and not by this run")
         if server.status == "ERROR":
             raise self._with_console(servers.error_of(server))
         if server.status in ENDED and not server.task_state:

@@ -159,7 +159,7 @@ def remove_kept(api: Api, resource: LeakedResource, *, timeout: float) -> None:
     if not mine:
         if _is_there(api, resource):
             raise InstanceError(
-                f"{resource.kind} {resource.name} ({resource.id}) bears no mark of ours any more"
+                f"{resource.kind} {resource.name} ({resource.id}) no longer has the mark of a test run"
             )
         return
     _remove(api, resource, timeout=timeout)

@@ -137,7 +137,8 @@ def _unanswered(error: Exception, service: Service, doing: str, where: str) -> D
     if isinstance(error, auth_exceptions.SSLError | requests.exceptions.SSLError):
         return ApiError(
             f"{where}: cannot {doing}: the certificate of the server is not trusted: {said_by(error)}",
-            hint="name the authority's certificate in ssl_ca_path (ssl_insecure: true trusts anybody)",
+            hint="name the authority's certificate in ssl_ca_path (ssl_insecure: true accepts any "
+            "certificate)",
         )
     if isinstance(error, auth_exceptions.EndpointNotFound | sdk_exceptions.ServiceDisabledException):
         return ConfigError(

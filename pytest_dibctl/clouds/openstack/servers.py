@@ -147,7 +147,7 @@ def wait_for(
     def look() -> Any | None:
         server = find(api, server_id)
         if server is None:
-            raise InstanceError(f"{name} ({server_id}) was deleted by somebody while it was waited for")
+            raise InstanceError(f"{name} ({server_id}) was deleted during the wait, and not by this run")
         state = server.status + (f", {server.task_state}" if server.task_state else "")
         if state not in states[-1:]:
             states.append(state)
@@ -160,7 +160,7 @@ def wait_for(
 
     found = api.wait(look, timeout=timeout)
     if found is None:
-        state = states[-1] if states else "not to be seen"
+        state = states[-1] if states else "not visible"
         raise InstanceError(
             f"{name} ({server_id}) did not become {wanted} within {timeout:g} s; it is {state}",
             hint="raise nova.active_timeout if the cloud is that slow",

@@ -136,8 +136,8 @@ class Transport(requests.Session):
         self._known |= {known for known in map(place, self._vouched()) if known}
         if asked not in self._known:
             raise AnswerError(
-                f"a service named {url} for {method}: that is at neither Keystone's nor a catalog's address, "
-                "and was sent nothing",
+                f"a service named {url} for {method}: that address is neither Keystone's nor the catalog's, "
+                "so nothing was sent to it",
                 hint="if it is right, name it in the configuration: auth_url, glance.endpoint, or "
                 "*_endpoint_override in clouds.yaml",
             )
@@ -149,8 +149,8 @@ class Transport(requests.Session):
         if place(location) != place(here):
             response.close()
             raise AnswerError(
-                f"{response.request.method} {here} was redirected to {location}, which is another place "
-                "and was sent nothing",
+                f"{response.request.method} {here} was redirected to {location}, which is another server, "
+                "so nothing was sent to it",
                 hint="if that address is right, name it in the configuration or the catalog",
             )
         response.headers["location"] = location  # keystoneauth takes absolute ones only

@@ -12,9 +12,9 @@ from pytest_dibctl.clouds.openstack.refusals import FORBIDDEN, raise_for_status
 from pytest_dibctl.errors import ApiError, NovaForbiddenError
 
 ADMIN_HINT = (
-    "whether an image is in use can be told only by whoever may list the servers of all projects: have an "
-    "admin run this, or grant the role with `openstack role add --user USER --project PROJECT admin` "
-    "(Nova's policy os_compute_api:servers:detail:get_all_tenants)"
+    "only a login that may list the servers of all projects can tell whether an image is in use: run this "
+    "as an admin, or grant the role with `openstack role add --user USER --project PROJECT admin` (Nova's "
+    "policy os_compute_api:servers:detail:get_all_tenants)"
 )
 
 IN_CREATION = ("creating", "downloading")
@@ -171,7 +171,7 @@ def _is_in_creation(volume: Mapping[str, Any]) -> bool:
 def _volume_words(volume: Mapping[str, Any]) -> str:
     words = f"volume {volume.get('name') or volume['id']}"
     if _is_in_creation(volume):
-        return f"perhaps {words}, which is {volume['status']} and does not show of which image"
+        return f"perhaps {words}, which is {volume['status']} and does not show its image"
     attached = [str(attachment.get("server_id")) for attachment in volume.get("attachments") or ()]
     return f"{words}, of server {attached[0]}" if attached else words
 

@@ -140,7 +140,7 @@ class QemuInstance(LocalInstance[State]):
 
         Raises InstanceError when the snapshot from before the first boot is missing or cannot be loaded.
         """
-        self._load(POWER_ON, missing="QEMU could not remember how it was before its first boot")
+        self._load(POWER_ON, missing="QEMU could not save its state before the first boot")
         self._power_on()
         self._resumed = False
 

@@ -69,8 +69,8 @@ class Snapshots:
     def _failure(self, reason: str) -> InstanceError:
         return InstanceError(
             f"{self.name}: QEMU cannot take a snapshot: {reason}",
-            hint=f"it needs the guest's memory ({self.memory} MiB at most) as room in "
-            f"{self.directory}; TMPDIR moves that",
+            hint=f"it needs the guest's memory ({self.memory} MiB at most) as free space in "
+            f"{self.directory}; TMPDIR names another directory",
         )
 
     def load(self, tag: str) -> None:

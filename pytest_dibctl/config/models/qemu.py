@@ -56,8 +56,8 @@ class Qemu(NovaTimeouts):
     accelerator: Annotated[
         Literal["auto", "kvm", "tcg"],
         Key(
-            "What runs the guest's code. `auto` takes KVM if a small guest really runs with it, "
-            "else `tcg`, which emulates."
+            "The accelerator. `auto` takes KVM if a small guest runs with it, else `tcg`, which emulates "
+            "the processor."
         ),
     ] = "auto"
     seed: Annotated[

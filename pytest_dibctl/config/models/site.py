@@ -20,10 +20,10 @@ class Site(Ruled):
     keystone: Annotated[
         Keystone | None,
         EmptyIfNone,
-        Key("Where and as whom to log in. An empty section takes all from `OS_*` variables."),
+        Key("The address of Keystone and the login. An empty section takes both from `OS_*` variables."),
     ] = None
-    glance: Annotated[Glance, EmptyIfNone, Key("What Glance is told of the images here.")] = Field(
-        default_factory=Glance
+    glance: Annotated[Glance, EmptyIfNone, Key("Settings of Glance for the images in this environment.")] = (
+        Field(default_factory=Glance)
     )
     ssl_insecure: Annotated[Flag, Key("Do not verify the certificates of the services.")] = False
     ssl_ca_path: Annotated[

@@ -92,7 +92,7 @@ class TestEnvironment(Site):
         Key("Boot images as containers on this machine. Excludes `qemu`, `keystone` and `nova`."),
     ] = None
     tests: Annotated[
-        EnvironmentTests, EmptyIfNone, Key("What this environment adds to the tests of any image.")
+        EnvironmentTests, EmptyIfNone, Key("Settings that this environment adds to the tests of every image.")
     ] = Field(default_factory=EnvironmentTests)
     vouches: Annotated[
         Flag | None,

@@ -141,7 +141,7 @@ def test_a_record_without_identity_stays(stage: Stage, cloud: FakeCloud, spoiled
         record.path.write_text(json.dumps(document))
     swept = clean_up(stage)
     assert cloud.left() == before
-    assert all("does not say for certain" in item.outcome for item in swept if item.failed)
+    assert all("does not identify its cloud" in item.outcome for item in swept if item.failed)
     assert run.directory.exists()
 
 
