@@ -47,7 +47,7 @@ Turn = Callable[[], contextlib.AbstractContextManager[object]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BuildOutcome:
-    """What ``build`` came to.
+    """The outcome of ``build``.
 
     ``seconds`` is what it took now, ``phases`` the seconds of each phase and ``scripts`` those of the
     costliest scripts, both of a build made now; ``log_file`` exists when there ever was a build here.
@@ -68,7 +68,7 @@ class BuildOutcome:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What ``build`` would do: the file it is about, and a few words."""
+    """The plan of ``build``: its file, and a few words."""
 
     path: Path
     text: str
@@ -180,8 +180,8 @@ def _with_digest(target: Path, text: str) -> str:
 def check_recipe(image: Entry[Image], cwd: Path) -> tuple[str, ...]:
     """Check what ``image`` says of its build, as ``build`` does before it starts, without building.
 
-    Returns warnings: what a build would do other than it looks. Raises ConfigError or BuildError; nothing is
-    said of an image that is built elsewhere.
+    Returns warnings: what a build would do other than it looks. Raises ConfigError or BuildError; an image
+    that is built elsewhere is not checked.
     """
     recipe = checked_recipe(image, target_file(image, None, cwd), cwd)
     return recipe.warnings if recipe is not None else ()
@@ -190,8 +190,8 @@ def check_recipe(image: Entry[Image], cwd: Path) -> tuple[str, ...]:
 def check_machine(image: Entry[Image], cwd: Path) -> tuple[str, ...]:
     """Return a warning where this machine lacks programs that a build of ``image`` calls.
 
-    A configuration is no less valid for that. Nothing is said of one that ``check_recipe`` refuses, nor of
-    an image that is built elsewhere.
+    A configuration is no less valid for that. An image that ``check_recipe`` refuses, or that is built
+    elsewhere, gets no warning.
     """
     if not is_built_here(image.settings):
         return ()

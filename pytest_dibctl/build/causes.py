@@ -1,4 +1,4 @@
-"""What to do about the failures of a build that have a name."""
+"""Hints for the known failures of a build."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _empty(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str |
 
 
 def _release(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
-    """Tell a mirror that answers, but lacks the release, from one that cannot be reached."""
+    """Distinguish a mirror that lacks the release from a mirror that cannot be reached."""
     match = re.search(r"The repository '\S+ ([\w./-]+) Release' does not have a Release file", log_text)
     if match is None or not re.search(r"\b404 +Not Found", log_text):
         return None

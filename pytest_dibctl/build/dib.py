@@ -1,4 +1,4 @@
-"""What this tool knows of diskimage-builder: versions, options, elements and the environment of a build."""
+"""Facts of diskimage-builder: versions, options, elements and the environment of a build."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TEMPORARY = ("TMP_DIR", "TMPDIR")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the cli_options of an image mean; ``image_size`` is GiB."""
+    """The meaning of an image's cli_options; ``image_size`` is GiB."""
 
     arch: str | None = None
     types: tuple[str, ...] = ("qcow2",)
@@ -156,7 +156,7 @@ def _compare(installed: str, limit: str) -> int:
 
 
 def parse_options(image: Entry[Image], dib: Dib) -> Options:
-    """Read cli_options as disk-image-create does; raises ConfigError for one that it does not know."""
+    """Read cli_options as disk-image-create does; raises ConfigError for an unknown option."""
     where = image.at("dib.cli_options")
     try:
         pairs, rest = getopt.gnu_getopt(list(dib.cli_options), *_known_options())

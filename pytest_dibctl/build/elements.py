@@ -41,8 +41,8 @@ def setting(dib: Dib, name: str) -> str | None:
 def elements_path(image: Entry[Image], dib: Dib, cwd: Path) -> tuple[Path, ...]:
     """Return the directories of ELEMENTS_PATH, absolute.
 
-    A relative one is looked for below ``cwd``, then beside the file that names it. Raises BuildError for
-    one that is at neither place.
+    A relative one is looked for below ``cwd``, then beside the file that names it. Raises BuildError for a
+    folder that is at neither place.
     """
     directories = []
     for part in (setting(dib, "ELEMENTS_PATH") or "").split(":"):
@@ -146,7 +146,7 @@ def _nearest(name: str, searched: Sequence[Path]) -> str:
 def skipped_scripts(element: Element) -> Iterator[str]:
     """Yield a sentence for each script of an element that diskimage-builder skips without a word.
 
-    Elements that come with diskimage-builder are left out: nobody here can change them.
+    Elements of diskimage-builder itself are left out: the user cannot change them.
     """
     if element.path.parent == own_elements():
         return

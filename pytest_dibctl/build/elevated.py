@@ -37,7 +37,7 @@ def main() -> int:
         signal.signal(number, signal.default_int_handler)
     threading.Thread(target=_interrupt_at_end, daemon=True).start()
     target = Path(request["target"])
-    # The folder as it is now: whatever gets its name during the build has no part in what is given away.
+    # The folder as it is now: a folder that gets its name during the build is not given away.
     folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         answer = _answer(request, target)
@@ -107,7 +107,7 @@ def _say(answer: Mapping[str, Any]) -> None:
 def _give_made(folder: int, target: Path, user: int, group: int, *, since: float) -> None:
     """Give what a build of ``target`` may have made in its open ``folder``, and its folder of manifests.
 
-    No link is followed on the way, not even one that is put there meanwhile.
+    No link is followed on the way, even if it is put there meanwhile.
     """
     stem = artifact.stem(target).name
     for name in os.listdir(folder):

@@ -16,11 +16,11 @@ from pytest_dibctl.errors import BuildError
 from pytest_dibctl.system import process
 
 _NOT_STARTED: Final = (126, 127)
-"""What a shell exits with when it cannot start a program."""
+"""The exit codes of a shell that cannot start a program."""
 _BY_SIGNAL: Final = range(129, 129 + 64)
-"""What it exits with when a signal ended a program; 255 is an exit code like others."""
+"""The exit codes of a shell whose program a signal ended; 255 is an exit code like others."""
 _COPY: Final = re.compile(r"[^\s:'\"]*/(?:hooks|in_target\.d)/([\w-]+\.d/[\w-]+)")
-"""A script as it calls itself: by the copy that diskimage-builder makes of those of all elements."""
+"""A script by its own name: that of the copy that diskimage-builder makes of all elements' scripts."""
 
 
 def failed(plan: Plan, code: int, watcher: Watcher, seconds: float) -> BuildError:

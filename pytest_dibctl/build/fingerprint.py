@@ -1,4 +1,4 @@
-"""What an image was made from, as digests: equal fingerprints mean that a build would change nothing."""
+"""The inputs of an image, as digests: equal fingerprints mean that a build would change nothing."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ class Record:
     """How the image beside it was built; ``seconds`` and ``phases`` are what that took.
 
     ``components`` are digests by "kind:name". Values of environment variables may be secrets: theirs are
-    salted. ``companion_sha512`` lacks the companions of records that were written before it was kept, and
-    these say nothing of ``finished`` either: when the build came to its end, UTC, ISO 8601.
+    salted. ``finished`` is the end of the build, UTC, ISO 8601. Records of older versions have neither
+    ``finished`` nor digests in ``companion_sha512``.
     """
 
     salt: str
@@ -150,7 +150,7 @@ def arguments(
 
 def _arguments(external: Sequence[Command]) -> Iterator[str]:
     for command in external:
-        # Broken quotes are told where the command is made ready to run.
+        # Broken quotes are reported where the command is prepared to run.
         with contextlib.suppress(ValueError):
             yield from (argument.replace("%%", "%") for argument in shlex.split(command.cmdline))
 

@@ -21,7 +21,7 @@ DEFAULT_SIZE: Final = 10.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class About:
-    """What is known of a layer.
+    """Facts of a layer.
 
     ``made`` is seconds since the epoch, ``seconds`` the time of the scripts since the layer before it,
     ``sizes`` are bytes of its files. ``sources`` are digests of signed package indexes, None where they do

@@ -48,7 +48,7 @@ class Start:
 
 
 class Session:
-    """What one build uses of the cache and gives to it.
+    """The trees that one build takes from the cache and gives to it.
 
     ``plan`` is the build's with what the cache needs. ``unusable`` is true when the tree it began with could
     not be put in place, and is no more in the cache: then the build has to be done again.
@@ -79,7 +79,7 @@ class Session:
 def session(plan: Plan, *, clean: bool, progress: Callable[[str], None]) -> Iterator[Session]:
     """Choose where a build starts, and have it keep trees; the private directory of the build exists.
 
-    ``clean`` is from nothing. A cache that cannot be used, by a full disk for one, is said and is no error.
+    ``clean`` is from nothing. An unusable cache, such as on a full disk, gives a warning and no error.
     """
     with contextlib.ExitStack() as stack:
         chosen = Session(plan, None)
@@ -233,7 +233,7 @@ class _Cache:
         return None
 
     def _hold_free(self, wanted: list[Boundary], *, all_or_none: bool = False) -> str | None:
-        """Hold the locks of what this build will make; return the key of one that is taken."""
+        """Hold the locks of the trees that this build will make; return the key of a lock that is taken."""
         taken = None
         for boundary in wanted:
             key = self._keys[boundary.name]
@@ -264,7 +264,7 @@ class _Cache:
     # -- during the build --------------------------------------------------------------------------
 
     def take_in(self, name: str) -> None:
-        """Move the tree that was kept at a boundary into the cache; a full disk is said and is no error."""
+        """Move the tree that was kept at a boundary into the cache; a full disk gives only a warning."""
         kept = self._directory / "kept" / name
         if name not in self._making or not kept.is_dir():
             return

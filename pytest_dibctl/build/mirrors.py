@@ -21,14 +21,14 @@ _HOST_VARIABLES: Final = {
 }
 """By which the element is told what to replace."""
 _OVERRIDES: Final = {MAIN_MIRROR: "DIB_DEBIAN_DISTRIBUTION_MIRROR"}
-"""What wins over a variable in diskimage-builder's elements."""
+"""Variables that win over a mirror variable in diskimage-builder's elements."""
 _SOURCES: Final = "DIB_APT_SOURCES_CONF"
 """The whole of the image's sources: where it is set, no mirror gets into them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Use:
-    """What a build takes from this machine's apt: variables, the element that undoes it, and what to say."""
+    """The mirrors that a build takes from this machine's apt: variables, undoing element, messages."""
 
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     element: Element | None = None
@@ -36,7 +36,7 @@ class Use:
 
 
 def use(dib: Dib, host: Mapping[str, str]) -> Use:
-    """Return what a build by ``dib`` takes of the mirrors ``host``: those that nobody has set otherwise."""
+    """Return the mirrors of ``host`` that a build by ``dib`` takes: those that are not set otherwise."""
     taken = {
         name: uri
         for name, uri in host.items()

@@ -43,7 +43,7 @@ def made_by(plan: Plan, *, before: Identity | None) -> Path:
 
 
 def install(plan: Plan, made: Path, *, seconds: float, phases: Mapping[str, float]) -> None:
-    """Move what was built into place, the image itself last, then record how it was built.
+    """Move the outputs into place, the image itself last, then record the build.
 
     ``seconds`` is what the build took, ``phases`` what each of its phases did. Raises BuildError where
     nothing can be written.
@@ -79,7 +79,7 @@ def install(plan: Plan, made: Path, *, seconds: float, phases: Mapping[str, floa
 def _made_besides(plan: Plan) -> dict[str, str]:
     """Return the files that commands and elements name and that only the build has made, marked as such.
 
-    One that was there keeps the digest it had before the build: an edit in the meantime is noticed.
+    A file that existed keeps its digest from before the build, so an edit in the meantime is noticed.
     """
     files = fingerprint.arguments(
         plan.image.settings.external_build, target=plan.target, cwd=plan.cwd, old=plan.components

@@ -1,4 +1,4 @@
-"""What a build is to do and why: the recipe, what the file would be made from, and what was built before."""
+"""The plan of a build and its reason: the recipe, the file's inputs, and the record of the last build."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class Plan:
 
     @property
     def unfinished_log(self) -> Path:
-        """The log of this build until it has succeeded: one that fails leaves the file's own log alone."""
+        """The log of this build until it has succeeded: a failed build leaves the file's own log alone."""
         return unfinished_log(self.target)
 
     @property
     def environment(self) -> dict[str, str]:
-        """What is laid over this process's environment for the commands."""
+        """The variables that the commands get in addition to this process's environment."""
         temporary = str(self.building / build_steps.TMP)
         given = dict(self.recipe.environment) if self.recipe is not None else {}
         added = bootstrap.environment(self.recipe) if self.recipe is not None else {}

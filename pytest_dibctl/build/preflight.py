@@ -1,4 +1,4 @@
-"""What this machine must have to build an image: told in a second, before a build fails for want of it."""
+"""The requirements of a build on this machine, checked in a second before a build fails without them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TMPFS_MEMORY: Final = 4 * GIB
 BUILD_TOOLS: Final = ("sudo", "ps", "mount", "losetup", "findmnt", "fstrim", "getopt", "lsattr", "qemu-img")
 PARTITION_TOOLS: Final = ("kpartx", "dmsetup", "sfdisk")
 QUICKER_TOOLS: Final = ("mmdebstrap", "zstd")
-"""Used where they are there: the one bootstraps Debian, the other packs the trees that builds keep."""
+"""Used if they are installed: mmdebstrap bootstraps Debian, zstd packs the trees that builds keep."""
 EFI_TOOLS: Final = ("sgdisk", "mkfs.vfat")
 
 

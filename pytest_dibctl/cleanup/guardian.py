@@ -5,9 +5,9 @@ charge, credentials included, comes through its stdin and stays in its memory; t
 every process of the run holds. When the kernel has released the last of these, the guardian looks at the
 ledger: a run that ended by itself needs nothing more, any other is swept.
 
-It starts isolated from the tests: no module of theirs can take the place of one that it imports. The run goes
-on only when the guardian has said that it holds its charge. Each process of the run watches it, and starts
-another when it dies. A run that makes nothing has none.
+It starts isolated from the tests: none of their modules can take the place of a module that it imports. The
+run goes on only when the guardian has said that it holds its charge. Each process of the run watches it, and
+starts another when it dies. A run that makes nothing has none.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ STARTING = 60.0
 POLL = 0.02
 """Seconds between two looks at whether it was started; nothing is made meanwhile."""
 BREATH = 1.0
-"""Seconds between the death of a guardian and the start of the next: one that cannot live is no busy loop."""
+"""Seconds between the death of a guardian and the start of the next, against a busy loop."""
 LOG = "guardian.log"
 
 
@@ -191,7 +191,7 @@ class Guardian:
             self._watch.end()
 
     def reap(self) -> None:
-        """Wait for the guardian's end, after that of the run; not for one that has something to do."""
+        """Wait for the guardian's end after the run's, unless the guardian has resources to remove."""
         self.end_watch()
         if self._child is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -267,14 +267,15 @@ def charge_for(
 
 def main() -> int:
     """Take the charge from stdin, wait for the end of the run, and remove what it left."""
-    # Who ends a terminal, a login or a job means the run; this is what cleans up after it.
+    # A signal that ends a terminal, a login or a job is meant for the run; the guardian cleans up after the
+    # run.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     run, descriptor = Ledger(directory=Path(sys.argv[1])), int(sys.argv[2])
     data = _read(sys.stdin.buffer)
     if data is None:
         return 1  # the process that started us was killed in the middle, before it made anything
-    # Before it is promised: a charge that cannot be read, or a library that is not there, is told now.
+    # Before the promise: an unreadable charge or a missing library is reported now.
     charge: Charge = pickle.loads(data)  # noqa: S301 -- from our own parent, through our own pipe
     from pytest_dibctl.cleanup import sweep  # noqa: F401
 
@@ -298,7 +299,7 @@ def _read(pipe: IO[bytes]) -> bytes | None:
 
 
 def _let_go_of_stderr() -> None:
-    """Write into a file of the starter's no more, which nobody reads now."""
+    """Close the starter's file: no process reads it any more."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     os.close(null)

@@ -1,4 +1,4 @@
-"""What was kept, on whatever machine: listed and removed by the marks in a cloud, without a ledger."""
+"""Kept resources of any machine: listed and removed by their marks in a cloud, without a ledger."""
 
 from __future__ import annotations
 

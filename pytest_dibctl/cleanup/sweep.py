@@ -1,7 +1,7 @@
 """Removing what the ledgers of dead runs have on record, and nothing else.
 
-A record is forgotten only when its thing is known to be gone. Where a create call may still be going on in
-a cloud whose caller died, that takes a second look, ``IN_FLIGHT`` seconds after the first.
+A record is deleted only when its resource is known to be gone. Where a create call may still be going on in a
+cloud whose caller died, that takes a second look, ``IN_FLIGHT`` seconds after the first.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ GUARDIAN_PATIENCE = 120.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Swept:
-    """What became of one resource: ``what`` names it as ``dibctl cleanup`` prints it."""
+    """The outcome for one resource: ``what`` names it as ``dibctl cleanup`` prints it."""
 
     run_id: str
     what: str
@@ -53,7 +53,7 @@ class Swept:
 
     @property
     def outcome(self) -> str:
-        """What became of it, in words."""
+        """The outcome in words."""
         return self.removal.outcome
 
     @property
@@ -75,7 +75,7 @@ class Choice:
 
 
 def sweep(find: Find, choice: Choice, *, cwd: Path, dry_run: bool = False) -> tuple[Swept, ...]:
-    """Remove what dead runs left on this machine; what was kept goes only when its run is named.
+    """Remove the leftovers of dead runs on this machine; kept resources only when their run is named.
 
     Local instances need no configuration; ``find`` is called for others. Living runs are never touched.
     A guardian that is at work is let do it first. Raises NotInConfigError for a run there is no trace of.
@@ -143,7 +143,7 @@ def sweep_records(
 ) -> list[Removal]:
     """Remove what ``records`` of a dead run, or of a dead worker, stand for; return what became of each.
 
-    A key stays where an instance could not be removed; what was kept goes only with ``named``.
+    A key stays if its instance could not be removed; kept resources are removed only with ``named``.
     """
     started = time.monotonic()
     remover = _Remover(find=find, run=run, cwd=cwd)
@@ -207,7 +207,7 @@ class _Remover:
     _clouds: dict[tuple[str, str | None], Cloud] = dataclasses.field(default_factory=dict)
 
     def remove(self, record: Record, *, last: bool = False) -> Removal:
-        """Remove a thing; with ``last`` nothing more is expected of a create call that was cut off."""
+        """Remove a resource; with ``last`` no resource of a cut-off create call is expected any more."""
         if record.kind not in ORDER:
             return _removal(record, State.LEFT, "this version does not know its kind; a newer version does")
         try:
@@ -285,8 +285,8 @@ def sweep_expired(
 ) -> Iterator[Swept]:
     """Remove marked resources whose time is over, of runs on any machine; kept ones stay.
 
-    Runs of this machine that live are left to their ledgers, and so is what a ledger calls kept. What the
-    ledger of a dead run could not remove, as after a damaged record, is found by its marks.
+    Runs of this machine that live are left to their ledgers, and so is what a ledger calls kept. A resource
+    that the ledger of a dead run could not remove, as after a damaged record, is found by its marks.
     """
     runs = [run for run in all_runs() if not run.machine() or run.is_of_this_machine()]
     living = {run.run_id for run in runs if run.is_alive()}
@@ -306,7 +306,7 @@ def in_clouds(
     *,
     cwd: Path,
 ) -> Iterator[Swept]:
-    """Yield what ``look`` yields of each OpenStack environment, and an outcome for one that fails."""
+    """Yield the outcomes of ``look`` for each OpenStack environment, and one for each that fails."""
     for environment in selected:
         if choice.environment not in {None, environment.label} or environment.settings.is_local:
             continue

@@ -1,7 +1,7 @@
 """Removal of what workers leave to their controller: shared test images, and what a dead worker made.
 
 The controller of an xdist run removes these while the run goes on, each in a thread, so that it can still
-listen to its workers; and once more, for all that is left, when they are gone.
+listen to its workers. When the workers are gone, it removes the rest.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class WorkerCleanup:
     def finish(self, told: Iterable[Removal] = (), *, workers: Iterable[int] = ()) -> list[Removal]:
         """Wait for the removals that go on, then remove all that is left.
 
-        What could not be removed and is ``told`` already is not tried again.
-        ``workers`` are pids; xdist has waited for these, unless it was interrupted. What they use or
-        remove themselves cannot be removed here, so they are gone when this begins.
+        A resource that could not be removed and is ``told`` already is not tried again. ``workers`` are pids;
+        xdist has waited for these, unless it was interrupted. The workers are gone when this begins:
+        resources that they use or remove themselves cannot be removed here.
         """
         _see_off(workers)
         for thread in self._threads:
@@ -170,7 +170,7 @@ class WorkerCleanup:
         self.removals += [removal for removal in swept if removal.failed and removal.resource not in told]
 
     def _shared_records(self) -> set[Path]:
-        """Return the records of test images that are whole, and everybody's."""
+        """Return the records of whole test images, of all workers."""
         run_state = RunState(directory=self.ledger.directory)
         return {Path(made["record"]) for made in run_state.values() if "record" in made}
 

@@ -1,4 +1,4 @@
-"""What a command of ``dibctl`` is, and what several of them have in common: options and exit codes."""
+"""The type of a command of ``dibctl``, and common parts of several commands: options and exit codes."""
 
 from __future__ import annotations
 

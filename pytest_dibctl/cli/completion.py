@@ -21,7 +21,7 @@ LABELS = {
     "DESTINATION": "uploads",
     "IMAGE": "images",
 }
-"""What arguments with these metavars are labels of; an argument called ``image`` is an image's."""
+"""The kind of labels, by the metavar of an argument; an argument called ``image`` takes an image's label."""
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _prepare_output(*, debug: bool) -> None:
     """Have only our own words shown, and of libraries errors; ``debug`` shows what they say, and warnings.
 
-    What the terminal's encoding lacks is shown as an escape.
+    A character that the terminal's encoding lacks is shown as an escape.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

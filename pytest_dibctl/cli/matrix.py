@@ -119,7 +119,7 @@ def _changed(
     if revision is None:
         return images, {}
     if not revision.strip("0"):
-        # What CI services give where there is no earlier revision.
+        # The revision that CI services pass where there is no earlier revision.
         return images, {image.label: ("there is no earlier revision",) for image in images}
     reasons = changes.reasons(
         images,

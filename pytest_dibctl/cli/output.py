@@ -1,4 +1,4 @@
-"""What ``dibctl`` shows: lines, tables, JSON and progress. Only this folder prints."""
+"""The output of ``dibctl``: lines, tables, JSON and progress. Only this folder prints."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def print_result(arguments: Arguments, data: object, shown: Table | Iterable[str
 
 def print_json(data: object) -> None:
     """Print a result for programs."""
-    # json escapes all that is not ASCII, but not the one control character at its end.
+    # json escapes all characters beyond ASCII, but not DEL, the control character at the end of ASCII.
     print(json.dumps(data, indent=2).replace("\x7f", "\\u007f"), flush=True)
 
 

@@ -25,7 +25,7 @@ Tone = Literal["", "good", "fair", "bad"]
 STYLES: Final = {"": "", "good": "green", "fair": "yellow", "bad": "bold red"}
 """How a terminal shows each tone."""
 NONE: Final = "-"
-"""What stands for nothing in a table and in the format ``value``."""
+"""The sign for an empty cell in a table and in the format ``value``."""
 GAP: Final = 2
 NARROW: Final = 16
 """Columns of the terminal that a text keeps at least where there is little room, if it has so many."""
@@ -37,7 +37,7 @@ MIB: Final = 1 << 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
-    """What stands in a cell: ``shown`` to people, ``data`` to programs.
+    """The content of a cell: ``shown`` to people, ``data`` to programs.
 
     A ``rigid`` text is neither cut nor broken into lines, one of ``whole_words`` is broken between words
     only, and one of ``one_line`` is cut instead of broken.
@@ -165,7 +165,7 @@ def mib(value: int | None) -> str:
 def ago(age: dt.timedelta) -> str:
     """Return for people how long something is ago: in the largest unit, rounded down.
 
-    What lies ahead, by a clock that is wrong, is said to do so.
+    A time that lies ahead, by a wrong clock, is shown as such.
     """
     count = abs(int(age.total_seconds()))
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1)):
@@ -224,7 +224,7 @@ def _plain(data: object) -> str:
 
 
 def lines(table: Table) -> Iterator[list[tuple[str, Tone]]]:
-    """Yield the lines of a table for files and pipes, whatever their length: texts and their tones."""
+    """Yield the lines of a table for files and pipes, of any length: texts and their tones."""
     from rich.cells import cell_len
 
     headings = [Cell(shown=column.name, data=None) for column in table.columns]

@@ -31,7 +31,7 @@ SIDES = {
     "password": ("password", "password; other users can see it, so better set OS_PASSWORD"),
     "region-name": ("region_name", "region"),
 }
-"""What ``--src-...`` and ``--dst-...`` say: the key of a keystone section, and a help text."""
+"""The options ``--src-...`` and ``--dst-...``: the key of a keystone section, and a help text."""
 OUTCOMES = {
     "unchanged": "is there already",
     "updated": "was there, and is brought up to date",

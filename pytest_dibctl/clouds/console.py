@@ -1,4 +1,4 @@
-"""A guest's console as it grows: what is suspected because of it, and when the suspicion may be believed."""
+"""A guest's console as it grows: the suspicions from it, and when each may be believed."""
 
 from __future__ import annotations
 

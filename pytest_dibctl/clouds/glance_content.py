@@ -36,7 +36,7 @@ class BootFile:
 
     @property
     def kind(self) -> str:
-        """What it is, in Glance's words: "kernel" or "ramdisk"."""
+        """Its kind, in Glance's words: "kernel" or "ramdisk"."""
         return self.key.removesuffix("_id")
 
     def spec(self, name: str, **details: Any) -> ImageSpec:

@@ -1,4 +1,4 @@
-"""What clouds on this machine have in common: they boot built files, and keep neither images nor keys."""
+"""Common parts of clouds on this machine: they boot built files, and keep neither images nor keys."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LocalCloud:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What instances here have of a machine."""
+        """The capabilities of instances here."""
         return self._environment.settings.capabilities
 
     def identity(self) -> Mapping[str, str]:

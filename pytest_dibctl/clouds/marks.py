@@ -1,8 +1,8 @@
 """The marks of this project on resources in a cloud: made by it, for which run, and for how long.
 
 A mark is a tag of an image or metadata of a server, and counts only together with a name of ours. It is no
-image property: Nova copies those to the snapshots that users make of their servers. The one exception is the
-property of a test's own snapshot, which counts only where it equals the image's name. Lifetimes are seconds
+image property: Nova copies those to the snapshots that users make of their servers. The only exception is the
+property of a test's own snapshot, which counts only if it equals the image's name. Lifetimes are seconds
 since the cloud made the resource; a run that lives longer renews a lease, and what is kept may have an end.
 Both are seconds since 1970 by the cloud's own clock, not that of a machine which ran tests.
 """

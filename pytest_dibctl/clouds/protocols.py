@@ -1,4 +1,4 @@
-"""What a cloud is to this project: two Protocols and the values they trade in.
+"""The protocols of a cloud and an instance, and the values that they exchange.
 
 ``qemu``, ``nspawn`` and ``openstack`` implement them; each is imported only when an environment of its
 kind is opened. Ownership: the caller of ``boot`` owns the instance and must ``delete`` it, the caller of
@@ -92,7 +92,7 @@ class Endpoint:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UploadRequest:
-    """What ``upload`` needs besides the file: ``name`` is the test image's, ``image`` its configuration."""
+    """The input of ``upload`` besides the file: ``name`` is the test image's, ``image`` its configuration."""
 
     name: str
     image: Entry[Image]
@@ -129,14 +129,13 @@ def forget_note(**_details: Any) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BootRequest:
-    """What ``boot`` needs besides the image.
+    """The input of ``boot`` besides the image.
 
-    ``name`` is the instance's name and the guest's hostname; ``username`` is who will log in.
-    ``keepable`` says that the instance may have to outlive this process (a keep option is on). ``warm`` says
-    whether it may go on from a ready state instead of booting, or boots and may leave one for others, where
-    the cloud has such states. ``note`` is
-    called, with what a later removal must know, before anything is made that cannot be found again by the
-    instance's name.
+    ``name`` is the instance's name and the guest's hostname; ``username`` is the login user. ``keepable``
+    says that the instance may have to outlive this process (a keep option is on). ``warm`` says whether it
+    may go on from a ready state instead of booting, or boots and may leave one for others, where the cloud
+    has such states. ``note`` is called, with the details for a later removal, before a resource is made that
+    cannot be found by the instance's name.
     """
 
     name: str
@@ -230,8 +229,8 @@ class Instance(Protocol):
     def revert(self, name: str) -> None:
         """Go back to the snapshot of that name.
 
-        QEMU: memory comes back too. The guest's clock then shows the time of the snapshot, and what was
-        connected to it since, the shared ssh connection included, is dead: disconnect and log in again
+        QEMU: memory comes back too. The guest's clock then shows the time of the snapshot. Connections since
+        then, the shared ssh connection included, are dead: disconnect and log in again
         (``GuestOperations.revert`` does both and sets the clock). OpenStack: a rebuild from the snapshot's
         image; the caller waits for readiness. Raises InstanceError, before anything is changed if there is no
         such snapshot.
@@ -248,7 +247,7 @@ class Instance(Protocol):
 
 @runtime_checkable
 class ReadyStates(Protocol):
-    """What instances have in addition where a cloud saves the state of guests that became ready."""
+    """Further methods of instances in a cloud that saves the state of ready guests."""
 
     @property
     def resumed(self) -> bool:
@@ -279,7 +278,7 @@ class ReadyStates(Protocol):
 
 @runtime_checkable
 class BootsEarly(Protocol):
-    """What a cloud has in addition whose instances boot in seconds and cost nothing: one may boot in vain."""
+    """Further methods of a cloud whose instances boot in seconds and cost nothing: one may boot in vain."""
 
     def begin_boot(
         self, image: CloudImage, request: BootRequest, *, progress: Progress
@@ -301,11 +300,11 @@ class Cloud(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What instances here have of a machine, out of ``config.engines.CAPABILITIES``."""
+        """The capabilities of instances here, out of ``config.engines.CAPABILITIES``."""
         ...
 
     def identity(self) -> Mapping[str, str]:
-        """Return what tells this cloud, project and user for certain, whatever it is called; no secrets.
+        """Return the identity of this cloud, project and user, independent of its label; no secrets.
 
         Two logins reach the same resources only if these are equal. Raises DibctlError without a login.
         """
@@ -345,7 +344,7 @@ class Cloud(Protocol):
     def boot(self, image: CloudImage, request: BootRequest, *, progress: Progress) -> Instance:
         """Create an instance and return once it runs (not once it is ready).
 
-        Raises InstanceError; what was made by then is removed again.
+        Raises InstanceError after it has removed its resources.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""What publishing needs of a cloud: the images of one project in one region, and who uses them.
+"""The part of a cloud that publishing needs: the images of one project in one region, and their users.
 
 ``openstack.regions`` implements it. The policy, which image is made, renamed or deleted when, is in
 ``publish``; a region makes no decisions.
@@ -30,8 +30,8 @@ class LateError(Exception):
 class ImageSpec:
     """An image's settings in Glance. ``min_disk`` in GiB, ``min_ram`` in MiB.
 
-    ``owner`` is the id of another project than the one logged in to, which only an admin may name.
-    ``allow_unverified`` accepts an image of which Glance tells no size or no digest that can be compared.
+    ``owner`` is the id of another project than the login's; only an admin may name one. ``allow_unverified``
+    accepts an image of which Glance tells no size or no digest that can be compared.
     """
 
     name: str

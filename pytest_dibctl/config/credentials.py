@@ -114,8 +114,8 @@ def resolve(
     ``where`` is the place of the section, for messages. With ``fixed_cloud`` an OS_AUTH_URL that leads to
     another cloud than the file's is refused: for rotate, and when several environments are named.
 
-    Raises CredentialsError with everything that is missing and where it was looked for, ConfigError for an
-    OS_AUTH_URL that is refused.
+    Raises CredentialsError with all missing values and the searched places, ConfigError for a refused
+    OS_AUTH_URL.
     """
     file, environment = _from_file(keystone, where), _from_environment(environ)
     cloud = cloud_of(keystone, environ)

@@ -21,14 +21,14 @@ _SHELL = re.compile(
     | (?P<operator>[|&;<>`\n]|\$[A-Za-z_{(])""",
     re.DOTALL | re.VERBOSE,
 )
-"""What a shell sees in a command line: quoted parts, which hide operators, and operators."""
+"""The parts of a command line as a shell sees them: quoted parts, which hide operators, and operators."""
 _CODE_OPTION = re.compile(r"-[A-Za-z]*c")
 """After this option of a shell, or of Python, an argument is code."""
 _INTERPRETER = re.compile(r"[a-z]*sh|python[\d.]*|su|runuser")
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")
 """Text that a shell takes for nothing but text."""
 _EXPANSION = re.compile(r"\\.|(?P<operator>`|\$[A-Za-z_{(])", re.DOTALL)
-"""What a shell sees between double quotes too."""
+"""The parts that a shell sees between double quotes too."""
 _CONTINUED = re.compile(r"(?P<quoted>'[^']*')|\\\n")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 _BUILTINS = frozenset(

@@ -23,7 +23,7 @@ _PAD, _MASK, _ROUTER, _RESOLVER, _WANTED, _TIME, _KIND, _SERVER, _END = 0, 1, 3,
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lease:
-    """What the client is given."""
+    """The values for the client."""
 
     address: ipaddress.IPv4Address
     network: ipaddress.IPv4Network
@@ -41,7 +41,7 @@ def listening(device: str) -> socket.socket:
 
 
 def reply(packet: bytes, lease: Lease) -> bytes | None:
-    """Return the answer to a packet; None to one that is no request, or not whole."""
+    """Return the answer to a packet; None to a packet that is no request, or not whole."""
     if len(packet) < _HEADER.size + len(_MAGIC):
         return None
     kind_, hardware, length, _, xid, _, flags, *_, client, _, _ = _HEADER.unpack_from(packet)

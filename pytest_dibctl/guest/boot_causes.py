@@ -15,7 +15,7 @@ from typing import Final
 
 
 class Proof(enum.Enum):
-    """What must bear out a line before it may end a wait: any program of a guest can print any line."""
+    """Evidence that a line needs before it may end a wait: any program of a guest can print any line."""
 
     KERNEL = "no process of the guest runs any more"
     FIRMWARE = "no operating system runs yet"

@@ -1,4 +1,4 @@
-"""Naming why a guest does not let us in, from its console, its port, its login and its image's files.
+"""The cause of a failed boot or login, from the console, the port, the login and the image's files.
 
 Console text is the guest's: it names a cause, and nothing is done because of it alone.
 """
@@ -35,14 +35,14 @@ class Cause:
 
     @property
     def lead(self) -> str:
-        """What a report begins with."""
+        """The beginning of a report."""
         where = f"\n  console line {self.line}: {self.said}" if self.line is not None else ""
         return f"{self.text} [{self.id}]{where}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What is known of an instance that does not let us in.
+    """Evidence of an instance that accepts no login.
 
     ``symptom`` is that of the error (see ``errors.DibctlError``), ``output`` what ssh said, ``status`` what
     the cloud said, ``arch`` the machine's architecture where it is known.

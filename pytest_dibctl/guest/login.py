@@ -45,8 +45,8 @@ class HostKeyPolicy:
 
     ``known`` are lines of public keys. With ``first_seen`` and no known key, ssh accepts the first key that
     the server shows and refuses every other key from then on. ``learn`` asks the guest for its keys over a
-    channel that the network cannot forge, such as its console: it returns no keys until the guest has told
-    them, and None when there is no such channel, after which ``first_seen`` applies.
+    channel that the network cannot forge, such as its console. It returns no keys until the guest has told
+    them. It returns None when there is no such channel; then ``first_seen`` applies.
     """
 
     known: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ def judge_attempt(result: process.Result) -> tuple[Login, str]:
 
 
 class Access(Protocol):
-    """What the wait needs of a way into a guest."""
+    """The methods of a login that the wait needs."""
 
     @property
     def ip(self) -> str: ...
@@ -126,8 +126,8 @@ class Wait:
 
     ``check`` is called between attempts; an error that it raises ends the wait. ``progress`` gets lines to
     show, the same one at most every ``TELL_EVERY`` seconds. ``console`` returns the guest's console so far:
-    it tells a login that is refused from one that is too early. ``listening`` says that the ssh server is
-    known to listen, or about to. Call ``for_banner``, then ``for_login``.
+    it distinguishes a refused login from an early one. ``listening`` says that the ssh server is known to
+    listen, or about to. Call ``for_banner``, then ``for_login``.
     """
 
     access: Access
@@ -233,7 +233,7 @@ class Wait:
         return outcome
 
     def _is_final(self, output: str, seconds: float) -> bool:
-        """Whether a login that has been refused for ``seconds`` will be refused for good."""
+        """Whether a login that has been refused for ``seconds`` will always be refused."""
         if console.names_other_user(output):
             return True
         if seconds < REFUSAL_GRACE:

@@ -35,7 +35,7 @@ BANNER_LIMIT = 8192
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProbeResult:
-    """What the latest attempt showed, as a text and a hint; ``answers`` is true once a banner was read.
+    """The result of the latest attempt, as a text and a hint; ``answers`` is true once a banner was read.
 
     ``symptom`` is what an error for it bears.
     """

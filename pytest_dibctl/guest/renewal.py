@@ -1,8 +1,8 @@
-"""What makes a guest that goes on from a saved state one of its own: new keys, names, numbers and time.
+"""Renewal of a guest that goes on from a saved state: new keys, names, random numbers and time.
 
 Before the state is saved, a shell is left in the guest that reads from its second serial line. Only QEMU's
-starter reaches that line, so the state needs no secret, and no port of the guest need be open: the shell is
-sent what the guest becomes, renews it and ends.
+starter reaches that line, so the state needs no secret, and no port of the guest need be open. The shell
+receives the new values, renews the guest and ends.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ setsid sh -c @WAITING@ <&3 >&3 2> /dev/null 3>&- &
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Renewal:
-    """What a guest becomes: ``host_key`` is the text of a private key file; ``old_*`` is what it was.
+    """The new values of a guest: ``host_key`` is the text of a private key file; ``old_*`` are former values.
 
     ``key`` and ``old_key`` are lines of authorized_keys.
     """
@@ -231,7 +231,7 @@ def renew(ask: Ask, renewal: Renewal, *, now: float, timeout: float) -> None:
     answer = ask(f"{renewal.values(now=now, nonce=nonce)}{_END}\n", timeout)
     if answer == f"{_DONE} {nonce}":
         return
-    # What the guest says is shown, and never more than that.
+    # The guest's answer is only shown, and never used in any other way.
     reason = answer.removeprefix(f"{_FAILED} ")
     raise DibctlError(f"the guest could not renew {visible_line(reason)[:200] or 'itself'}")
 
@@ -264,7 +264,7 @@ def dismiss(ask: Ask, *, now: float) -> None:
 
 
 def version() -> str:
-    """Return a digest of what is left in a guest: a state that holds something else cannot be renewed."""
+    """Return a digest of the program left in a guest: a state with another program cannot be renewed."""
     return hashlib.sha256(_PREPARE.encode()).hexdigest()
 
 

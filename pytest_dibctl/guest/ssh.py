@@ -258,7 +258,7 @@ def _config(access: SshAccess, *, multiplexed: bool) -> str:
         "BatchMode": "yes",
         "PreferredAuthentications": "publickey",
         "ConnectTimeout": f"{LOGIN_PATIENCE:g}",
-        # A guest that is switched off does not close the connection; one that stalls has a minute.
+        # A guest that is switched off does not close the connection; a guest that stalls has a minute.
         "ServerAliveInterval": "10",
         "ServerAliveCountMax": "6",
         "LogLevel": "ERROR",

@@ -1,4 +1,4 @@
-"""What goes wrong in a guest that passes: crashes, warnings and kills in its console, journal and units."""
+"""Trouble in a guest whose tests pass: crashes, warnings and kills in its console, journal and units."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONGEST: Final = 240
 LARGEST_ANSWER: Final = 1 << 20
 """Characters of a guest's answer that are looked at."""
 _STAMP: Final = re.compile(r"^\[[ \d.]+\] (?:kernel: )?")
-"""What the console, or the journal, writes before the kernel's words."""
+"""The prefix of the kernel's words in the console and the journal."""
 
 
 def _sign(kind: str, needle: str, pattern: str | None = None) -> Sign:
@@ -71,7 +71,7 @@ fi | grep -aE '{WORDS}' | tail -n 200 | cut -c 1-1000 | sed 's/^/line /'
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trouble:
-    """Something that went wrong: its kind, where it was seen, its last line, and how often it was seen.
+    """Trouble in a guest: its kind, its source, its last line, and how often it was seen.
 
     ``allowed`` is the reason why the image's configuration takes it for none.
     """

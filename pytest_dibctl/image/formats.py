@@ -1,6 +1,6 @@
-"""What kind of image a file is, by its own first bytes, and whether it is whole by itself.
+"""The format of an image file, by its first bytes, and whether the file is whole by itself.
 
-QEMU is told the format that was found here and never asked to guess: it would open whatever other file a
+QEMU is told the format that was found here and never asked to guess: it would open any other file that a
 header names. So a header that names another file is refused before QEMU sees it.
 """
 
@@ -89,9 +89,9 @@ AGAIN: Final = "build or fetch it again"
 def of(path: Path, *, packed: bool = False) -> str:
     """Return QEMU's name for the format of a file, "raw" where it has none.
 
-    ``packed`` allows archives, which are "raw" then. Raises ArtifactError for a file that is no image by
-    itself: one that refers to another file, an archive, an image that is marked as damaged, or one of
-    another format than its name says. Raises OSError when it cannot be read.
+    ``packed`` allows archives, which are "raw" then. Raises ArtifactError for a file that is no whole image:
+    it refers to another file, is an archive, is marked as damaged, or has another format than its name says.
+    Raises OSError when it cannot be read.
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)

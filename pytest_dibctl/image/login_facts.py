@@ -1,4 +1,4 @@
-"""What an image's files say of logging in to it: asked only after a login has failed, to name the cause."""
+"""Facts about the login from an image's files: read only after a login has failed, to name the cause."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _DATASOURCES: Final = re.compile(r"^datasource_list:\s*\[([^\]]*)\]", re.MULTILI
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoginFacts:
-    """What the files say; None where they do not tell. ``architecture`` is that of the image's programs."""
+    """Facts in the files, None if unknown. ``architecture`` is that of the image's programs."""
 
     has_ssh_server: bool | None = None
     ssh_enabled: bool | None = None

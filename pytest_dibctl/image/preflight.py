@@ -1,4 +1,4 @@
-"""What this machine must have to open an image's files."""
+"""The requirements for opening an image's files on this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_dibctl.system import checks
 from pytest_dibctl.system.checks import Check
 
 TREE_TOOLS: Final = ("qemu-storage-daemon", "nsenter", "blkid", "sfdisk", "bwrap")
-"""What opens an image's files, besides mount and the tools of every guard."""
+"""Programs that open an image's files, besides mount and the tools of every guard."""
 
 
 def for_trees(image: Entry[Image]) -> None:

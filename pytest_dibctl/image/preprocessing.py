@@ -55,12 +55,13 @@ def preprocessed(
     """Yield the file to upload: what the section's command makes of ``artifact``; without a section, itself.
 
     ``disk_format`` and ``container_format`` are what Glance will be told; ``where`` is the place of the
-    section, for messages. The command runs in ``cwd``, which its output is relative to. What it made goes
-    when the block ends, unless ``settings`` says otherwise. What a failed or interrupted command leaves is
-    removed. ``stopped`` interrupts it from another thread.
+    section, for messages. The command runs in ``cwd``, which its output is relative to. The file that it made
+    is removed when the block ends, unless ``settings`` says otherwise. A file that a failed or interrupted
+    command left is removed. ``stopped`` interrupts it from another thread.
 
     With ``use_existing``, a file that is there is taken and never removed. It is ``unproven`` unless a record
-    beside it says that this command made it of ``artifact``; one that was made of another is made again.
+    beside it says that this command made it of ``artifact``; a file that was made of another artifact is made
+    again.
 
     Raises PreprocessingError when the command fails, or makes no image or one of another format than Glance
     is told, ConfigError for names that cannot be

@@ -121,9 +121,9 @@ class ImageTree:
     def path(self, name: str) -> Path:
         """Return the path, for this process, of what the image calls ``name``.
 
-        Symbolic links are followed as they would be in the image, so that nothing of this machine is
-        ever met; there may be nothing at the end of them, or something that is no regular file: ``open``
-        and ``read`` refuse that. Raises OSError (ELOOP) for links in a circle.
+        Symbolic links are followed as in the image, so the path never leads to a file of this machine. The
+        end of a link may be missing or no regular file: ``open`` and ``read`` refuse that. Raises OSError
+        (ELOOP) for links in a circle.
         """
         resolved: list[str] = []
         ahead = list(reversed(PurePosixPath("/", name).parts[1:]))
@@ -295,7 +295,7 @@ def _answer(guard: subprocess.Popen[str], artifact: Artifact, directory: Path) -
 
 
 def remove(directory: Path) -> None:
-    """Remove what may be left of a dead run's tree that was opened in ``directory``; raises OSError.
+    """Remove the leftovers of a dead run's tree that was opened in ``directory``; raises OSError.
 
     Its guard dies with the run, unless it was stopped or could not be scheduled.
     """

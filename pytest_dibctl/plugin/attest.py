@@ -1,4 +1,4 @@
-"""What a run tested is written beside each image, and whether the run left out nothing that is listed."""
+"""Statements beside each image: the tests of the run, and whether the run left out a listed test."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class _TargetOutcomes:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Matter:
-    """What one statement is about: a target, or the rungs of one image, in order.
+    """The subject of one statement: a target, or the rungs of one image, in order.
 
     ``targets`` are these with their outcomes, ``collected`` what is known of the tests of each.
     """
@@ -121,7 +121,7 @@ class _Matter:
     def last(self) -> Entry[TestEnvironment]:
         """The environment that has the word: the last in which a test ran.
 
-        What failed takes back what was said of the one that it was on the way to.
+        A failure withdraws the earlier statement about the environment that it was on the way to.
         """
         every = [target for target, _ in self.targets]
         return ((not self.outcomes.tests("failed") and self._ran) or every)[-1].environment
@@ -148,7 +148,7 @@ class Attestation:
     # Before xdist's workers report, and before a test can change its own file.
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Put down which tests there are, with their files; what was collected and is gone was left out."""
+        """Record the tests, with their files; a test that was collected and is gone was left out."""
         left = {item.nodeid for item in session.items}
         self._left_out(len(self._session.collected - left))
         collected: dict[str, dict[str, Any]] = {}

@@ -95,7 +95,7 @@ def _collected(items: Sequence[pytest.Item]) -> CollectedTests:
 
 
 class ImageCollector:
-    """What pytest collects in a run with images: what ``plan`` says, which ``catalog`` places."""
+    """The tests that pytest collects in a run with images: those of ``plan``, with places of ``catalog``."""
 
     def __init__(self, config: pytest.Config, *, catalog: Catalog, plan: planning.Plan) -> None:
         self._config = config

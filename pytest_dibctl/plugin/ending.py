@@ -23,7 +23,7 @@ from pytest_dibctl.system import signals
 
 
 class SessionEnd:
-    """What follows the last finalizer; ``controller`` is there in an xdist controller only.
+    """The steps after the last finalizer; ``controller`` is set in an xdist controller only.
 
     ``begun`` says that the end has come, so that nothing calls it a second time.
     """
@@ -144,7 +144,7 @@ class SessionEnd:
     def pytest_unconfigure(self) -> None:
         """Mark the run as finished, unless its guardian has something to remove.
 
-        That is what was given up, and what is left though no summary names it.
+        These are removals that were given up, and leftovers that no summary names.
         """
         if not self._rest_removed or signals.abandoned():
             return

@@ -137,7 +137,7 @@ class CamelCase:
 
     @property
     def SystemInfo(self) -> Any:  # noqa: N802 -- its name then
-        """What ``system_info`` is today, with the ``hostname`` that it had."""
+        """Today's ``system_info``, with its former ``hostname``."""
         info = self._backend.system_info
         if not hasattr(info, "hostname"):
             info.hostname = self._backend.check_output("hostname")

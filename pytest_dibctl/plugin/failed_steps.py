@@ -1,4 +1,4 @@
-"""A step that failed is told once, by the first test that needed it; the others are skipped with that reason.
+"""A failed step is reported once, by the first test that needed it; the others are skipped with that reason.
 
 A build, an upload or a boot is a session fixture here. pytest raises its error again in every test that asks
 for it, and would report one cause as many errors.
@@ -29,7 +29,7 @@ STEPS = MappingProxyType(
         "ssh_access": "{image} in {environment} did not become ready",
     }
 )
-"""What is said of each step that failed, by its fixture."""
+"""The words for each failed step, by its fixture."""
 
 
 class FailedSteps:
@@ -105,7 +105,7 @@ def hide_internals(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseExceptio
     while entry is not None and (following := entry.tb_next) is not None:
         if _is_internal(following):
             entry.tb_next = None
-            # What else was raised on the way is ours too.
+            # Other errors that were raised on the way come from this plugin too.
             excinfo.value.__suppress_context__ = True
             excinfo.value.__cause__ = None
             excinfo.traceback = type(excinfo.traceback)(excinfo.tb)

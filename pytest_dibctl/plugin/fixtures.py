@@ -209,7 +209,7 @@ def ssh_access(
 
 
 def _offer_shell(session: DibSession, target_run: TargetRun, access: SshAccess) -> None:
-    """Open ``--dib-shell``'s shell if the image failed, and nobody wants the run to end."""
+    """Open ``--dib-shell``'s shell if the image failed and the run is not to end."""
     if not (session.options.shell and target_run.failed) or signals.interrupted():
         return
     session.progress.announce(
@@ -260,14 +260,14 @@ def revert(_dib_operations: GuestOperations) -> Callable[..., float]:
 
 @pytest.fixture(autouse=True)
 def _dib_pristine(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Give ``dib_first_boot`` and ``dib_pristine`` tests the instance they need; note who used it."""
+    """Give ``dib_first_boot`` and ``dib_pristine`` tests the instance they need; note its use."""
     target = modules.target_of(request.node)
     if target is None:
         yield
         return
     target_run = request.config.stash[KEY].target_run(target)
     wants_first_boot = target_run.options.warm and collection.needs_first_boot(request.node)
-    # The login only where it is needed: such a test may be about a guest that lets nobody in.
+    # Log in only where it is needed: such a test may be about a guest that accepts no login.
     if wants_first_boot and warming.is_resumed(request.getfixturevalue("instance")):
         request.getfixturevalue("_dib_operations").require_first_boot()
     if request.node.get_closest_marker(collection.PRISTINE_MARK):

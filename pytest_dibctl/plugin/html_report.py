@@ -37,7 +37,7 @@ LANES = {"ready": "login"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Header:
-    """What is said of the run as a whole; ``note`` is what the targets cannot tell, empty without one.
+    """The words for the run as a whole; ``note`` is text that no target has, empty without one.
 
     ``told`` are lines on the configuration, like those on known failures.
     """
@@ -204,7 +204,7 @@ def _bars(span: Span, parts: Mapping[str, float], whole: Span) -> Iterator[Marku
     colour = "bad" if span.failed else span.name if span.name in COLOURED else "other"
     yield _bar(dataclasses.replace(span, title=span.title or span.name), whole, colour)
     at = span.start
-    # What the phases of a build add up to is less than the step took, by what comes before and after.
+    # The phases of a build add up to less than the step: some work comes before and after them.
     for phase, seconds in parts.items():
         if at + seconds <= span.end:
             part = Span(name=span.name, start=at, end=at + seconds, title=phase)

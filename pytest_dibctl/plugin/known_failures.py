@@ -51,7 +51,7 @@ class KnownFailures:
                 if day <= known.until and KNOWN not in item.stash:
                     item.stash[KNOWN] = known
                     item.add_marker(pytest.mark.xfail(reason=reason_of(known), strict=False))
-        # A module that cannot be imported has tests that nothing is known of.
+        # The tests of a module that cannot be imported are unknown.
         whole = self._collects_all and not session.testsfailed
         self._session.run_state.put(TOLD, list(self._to_tell(day, tests, whole=whole)))
         self._session.run_state.put(MARKED, list(self._marked(day, tests)) if whole else [])

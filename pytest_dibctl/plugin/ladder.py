@@ -1,7 +1,7 @@
 """A ladder: test environments from quick to complete, of which each test gets the first that serves it.
 
-The targets of an image are the rungs. A test is collected for one of them. A rung begins only when the one
-before it is over, and its tests are skipped if one of an earlier rung failed.
+The targets of an image are the rungs. A test is collected for one of them. A rung begins only when the rung
+before it is over. Its tests are skipped if a test of an earlier rung failed.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ LONGEST_TEXT = 4000
 """Characters shown of one failure, its end; GitHub takes a mebibyte for a whole step."""
 MOST_FAILURES = 50
 SIGNS = MappingProxyType({"passed": "✅", "failed": "❌", "not run": "⚪"})
-"""What stands for a target's verdict."""
+"""The signs for a target's verdict."""
 ORDER = ("passed", "failed", "errors", "skipped", "xfailed", "xpassed", "reruns")
 
 

@@ -32,7 +32,7 @@ LIVE_LIMIT = 16 << 20
 
 
 class ImageModule(pytest.Module):
-    """A test module whose every test is run for an image, even one that asks for no fixture."""
+    """A test module whose tests all run for an image, even a test that asks for no fixture."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -175,7 +175,7 @@ class _Output:
                 print(bounded_log.limit_note(LIVE_LIMIT))  # noqa: T201 -- see above
 
     def shown(self) -> list[str]:
-        """Return the last lines, after one that counts those that are not kept."""
+        """Return the last lines, after a line that counts the lines that are not kept."""
         if not self._lines:
             return ["[it wrote nothing]"]
         left_out = self._lines - len(self._last)

@@ -1,4 +1,4 @@
-"""What tests need of a test environment's engine, and tests that are skipped because theirs lacks it."""
+"""The capabilities that tests need, and the skipping of tests whose engine lacks one."""
 
 from __future__ import annotations
 

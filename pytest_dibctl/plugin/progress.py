@@ -48,7 +48,7 @@ class ProgressOutput:
         self._worker = worker_id(config) or ""
         self._board = Board()
         self._lock = threading.RLock()
-        """Held while the feed is read, and while what is known of the steps is changed or shown."""
+        """Held while the feed is read, and while the known steps are changed or shown."""
         self._screen: Screen | None = None
         self._told: dict[tuple[str, str], float] = {}
         self._thread: threading.Thread | None = None
@@ -124,13 +124,13 @@ class ProgressOutput:
         self._take(Word(target=target, worker=self._worker, step=name))
 
     def worker_ended(self, worker: str) -> None:
-        """Show no step of a worker any more; one that died has told no end."""
+        """Show no step of a worker any more; a worker that died reported no end."""
         with self._lock:
             self._read_feed()
             self._board.forget(worker)
 
     def announce(self, line: str) -> None:
-        """Show a line to the person at the terminal, whatever the options."""
+        """Show a line to the person at the terminal, with every option."""
         with self.uncaptured():
             self._print(line)
 

@@ -1,4 +1,4 @@
-"""What the process that ran a test puts on its report: the image's facts, and why the test failed."""
+"""The additions to a test's report by the process that ran it: the image's facts, and the failure's cause."""
 
 from __future__ import annotations
 

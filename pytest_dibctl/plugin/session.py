@@ -60,11 +60,10 @@ class Verdict:
 class DibSession:
     """One pytest session with images; fixtures reach it through ``config.stash[KEY]``.
 
-    ``booting`` are the targets with a test that looks at an instance, ``wanting_pristine`` those with a
-    test that asks for a first-booted one, ``wanting_first_boot`` those with a test that must not have a warm
-    one; all are known once tests are collected. ``target_reports`` are
-    kept by the id of their target. ``notes`` and ``warnings`` are lines that the terminal shows with the
-    summary.
+    ``booting`` are the targets with a test of an instance, ``wanting_pristine`` those with a test that needs
+    a first-booted instance, ``wanting_first_boot`` those with a test that must not have a resumed instance.
+    All are known once tests are collected. ``target_reports`` are kept by the id of their target. ``notes``
+    and ``warnings`` are lines that the terminal shows with the summary.
     """
 
     def __init__(
@@ -119,7 +118,7 @@ class DibSession:
 
     @property
     def run_state(self) -> RunState:
-        """What this process has in common with the run's others."""
+        """The state that this process shares with the run's other processes."""
         return RunState(directory=self.ledger.directory)
 
     # -- targets ---------------------------------------------------------------------------------
@@ -153,8 +152,8 @@ class DibSession:
     def may_boot_early(self, target_run: TargetRun) -> bool:
         """Whether the instance may boot while the image's files are looked at: a test here will need it.
 
-        A container is one that costs nothing if the files are found wrong. Of several instances of an image
-        none may be this process's.
+        A container costs nothing if a test of the files fails. Of several instances of an image none may be
+        this process's.
         """
         is_sure = not (self.is_worker and self.config.option.dib_instances > 1)
         engine = target_run.environment.settings.engine

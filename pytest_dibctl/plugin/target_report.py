@@ -1,4 +1,4 @@
-"""What summaries show of a target: seconds of its phases, outcomes, and resources kept or left."""
+"""The data of a target for summaries: seconds of its phases, outcomes, and resources kept or left."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Span:
-    """When a step of a target, or one of its tests, was on; both times are seconds since the epoch."""
+    """The time of a step or test of a target; start and end are seconds since the epoch."""
 
     name: str
     start: float
@@ -50,7 +50,7 @@ class Span:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TestResult:
-    """What became of one test, or of its setup or teardown if that failed.
+    """The outcome of one test, or of its setup or teardown if that failed.
 
     ``seconds`` are those of the test itself: the time of its setup and teardown is that of steps.
     ``reason`` is why it was skipped or expected to fail.
@@ -66,7 +66,7 @@ class TestResult:
 
 @dataclasses.dataclass(kw_only=True)
 class TargetReport:
-    """What the summaries show of one target; under xdist the sum of what its workers report.
+    """The data of one target for summaries; under xdist the sum of its workers' reports.
 
     ``phases`` are seconds by step. ``reused`` is why the image was not built, None if it was. ``digest``
     is its file's SHA-512 in hex. ``outcomes``, ``failures``, ``known_failures`` and ``dependents`` are
@@ -93,9 +93,9 @@ class TargetReport:
     instances: list[str] = dataclasses.field(default_factory=list)
     logs: list[str] = dataclasses.field(default_factory=list)
     seen: list[str] = dataclasses.field(default_factory=list)
-    """What went wrong in guests, and how long they booted: lines for the summary."""
+    """Trouble in guests, and the times of their boots: lines for the summary."""
     removals: list[Removal] = dataclasses.field(default_factory=list)
-    """What was kept, and what could not be removed; one for each resource."""
+    """Resources that were kept or could not be removed; one entry for each."""
     outcomes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     failures: list[Failure] = dataclasses.field(default_factory=list)
     known_failures: list[str] = dataclasses.field(default_factory=list)
@@ -112,12 +112,12 @@ class TargetReport:
 
     @property
     def kept(self) -> list[Removal]:
-        """What was left on purpose."""
+        """Resources that were kept on purpose."""
         return [removal for removal in self.removals if removal.state is State.KEPT]
 
     @property
     def leftovers(self) -> list[Removal]:
-        """What could not be removed."""
+        """Resources that could not be removed."""
         return [removal for removal in self.removals if removal.failed]
 
     @property

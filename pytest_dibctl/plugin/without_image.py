@@ -112,7 +112,7 @@ class WithoutImage:
         return None
 
     def _listings_for(self, path: Path) -> list[_Listing]:
-        """Return what the repositories around a test file, and the one that pytest was called in, list."""
+        """Return the listed tests of the repositories around a test file and around pytest's directory."""
         places = [self._config.invocation_params.dir, *path.parents, *Path(os.path.realpath(path)).parents]
         listings = []
         for place in dict.fromkeys(places):

@@ -1,4 +1,4 @@
-"""Opening a region of an environment; the one place of ``publish`` that knows there is an OpenStack."""
+"""Opening a region of an environment: the only place of ``publish`` that knows of OpenStack."""
 
 from __future__ import annotations
 

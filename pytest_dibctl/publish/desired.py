@@ -1,4 +1,4 @@
-"""What an image is to be in an environment, and whether an existing image is equal to that."""
+"""The desired image of an environment, and whether an existing image is equal to it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ log = logging.getLogger(__name__)
 
 SHA512 = image_state.SHA512
 SPEC, LABEL, CONVERSION = "dibctl_spec", "dibctl_label", "dibctl_conversion"
-"""Properties of a published image: the digest of the built file, which is the one that was tested; a digest
-of all that Glance was told; the label in images.yaml; and what made the uploaded file of the built one."""
+"""Properties of a published image.
+
+They hold the digest of the built file, which is the tested file; a digest of all settings sent to Glance; the
+label in images.yaml; and the conversion from the built to the uploaded file.
+"""
 TESTED, PACKAGES = "dibctl_tested", "dibctl_packages"
 """Properties that say when and where the image passed its tests, and what packages it has."""
 BUILT, BUILDER, RECIPE = "dibctl_built", "dibctl_builder", "dibctl_recipe"
-"""Properties that say when the file was built, by which diskimage-builder, and a digest of all that it was
-built of."""
+"""Properties about the build: its time, diskimage-builder's version, and a digest of its inputs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,9 +63,9 @@ class Conversion:
 class Wanted:
     """An image in an environment. ``timeout`` is seconds for the upload; ``members`` ids or names.
 
-    ``sha512`` is of the built file, before any ``conversion``; ``rule`` says what obsolete means,
-    ``tested`` when and where it passed its tests, None if no run vouches for it; ``packages`` are packed;
-    ``build`` are properties that say how it was built.
+    ``sha512`` is of the built file, before any ``conversion``. ``rule`` says what obsolete means. ``tested``
+    says when and where the image passed its tests, None if no run vouches for it. ``packages`` are packed.
+    ``build`` are properties about its build.
     """
 
     spec: ImageSpec
@@ -90,7 +92,7 @@ class Wanted:
 
 
 UNPROVEN = "no: nothing shows that this file was made of the one that was tested"
-"""What the image says of its tests where ``preprocessing.use_existing`` took a file of unknown origin."""
+"""The property about tests, where ``preprocessing.use_existing`` took a file of unknown origin."""
 
 
 def unproven(wanted: Wanted, environment: Entry[UploadEnvironment], file: Artifact) -> Wanted:
@@ -221,7 +223,7 @@ def _untested(image: Entry[Image], environment: Entry[UploadEnvironment], built:
 
 
 def is_same(image: ImageRecord, wanted: Wanted) -> bool:
-    """Whether an image has the bytes and the properties that are wanted, whether or not it is hidden."""
+    """Whether an image has the desired bytes and properties; it may be hidden."""
     spec = wanted.spec
     described = (image.disk_format, image.container_format, image.visibility, image.min_disk, image.min_ram)
     if described != (spec.disk_format, spec.container_format, spec.visibility, spec.min_disk, spec.min_ram):

@@ -15,7 +15,7 @@ from pytest_dibctl.errors import ApiError
 AT, BY = FACTS
 """The properties that hold when an image became obsolete, and the id of its successor."""
 NO_TIME = "unknown"
-"""What ``AT`` says where the server tells no time: the time of the image's last change counts then."""
+"""The value of ``AT`` if the server tells no time: then the time of the image's last change counts."""
 SHA512 = "dibctl_sha512"
 """The property of each published image that holds the digest of the built file, which was tested."""
 
@@ -93,7 +93,7 @@ def restoration(image: ImageRecord, change: Change) -> Change:
 
 
 def obsolete_since(image: ImageRecord) -> dt.datetime:
-    """Return when an image became obsolete; for one that does not say it, when it was changed last."""
+    """Return when an image became obsolete; without a record of it, when it was changed last."""
     try:
         moment = dt.datetime.fromisoformat(image.properties[AT])
     except (KeyError, ValueError):

@@ -14,7 +14,7 @@ from pytest_dibctl.publish import image_state
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Marked:
-    """What became of one image: ``changed`` is False for one that was obsolete already, or failed."""
+    """The outcome for one image: ``changed`` is False if it was obsolete already, or if the change failed."""
 
     image_id: str
     name: str = ""

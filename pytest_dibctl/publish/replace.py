@@ -1,8 +1,8 @@
 """Replace the older images of a name by a new one, in one region, or leave all as it was before.
 
 The new image is hidden until it is whole. It becomes visible before the first older one ceases to be current:
-for a moment there are two, at no time is there none. When anything fails after that, the older ones are
-restored first, and the new one goes only once one of them is seen to be current again.
+for a moment there are two, at no time is there none. When anything fails after that, the older images are
+restored first. The new image is removed only once an older one is seen to be current again.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ def nothing() -> None:
 class Work:
     """One image on its way to one region.
 
-    ``content`` makes the bytes to send, once it is sure that they are needed; ``obsolete`` says whether older
-    images make place; ``go_on`` is called between steps and raises to give up, until the new image shows.
+    ``content`` makes the bytes to send, once they are known to be needed. ``obsolete`` says whether older
+    images become obsolete. ``go_on`` is called between steps until the new image is visible; it raises to
+    give up.
     """
 
     region: Region
@@ -92,17 +93,17 @@ def look(region: Region, wanted: Wanted, *, obsolete: bool = True) -> Found:
 def _same(current: Sequence[ImageRecord], wanted: Wanted, *, obsolete: bool) -> ImageRecord | None:
     """Return the current image that equals the wanted one; ``current`` is in order, the newest first.
 
-    Of several current images the newest stays, whichever command repairs that: if each command preferred its
-    own one, two at a time could make both obsolete.
+    Of several current images the newest stays, for every command: if each command preferred its own image,
+    two simultaneous commands could make both obsolete.
     """
     candidates = current[:1] if obsolete else current
     return next((image for image in candidates if is_same(image, wanted)), None)
 
 
 def replace(work: Work) -> Replaced:
-    """Make the wanted image the current one of its name; raises DibctlError, everything being as before.
+    """Make the desired image the current one of its name; raises DibctlError after it has undone its changes.
 
-    What could not be put back is said in notes of the error.
+    Notes of the error name the parts that could not be put back.
     """
     found = look(work.region, work.wanted, obsolete=work.obsolete)
     members = [work.region.project(member) for member in work.wanted.members]
@@ -139,7 +140,7 @@ def replace(work: Work) -> Replaced:
 class _Made:
     """The ids of what is there of a new image, and goes if anything fails.
 
-    One that was ``taken`` up was there before, and is unfinished again then.
+    An image that was ``taken`` over existed before, and is unfinished again then.
     """
 
     claim: str
@@ -152,7 +153,7 @@ class _Made:
 def _hidden(work: Work, found: Found, made: _Made) -> ImageRecord:
     """Return the new image, whole and hidden; ``made`` gets the ids of what was made."""
     for image in found.unfinished:
-        # One that is older than a current image would have to make place for that one.
+        # An image that is older than a current image would have to make place for it.
         overtaken = work.obsolete and found.current and _age(image) < _age(found.current[0])
         if overtaken or not is_same(image, work.wanted) or not _has_whole_parts(work, image):
             continue
@@ -238,7 +239,7 @@ def _age(image: ImageRecord) -> tuple[dt.datetime, str]:
 
 
 def _judged(work: Work, found: Found, image: ImageRecord) -> tuple[tuple[ImageRecord, ...], ImageRecord]:
-    """Return the current images that make place, the newest first, and the one that stays.
+    """Return the current images that become obsolete, the newest first, and the image that stays.
 
     Another upload may have published meanwhile: the newest of these images stays, by creation and then by
     id. Each upload looks after its image shows, so at least the last one sees all of them, and none makes
@@ -304,7 +305,7 @@ def _roll_back(
 
 
 def _why_it_stays(work: Work, made: _Made, older: Sequence[ImageRecord]) -> str | None:
-    """Return why the new image must stay where it is, None if nobody can need it."""
+    """Return why the new image must stay, None if it cannot be needed."""
     assert made.image is not None
     if older and not _any_current(work, older):
         return "none of the older ones is known to be current"
@@ -326,7 +327,7 @@ def _remove_parts(work: Work, made: _Made, error: BaseException) -> None:
 
 
 def _hide_again(work: Work, made: _Made) -> None:
-    """Make a published image what it was when it was taken up, so that the next upload finds it."""
+    """Give an image back the state in which it was taken over, so that the next upload finds it."""
     assert made.taken is not None
     facts = {key: made.taken.properties.get(key) for key in work.wanted.facts}
     work.region.change(

@@ -44,9 +44,8 @@ class Policy:
 class Candidate:
     """An obsolete image. ``size`` is bytes, ``since`` when it became obsolete.
 
-    ``named`` says whether its name is that of an obsolete image, ``marked`` whether it bears the mark of a
-    replacement, which no current image does; ``companions`` are the ids of the kernel and
-    the initrd that it boots by.
+    ``named`` says whether its name is that of an obsolete image. ``marked`` says whether it has the mark of a
+    replacement, which no current image has. ``companions`` are the ids of its kernel and initrd.
     """
 
     id: str
@@ -64,12 +63,12 @@ class Candidate:
 
 
 Fate = Literal["deleted", "goes", "stays", "failed"]
-"""What becomes of a candidate; of one that would be deleted a plan says "goes"."""
+"""The outcome for a candidate; a plan says "goes" for a candidate that would be deleted."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What becomes of a candidate, and why."""
+    """A candidate's outcome, and its reason."""
 
     candidate: Candidate
     outcome: Fate
@@ -219,7 +218,7 @@ class _Rotation:
         return None
 
     def _is_still_obsolete(self, image: ImageRecord) -> bool:
-        """Whether an image is what it was when it was listed: ours, and no current one."""
+        """Whether an image is unchanged since it was listed: of this project, and not current."""
         return (
             image.owner == self._region.project_id
             and image_state.is_obsolete(image, self._rule)

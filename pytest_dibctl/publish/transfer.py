@@ -1,8 +1,8 @@
 """An image from one region to another: bytes, formats, properties, visibility, owner and members.
 
 The bytes go from one Glance to the other where the destination's can fetch them, else through this process,
-never through a file. An interrupted transfer leaves an image that is hidden and tagged: the next transfer
-completes it if its bytes are whole, and removes it once it is old.
+never through a file. An interrupted transfer leaves a hidden and tagged image. The next transfer completes it
+if its bytes are whole, and removes it once it is old.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ WORDS = signals.Words(
 def transfer(request: Request) -> Transferred:
     """Transfer an image; when it raises DibctlError, the destination is as it was before.
 
-    Raises ImageNotFoundError when the source has no such image, ApiError for one that is not active. Notes of
-    the error say what could not be undone.
+    Raises ImageNotFoundError when the source has no such image, ApiError when it is not active. Notes of the
+    error say what could not be undone.
     """
     source = _source(request)
     running = _Transfer(request)
@@ -67,7 +67,7 @@ def _undo(running: _Transfer, error: BaseException) -> None:
 
 
 def _source(request: Request) -> ImageRecord:
-    """Return the image that ``request.what`` names: the newest current one, else the one of that id."""
+    """Return the image that ``request.what`` names: the newest current image, else the image of that id."""
     named = image_state.newest_first(
         image
         for image in request.source.images(name=request.what)

@@ -57,8 +57,8 @@ def upload(request: Request) -> list[Result]:
     """Upload an image, and return what became of each environment, in their order.
 
     An error in one environment is its result, and does not concern the others. An interruption stops all of
-    them: a new image that does not show yet is removed, one that shows makes the older ones obsolete. Then
-    UploadInterrupted is raised, or at once after the signals that abandon the upload.
+    them: a new image that is not visible yet is removed; a visible one still makes the older images obsolete.
+    Then UploadInterrupted is raised, or at once after the signals that abandon the upload.
     """
     with _Upload(request) as running, signals.undertaking(WORDS, running.unfinished):
         try:

@@ -48,7 +48,7 @@ class Target:
 
     @property
     def needs_file(self) -> bool:
-        """Whether anything is to be sent: not where the image was current already when it was looked up."""
+        """Whether bytes are to be sent: not if the image was current already when it was looked up."""
         return self._found is None or self._found.same is None
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ _OF_THE_RECIPE = ("dib", "external_build")
 """Keys of an image that the fingerprint looks at."""
 _UNKNOWN = "is named by an absolute path into the repository, so its earlier content is unknown"
 _TOOLS = "requirements.txt"
-"""What CI installs before it builds and tests, by the name that `dibctl init` gives it."""
+"""The file of the packages that CI installs, by the name that `dibctl init` gives it."""
 _SETTINGS_OF_PYTEST = ("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg")
 
 
@@ -87,7 +87,7 @@ def _few(found: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _of_all(repository: Repository, commit: str, then: Path, now: Path) -> Iterator[str]:
-    """Yield what cannot be compared whatever the image; such things are rare, and any image may use them."""
+    """Yield inputs that cannot be compared for any image; these are rare, and any image may use them."""
     for path in repository.unknown_modules(commit):
         yield f"submodule {path} changed, and its files are not here"
     for tree, other in ((then, now), (now, then)):
@@ -254,9 +254,9 @@ def _environment(entry: Entry[TestEnvironment], tree: _Tree) -> tuple[Any, ...]:
 def _test_files(image: Entry[Image], tree: _Tree) -> dict[str, str]:
     """Return the digests of the files that an image's tests are made of, by name.
 
-    These are the listed files and folders, the files beside a listed one and below its folder that are no
-    tests themselves, for it may import or source them, the conftest files above with the modules beside
-    them, and pytest's settings.
+    These are the listed files and folders, and pytest's settings. They include the files beside a listed file
+    and below its folder that are no tests, because the test may import or source them. They include the
+    conftest files above, with the modules beside them.
     """
     digests: dict[str, str] = {}
     for index, entry in enumerate(image.settings.tests.tests_list):

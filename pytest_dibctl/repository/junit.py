@@ -18,7 +18,7 @@ DEEPEST = 20
 LARGEST = 256 << 20
 """Bytes of one file."""
 _OUTCOMES: dict[str, Outcome] = {"error": "error", "failure": "failed", "skipped": "skipped"}
-"""What an element below a test case says, the worst first."""
+"""The outcomes that an element below a test case names, the worst first."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -190,8 +190,8 @@ class Merged:
 def merge(read_parts: Sequence[Part], expected: Sequence[str]) -> Merged:
     """Return the results of all parts together.
 
-    ``expected`` are images that must have a result, as "image" or "image@environment". A missing one is a
-    failure, and so is a part that cannot be read: a job that died must not look like one that passed.
+    ``expected`` are images that must have a result, as "image" or "image@environment". A missing result is a
+    failure, and so is a part that cannot be read: a job that died must not look like a job that passed.
     """
     problems = [(part.name, part.problem) for part in read_parts if part.problem]
     if not read_parts:

@@ -27,12 +27,12 @@ PLAIN: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,79}")
 MOST_GITHUB: Final = 256
 """Jobs that GitHub makes of one matrix."""
 GITLAB_FILE: Final = ".gitlab/images.yml"
-"""What the jobs of GitLab's pipeline extend; `dibctl init` writes it."""
+"""The jobs that the jobs of GitLab's pipeline extend; `dibctl init` writes them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """What one job of CI tests: each of ``images`` in each of ``environments``.
+    """The tests of one job of CI: each of ``images`` in each of ``environments``.
 
     Without environments each image is tested where it says itself. ``id`` is no other job's, and can be part
     of a file's name. ``seconds`` is how long earlier runs took, None if none is known. ``reasons`` are what
@@ -48,7 +48,7 @@ class Job:
 
     @property
     def targets(self) -> str:
-        """What ``dibctl merge --expect`` is told."""
+        """The argument of ``dibctl merge --expect``."""
         return ",".join(
             f"{image}@{environment}" if environment else image
             for image in self.images
@@ -133,7 +133,7 @@ def shards(made: Sequence[Job], number: int) -> list[Job]:
     """Return at most ``number`` jobs of about equal time that have all tests of ``made``.
 
     All tests of one image are in one job: only a whole run vouches for an upload, and each job builds anew.
-    What no run has measured counts as the mean of what was.
+    An image without a measured time counts as the mean of the others.
     """
     by_image: dict[str, list[Job]] = {}
     for job in made:

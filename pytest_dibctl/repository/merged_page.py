@@ -21,7 +21,7 @@ def report(merged: Merged, title: str) -> str:
     """Return the file. Reports of parts lie beside their results: ``x.html`` beside ``x.xml``.
 
     Each is shown in a frame that runs no script, opens no window and belongs to no origin: it was written
-    elsewhere, and what it holds must not reach this page.
+    elsewhere, and its content must not reach this page.
     """
     return page(title, [el("header", el("h1", title), el("p", _summary(merged))), *_body(merged)])
 
@@ -99,7 +99,7 @@ def _part(part: Part) -> Iterator[Markup]:
     content = _content(path)
     if content is None:
         return
-    # The one attribute whose value is a document: the browser takes it apart again only inside the frame.
+    # The only attribute whose value is a document: the browser parses it only inside the frame.
     frame = Markup(
         f'<iframe sandbox srcdoc="{html.escape(content)}" title="{html.escape(part.name)}" '
         'style="width: 100%; height: 85vh; border: 0" loading="lazy"></iframe>'

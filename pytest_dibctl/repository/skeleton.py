@@ -61,7 +61,7 @@ class NewFile:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Written:
-    """What became of the files: the names of those that were written, and why the others were not."""
+    """The outcome for the files: the names of the written files, and why the others were not written."""
 
     written: tuple[str, ...]
     kept: Mapping[str, str]

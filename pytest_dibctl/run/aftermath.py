@@ -1,4 +1,4 @@
-"""What is looked at once the tests of a target are over: what went wrong, and how long it booted."""
+"""The look back once the tests of a target are over: trouble in the guest, and the time of its boot."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ NOTABLE: Final = 0.1
 def look(target_run: TargetRun) -> TroubleError | None:
     """Look at a guest whose tests are over; note what is found for reports, and return what fails the image.
 
-    A guest that let nobody in tells nothing: its tests have told.
+    A guest that accepted no login is not asked: its tests have failed already.
     """
     instance = target_run.guest.instance
     if instance is None or target_run.guest.access is None:
         return None
     with target_run.phase("aftermath"):
         console = _console(instance)
-        # What a resumed guest tells of its boot is another run's.
+        # The boot that a resumed guest reports is another run's.
         booted = not warming.is_resumed(instance)
         # In one round trip: a login's command costs a guest without KVM a third of a second.
         asked = time.monotonic()

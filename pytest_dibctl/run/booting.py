@@ -54,7 +54,7 @@ class Attempt:
 
     def begin(self, cloud: BootsEarly) -> None:
         """Begin to boot in the background; raises DibctlError and OSError."""
-        # What is told meanwhile is kept: only the main thread writes to the terminal.
+        # Progress is kept meanwhile: only the main thread writes to the terminal.
         rest = cloud.begin_boot(self._image, self._request, progress=self._told.append)
         self._early = EarlyBoot(rest)
 
@@ -74,7 +74,7 @@ class Attempt:
 
     @property
     def seconds_before(self) -> float:
-        """What the boot took before the instance was asked for."""
+        """The seconds of the boot before a test needed the instance."""
         return self._early.seconds if self._early else 0.0
 
     def remove(self) -> None:

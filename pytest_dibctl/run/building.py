@@ -33,7 +33,7 @@ def _step(label: str) -> str:
 
 
 def build_facts(run_state: RunState, label: str) -> dict[str, str]:
-    """Return the facts of an image's build for reports, whichever process of the run built it."""
+    """Return the facts of an image's build for reports, from any process of the run."""
     made = run_state.known(_step(label))
     if made is None:
         return {}

@@ -1,4 +1,4 @@
-"""What is in an image: its files, opened for the tests that look at them, and whether they found fault.
+"""The files of an image, opened for the tests of them, and whether one of these tests failed.
 
 No process of the run boots an image whose content failed its tests.
 """

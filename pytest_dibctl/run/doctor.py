@@ -20,7 +20,7 @@ from pytest_dibctl.system import checks
 from pytest_dibctl.system.checks import Check
 
 GUEST_TOOLS: Final = ("ssh", "bwrap", "slirp4netns", "ip")
-"""What guests are reached with, and kept apart from this machine."""
+"""Programs that reach guests and keep them apart from this machine."""
 
 
 def examine_image(image: Entry[Image], environment: Entry[TestEnvironment], cwd: Path) -> list[Check]:

@@ -58,8 +58,8 @@ def opened(target_run: TargetRun) -> Iterator[Cloud]:
 def check(later: TargetRun) -> None:
     """See, once per run, whether the test environment of a ``later`` rung can be opened; it is closed again.
 
-    What it lacks shall be told before the image is built and booted. Raises DibctlError, with the opening as
-    its origin.
+    Its errors are to be reported before the image is built and booted. Raises DibctlError, with the opening
+    as its origin.
     """
     later.once(_opening(later), lambda: _seen(later))
 

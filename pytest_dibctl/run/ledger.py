@@ -56,7 +56,7 @@ class Record:
     kept: str | None = None
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     unknown: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
-    """What another version wrote there besides."""
+    """Further keys that another version wrote."""
 
     @property
     def resource(self) -> Resource:
@@ -94,7 +94,7 @@ class Ledger:
         return self.directory.name
 
     def record(self, kind: str, name: str, **details: Any) -> Record:
-        """Write down that ``name`` is about to be made; raises DibctlError if that cannot be stored."""
+        """Record that ``name`` is about to be made; raises DibctlError if the record cannot be stored."""
         # Two workers of a run may each hold a record of the same thing.
         path = self.directory / f"{kind}.{_safe(name)}.{os.getpid()}.json"
         return _write(Record(path=path, kind=kind, name=name, created=time.time(), details=details))

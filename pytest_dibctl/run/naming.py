@@ -88,7 +88,7 @@ def _retold(target_run: TargetRun, error: ErrorT, cause: Cause | None, text: str
 def _of_this_boot(text: str, since: int) -> str:
     """Return a console without what earlier boots wrote; lines keep their numbers.
 
-    One that is shorter than it was has begun anew.
+    A console that is shorter than before has begun anew.
     """
     return "\n" * text.count("\n", 0, since) + text[since:] if since <= len(text) else text
 

@@ -1,4 +1,4 @@
-"""What the processes of one run share: steps that are done once, and turns at building.
+"""The state that the processes of one run share: steps that are done once, and turns at building.
 
 Everything lies in the run's directory, under locks that the kernel releases however a process ends.
 """
@@ -30,7 +30,7 @@ Waiting = Callable[[], AbstractContextManager[object]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of a step; ``mine`` says that this process has just done it."""
+    """The outcome of a step; ``mine`` says that this process has just done it."""
 
     value: dict[str, Any]
     mine: bool

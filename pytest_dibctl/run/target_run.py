@@ -2,8 +2,8 @@
 
 The steps, modules of this room, are context managers over it, each owning what it makes, meant to be nested;
 pytest's fixtures and the ``dibctl`` commands are both thin over them. Leaving a step never raises for a
-removal that failed: the failure is noted in ``TargetRun.removals`` with its ledger record still in place, so
-that the next removal is tried all the same.
+removal that failed, so the next removal is tried all the same. The failure is noted in
+``TargetRun.removals``, and its ledger record stays.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ STEP_WORDS: Mapping[str, str] = MappingProxyType(
         "warm": "keeping the ready state",
     }
 )
-"""What is said of a step while it is on."""
+"""The words for a running step."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -116,13 +116,13 @@ class Guest:
     pristine: Pristine = dataclasses.field(default_factory=Pristine)
 
     def begin(self, instance: Instance) -> None:
-        """Take a new instance; what was told of the one before, in a run that tries again, is not its."""
+        """Take a new instance; notes about a former instance are not about it."""
         self.instance, self.id, self.facts = instance, instance.id, dict(instance.facts)
         self.is_well()
         self.troubles, self.boot, self.boot_stages, self.console_since = [], None, {}, 0
 
     def is_well(self) -> None:
-        """Forget why the guest let nobody in: it does now."""
+        """Forget why the guest accepted no login: it does now."""
         self.cause = self.console_line = self.screen = None
 
 
@@ -131,8 +131,9 @@ class TargetRun:
     """One target on its way: its context, which never changes, and the state that its steps leave.
 
     ``cwd`` is what relative paths are relative to. Unless ``owns_upload``, another process of the run removes
-    the test image. ``guard`` is called before anything is made: from then on a guardian removes it even if
-    this process is killed. ``on_step`` is told in words which step begins, and "" when none is on any more.
+    the test image. ``guard`` is called before the first resource is made: from then on a guardian removes
+    resources even if this process is killed. ``on_step`` is told in words which step begins, and "" when none
+    is on any more.
 
     ``phases`` are seconds by step; ``seconds_elsewhere`` those that other processes of the run spent on steps
     done once for all. ``failed`` becomes true once a step or a test of the target fails; an interruption is

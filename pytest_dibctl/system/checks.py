@@ -1,4 +1,4 @@
-"""What this machine must have: each check looks at one thing and says how to mend it."""
+"""The requirements of this machine: each check looks at one of them and says how to meet it."""
 
 from __future__ import annotations
 

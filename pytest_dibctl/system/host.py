@@ -38,7 +38,7 @@ def process_token(pid: int) -> str | None:
 
 
 def is_over(token: str) -> bool:
-    """Whether the process that ``token`` means is known to have ended: nobody knows of another machine's."""
+    """Whether the process of ``token`` is known to have ended; never so for another machine's process."""
     match = re.fullmatch(r"([0-9a-f]{16})-([1-9][0-9]{0,9})-([0-9]{1,20})", token)
     if match is None or match[1] != _pid_namespace():
         return False

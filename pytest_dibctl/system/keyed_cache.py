@@ -1,9 +1,9 @@
 """A cache of things that are named by the key of what they were made from, in the user's cache directory.
 
 A thing is a directory named by its key. It appears and disappears by a rename, so that a reader finds all of
-it or none. A lock beside it is held, shared, while the thing is used, and alone by the process that makes it:
-others wait for that one instead of doing the same work, and the kernel releases the lock of one that dies.
-Only the user can read what is there.
+it or none. A lock beside it is held, shared, while the thing is used. The process that makes the thing holds
+the lock alone: other processes wait for it instead of doing the same work. The kernel releases the lock of a
+process that dies. Only the user can read what is there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OLD_DRAFT: Final = 3600.0
 
 
 class Thing(Protocol):
-    """What a cache holds; ``size`` is bytes, ``used`` the last use in seconds since the epoch."""
+    """A thing in a cache; ``size`` is bytes, ``used`` the last use in seconds since the epoch."""
 
     @property
     def key(self) -> str: ...
@@ -150,7 +150,7 @@ class KeyedCache(Generic[ThingT]):
                 yield thing
 
     def sweep(self) -> None:
-        """Remove what killed processes left, and whatever has the name of a thing and is none."""
+        """Remove the leftovers of killed processes, and files that have the name of a thing and are none."""
         for path in self._entries():
             with contextlib.suppress(OSError):
                 self._sweep(path)

@@ -84,7 +84,7 @@ def _drain(pipe: IO[str], kept: Kept) -> None:
 
 
 def write(process: subprocess.Popen[str], stdin: str) -> None:
-    """Write to a process and close its stdin; one that reads no further is no error."""
+    """Write to a process and close its stdin; a process that stops reading is no error."""
     if process.stdin is not None:
         with contextlib.suppress(BrokenPipeError, ValueError):
             process.stdin.write(stdin)

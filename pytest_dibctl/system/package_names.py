@@ -115,7 +115,7 @@ ELSEWHERE: Final[Mapping[str, str]] = {
         "this distribution has no QEMU for whole machines; boot images as containers, or in OpenStack",
     ),
 }
-"""What to do where a family has no package."""
+"""Hints where a family has no package."""
 
 
 def package_of(name: str, family: Family | None = None) -> str | None:

@@ -16,12 +16,12 @@ from pytest_dibctl.system.text import visible
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SIGNALS_TO_ABANDON = 3
 SIGNALLED = 128
-"""What shells add to the number of the signal that ended a program."""
+"""The number that shells add to the signal that ended a program."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Words:
-    """What the user reads when work is interrupted that no guardian takes over.
+    """The words for the user when work is interrupted that no guardian takes over.
 
     ``doing`` says what goes on to its end nevertheless, and ``after`` what looks at the rest if even that is
     cut off.

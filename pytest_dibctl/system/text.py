@@ -1,8 +1,8 @@
 """The gate for text from outside, from a service, a guest or an image, on its way to a person or a file.
 
-Names and messages of clouds and guests may hold escape sequences that rewrite a terminal, marks that turn
-the direction of text, and characters that nobody sees. They are shown as escapes, as Python writes
-them. Secrets of this process are replaced.
+Names and messages of clouds and guests may hold escape sequences that rewrite a terminal, marks that turn the
+direction of text, and invisible characters. They are shown as escapes, as Python writes them. Secrets of this
+process are replaced.
 """
 
 from __future__ import annotations

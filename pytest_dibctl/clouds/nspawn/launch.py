@@ -88,7 +88,7 @@ class Starting:
                 process.stop(self._started, grace=0)
                 assert self._started.stdout is not None
                 self._started.stdout.close()
-            stack.close()  # the copiers end when nobody can write any more
+            stack.close()  # the copiers end when no process can write any more
             reap(self._helpers)
             raise
 

@@ -149,7 +149,7 @@ def _words(path: Path) -> frozenset[str]:
 
 
 def _share_processors(path: Path) -> None:
-    """Give a group of the first version the processors of the one above; without any it takes no process."""
+    """Give a group of the first version the processors of its parent; without any it takes no process."""
     for name in ("cpuset.cpus", "cpuset.mems"):
         (path / name).write_text((path.parent / name).read_text())
 

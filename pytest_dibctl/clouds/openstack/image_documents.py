@@ -18,14 +18,14 @@ RESERVED = frozenset(
         *("os_hash_value", "virtual_size", "created_at", "updated_at", "locations", "stores"),
     }
 )
-"""What a property cannot be called: Glance has a meaning of its own for it."""
+"""Names that a property cannot have: Glance has its own meaning for them."""
 OWN = frozenset(
     {
         *RESERVED,
         *("self", "file", "schema", "direct_url"),
     }
 )
-"""What Glance shows of an image that is no property."""
+"""Attributes that Glance shows of an image and that are no properties."""
 _LINKS = frozenset({"self", "file", "schema"})
 
 

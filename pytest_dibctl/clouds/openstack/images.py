@@ -23,7 +23,7 @@ NO_PROPERTIES = OWN | {
     *("limit", "marker", "sort", "sort_key", "sort_dir", "tag", "member_status", "changes-since"),
     *("deleted", "deleted_at", "is_public", "properties"),
 }
-"""What means something else in a query of Glance's than a property."""
+"""Names that mean something else in a query of Glance than a property."""
 GOING_ON = frozenset({"queued", "saving", "importing", "uploading"})
 
 
@@ -125,7 +125,7 @@ def listed(
     if tag is not None:
         query["tag"] = tag
     if name is not None:
-        # Glance takes whatever stands before a colon for an operator, and all that follows "eq:" as it is.
+        # Glance takes text before a colon for an operator, and text after "eq:" as it is.
         query["name"] = f"eq:{name}" if ":" in name else name
     for hidden in ("false", "true"):
         for image in pages(api, "image", "/images", {**query, "os_hidden": hidden}, "images"):

@@ -1,8 +1,8 @@
 """Resources that runs left and no ledger records any more: found by their marks, once their time is over.
 
-Each resource needs several proofs: a name of ours, a mark that users' copies do not inherit, a lifetime and
-a lease that are over by the cloud's clock, a run of which nothing else lives, and no mark that it is kept.
-A resource in doubt stays.
+Each removal needs several proofs. The resource has a name of a test run and a mark that users' copies do not
+inherit. Its lifetime and its lease are over by the cloud's clock. No other resource of its run lives, and no
+mark says that it is kept. A resource in doubt stays.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SNAPSHOT = "snapshot"
 class _Marked:
     """A resource with a mark of ours. ``made``, ``end`` and ``kept`` are seconds since 1970, by the cloud.
 
-    ``end`` is the later one of its lifetime's and its lease's; ``kept`` is None unless it is kept.
+    ``end`` is the later end of its lifetime and its lease; ``kept`` is None unless it is kept.
     """
 
     kind: str
@@ -58,7 +58,7 @@ class _Marked:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Seen:
-    """What the project has at a moment. ``servers`` are all of them, ours or not."""
+    """The resources of the project at one moment. ``servers`` are all of them, ours or not."""
 
     now: float
     servers: list[Any]
@@ -138,7 +138,7 @@ def _is_there(api: Api, resource: LeakedResource) -> bool:
 
 
 def kept(api: Api) -> tuple[LeakedResource, ...]:
-    """Return the images and instances of tests that are marked as kept, by whatever machine."""
+    """Return the images and instances of tests that any machine marked as kept."""
     return tuple(
         dataclasses.replace(one.leaked(0.0), why=_until(one.kept))
         for one in _look(api).marked

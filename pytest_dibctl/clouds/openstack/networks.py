@@ -77,9 +77,9 @@ def requested(
 ) -> list[dict[str, str]] | str:
     """Return the ``networks`` of Nova's request for these nics; ``at`` gives the places of their settings.
 
-    A nic with a fixed address gets a port of ours: Nova accepts one address, not one of each family, and
-    reports Neutron's refusal as a lack of hosts, where we get it at once. The port is found again by its
-    description.
+    A nic with a fixed address gets a port of the run. Nova accepts only one address, not one of each family,
+    and reports a refusal of Neutron as a lack of hosts. Neutron itself reports the refusal at once. The port
+    is found again by its description.
     """
     if not nics:
         return "auto"

@@ -1,4 +1,4 @@
-"""What of a login and of the services' answers is a secret, entered where texts lose it."""
+"""Secrets of a login and of the services' answers, entered so that texts lose them."""
 
 from __future__ import annotations
 

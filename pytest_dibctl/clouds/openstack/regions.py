@@ -1,4 +1,4 @@
-"""One project's images in one region of OpenStack, and who uses them: ``regions.Region`` for real."""
+"""One project's images in one region of OpenStack, and their users: the real ``regions.Region``."""
 
 from __future__ import annotations
 

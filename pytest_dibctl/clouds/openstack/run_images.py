@@ -57,8 +57,8 @@ def upload(
 ) -> CloudImage:
     """Make an image of the file, with its kernel and initrd if it needs them to boot.
 
-    When anything fails, what was made is removed again; else the caller must ``delete`` it. Raises ApiError
-    and its like, ConfigError, ArtifactError.
+    When anything fails, the image is removed again; else the caller must ``delete`` it. Raises ApiError and
+    its like, ConfigError, ArtifactError.
     """
     glance = merge.glance(request.image, environment)
     tags = tuple(dict.fromkeys((*glance.tags, *marks.all_tags(run_id))))

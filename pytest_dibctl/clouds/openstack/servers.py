@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServerSpec:
-    """What a server is made of. ``groups`` are ids of security groups; ``user_data`` is plain text."""
+    """The parts of a server. ``groups`` are ids of security groups; ``user_data`` is plain text."""
 
     name: str
     image_id: str

@@ -51,7 +51,7 @@ class AnswerError(ApiError):
 def within(seconds: float) -> Iterator[None]:
     """Let all requests inside, and what is read of their answers, end within ``seconds`` from now.
 
-    What is late raises what a timeout of the socket does. An outer deadline that is earlier stays.
+    A late call raises the error of a socket's timeout. An outer deadline that is earlier stays.
     """
     token = _deadline.set(min(_deadline.get(), time.monotonic() + seconds))
     try:
@@ -253,7 +253,7 @@ def _left() -> float | None:
 
 
 class _Timed(io.RawIOBase):
-    """What comes from a socket: each read has the time that is left, so that drops do not add up."""
+    """Reads from a socket: each read has the remaining time, so slow drops of data do not add up."""
 
     def __init__(self, raw: io.RawIOBase, sock: Any) -> None:
         self._raw = raw
@@ -284,7 +284,7 @@ class _Response(http.client.HTTPResponse):
 
 
 class _Timely:
-    """What connections of both kinds have: each of their calls has the time that is left."""
+    """The common part of both kinds of connections: each of their calls has the remaining time."""
 
     response_class = _Response
     timeout: float | None

@@ -24,14 +24,14 @@ BAD_REQUEST = 400
 
 
 class ImageUses:
-    """Who uses images. ``where`` is the place of the keystone section, for messages."""
+    """The users of images. ``where`` is the place of the keystone section, for messages."""
 
     def __init__(self, api: Api, *, where: str) -> None:
         self._api = api
         self._where = where
 
     def of(self, image_ids: Collection[str]) -> Mapping[str, str]:
-        """Return who uses which of the images; memory grows with these, not with what there is."""
+        """Return the users of the images; memory grows with these images, not with all servers."""
         wanted = set(image_ids)
         users = _Users()
         for server in self._servers():
@@ -114,7 +114,7 @@ class ImageUses:
 
 
 class _Users:
-    """Who uses which image, told in the first user's words and a number."""
+    """The users of each image, described by the first user and a number."""
 
     def __init__(self) -> None:
         self._first: dict[str, str] = {}
@@ -152,7 +152,7 @@ class _Users:
 
 
 def _image_of(server: Mapping[str, Any]) -> str | None:
-    """Return the id of a server's image, None for one that is booted from a volume."""
+    """Return the id of a server's image, None for a server that is booted from a volume."""
     image = server.get("image")
     return str(image["id"]) if isinstance(image, Mapping) and image.get("id") else None
 
@@ -164,7 +164,7 @@ def _volume_image(volume: Mapping[str, Any]) -> str | None:
 
 
 def _is_in_creation(volume: Mapping[str, Any]) -> bool:
-    """Whether a volume is being filled: until the end it shows no image, or the one that it had before."""
+    """Whether a volume is being filled: until the end it shows no image, or its former image."""
     return str(volume.get("status")).lower() in IN_CREATION
 
 

@@ -1,4 +1,4 @@
-"""The QEMU process of an instance: a child of this process, or one that an earlier run started."""
+"""The QEMU process of an instance: a child of this process, or a process that an earlier run started."""
 
 from __future__ import annotations
 

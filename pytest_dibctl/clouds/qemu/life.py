@@ -2,7 +2,7 @@
 
 A panicked Linux has halted all processors but one for good, and that one goes round in the kernel. Of a
 living one, some processor is in a program, or idle, which means halted until the next interrupt, at one of a
-few looks. A guest that only prints a panic is found alive so, whatever it prints.
+few looks. So a guest that only prints a panic is found alive.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The cache of ready states, each the disk of a guest that was ready, its memory inside.
 
-The lock of a state is held alone by the process that makes it, shared while a guest is made of it.
+The process that makes a state holds its lock alone; a process that makes a guest of it shares the lock.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MAC: Final = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class About:
-    """What is known of a state: the guest's ``uuid``, ``name`` and login key (a public line), and its file.
+    """The facts of a state: the guest's ``uuid``, ``name`` and login key (a public line), and its file.
 
     ``made`` is seconds since the epoch, ``seconds`` what the boot took, ``size`` bytes; ``label`` is the
     name of the image's file.
@@ -76,7 +76,7 @@ class ReadyStore(KeyedCache[ReadyState]):
     def take_in(self, disk: Path, key: str, about: About) -> None:
         """Copy a disk into the cache, in the place of what is there; raises OSError.
 
-        The caller holds the lock alone, and nobody writes to the disk.
+        The caller holds the lock alone, and no process writes to the disk.
         """
         with self.draft(key) as draft:
             draft.mkdir(mode=0o700)

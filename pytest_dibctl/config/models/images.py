@@ -60,7 +60,7 @@ Needs = Annotated[
 
 TestKind = Literal["shell", "pytest", "ssh", "image"]
 TEST_KINDS: tuple[TestKind, ...] = get_args(TestKind)
-"""What an entry of ``tests_list`` may be."""
+"""The kinds of entries of ``tests_list``."""
 
 
 class TestEntry(Ruled):

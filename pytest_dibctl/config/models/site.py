@@ -1,4 +1,4 @@
-"""What test.yaml and upload.yaml have in common: a cloud, and how to trust it."""
+"""The common keys of test.yaml and upload.yaml: a cloud, and its certificates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_dibctl.config.models.values import EmptyIfNone, Flag, NonEmpty
 
 
 class Site(Ruled):
-    """What test and upload environments have in common: a cloud, and how to trust it."""
+    """The common keys of test and upload environments: a cloud, and its certificates."""
 
     keystone: Annotated[
         Keystone | None,

@@ -38,7 +38,7 @@ KEYS_OF_GLANCE = {
     "os_hidden": "obsolete.hidden",
     "visibility": "obsolete.visibility",
 }
-"""What Glance has a meaning of its own for, and the key that sets it on older images."""
+"""Names that have their own meaning in Glance, and the key that sets each on older images."""
 GLANCES_OWN = frozenset(
     {
         *KEYS_OF_GLANCE,
@@ -54,7 +54,7 @@ FACTS = ("obsoleted_at", "obsoleted_by")
 
 
 class Obsoleting(Ruled):
-    """What becomes of an image when a newer one takes its place."""
+    """How an image is changed when a newer one takes its place."""
 
     name: Annotated[
         NonEmpty,
