@@ -78,15 +78,15 @@ def expand(
     from diskimage_builder import element_dependencies as dependencies
 
     searched = [*paths, own_elements()]
-    wanted = [*(["base"] if base else []), *dib.elements, *_default_block_device(dib.elements, arch)]
+    names = [*(["base"] if base else []), *dib.elements, *_default_block_device(dib.elements, arch)]
     where = image.at("dib.elements")
     try:
-        elements = dependencies.get_elements(wanted, ":".join(str(path) for path in searched))
+        elements = dependencies.get_elements(names, ":".join(str(path) for path in searched))
     except (OSError, UnicodeError) as error:
         raise BuildError(f"{where}: {_unreadable(searched, error)}") from None
     except dependencies.MissingElementException as error:
         [name] = re.findall(r"'(.+)'", str(error)) or [str(error)]
-        lists = "" if name in wanted else _asking(name, searched)
+        lists = "" if name in names else _asking(name, searched)
         raise BuildError(
             f"{where}: there is no element {name!r}{lists}",
             hint=COMMENT_HINT if name.startswith("#") else _nearest(name, searched),

@@ -71,8 +71,8 @@ def _answer(request: Mapping[str, Any], target: Path) -> dict[str, Any]:
             progress=lambda line: _say({"progress": line}),
         )
     except DibctlError as error:
-        told = {"message": error.message, "hint": error.hint, "exit_code": int(error.exit_code)}
-        return {"error": {"kind": type(error).__name__, **told}}
+        answer = {"message": error.message, "hint": error.hint, "exit_code": int(error.exit_code)}
+        return {"error": {"kind": type(error).__name__, **answer}}
     fields = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
     del fields["artifact"], fields["log_file"]
     return {"outcome": {**fields, "phases": dict(outcome.phases), "scripts": dict(outcome.scripts)}}

@@ -37,9 +37,9 @@ def failed(plan: Plan, code: int, watcher: Watcher, seconds: float) -> BuildErro
     lines = [_COPY.sub(lambda copy: _own_file(plan, copy[1]) or copy[0], line) for line in failure.lines]
     if causes.cut_off(failure.text, plan.target.parent):
         lines.append(f"{causes.NO_SPACE}; the log is cut off, too")
-    shown = "".join(f"\n  {line}" for line in lines)
+    last_lines = "".join(f"\n  {line}" for line in lines)
     return BuildError(
-        f"{plan.image.at()}: the build {ended}{where} after {seconds:.0f} s{shown}\n"
+        f"{plan.image.at()}: the build {ended}{where} after {seconds:.0f} s{last_lines}\n"
         f"log: {plan.unfinished_log}",
         hint=hint,
         exit_code=code,

@@ -181,38 +181,38 @@ def summary(components: Mapping[str, str]) -> str:
     Of environment variables and the files they name it holds the names: the digests of what is in them are
     salted anew for each image.
     """
-    said = [
+    parts = [
         f"{name}={'' if name.startswith(('environment:', 'input:')) else value}"
         for name, value in sorted(components.items())
         # Where a script's files lie differs between machines.
         if not name.startswith("input:element ")
     ]
-    return digest(said)
+    return digest(parts)
 
 
 def changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
     """Say in a few words what differs between two fingerprints; empty when nothing does."""
-    said = [
+    differences = [
         _change(name, old.get(name), new.get(name))
         for name in sorted({*old, *new})
         if old.get(name) != new.get(name)
     ]
-    if len(said) > _SHOWN:
-        said = [*said[:_SHOWN], f"and {len(said) - _SHOWN} more"]
-    return ", ".join(said)
+    if len(differences) > _SHOWN:
+        differences = [*differences[:_SHOWN], f"and {len(differences) - _SHOWN} more"]
+    return ", ".join(differences)
 
 
 def _change(name: str, old: str | None, new: str | None) -> str:
-    what = name.removeprefix("file:") if name.startswith("file:") else name.replace(":", " ", 1)
+    item = name.removeprefix("file:") if name.startswith("file:") else name.replace(":", " ", 1)
     if name.startswith("input:"):
-        what = f"a file that {name.split(':')[1]} names was"
+        item = f"a file that {name.split(':')[1]} names was"
     if old is None:
-        return f"{what} added"
+        return f"{item} added"
     if new is None:
-        return f"{what} removed"
+        return f"{item} removed"
     if name in (DISTRIBUTION, "arch", "filename"):
-        return f"{what} {old} -> {new}"
-    return f"{what} changed"
+        return f"{item} {old} -> {new}"
+    return f"{item} changed"
 
 
 def tree_digest(root: Path, *, counts: Callable[[Path], bool] = lambda _path: True) -> str:

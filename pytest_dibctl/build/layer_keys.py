@@ -109,8 +109,8 @@ def components(
 
 def key(components_: Mapping[str, str], boundary: Boundary) -> str:
     """Return the name of a layer: equal ones stand for equal trees."""
-    said = [f"{name}={value}" for name, value in sorted(components_.items())]
-    return fingerprint.digest([boundary.name, *said])[:40]
+    lines = [f"{name}={value}" for name, value in sorted(components_.items())]
+    return fingerprint.digest([boundary.name, *lines])[:40]
 
 
 def boundaries(recipe: Recipe) -> Iterator[Boundary]:

@@ -45,14 +45,14 @@ def use(dib: Dib, host: Mapping[str, str]) -> Use:
     if not taken:
         return Use()
     addresses = " and ".join(dict.fromkeys(taken.values()))
-    said = f"built with {addresses}, from this machine's apt sources"
+    origin = f"built with {addresses}, from this machine's apt sources"
     if setting(dib, _SOURCES):
-        return Use(environment=taken, warnings=(f"{said}; the image's own are those of {_SOURCES}",))
+        return Use(environment=taken, warnings=(f"{origin}; the image's own are those of {_SOURCES}",))
     if dib.keep_host_mirror:
-        return Use(environment=taken, warnings=(f"{said}; they stay in the image (dib.keep_host_mirror)",))
-    told = {_HOST_VARIABLES[name]: uri for name, uri in taken.items()}
+        return Use(environment=taken, warnings=(f"{origin}; they stay in the image (dib.keep_host_mirror)",))
+    variables = {_HOST_VARIABLES[name]: uri for name, uri in taken.items()}
     return Use(
-        environment={**taken, **told},
+        environment={**taken, **variables},
         element=Element(name=ELEMENT, path=SHIPPED / ELEMENT),
-        warnings=(f"{said}; the image gets the distribution's own (dib.keep_host_mirror keeps these)",),
+        warnings=(f"{origin}; the image gets the distribution's own (dib.keep_host_mirror keeps these)",),
     )

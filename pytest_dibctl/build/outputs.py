@@ -19,27 +19,27 @@ def made_by(plan: Plan, *, before: Identity | None) -> Path:
 
     Raises BuildError when there is none, or it is no image.
     """
-    made = plan.out / plan.target.name
-    if not made.exists() and plan.recipe is None and Identity.if_any(plan.target) not in (None, before):
+    output = plan.out / plan.target.name
+    if not output.exists() and plan.recipe is None and Identity.if_any(plan.target) not in (None, before):
         # An external command that does not use the name it is offered writes to the place itself.
-        made = plan.target
-    if not made.exists():
-        others = ", ".join(sorted(path.name for path in made.parent.iterdir())) or "nothing"
+        output = plan.target
+    if not output.exists():
+        others = ", ".join(sorted(path.name for path in output.parent.iterdir())) or "nothing"
         raise BuildError(
-            f"{plan.image.at()}: the build succeeded but made no {made.name}; it made: {others}\nlog: "
+            f"{plan.image.at()}: the build succeeded but made no {output.name}; it made: {others}\nlog: "
             f"{plan.unfinished_log}",
             hint="an external_build command has to write the file %(output_filename)s"
             if plan.image.settings.external_build
             else None,
         )
     try:
-        artifact.verify(made)
+        artifact.verify(output)
     except ArtifactError as error:
         raise BuildError(
             f"{plan.image.at()}: the build made a file that is not an image: {error.message}\nlog: "
             f"{plan.unfinished_log}"
         ) from None
-    return made
+    return output
 
 
 def install(plan: Plan, made: Path, *, seconds: float, phases: Mapping[str, float]) -> None:

@@ -59,13 +59,13 @@ class Plan:
     def environment(self) -> dict[str, str]:
         """The variables that the commands get in addition to this process's environment."""
         temporary = str(self.building / build_steps.TMP)
-        given = dict(self.recipe.environment) if self.recipe is not None else {}
+        variables = dict(self.recipe.environment) if self.recipe is not None else {}
         added = bootstrap.environment(self.recipe) if self.recipe is not None else {}
         # The image's or the caller's are not used: the space check, the guard of mounts and loop devices and
         # the removal know this one directory. The recipe's warnings say so.
         # DIB_QUIET: with --logfile, disk-image-create would say nothing here.
-        quicker = light.environment(given) if self.recipe is not None else {}
-        return {"DIB_QUIET": "0", **quicker, **given, **added, "TMP_DIR": temporary, "TMPDIR": temporary}
+        quicker = light.environment(variables) if self.recipe is not None else {}
+        return {"DIB_QUIET": "0", **quicker, **variables, **added, "TMP_DIR": temporary, "TMPDIR": temporary}
 
     def steps(self) -> list[Step]:
         """Return the commands of the build, in their order."""

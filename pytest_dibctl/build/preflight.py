@@ -128,12 +128,12 @@ def _partitions(names: Iterable[str]) -> bool:
 
 def disk_image_create() -> Check:
     """Check that disk-image-create is installed, in this Python environment or on PATH."""
-    found = shutil.which(dib.TOOL, path=process.tool_path())
+    path = shutil.which(dib.TOOL, path=process.tool_path())
     version = dib.installed_version()
-    if found is None or version is None:
+    if path is None or version is None:
         fix = f"pip install {dib.DISTRIBUTION}"
         return Check(name=dib.TOOL, ok=False, detail="not found", fix=fix)
-    return Check(name=dib.TOOL, ok=True, detail=f"{found}, {version}")
+    return Check(name=dib.TOOL, ok=True, detail=f"{path}, {version}")
 
 
 def _plain_path(target: Path) -> Check:

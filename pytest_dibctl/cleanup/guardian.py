@@ -160,20 +160,20 @@ class Guardian:
         """Start a guardian and return when it holds its charge; raises OSError when it does not take it."""
         charge = self._make_charge()
         data = pickle.dumps(charge)
-        with tempfile.TemporaryFile() as said:
+        with tempfile.TemporaryFile() as output:
             child = subprocess.Popen(
                 [*process.own_python(__name__), str(self.directory), str(descriptor)],
                 cwd=charge.cwd,
                 env=_plain_environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                stderr=said,
+                stderr=output,
                 start_new_session=True,
                 pass_fds=(descriptor,),
             )
             try:
                 _hand_over(child, data)
-                _await_charged(child, descriptor, said)
+                _await_charged(child, descriptor, output)
             except BaseException:
                 child.kill()
                 child.wait()
@@ -234,8 +234,8 @@ def _await_charged(child: subprocess.Popen[bytes], descriptor: int, said: IO[byt
 
 def _plain_environment() -> dict[str, str]:
     """Return this process's environment without credentials, and without the mark of what is to be ended."""
-    found = process.environment({process.RUN: ""})
-    return {name: value for name, value in found.items() if not name.startswith("OS_")}
+    variables = process.environment({process.RUN: ""})
+    return {name: value for name, value in variables.items() if not name.startswith("OS_")}
 
 
 def of_run(directory: Path, environments: Iterable[Entry[TestEnvironment]], *, cwd: Path) -> Guardian:

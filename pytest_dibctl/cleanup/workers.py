@@ -149,11 +149,11 @@ class WorkerCleanup:
     def _remove_made_by(self, pid: int) -> None:
         if wait_while(lambda: processes.is_alive(pid), timeout=DEATH, poll=POLL):
             return
-        made = [record for record in self.ledger.records() if record.pid == pid]
+        records = [record for record in self.ledger.records() if record.pid == pid]
         if not self.options.keep_on_kill:
-            self._sweep(made)
+            self._sweep(records)
             return
-        for record in made:
+        for record in records:
             if record.path not in self._shared_records():
                 self._keep(record, "--dib-keep-on-kill")
 
@@ -165,9 +165,9 @@ class WorkerCleanup:
         for record in kept:
             self._guarded(lambda record=record: self._keep(record))  # type: ignore[misc]
         self._guarded(lambda: self._keep_consoles(mine))
-        told = {removal.resource for removal in self.removals if removal.failed}
+        reported = {removal.resource for removal in self.removals if removal.failed}
         swept = sweep.sweep_records(self.catalog.environment, self.ledger, mine, cwd=self.cwd)
-        self.removals += [removal for removal in swept if removal.failed and removal.resource not in told]
+        self.removals += [removal for removal in swept if removal.failed and removal.resource not in reported]
 
     def _shared_records(self) -> set[Path]:
         """Return the records of whole test images, of all workers."""
@@ -199,7 +199,10 @@ class WorkerCleanup:
 
     def _target_of(self, record: Record) -> Target | None:
         names = (record.details.get("image"), record.details.get("environment"))
-        return next((one for one in self.targets if (one.image.label, one.environment.label) == names), None)
+        return next(
+            (target for target in self.targets if (target.image.label, target.environment.label) == names),
+            None,
+        )
 
     def _keep_consoles(self, records: Iterable[Record]) -> None:
         for record in records:

@@ -66,9 +66,9 @@ def _labels(kind: str) -> Callable[..., Iterable[str]]:
         from pytest_dibctl.config import catalog
         from pytest_dibctl.config.kinds import KINDS
 
-        given = {name: getattr(parsed_args, f"{name}_config", None) for name in KINDS}
+        config_files = {name: getattr(parsed_args, f"{name}_config", None) for name in KINDS}
         # Errors in the files are not shown: they would stand in the line that is being typed.
-        loaded, _ = catalog.read(cwd=Path.cwd(), explicit=given)
+        loaded, _ = catalog.read(cwd=Path.cwd(), explicit=config_files)
         return sorted(getattr(loaded, kind))
 
     return complete

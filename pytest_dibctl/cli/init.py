@@ -77,13 +77,17 @@ def _run(arguments: Arguments) -> int:
 
 
 def _next(directory: Path, labels: list[str]) -> list[str]:
-    there = f"cd {shlex.quote(str(directory))} && " if directory != Path() else ""
+    change_directory = f"cd {shlex.quote(str(directory))} && " if directory != Path() else ""
     if not labels:
-        return ["Next, check the images that were there before:", "", f"    {there}dibctl validate"]
+        return [
+            "Next, check the images that were there before:",
+            "",
+            f"    {change_directory}dibctl validate",
+        ]
     return [
         "Next, build the image, boot it and run its tests (as root; `dibctl doctor` says what is missing):",
         "",
-        f"    {there}pytest --dib-image={labels[0]}",
+        f"    {change_directory}pytest --dib-image={labels[0]}",
     ]
 
 

@@ -71,13 +71,13 @@ def _run(arguments: Arguments) -> int:
     labels = [environment.label for environment in environments]
     images, reasons = _changed(arguments, images, labels)
     seconds = _seconds(arguments, images)
-    made = matrix.jobs([image.label for image in images], labels, seconds, reasons)
+    jobs = matrix.jobs([image.label for image in images], labels, seconds, reasons)
     if arguments.shards is not None:
-        _tell_of_times(made)
-        made = matrix.shards(made, arguments.shards)
-    written = matrix.FORMATS[arguments.format](made) if arguments.format in matrix.FORMATS else ""
-    print_result(arguments, [_data(job) for job in made], written.splitlines())
-    _tell(catalog, made)
+        _tell_of_times(jobs)
+        jobs = matrix.shards(jobs, arguments.shards)
+    written = matrix.FORMATS[arguments.format](jobs) if arguments.format in matrix.FORMATS else ""
+    print_result(arguments, [_data(job) for job in jobs], written.splitlines())
+    _tell(catalog, jobs)
     return _check(images)
 
 

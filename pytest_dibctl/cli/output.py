@@ -135,8 +135,8 @@ class Meter:
         """Show a line about an environment."""
         with self._lock:
             if self._progress is not None:
-                shown = visible(f"{environment}: {line}")
-                self._progress.console.print(shown, markup=False, highlight=False)
+                text = visible(f"{environment}: {line}")
+                self._progress.console.print(text, markup=False, highlight=False)
             else:
                 say(f"{environment}: {line}")
 

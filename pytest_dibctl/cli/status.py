@@ -85,8 +85,8 @@ def _run(arguments: Arguments) -> int:
     table = Table(columns=COLUMNS, rows=rows, empty="there is no image", shared=7)
     print_result(arguments, [_data(image) for image in found], table)
     errors = _errors(found)
-    for what, error in errors:
-        say_error(what, error)
+    for subject, error in errors:
+        say_error(subject, error)
     return first_exit_code(error for _, error in errors)
 
 

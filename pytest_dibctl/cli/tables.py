@@ -128,9 +128,9 @@ def state(value: str, tone: Tone) -> Cell:
 
 def note(value: str | DibctlError | None) -> Cell:
     """Return a cell of a remark or of an error, whose whole text is shown elsewhere."""
-    said = value.message if isinstance(value, DibctlError) else value or ""
-    lines = said.splitlines() or [NONE]
-    return Cell(shown=lines[0], data=said or None, one_line=True)
+    message = value.message if isinstance(value, DibctlError) else value or ""
+    lines = message.splitlines() or [NONE]
+    return Cell(shown=lines[0], data=message or None, one_line=True)
 
 
 def digest(value: str | None) -> Cell:

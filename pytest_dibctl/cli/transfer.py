@@ -102,12 +102,12 @@ def _naming_near(side: Side, catalog: Catalog) -> Iterator[None]:
 def _side(arguments: Arguments, option: str) -> Side:
     from pytest_dibctl.publish.connect import Side
 
-    given = {
+    values = {
         field: value
         for key, (field, _) in SIDES.items()
         if (value := getattr(arguments, f"{option}_{key.replace('-', '_')}")) is not None
     }
-    return Side(option=f"--{option}", label=getattr(arguments, option), given=given)
+    return Side(option=f"--{option}", label=getattr(arguments, option), given=values)
 
 
 def _transfer(arguments: Arguments, source: Region, destination: Region, rule: Obsoleting) -> Transferred:

@@ -48,20 +48,20 @@ def reply(packet: bytes, lease: Lease) -> bytes | None:
     if (kind_, hardware, length) != (_REQUEST, _ETHERNET, 6) or packet[_HEADER.size :][:4] != _MAGIC:
         return None
     options = dict(_options(packet[_HEADER.size + 4 :]))
-    asked = options.get(_KIND, b"")[:1]
-    wanted = options.get(_WANTED, lease.address.packed)
-    if asked == bytes([_DISCOVER]):
+    kind = options.get(_KIND, b"")[:1]
+    requested = options.get(_WANTED, lease.address.packed)
+    if kind == bytes([_DISCOVER]):
         answer = _OFFER
-    elif asked == bytes([_ASK]):
-        answer = _ACK if wanted == lease.address.packed else _NAK
-    elif asked == bytes([_INFORM]):
+    elif kind == bytes([_ASK]):
+        answer = _ACK if requested == lease.address.packed else _NAK
+    elif kind == bytes([_INFORM]):
         answer = _ACK
     else:
         return None
-    given = lease.address.packed if answer != _NAK else bytes(4)
+    address = lease.address.packed if answer != _NAK else bytes(4)
     header = _HEADER.pack(
         *(_REPLY, _ETHERNET, 6, 0, xid, 0, flags),
-        *(bytes(4), given, lease.router.packed, bytes(4), client, b"", b""),
+        *(bytes(4), address, lease.router.packed, bytes(4), client, b"", b""),
     )
     return header + _MAGIC + _encoded(answer, lease)
 

@@ -132,8 +132,8 @@ class _Keeper:
                 self._keep(boundary)
                 _say(f"{KEPT}{boundary.name}")
             except (OSError, CommandError, NotKept) as error:
-                said = error.strerror if isinstance(error, OSError) and error.strerror else error
-                _say(f"{NOT_KEPT}{boundary.name}: {said}")
+                reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+                _say(f"{NOT_KEPT}{boundary.name}: {reason}")
             shutil.rmtree(self._draft(boundary), ignore_errors=True)
         _say(f"{PASSED}{boundary.name}")
         return 0
@@ -194,7 +194,7 @@ class _Keeper:
 
     def _listing(self) -> dict[str, str]:
         """Return what lies in the build's directory besides the tree: size and time of each file."""
-        found = {}
+        entries = {}
         for folder, folders, files in os.walk(self.build):
             if Path(folder) == self.build:
                 folders[:] = [name for name in folders if name not in ("mnt", "built")]
@@ -204,8 +204,8 @@ class _Keeper:
                 path = Path(folder, name)
                 info = path.lstat()
                 # The mode changes when a kept tree takes a script's place.
-                found[str(path.relative_to(self.build))] = f"{info.st_size} {info.st_mtime_ns}"
-        return {name: stamp for name, stamp in found.items() if name not in _ALWAYS_NEW}
+                entries[str(path.relative_to(self.build))] = f"{info.st_size} {info.st_mtime_ns}"
+        return {name: stamp for name, stamp in entries.items() if name not in _ALWAYS_NEW}
 
     def _made_besides(self) -> list[str]:
         before = json.loads((self.directory / "before.json").read_text())

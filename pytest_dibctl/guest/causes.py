@@ -156,9 +156,11 @@ def _by_files(evidence: Evidence) -> Cause | None:
     files = evidence.files
     if files is None:
         return None
-    wanted = _ENGINE_ARCH.get(evidence.arch or "")
-    if files.architecture is not None and wanted is not None and files.architecture != wanted:
-        return made("wrong-architecture", text=f"they are for {files.architecture}, the machine is {wanted}")
+    machine_arch = _ENGINE_ARCH.get(evidence.arch or "")
+    if files.architecture is not None and machine_arch is not None and files.architecture != machine_arch:
+        return made(
+            "wrong-architecture", text=f"they are for {files.architecture}, the machine is {machine_arch}"
+        )
     if files.autorelabel:
         return made("selinux-relabel", text="the image has /.autorelabel")
     blind = files.datasources is not None and not _has_seed_source(files.datasources, evidence.engine)
@@ -210,8 +212,8 @@ def _refused(evidence: Evidence, files: LoginFacts) -> Cause:
 
 
 def _has_seed_source(names: Sequence[str], engine: str) -> bool:
-    wanted = {"configdrive", "openstack"} if engine == "openstack" else {"nocloud", "configdrive"}
-    return bool(wanted & {name.lower() for name in names})
+    sources = {"configdrive", "openstack"} if engine == "openstack" else {"nocloud", "configdrive"}
+    return bool(sources & {name.lower() for name in names})
 
 
 def _has_booted(text: str) -> bool:

@@ -211,14 +211,14 @@ class Wait:
 
     def _attempt(self, seconds: float) -> tuple[Login, str]:
         """Log in once; a guest that is found dead meanwhile ends the attempt, and the wait by an error."""
-        over, found = threading.Event(), list[BaseException]()
+        over, errors = threading.Event(), list[BaseException]()
 
         def watch() -> None:
             while not over.wait(WATCH_EVERY):
                 try:
                     self.check()
                 except BaseException as error:  # noqa: BLE001 -- raised below, in the thread that waits
-                    found.append(error)
+                    errors.append(error)
                     over.set()
 
         watcher = threading.Thread(target=watch, name="watch over a login", daemon=True)
@@ -228,8 +228,8 @@ class Wait:
         finally:
             over.set()
             watcher.join(WATCH_END)
-        if found and outcome[0] is not Login.DONE:
-            raise found[0]
+        if errors and outcome[0] is not Login.DONE:
+            raise errors[0]
         return outcome
 
     def _is_final(self, output: str, seconds: float) -> bool:

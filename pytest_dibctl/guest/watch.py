@@ -90,17 +90,17 @@ class Trouble:
 
 def of_text(text: str, source: str, *, kernel: bool = True) -> list[Trouble]:
     """Return the troubles that lines of a text tell; without ``kernel`` those of a kernel do not count."""
-    found: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     last: dict[tuple[str, str], str] = {}
     for match in causes.matches(text, SIGNS, every=True):
         if match.sign.cause in KERNEL_KINDS and not kernel:
             continue
         key = (match.sign.cause, _shape(match.line))
-        found[key] += 1
+        counts[key] += 1
         last.setdefault(key, visible_line(match.line.strip()[:LONGEST]))
     return [
         Trouble(kind=kind, source=source, said=last[kind, shape], times=times)
-        for (kind, shape), times in found.items()
+        for (kind, shape), times in counts.items()
     ][:MOST_KINDS]
 
 

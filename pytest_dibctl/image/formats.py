@@ -95,18 +95,18 @@ def of(path: Path, *, packed: bool = False) -> str:
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)
-        found = next((kind for offset, magic, kind in _MAGICS if _has(head, offset, magic)), "raw")
-        promised = NAMED.get(path.suffix.lower(), found)
-        if found == "raw":
+        disk_format = next((kind for offset, magic, kind in _MAGICS if _has(head, offset, magic)), "raw")
+        promised = NAMED.get(path.suffix.lower(), disk_format)
+        if disk_format == "raw":
             _refuse_foreign(path, head, promised, packed=packed)
-        if found != promised:
-            raise _misnamed(path, promised, found)
-        check = _CHECKS.get(found)
+        if disk_format != promised:
+            raise _misnamed(path, promised, disk_format)
+        check = _CHECKS.get(disk_format)
         refused = check(file, head) if check is not None else None
     if refused is not None:
         reason, hint = refused
         raise ArtifactError(f"{path}: {reason}", hint=hint)
-    return found
+    return disk_format
 
 
 def refuse_other(path: Path, disk_format: str, declared: str, *, where: str) -> None:
@@ -129,12 +129,12 @@ def _has(head: bytes, offset: int, magic: bytes) -> bool:
 
 
 def _refuse_foreign(path: Path, head: bytes, promised: str, *, packed: bool) -> None:
-    archive = next((what for offset, magic, what in ARCHIVES if _has(head, offset, magic)), None)
+    archive = next((name for offset, magic, name in ARCHIVES if _has(head, offset, magic)), None)
     if archive is not None and not packed:
         raise ArtifactError(f"{path}: is {archive}, and no image by itself", hint="unpack it first")
     if promised != "raw":
         raise _misnamed(path, promised, "raw")
-    foreign = next((what for offset, magic, what in FOREIGN if _has(head, offset, magic)), None)
+    foreign = next((name for offset, magic, name in FOREIGN if _has(head, offset, magic)), None)
     if foreign is not None:
         raise ArtifactError(
             f"{path}: is {foreign}, and no image that can be used",

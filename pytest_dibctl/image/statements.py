@@ -279,12 +279,12 @@ def _located(name: str, image: Entry[Image], cwd: Path) -> Path:
 
 def _tests_now(image: Entry[Image], cwd: Path) -> set[str]:
     """Return the files of the tests that are listed now, those in listed folders by pytest's usual names."""
-    found: set[str] = set()
+    tests: set[str] = set()
     for index, entry in enumerate(image.settings.tests.tests_list):
         for path in tests_list.expand(entry, image, cwd, index=index):
             usual = [*path.rglob("test_*.py"), *path.rglob("*_test.py")] if path.is_dir() else [path]
-            found |= {os.path.realpath(file) for file in usual}
-    return found
+            tests |= {os.path.realpath(file) for file in usual}
+    return tests
 
 
 def configuration_of(image: Entry[Image]) -> dict[str, str]:

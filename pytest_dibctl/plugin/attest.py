@@ -53,7 +53,7 @@ class _TargetOutcomes:
 
     def tests(self, outcome: str) -> tuple[str, ...]:
         """Return the node ids of the tests with an outcome, sorted."""
-        return tuple(sorted(nodeid for nodeid, given in self.outcomes.items() if given == outcome))
+        return tuple(sorted(nodeid for nodeid, result in self.outcomes.items() if result == outcome))
 
     def is_settled(self, nodeid: str) -> bool:
         """Whether a test passed, failed, failed with its step, or said of itself that it does not apply."""

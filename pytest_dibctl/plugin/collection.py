@@ -209,13 +209,13 @@ class ImageCollector:
         if self._config.getoption("dib_upload_only"):
             return  # every test asks for the upload then, and none is run
         for item in items:
-            asked = sorted(_asks_for(item)) if modules.view_of(item) == planning.TREE else None
-            if asked:
+            fixtures = sorted(_asks_for(item)) if modules.view_of(item) == planning.TREE else None
+            if fixtures:
                 entry = item.stash[ENTRY]
                 where = f"{self._place(entry)}: " if entry else ""
                 raise pytest.UsageError(
                     f"{where}{item.nodeid} is for the files of an image, without a guest, and asks for "
-                    f"{' and '.join(asked)}\nhint: list what needs an instance as `- pytest:`"
+                    f"{' and '.join(fixtures)}\nhint: list what needs an instance as `- pytest:`"
                 )
 
     def _place(self, entry: planning.PlannedEntry) -> str:

@@ -82,8 +82,8 @@ class FailedSteps:
             report.longrepr = str(excinfo.value) if ours else item.repr_failure(excinfo)
             return None
         error = excinfo.value
-        told = isinstance(error, DibctlError) and error.follows
-        reason = words if told else f"{words}, see {first}"
+        is_reported = isinstance(error, DibctlError) and error.follows
+        reason = words if is_reported else f"{words}, see {first}"
         report.outcome = "skipped"
         report.longrepr = (str(item.path), (item.location[1] or 0) + 1, f"Skipped: {reason}")
         return reason

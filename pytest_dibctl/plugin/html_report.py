@@ -89,8 +89,8 @@ def _matrix(target_reports: Mapping[str, TargetReport], names: Mapping[str, str]
     for image in images:
         row = [el("td", el("strong", image), class_="name")]
         for environment in environments:
-            found = cells.get((image, environment))
-            row.append(el("td", _linked_badge(*found) if found else _soft("-")))
+            cell = cells.get((image, environment))
+            row.append(el("td", _linked_badge(*cell) if cell else _soft("-")))
         rows.append(el("tr", *row))
     return el("section", el("div", el("table", *rows), class_="scroll"))
 
@@ -299,7 +299,7 @@ def _changes(change: Changes) -> Markup:
 
 
 def _facts(target: TargetReport) -> Iterator[Markup]:
-    shown = {
+    rows = {
         "image": target.image,
         "environment": target.environment,
         "file": target.file or "",
@@ -312,7 +312,7 @@ def _facts(target: TargetReport) -> Iterator[Markup]:
             if not name.startswith("dib_seconds_") and name not in HIDDEN_FACTS
         },
     }
-    pairs = [part for name, value in shown.items() if value for part in (el("dt", name), el("dd", value))]
+    pairs = [part for name, value in rows.items() if value for part in (el("dt", name), el("dd", value))]
     yield el("details", el("summary", el("strong", "Facts")), el("dl", *pairs))
 
 

@@ -73,6 +73,6 @@ def summary(session: DibSession) -> Iterator[str]:
         parts = []
         for rung in session.plan.rungs(image):
             report = session.target_reports.get(rung.id)
-            told = outcomes(report) if report else ""
-            parts.append(f"{rung.environment.label}: {told or 'no test ran'}")
+            counts = outcomes(report) if report else ""
+            parts.append(f"{rung.environment.label}: {counts or 'no test ran'}")
         yield f"ladder of {image.label}: {'; '.join(parts)}"

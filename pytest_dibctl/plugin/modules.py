@@ -101,14 +101,14 @@ def command_name(place: str) -> str:
 
 def target_of(item: pytest.Item) -> Target | None:
     """Return the target an item is for."""
-    found = _parameter(item, "image")
-    return found if isinstance(found, Target) else None
+    target = _parameter(item, "image")
+    return target if isinstance(target, Target) else None
 
 
 def view_of(item: pytest.Item) -> str | None:
     """Return what an item looks at; None for a test that is for no image."""
-    found = _parameter(item, "dib_view")
-    return found if isinstance(found, str) else None
+    view = _parameter(item, "dib_view")
+    return view if isinstance(view, str) else None
 
 
 def planned_entry(item: pytest.Item, plan: Plan) -> PlannedEntry | None:

@@ -48,8 +48,10 @@ def run_options(config: pytest.Config) -> RunOptions:
 
 def only_shows(config: pytest.Config) -> bool:
     """Whether pytest lists tests or fixtures and runs nothing, so that the machine need not be able to."""
-    given = config.option
-    return bool(given.collectonly or given.showfixtures or given.show_fixtures_per_test or given.setupplan)
+    options = config.option
+    return bool(
+        options.collectonly or options.showfixtures or options.show_fixtures_per_test or options.setupplan
+    )
 
 
 def is_warm(config: pytest.Config) -> bool:
@@ -97,19 +99,19 @@ def build_jobs(config: pytest.Config) -> int:
 
     Raises pytest.UsageError for a negative number.
     """
-    given: int = config.getini("dibctl_build_jobs")
-    if given < 0:
-        raise pytest.UsageError(f"dibctl_build_jobs is {given}; it must be 0 (half of the cores) or more")
-    return given or max(1, len(os.sched_getaffinity(0)) // 2)
+    jobs: int = config.getini("dibctl_build_jobs")
+    if jobs < 0:
+        raise pytest.UsageError(f"dibctl_build_jobs is {jobs}; it must be 0 (half of the cores) or more")
+    return jobs or max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 def _logs_directory(config: pytest.Config) -> Path | None:
     """Return where logs are copied to: what --dib-logs says, else a folder beside the JUnit or HTML file."""
-    given: str | None = config.option.dib_logs
+    directory: str | None = config.option.dib_logs
     cwd = Path(config.invocation_params.dir)
     junit_xml: str | None = config.getoption("xmlpath", None)
-    if given:
-        return cwd / given
+    if directory:
+        return cwd / directory
     if junit_xml:
         file = os.path.expandvars(os.path.expanduser(junit_xml))  # noqa: PTH111 -- as pytest does it
         return (cwd / file).with_suffix(".logs")
@@ -126,11 +128,11 @@ def refuse_contradictions(config: pytest.Config, plan: Plan) -> None:
     images = [image.label for image in plan.images]
     environments = [target.environment.label for target in plan.targets]
     sources = ("dib_input", "dib_use_existing_image", "dib_use_existing_instance")
-    given = [_flag(option) for option in sources if getattr(options, option)]
+    chosen = [_flag(option) for option in sources if getattr(options, option)]
     if options.dib_upload_only:
-        given = [*(flag for flag in given if flag != _flag("dib_input")), "--dib-upload-only"]
-    if len(given) > 1:
-        raise DibctlError(f"{' and '.join(given)} exclude each other")
+        chosen = [*(flag for flag in chosen if flag != _flag("dib_input")), "--dib-upload-only"]
+    if len(chosen) > 1:
+        raise DibctlError(f"{' and '.join(chosen)} exclude each other")
     for option in sources:
         if getattr(options, option) and len(images) > 1:
             raise DibctlError(
@@ -193,10 +195,11 @@ def refuse_shadowing_modules(plan: Plan) -> None:
     The libraries that talk to OpenStack count only where the run will.
     """
     in_openstack = not all(target.environment.settings.is_local for target in plan.targets)
-    found = shadowed.clashes(without=() if in_openstack else ("openstacksdk",))
-    if found:
+    clashes = shadowed.clashes(without=() if in_openstack else ("openstacksdk",))
+    if clashes:
         raise pytest.UsageError(
-            "\n".join(map(str, found)) + "\nhint: rename the file, or run pytest with --import-mode=importlib"
+            "\n".join(map(str, clashes))
+            + "\nhint: rename the file, or run pytest with --import-mode=importlib"
         )
 
 

@@ -180,8 +180,8 @@ class Plan:
 
     def commands(self, path: Path) -> tuple[str, ...]:
         """Return the places of the external tests that the file ``path`` lists, for any image, in order."""
-        found = [entry.place for entry in self.entries if entry.kind == EXTERNAL and path in entry.paths]
-        return tuple(dict.fromkeys(found))
+        places = [entry.place for entry in self.entries if entry.kind == EXTERNAL and path in entry.paths]
+        return tuple(dict.fromkeys(places))
 
     def is_listed(self, path: Path) -> bool:
         """Whether an entry names ``path`` itself."""

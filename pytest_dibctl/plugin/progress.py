@@ -73,9 +73,9 @@ class ProgressOutput:
 
     def _screen_of_pytest(self) -> Screen | None:
         # Options are missing where their plugin was left out with -p.
-        given = self._config.getoption
-        has_debugger = given("usepdb", default=False) or given("trace", default=False)
-        if given("capture", default="no") == "no" or has_debugger or self._reporter is None:
+        getoption = self._config.getoption
+        has_debugger = getoption("usepdb", default=False) or getoption("trace", default=False)
+        if getoption("capture", default="no") == "no" or has_debugger or self._reporter is None:
             return None  # others write to the terminal besides
         writer = self._config.get_terminal_writer()
         file = vars(writer).get("_file")  # pytest's own writers have it, others need not

@@ -98,8 +98,8 @@ class Reporting:
             report.sections.append(("dibctl", text))
         if isinstance(error, DibctlError) and report.when != "call":
             report.longrepr = str(error)
-        told = isinstance(error, DibctlError) and LAST_LINES in error.message
-        if target_run.guest.instance is not None and not target_run.failed and not told:
+        has_console = isinstance(error, DibctlError) and LAST_LINES in error.message
+        if target_run.guest.instance is not None and not target_run.failed and not has_console:
             self._show_console(report, error, target_run.guest.instance, target_run.label)
 
     def _show_console(

@@ -106,9 +106,9 @@ class TerminalOutput:
     def _is_quiet(self, terminalreporter: TerminalReporter) -> bool:
         """Whether -q was given and there is no news that must be shown."""
         reports = self._session.target_reports.values()
-        told = any(report.failed or report.kept for report in reports) or bool(self._session.warnings)
-        told = told or bool(self._session.run_state.get(known_failures.TOLD))
-        return terminalreporter.config.get_verbosity() < 0 and not told
+        has_news = any(report.failed or report.kept for report in reports) or bool(self._session.warnings)
+        has_news = has_news or bool(self._session.run_state.get(known_failures.TOLD))
+        return terminalreporter.config.get_verbosity() < 0 and not has_news
 
 
 def _write_table(terminalreporter: TerminalReporter, target_reports: Mapping[str, TargetReport]) -> None:

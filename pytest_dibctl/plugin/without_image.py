@@ -123,8 +123,8 @@ class WithoutImage:
 
     def _given(self, place: Path) -> Path | None:
         """Return the file of --dib-images-config, which is relative to where pytest was called."""
-        given = self._config.getoption("dib_images_config", None)
-        return place / given if given and place == self._config.invocation_params.dir else None
+        named = self._config.getoption("dib_images_config", None)
+        return place / named if named and place == self._config.invocation_params.dir else None
 
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
         """Say that tests were left out, also where reasons are not shown."""

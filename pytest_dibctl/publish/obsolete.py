@@ -39,8 +39,8 @@ def _mark(region: Region, image_id: str, rule: Obsoleting, where: str) -> Marked
                 f"image {image_id} ({image.name}) belongs to project {image.owner}, and is left alone",
                 hint="log in to that project to make it obsolete",
             )
-        if (what := _no_production_image(image)) is not None:
-            raise ApiError(f"image {image_id} ({image.name}) is {what}, and is left alone")
+        if (kind := _no_production_image(image)) is not None:
+            raise ApiError(f"image {image_id} ({image.name}) is {kind}, and is left alone")
         if image_state.is_obsolete(image, rule) and image_state.is_marked(image):
             return Marked(image_id=image_id, name=image.name)
         now = image_state.time_of(region)

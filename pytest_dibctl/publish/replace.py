@@ -105,21 +105,21 @@ def replace(work: Work) -> Replaced:
 
     Notes of the error name the parts that could not be put back.
     """
-    found = look(work.region, work.wanted, obsolete=work.obsolete)
+    existing = look(work.region, work.wanted, obsolete=work.obsolete)
     members = [work.region.project(member) for member in work.wanted.members]
-    if found.same is not None:
-        pending = _share(work, found.same, members)
+    if existing.same is not None:
+        pending = _share(work, existing.same, members)
         facts = work.wanted.facts
-        news = {key: value for key, value in facts.items() if key not in found.same.properties}
+        news = {key: value for key, value in facts.items() if key not in existing.same.properties}
         if news:
-            work.region.change(found.same.id, Change(properties=news))
-        obsoleted = tuple(_obsoleted(work, found.older, found.same, []))
-        _tidy_up(work, found.same)
-        return Replaced(image=found.same, uploaded=False, obsoleted=obsoleted, pending=pending)
+            work.region.change(existing.same.id, Change(properties=news))
+        obsoleted = tuple(_obsoleted(work, existing.older, existing.same, []))
+        _tidy_up(work, existing.same)
+        return Replaced(image=existing.same, uploaded=False, obsoleted=obsoleted, pending=pending)
     made = _Made(claim=unfinished.new_claim())
     changed: list[tuple[ImageRecord, Change]] = []
     try:
-        image = _hidden(work, found, made)
+        image = _hidden(work, existing, made)
         pending = _share(work, image, members)
         work.go_on()
         if not unfinished.is_claimed(work.region, image.id, made.claim):
@@ -127,10 +127,10 @@ def replace(work: Work) -> Replaced:
             made.image, made.parts = None, []
         made.shown = True
         image = _reveal(work, image)
-        losers, winner = _judged(work, found, image)
+        losers, winner = _judged(work, existing, image)
         obsoleted = tuple(_obsoleted(work, losers, winner, changed))
     except BaseException as error:
-        _roll_back(work, made, changed, found.older, error)
+        _roll_back(work, made, changed, existing.older, error)
         raise
     _tidy_up(work, image)
     return Replaced(image=image, uploaded=True, obsoleted=obsoleted, pending=pending)

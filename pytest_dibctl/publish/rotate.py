@@ -140,9 +140,9 @@ class _Rotation:
     def plan(self) -> list[Verdict]:
         candidates = self._candidates()
         reasons = self._reasons(candidates)
-        asked = [candidate.id for candidate in candidates if candidate.id not in reasons]
-        if asked:
-            reasons |= {image_id: f"used by {user}" for image_id, user in self._region.uses(asked).items()}
+        ids = [candidate.id for candidate in candidates if candidate.id not in reasons]
+        if ids:
+            reasons |= {image_id: f"used by {user}" for image_id, user in self._region.uses(ids).items()}
         return [
             Verdict(candidate=candidate, outcome="stays", reason=reasons[candidate.id])
             if candidate.id in reasons

@@ -164,8 +164,8 @@ class _Transfer:
     def _remove(self, image_id: str, error: BaseException, *, unless_needed: bool = False) -> None:
         where = self._destination.name
         try:
-            shown = image_id in self._shown
-            if not unfinished.is_claimed(self._destination, image_id, self._claim, or_published=shown):
+            is_visible = image_id in self._shown
+            if not unfinished.is_claimed(self._destination, image_id, self._claim, or_published=is_visible):
                 error.add_note(f"image {image_id} is left in {where}: another transfer has taken it up")
             elif unless_needed and (user := self._destination.needed_by(image_id)) is not None:
                 error.add_note(f"image {image_id} is left in {where}: {user}")
@@ -177,7 +177,7 @@ class _Transfer:
     def _existing(self, source: ImageRecord, wanted: Goal) -> ImageRecord | None:
         """Return an image that has name, formats and bytes already: a finished one rather."""
         spec = wanted.spec
-        found = image_state.newest_first(
+        images = image_state.newest_first(
             image
             for image in self._destination.images(name=source.name, owner=spec.owner)
             if image.status == "active"
@@ -185,7 +185,7 @@ class _Transfer:
             and (image.disk_format, image.container_format) == (spec.disk_format, spec.container_format)
             and same_bytes(image, source)
         )
-        for image in sorted(found, key=lambda image: UNFINISHED in image.tags):
+        for image in sorted(images, key=lambda image: UNFINISHED in image.tags):
             if UNFINISHED not in image.tags or unfinished.take_up(
                 self._destination, image, self._claim, timeout=self._request.timeout
             ):

@@ -71,9 +71,9 @@ def upload(request: Request) -> list[Result]:
 
 def _remember(request: Request, results: Sequence[Result]) -> None:
     """Write beside the file what was published of it, for reports of later test runs."""
-    there = [result.environment for result in results if result.outcome in {"uploaded", "unchanged"}]
+    environments = [result.environment for result in results if result.outcome in {"uploaded", "unchanged"}]
     try:
-        published.remember(request.built.path, there)
+        published.remember(request.built.path, environments)
     except (OSError, DibctlError):
         log.warning("%s: the record of the upload could not be written", request.built.path, exc_info=True)
 

@@ -77,8 +77,8 @@ def reasons(
             now=_tree(now, repository, explicit),
             of_all=tuple(_of_all(repository, commit, then, now)),
         )
-        told = {image.label: tuple(compared.image(image.label, environments)) for image in images}
-    return {label: _few(found) for label, found in told.items() if found}
+        reasons_by_label = {image.label: tuple(compared.image(image.label, environments)) for image in images}
+    return {label: _few(found) for label, found in reasons_by_label.items() if found}
 
 
 def _few(found: tuple[str, ...]) -> tuple[str, ...]:
@@ -178,8 +178,8 @@ class _Comparison:
         except DibctlError as error:
             yield f"its recipe was broken: {error.message.splitlines()[0]}"
             return
-        if said := fingerprint.changes(before, after):
-            yield said
+        if differences := fingerprint.changes(before, after):
+            yield differences
         recipe = plan.checked_recipe(new, plan.target_file(new, None, self.now.cwd), self.now.cwd)
         for element in recipe.elements if recipe is not None else ():
             if element.path.resolve().is_relative_to(self.repository.top.resolve()):
@@ -295,8 +295,8 @@ def _around(path: Path, tree: _Tree) -> Iterator[Path]:
         return
     # Of the working directory itself most files have nothing to do with tests.
     in_work = path.parent in (tree.cwd, tree.top)
-    found = path.parent.glob(f"*{path.suffix}") if in_work else _below(path.parent)
-    yield from _helpers(found, tree)
+    paths = path.parent.glob(f"*{path.suffix}") if in_work else _below(path.parent)
+    yield from _helpers(paths, tree)
 
 
 def _helpers(found: Iterable[Path], tree: _Tree) -> Iterator[Path]:

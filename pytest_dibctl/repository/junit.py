@@ -67,13 +67,13 @@ def _distinct(files: Sequence[tuple[str, Path]]) -> Iterator[tuple[str, Path]]:
     """Yield names that no other part has, for CI shows one test of each name, and that XML can hold."""
     seen: set[str] = set()
     for name, path in files:
-        plain = told = "".join(char if char.isprintable() else "?" for char in name)
+        plain = unique = "".join(char if char.isprintable() else "?" for char in name)
         number = 1
-        while told in seen:
+        while unique in seen:
             number += 1
-            told = f"{plain} ({number})"
-        seen.add(told)
-        yield told, path
+            unique = f"{plain} ({number})"
+        seen.add(unique)
+        yield unique, path
 
 
 def read(name: str, path: Path) -> Part:
@@ -103,9 +103,9 @@ def _missing(root: ET.Element, suites: Sequence[ET.Element], cases: Sequence[Cas
     """
     counted = [sum(_whole(suite.get(key)) for key in ("failures", "errors")) for suite in (root, *suites)]
     claimed = max(counted[0], sum(counted[1:]))
-    shown = sum(case.is_bad for case in cases)
-    if claimed > shown:
-        return f"it counts {claimed} failures and shows {shown}"
+    failures = sum(case.is_bad for case in cases)
+    if claimed > failures:
+        return f"it counts {claimed} failures and shows {failures}"
     if outside := sum(1 for _ in root.iter("testcase")) - len(cases):
         return f"it holds {outside} tests outside of a test suite"
     if not cases and (tests := sum(_whole(suite.get("tests")) for suite in suites)):
@@ -145,8 +145,8 @@ def _parsed(path: Path) -> ET.Element:
 
 
 def _case(element: ET.Element) -> Case:
-    properties = {found.get("name"): found.get("value", "") for found in element.iter("property")}
-    found = next(((tag, child) for tag in _OUTCOMES if (child := element.find(tag)) is not None), None)
+    properties = {outcome.get("name"): outcome.get("value", "") for outcome in element.iter("property")}
+    outcome = next(((tag, child) for tag in _OUTCOMES if (child := element.find(tag)) is not None), None)
     try:
         seconds = float(element.get("time", ""))
     except ValueError:
@@ -155,9 +155,9 @@ def _case(element: ET.Element) -> Case:
         name=f"{element.get('classname', '')}::{element.get('name', '')}",
         image=properties.get("dib_image", ""),
         environment=properties.get("dib_environment", ""),
-        outcome=_OUTCOMES[found[0]] if found else "passed",
+        outcome=_OUTCOMES[outcome[0]] if outcome else "passed",
         seconds=seconds if math.isfinite(seconds) and seconds > 0 else 0.0,
-        message="\n".join(filter(None, (found[1].get("message"), found[1].text))) if found else "",
+        message="\n".join(filter(None, (outcome[1].get("message"), outcome[1].text))) if outcome else "",
     )
 
 
@@ -199,11 +199,11 @@ def merge(read_parts: Sequence[Part], expected: Sequence[str]) -> Merged:
     ran = [case for part in read_parts for case in part.cases]
     for target in dict.fromkeys(expected):
         image, _, environment = target.partition("@")
-        there = [case for case in ran if case.image == image and environment in ("", case.environment)]
+        cases = [case for case in ran if case.image == image and environment in ("", case.environment)]
         where = f" in {environment}" if environment else ""
-        if not there:
+        if not cases:
             problems.append((target, f"no test of image {image} has a result{where}"))
-        elif all(case.outcome == "skipped" for case in there):
+        elif all(case.outcome == "skipped" for case in cases):
             problems.append((target, f"all tests of image {image} were skipped{where}"))
     return Merged(parts=tuple(read_parts), problems=tuple(problems))
 

@@ -71,13 +71,13 @@ def seconds_of(cases: Sequence[Case]) -> dict[tuple[str, str], float]:
 
 def seconds_here(images: Sequence[Entry[Image]], cwd: Path) -> dict[tuple[str, str], float]:
     """Return how long the builds took whose records lie beside the images' files."""
-    found = {}
+    seconds = {}
     for image in images:
         with contextlib.suppress(DibctlError, OSError):
             record = fingerprint.load(target_file(image, None, cwd))
             if record is not None and record.seconds:
-                found[image.label, ""] = record.seconds
-    return found
+                seconds[image.label, ""] = record.seconds
+    return seconds
 
 
 def jobs(
@@ -105,8 +105,8 @@ def jobs(
 def _known(image: str, environment: str, seconds: Seconds) -> float | None:
     if environment:
         return seconds.get((image, environment))
-    found = [value for (label, _), value in seconds.items() if label == image]
-    return max(found, default=None)
+    values = [value for (label, _), value in seconds.items() if label == image]
+    return max(values, default=None)
 
 
 def _of(images: Sequence[str], reasons: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

@@ -32,12 +32,12 @@ def _body(merged: Merged) -> Iterator[Markup]:
     yield _matrix(merged)
     failed = [(part, case) for part in merged.parts for case in part.cases if case.is_bad]
     if failed:
-        shown = [_failure(part, case) for part, case in failed[:MOST_FAILURES]]
-        more = len(failed) - len(shown)
+        failures = [_failure(part, case) for part, case in failed[:MOST_FAILURES]]
+        more = len(failed) - len(failures)
         yield el(
             "section",
             el("h2", "Failures"),
-            *shown,
+            *failures,
             *([el("p", f"and {more} more")] if more else []),
             class_="failed",
         )

@@ -246,9 +246,9 @@ def _configured(directory: Path) -> dict[str, str]:
     reasons: dict[str, str] = {}
     kinds: tuple[Kind, ...] = tuple(KINDS)
     for kind in kinds:
-        found, _ = search.find_files(kind, directory, directory / "no-system-folder")
-        if found:
-            reasons[f"{kind}.yaml"] = f"{search.display_path(found[-1], directory)} is there already"
+        files, _ = search.find_files(kind, directory, directory / "no-system-folder")
+        if files:
+            reasons[f"{kind}.yaml"] = f"{search.display_path(files[-1], directory)} is there already"
     if settings := _pytest_settings(directory):
         reasons["pytest.ini"] = f"{settings} has pytest's settings"
     return reasons

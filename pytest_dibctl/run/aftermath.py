@@ -52,9 +52,9 @@ def look(target_run: TargetRun) -> TroubleError | None:
         # The boot that a resumed guest reports is another run's.
         booted = not warming.is_resumed(instance)
         # In one round trip: a login's command costs a guest without KVM a third of a second.
-        asked = time.monotonic()
+        started = time.monotonic()
         answer = _asked(target_run, watch.COMMAND + (boot_profile.COMMAND if booted else ""))
-        is_quick = time.monotonic() - asked < QUICK
+        is_quick = time.monotonic() - started < QUICK
         found = (
             _trouble(target_run, console, answer),
             _boot_time(target_run, console, answer, is_quick=is_quick) if booted else None,
@@ -88,15 +88,15 @@ def _error(target_run: TargetRun, troubles: list[Trouble]) -> TroubleError:
 
 
 def _boot_time(target_run: TargetRun, console: str, answer: str, *, is_quick: bool) -> TroubleError | None:
-    told = boot_profile.of_answer(answer)
-    profile = told or boot_profile.of_console(console, target_run.guest.boot_seconds)
+    measured = boot_profile.of_answer(answer)
+    profile = measured or boot_profile.of_console(console, target_run.guest.boot_seconds)
     budget = target_run.image.settings.tests.max_boot_time
     is_slow = budget is not None and profile.total > budget
-    if told is not None:
+    if measured is not None:
         whole = is_slow or (is_quick and target_run.options.logs is not None)
         if whole:
             units = _asked(target_run, boot_profile.UNITS)
-            profile = boot_profile.of_answer(f"{answer}\n{units}") or told
+            profile = boot_profile.of_answer(f"{answer}\n{units}") or measured
         _keep_profile(target_run, profile, whole=whole)
     target_run.guest.boot_stages = dict(profile.stages)
     target_run.guest.boot = f"booted in {profile.text}{_change(target_run, profile)}"

@@ -155,8 +155,8 @@ class GuestOperations:
             time.sleep(BOOT_POLL)
 
     def _boot_id(self, *, timeout: float = 60) -> str:
-        found = self.access.run("cat /proc/sys/kernel/random/boot_id", timeout=timeout, check=True)
-        return found.output.strip()
+        result = self.access.run("cat /proc/sys/kernel/random/boot_id", timeout=timeout, check=True)
+        return result.output.strip()
 
     def _old_boot_id(self) -> str | None:
         with contextlib.suppress(DibctlError):

@@ -114,8 +114,8 @@ def remove(name: str) -> None:
 
 def _available(top: Path) -> frozenset[str]:
     """Return the controllers that groups below the top of a unified hierarchy have, or can be given."""
-    given, offered = _words(top / _GIVEN), _words(top / "cgroup.controllers")
-    return given | offered if _can_give(top) else given
+    enabled, offered = _words(top / _GIVEN), _words(top / "cgroup.controllers")
+    return enabled | offered if _can_give(top) else enabled
 
 
 def _can_give(top: Path) -> bool:
@@ -133,8 +133,8 @@ def _delegated(hierarchy: Hierarchy) -> Hierarchy:
 
     They stay given: groups of other containers may have come to need them.
     """
-    given = _words(hierarchy.top / _GIVEN)
-    for controller in sorted({"memory", "pids"} & hierarchy.controllers - given):
+    enabled = _words(hierarchy.top / _GIVEN)
+    for controller in sorted({"memory", "pids"} & hierarchy.controllers - enabled):
         # Refused after all where a process came into the top group meanwhile.
         with contextlib.suppress(OSError):
             (hierarchy.top / _GIVEN).write_text(f"+{controller}")

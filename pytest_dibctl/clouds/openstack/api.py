@@ -209,9 +209,9 @@ class Api:
                     raise
                 lost = error.transient and not error.undone
                 with self._no_later_than(max(deadline, time.monotonic() + LOST_ANSWER)):
-                    made = found_again(find, patience=LOST_ANSWER if lost else 0.0)
-                if made is not None:
-                    return made
+                    resource = found_again(find, patience=LOST_ANSWER if lost else 0.0)
+                if resource is not None:
+                    return resource
                 if not error.transient:
                     raise
                 pause_before_again(error, pauses, deadline)
@@ -321,10 +321,10 @@ class Api:
         """Return the error for an answer of another shape, or a cut-off answer: the call may work later."""
         cut_off = isinstance(error, ValueError) and not isinstance(error, ShapeError)
         last = getattr(self._session.session, "last", None)
-        told = f" ({last})" if last is not None else ""
+        last_request = f" ({last})" if last is not None else ""
         reason = str(error) if isinstance(error, ShapeError) else repr(error)
         return ApiError(
-            f"cannot {doing}: {PROJECTS[service]} gave an answer that cannot be read: {reason}{told}",
+            f"cannot {doing}: {PROJECTS[service]} gave an answer that cannot be read: {reason}{last_request}",
             hint=None if cut_off else f"check that {PROJECTS[service]} answers there ({self._where})",
             transient=cut_off,
         )

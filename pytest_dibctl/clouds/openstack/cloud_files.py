@@ -92,9 +92,9 @@ def _entry_of(document: Any, path: Path, cloud: str, *, where: str) -> Path | No
     auth = entry.get("auth", {}) if isinstance(entry, dict) else {}
     for name, value in ((f"clouds.{cloud}", entry), (f"clouds.{cloud}.auth", auth)):
         if not isinstance(value, dict):
-            found = "empty" if value is None else f"a {type(value).__name__}"
+            kind = "empty" if value is None else f"a {type(value).__name__}"
             raise ConfigError(
-                f"{where}: {path}: {name} is {found}, and has to be a mapping", hint="mend the file"
+                f"{where}: {path}: {name} is {kind}, and has to be a mapping", hint="mend the file"
             )
     return path
 

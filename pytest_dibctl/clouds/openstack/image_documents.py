@@ -34,9 +34,9 @@ def document(spec: ImageSpec, properties_at: str) -> dict[str, Any]:
 
     ``properties_at`` is the setting that holds the properties.
     """
-    if taken := sorted(RESERVED.intersection(spec.properties)):
+    if reserved := sorted(RESERVED.intersection(spec.properties)):
         raise ConfigError(
-            f"{properties_at}: {', '.join(taken)} cannot be image properties: Glance has its own",
+            f"{properties_at}: {', '.join(reserved)} cannot be image properties: Glance has its own",
             hint="name, min_disk, min_ram, tags and the formats are keys of the glance section itself",
         )
     return {

@@ -53,8 +53,8 @@ def await_active(
                 f"image {name} ({image_id}) became {status} in Glance instead of active",
                 hint=_SEE_LOG,
             )
-        if importing and (said := _failed_task(api, image_id)) is not None:
-            raise ApiError(f"image {name} ({image_id}) could not be imported: {said}", hint=_SEE_LOG)
+        if importing and (failure := _failed_task(api, image_id)) is not None:
+            raise ApiError(f"image {name} ({image_id}) could not be imported: {failure}", hint=_SEE_LOG)
         return None
 
     return api.wait(look, timeout=timeout)
@@ -120,8 +120,8 @@ def listed(
 
     Glance filters them by name, tag and properties; all are compared here too. Raises ApiError.
     """
-    wanted = dict(properties or {})
-    query = {key: value for key, value in wanted.items() if _is_plain(key)} | {"owner": owner}
+    filters = dict(properties or {})
+    query = {key: value for key, value in filters.items() if _is_plain(key)} | {"owner": owner}
     if tag is not None:
         query["tag"] = tag
     if name is not None:
@@ -131,7 +131,7 @@ def listed(
         for image in pages(api, "image", "/images", {**query, "os_hidden": hidden}, "images"):
             is_named = name in {None, image.get("name")}
             is_tagged = tag is None or tag in image.get("tags", ())
-            is_like = all(image.get(key) == value for key, value in wanted.items())
+            is_like = all(image.get(key) == value for key, value in filters.items())
             if image.get("owner") == owner and is_named and is_tagged and is_like:
                 yield dict(image)
 

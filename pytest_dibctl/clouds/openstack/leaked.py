@@ -103,7 +103,7 @@ def remove(api: Api, resource: LeakedResource, *, timeout: float) -> None:
     Raises DibctlError.
     """
     identity = (resource.kind, resource.id)
-    if identity not in {(one.kind, one.id) for one in find(api, spare=())}:
+    if identity not in {(other.kind, other.id) for other in find(api, spare=())}:
         if _is_there(api, resource):
             raise InstanceError(
                 f"{resource.kind} {resource.name} ({resource.id}) was kept meanwhile, or is in use, "
@@ -140,9 +140,9 @@ def _is_there(api: Api, resource: LeakedResource) -> bool:
 def kept(api: Api) -> tuple[LeakedResource, ...]:
     """Return the images and instances of tests that any machine marked as kept."""
     return tuple(
-        dataclasses.replace(one.leaked(0.0), why=_until(one.kept))
-        for one in _look(api).marked
-        if one.kept is not None
+        dataclasses.replace(resource.leaked(0.0), why=_until(resource.kept))
+        for resource in _look(api).marked
+        if resource.kept is not None
     )
 
 

@@ -183,8 +183,8 @@ def _answers(port: Any, nic: Nic) -> bool:
     if nic.port_id is not None:
         return bool(port.id == nic.port_id)
     has = {fixed["ip_address"] for fixed in port.fixed_ips}
-    asked = {address for address in (nic.v4_fixed_ip, nic.v6_fixed_ip) if address}
-    return bool(port.network_id.replace("-", "") == nic.net_id.replace("-", "").lower() and asked <= has)
+    addresses = {address for address in (nic.v4_fixed_ip, nic.v6_fixed_ip) if address}
+    return bool(port.network_id.replace("-", "") == nic.net_id.replace("-", "").lower() and addresses <= has)
 
 
 def _interface(port: Any, network: str, subnets: dict[str, Any]) -> Interface:
@@ -234,7 +234,7 @@ def main_address(interface: Interface) -> str:
 def float_ip(api: Api, network_id: str, mac: str, server_id: str, server: str, *, timeout: float) -> str:
     """Give the port with ``mac`` a new floating IP and return it; found again by its description."""
     port = next(port for port in _all(api, "ports", device_id=server_id) if port.mac_address == mac)
-    made = api.create(
+    floating_ip = api.create(
         "network",
         f"make a floating IP for {server}",
         lambda: api.network.create_ip(
@@ -244,7 +244,7 @@ def float_ip(api: Api, network_id: str, mac: str, server_id: str, server: str, *
         find=lambda: next(iter(_described(api, "ip", server)), None),
         timeout=timeout,
     )
-    return str(made.floating_ip_address)
+    return str(floating_ip.floating_ip_address)
 
 
 def floating_ip_of(api: Api, server_id: str) -> str | None:

@@ -48,7 +48,7 @@ def create(api: Api, spec: ServerSpec, *, timeout: float, at: Callable[[str], st
         api, settings.nics, server=spec.name, groups=spec.groups, timeout=max(timeout, 10.0), at=at
     )
     attributes = _attributes(spec, nets)
-    made = api.create(
+    server = api.create(
         "compute",
         f"make instance {spec.name}",
         lambda: api.compute.create_server(**attributes),
@@ -58,8 +58,8 @@ def create(api: Api, spec: ServerSpec, *, timeout: float, at: Callable[[str], st
         at=at("nova"),
     )
     if api.in_flight.may_appear(spec.name):
-        _remove_doubles(api, spec, str(made.id), timeout=timeout)
-    return str(made.id)
+        _remove_doubles(api, spec, str(server.id), timeout=timeout)
+    return str(server.id)
 
 
 def _remove_doubles(api: Api, spec: ServerSpec, server_id: str, *, timeout: float) -> None:

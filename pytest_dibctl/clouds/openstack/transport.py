@@ -91,8 +91,8 @@ class Exchange:
     request_id: str | None = None
 
     def __str__(self) -> str:
-        said = f", request {self.request_id}" if self.request_id else ""
-        return f"{self.method} {self.url}{said}"
+        request = f", request {self.request_id}" if self.request_id else ""
+        return f"{self.method} {self.url}{request}"
 
 
 class Transport(requests.Session):
@@ -130,11 +130,11 @@ class Transport(requests.Session):
         return response
 
     def _refuse_stranger(self, method: str, url: str) -> None:
-        asked = place(url)
-        if asked in self._known:
+        origin = place(url)
+        if origin in self._known:
             return
         self._known |= {known for known in map(place, self._vouched()) if known}
-        if asked not in self._known:
+        if origin not in self._known:
             raise AnswerError(
                 f"a service named {url} for {method}: that address is neither Keystone's nor the catalog's, "
                 "so nothing was sent to it",
@@ -157,13 +157,13 @@ class Transport(requests.Session):
 
 
 def _refuse_circle(method: str, url: str) -> None:
-    asked = _asked.get()
-    if asked is None or method != "GET":
+    counts = _asked.get()
+    if counts is None or method != "GET":
         return
-    asked[url] += 1
-    if asked[url] > MOST_REPEATED:
+    counts[url] += 1
+    if counts[url] > MOST_REPEATED:
         raise AnswerError(f"the answers lead to {url} again and again")
-    if asked.total() > MOST_REQUESTS:
+    if counts.total() > MOST_REQUESTS:
         raise AnswerError(f"the answers lead to ever more pages, the last of them {url}")
 
 

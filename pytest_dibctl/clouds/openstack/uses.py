@@ -32,15 +32,15 @@ class ImageUses:
 
     def of(self, image_ids: Collection[str]) -> Mapping[str, str]:
         """Return the users of the images; memory grows with these images, not with all servers."""
-        wanted = set(image_ids)
+        ids = set(image_ids)
         users = _Users()
         for server in self._servers():
-            users.add_server(server, wanted)
+            users.add_server(server, ids)
         if self._api.has("volume"):
             for volume in self._volumes():
-                users.add_volume(volume, wanted)
+                users.add_volume(volume, ids)
         elif users.without_image:
-            for image_id in wanted:
+            for image_id in ids:
                 users.note(image_id, f"perhaps {users.without_image}, which shows no image, and no Cinder")
         return users.told()
 
