@@ -49,8 +49,8 @@ Turn = Callable[[], contextlib.AbstractContextManager[object]]
 class BuildOutcome:
     """The outcome of ``build``.
 
-    ``seconds`` is what it took now, ``phases`` the seconds of each phase and ``scripts`` those of the
-    costliest scripts, both of a build made now; ``log_file`` exists when there ever was a build here.
+    ``seconds`` is the time of this call. ``phases`` are the seconds of each phase and ``scripts`` those of
+    the costliest scripts, both of a build in this call. ``log_file`` exists when there ever was a build here.
     ``started_after`` is the phase after which that build started with a kept tree, None for from nothing;
     ``start`` says why there.
     """
@@ -89,8 +89,8 @@ def build(
     image that says nothing of how it is built, the file must exist. ``turn`` is entered for a build only,
     and may wait until the machine can bear one more.
 
-    Raises ArtifactError for a file that is missing or damaged, ConfigError and PreflightError for what
-    can be told before a build, BuildError for a build that failed.
+    Raises ArtifactError for a missing or damaged file, ConfigError and PreflightError for errors that are
+    known before a build, BuildError for a failed build.
     """
     started = time.monotonic()
     cwd = Path.cwd() if cwd is None else cwd
@@ -180,8 +180,8 @@ def _with_digest(target: Path, text: str) -> str:
 def check_recipe(image: Entry[Image], cwd: Path) -> tuple[str, ...]:
     """Check what ``image`` says of its build, as ``build`` does before it starts, without building.
 
-    Returns warnings: what a build would do other than it looks. Raises ConfigError or BuildError; an image
-    that is built elsewhere is not checked.
+    Returns warnings about unexpected effects of a build. Raises ConfigError or BuildError; an image that is
+    built elsewhere is not checked.
     """
     recipe = checked_recipe(image, target_file(image, None, cwd), cwd)
     return recipe.warnings if recipe is not None else ()

@@ -71,7 +71,7 @@ class Recipe:
 
 
 def recipe(image: Entry[Image], dib: Dib, cwd: Path) -> Recipe:
-    """Work out what building ``image`` means on this machine, now.
+    """Work out the recipe of a build of ``image`` on this machine, now.
 
     Raises ConfigError for options and versions that do not fit, BuildError for elements that are missing
     or contradict each other: the message disk-image-create gives after it has started, in a second.

@@ -50,8 +50,8 @@ class Start:
 class Session:
     """The trees that one build takes from the cache and gives to it.
 
-    ``plan`` is the build's with what the cache needs. ``unusable`` is true when the tree it began with could
-    not be put in place, and is no more in the cache: then the build has to be done again.
+    ``plan`` is the build's plan with the additions of the cache. ``unusable`` is true when the tree it began
+    with could not be put in place, and is no more in the cache: then the build has to be done again.
     """
 
     def __init__(self, plan: Plan, cache: _Cache | None) -> None:
@@ -141,7 +141,7 @@ class _Cache:
         return [boundary for boundary in BOUNDARIES if boundary.name in self._components]
 
     def prepared_plan(self) -> Plan:
-        """Return the plan of the build with the element that keeps trees, and what its scripts need."""
+        """Return the plan of the build with the element that keeps trees, and its scripts' variables."""
         paths = [path for path in self._recipe.environment.get("ELEMENTS_PATH", "").split(":") if path]
         environment = {
             **self._recipe.environment,
@@ -156,7 +156,7 @@ class _Cache:
     # -- before the build --------------------------------------------------------------------------
 
     def choose(self, *, clean: bool) -> Start:
-        """Decide where to start and what to keep, and leave orders for the build's scripts."""
+        """Decide where to start and which trees to keep, and leave orders for the build's scripts."""
         self._store.sweep()
         if clean:
             self._hold_free(self._boundaries)
@@ -257,7 +257,7 @@ class _Cache:
             locks.hold_by_looking(descriptor, poll=_POLL)
 
     def release(self, name: str) -> None:
-        """Let others make or use what this build has or has not kept at a boundary."""
+        """Let other builds use the tree that this build has kept at a boundary, or make it."""
         if name in self._making:
             self._making.pop(name).close()
 

@@ -88,7 +88,7 @@ class Plan:
 def plan_for(image: Entry[Image], target: Path, cwd: Path) -> Plan:
     """Return the plan of a build of ``image`` to ``target``.
 
-    Raises ConfigError and BuildError for what can be told before anything runs.
+    Raises ConfigError and BuildError for errors that are known before a command runs.
     """
     settings = image.settings
     recipe = checked_recipe(image, target, cwd)
@@ -113,7 +113,7 @@ def plan_for(image: Entry[Image], target: Path, cwd: Path) -> Plan:
 def checked_recipe(image: Entry[Image], target: Path, cwd: Path) -> dib.Recipe | None:
     """Return disk-image-create's part of a build, None where there is none.
 
-    Raises ConfigError and BuildError for what is wrong with the recipe or with external_build.
+    Raises ConfigError and BuildError for errors in the recipe or in external_build.
     """
     recipe = dib.recipe(image, image.settings.dib, cwd) if image.settings.dib is not None else None
     steps.external_steps(image, recipe, target)  # for its errors

@@ -1,4 +1,4 @@
-"""The process that outlives a run which was killed, and removes what it made.
+"""The process that outlives a killed run, and removes the run's resources.
 
 The process that makes a run's first resource starts the guardian before that, in a session of its own. Its
 charge, credentials included, comes through its stdin and stays in its memory; then it sleeps on the lock that
@@ -86,7 +86,7 @@ class Charge:
 class Guardian:
     """A run's guardian, as the run's processes see it. Each may call ``ensure``; it is started once.
 
-    ``directory`` is the run's, ``make_charge`` returns what a guardian that is started must know.
+    ``directory`` is the run's, ``make_charge`` returns the charge of a guardian that is started.
     """
 
     def __init__(self, *, directory: Path, make_charge: Callable[[], Charge]) -> None:
@@ -233,7 +233,7 @@ def _await_charged(child: subprocess.Popen[bytes], descriptor: int, said: IO[byt
 
 
 def _plain_environment() -> dict[str, str]:
-    """Return this process's environment without credentials, and without the mark of what is to be ended."""
+    """Return this process's environment without credentials and the mark of processes to be ended."""
     variables = process.environment({process.RUN: ""})
     return {name: value for name, value in variables.items() if not name.startswith("OS_")}
 
@@ -250,7 +250,7 @@ def of_run(directory: Path, environments: Iterable[Entry[TestEnvironment]], *, c
 def charge_for(
     directory: Path, environments: Iterable[Entry[TestEnvironment]], *, cwd: Path, environ: Mapping[str, str]
 ) -> Charge:
-    """Return what a run's guardian must know to remove things in these environments."""
+    """Return the charge with which a run's guardian can remove resources in these environments."""
     entries = {environment.label: environment for environment in environments}
     files: dict[str, str] = {}
     sections = [entry.settings.keystone for entry in entries.values() if entry.settings.keystone is not None]
@@ -266,7 +266,7 @@ def charge_for(
 
 
 def main() -> int:
-    """Take the charge from stdin, wait for the end of the run, and remove what it left."""
+    """Take the charge from stdin, wait for the end of the run, and remove its leftovers."""
     # A signal that ends a terminal, a login or a job is meant for the run; the guardian cleans up after the
     # run.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):

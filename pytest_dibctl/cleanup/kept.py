@@ -15,7 +15,7 @@ from pytest_dibctl.run.removal import Removal, Resource, State, cleanup_command
 
 
 def listed(selected: Iterable[Entry[TestEnvironment]], choice: Choice, *, cwd: Path) -> Iterator[Swept]:
-    """Yield what this machine's ledgers have as kept, then what is marked as kept in each cloud."""
+    """Yield the kept resources of this machine's ledgers, then those with a mark in each cloud."""
     for run in all_runs():
         for record in run.records():
             meant = choice.run_id in {None, run.run_id} and choice.takes(record)

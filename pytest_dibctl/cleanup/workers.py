@@ -1,4 +1,4 @@
-"""Removal of what workers leave to their controller: shared test images, and what a dead worker made.
+"""Removals that workers leave to their controller: shared test images, and a dead worker's resources.
 
 The controller of an xdist run removes these while the run goes on, each in a thread, so that it can still
 listen to its workers. When the workers are gone, it removes the rest.
@@ -41,7 +41,7 @@ DEATH = 30.0
 
 @dataclasses.dataclass(kw_only=True)
 class WorkerCleanup:
-    """Removes what is left of targets and of workers; ``failed`` says whether a target failed by now."""
+    """Removes leftovers of targets and of workers; ``failed`` says whether a target failed by now."""
 
     ledger: Ledger
     catalog: Catalog
@@ -57,7 +57,7 @@ class WorkerCleanup:
         self._start(lambda: self._remove_image(target))
 
     def worker_died(self, pid: int) -> None:
-        """Remove what a worker made that died, at once; or mark it as kept with --dib-keep-on-kill."""
+        """Remove the resources of a dead worker at once, or with --dib-keep-on-kill mark them as kept."""
         self._start(lambda: self._remove_made_by(pid))
 
     def finish(self, told: Iterable[Removal] = (), *, workers: Iterable[int] = ()) -> list[Removal]:
@@ -218,7 +218,7 @@ class WorkerCleanup:
 
 
 def _see_off(workers: Iterable[int]) -> None:
-    """Wait until children of ours are gone; what takes longer than xdist would wait is killed."""
+    """Wait until child processes are gone; a process that takes longer than xdist would wait is killed."""
     deadline = time.monotonic() + WORKERS_END
     for pid in workers:
         # The id may belong to another process by now, which is neither waited for nor killed.

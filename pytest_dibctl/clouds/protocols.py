@@ -28,8 +28,8 @@ Progress = Callable[[str], None]
 class CloudImage:
     """An image a cloud can boot. ``sha512`` is the digest of the bytes that were tested.
 
-    ``companions`` are the ids of images that were made along with it (kernel, initrd) and go with it;
-    ``details`` is what the cloud tells of it, as plain data.
+    ``companions`` are the ids of its kernel and initrd, which are removed with it. ``details`` is the cloud's
+    description of it, as plain data.
     """
 
     id: str
@@ -283,9 +283,9 @@ class BootsEarly(Protocol):
     def begin_boot(
         self, image: CloudImage, request: BootRequest, *, progress: Progress
     ) -> Callable[[], Instance]:
-        """Start what ``boot`` starts, without waiting; return what does the rest, once and in any thread.
+        """Start a boot without waiting; return a function for the rest, to be called once and in any thread.
 
-        Both raise as ``boot`` does. Where the rest is never done, the caller removes what has the name.
+        Both raise as ``boot`` does. If the rest is never done, the caller removes the instance of that name.
         """
         ...
 
@@ -356,21 +356,21 @@ class Cloud(Protocol):
         ...
 
     def remove(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
-        """Remove what a dead run recorded in its ledger: an "image", "keypair" or "instance", if it is there.
+        """Remove a resource of a dead run's ledger: an "image", "keypair" or "instance", if it exists.
 
         Raises DibctlError when it is there and cannot be removed.
         """
         ...
 
     def keep(self, kind: str, name: str, details: Mapping[str, Any], *, seconds: float | None = None) -> None:
-        """Mark what is on record as kept, so that ``leaked`` leaves it out, for ``seconds`` (None: always).
+        """Mark a resource on record as kept for ``seconds`` (None: always), so that ``leaked`` leaves it out.
 
         Raises DibctlError.
         """
         ...
 
     def renew(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
-        """Say, on what is on record, that its run lives for another ``LIFETIME``; raises DibctlError."""
+        """Mark a resource on record: its run lives for another ``LIFETIME``; raises DibctlError."""
         ...
 
     def kept(self) -> tuple[LeakedResource, ...]:

@@ -15,11 +15,11 @@ from typing import Protocol
 from pytest_dibctl.config.merge import ImportSettings
 
 SNAPSHOT = "snapshot"
-"""The ``image_type`` of what users make of their servers."""
+"""The ``image_type`` of images that users make of their servers."""
 
 
 UNKNOWN = dt.datetime.max.replace(tzinfo=dt.UTC)
-"""The time of what tells none: later than every other, so that nothing is too old because of it."""
+"""The time of an image that tells none: later than every other time, so the image is never too old."""
 
 
 class LateError(Exception):
@@ -197,7 +197,7 @@ class Region(Protocol):
         ...
 
     def members(self, image_id: str) -> Mapping[str, str]:
-        """Return the ids of the projects that an image is shared with, and what they say to it."""
+        """Return the ids of the projects that an image is shared with, and their answers."""
         ...
 
     def share(self, image_id: str, project_id: str) -> bool:

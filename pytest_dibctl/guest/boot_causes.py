@@ -1,7 +1,7 @@
 """Why guests do not let us in: the causes by name, and the words on a console that give them away.
 
-Data only; ``causes.py`` applies it. The first sign that is found names the cause, so particular signs stand
-before general ones, and what comes first in a boot before what follows from it.
+Data only; ``causes.py`` applies it. The first sign that is found names the cause. So particular signs stand
+before general ones, and signs of a fault before signs of its consequences.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Proof(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A cause: what it is in one sentence, and what to do next."""
+    """A cause: a sentence about it, and a hint."""
 
     text: str
     hint: str
@@ -273,7 +273,7 @@ SIGNS: Final = (
     _sign("boot-loader-failed", "No DEFAULT or UI configuration directive found", None, _FIRMWARE),
     _sign("boot-loader-failed", "Failed to load ldlinux", r"Failed to load ldlinux\.\w+", _FIRMWARE),
     _sign("boot-loader-failed", "Loading ", r"Loading \S+\.\.\..{0,80}failed:", _FIRMWARE),
-    # The firmware repeats on the serial port what a loader writes there itself.
+    # The firmware repeats a loader's output on the serial port.
     _sign("boot-loader-menu", "boot:", r"^(?:boot:\s*)+$", _FIRMWARE, _MENU_QUIET),
     _sign(
         "boot-loader-menu",
@@ -375,4 +375,4 @@ STATUS_SIGNS: Final = (
     _sign("wrong-architecture", "Exec format error"),
     _sign("no-init", "init", r"execv\(.*\) failed: No such file|[Nn]o such file or directory.*init"),
 )
-"""The same for what a cloud, QEMU or systemd-nspawn says of an instance."""
+"""The same for the words of a cloud, QEMU or systemd-nspawn about an instance."""

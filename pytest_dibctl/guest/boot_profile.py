@@ -69,7 +69,7 @@ def of_answer(output: str) -> BootProfile | None:
 
     It is None without systemd, or before it is done.
     """
-    # The guest may send what it likes; the patterns would take hours for one line of it.
+    # The guest may send any text; for a hostile line the patterns would take hours.
     lines = [line[:LONGEST_LINE] for line in output[:LARGEST_ANSWER].split("\n")]
     told = next((line[5:] for line in lines if line.startswith("time Startup finished in")), None)
     if told is None:

@@ -22,7 +22,7 @@ MOST_LOOKS: Final = 50
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cause:
-    """A named cause: its stable id out of ``CAUSES``, a sentence, what to do next, and the guilty line.
+    """A named cause: its stable id out of ``CAUSES``, a sentence, a hint, and the line that shows it.
 
     ``line`` counts from 1 in the console without escape sequences; None where no line gives it away.
     """
@@ -44,8 +44,8 @@ class Cause:
 class Evidence:
     """Evidence of an instance that accepts no login.
 
-    ``symptom`` is that of the error (see ``errors.DibctlError``), ``output`` what ssh said, ``status`` what
-    the cloud said, ``arch`` the machine's architecture where it is known.
+    ``symptom`` is that of the error (see ``errors.DibctlError``), ``output`` the words of ssh, ``status`` the
+    words of the cloud, ``arch`` the machine's architecture where it is known.
     """
 
     console: str = ""
@@ -68,7 +68,7 @@ class Match:
 
 
 def made(cause: str, *, text: str = "", line: int | None = None, said: str = "") -> Cause:
-    """Return the cause of that id; ``text`` is what is known beyond its sentence."""
+    """Return the cause of that id; ``text`` are details beyond its sentence."""
     kind = CAUSES[cause]
     return Cause(
         id=cause, text=f"{kind.text}{f': {text}' if text else ''}", hint=kind.hint, line=line, said=said

@@ -1,4 +1,4 @@
-"""The text of a serial console: cleaned, bounded, and what cloud-init prints there."""
+"""The text of a serial console: its cleaning, its limits, and cloud-init's messages in it."""
 
 from __future__ import annotations
 

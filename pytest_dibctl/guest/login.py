@@ -157,7 +157,7 @@ class Wait:
     def for_banner(self) -> None:
         """Wait until an ssh server answers at the port.
 
-        Raises PortTimeoutError that says what the port showed last.
+        Raises PortTimeoutError with the last state of the port.
         """
         if self.listening:
             return  # the probe would have the guest start a server for it, which takes a slow guest a second
@@ -309,7 +309,7 @@ class Wait:
         )
 
     def _whose_key(self, output: str) -> str:
-        """Return what to do about a refused login."""
+        """Return a hint for a refused login."""
         user = self.access.username
         users = console.other_users(output, self._console())
         if users and user not in users:

@@ -37,7 +37,7 @@ BANNER_LIMIT = 8192
 class ProbeResult:
     """The result of the latest attempt, as a text and a hint; ``answers`` is true once a banner was read.
 
-    ``symptom`` is what an error for it bears.
+    ``symptom`` is that of its error.
     """
 
     symptom: str

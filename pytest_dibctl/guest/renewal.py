@@ -52,7 +52,7 @@ def reseeding_program() -> bytes:
     return header + segment + _MACHINE_CODE
 
 
-# Processes cost a guest without KVM most: what the shell can do itself, it does.
+# Processes cost a guest without KVM most, so the shell does as much as it can by itself.
 _RENEW: Final = r"""
 fail() { echo "@FAILED@ $1"; exit 1; }
 put() { printf '%s\n' "$2" > "$1"; } 2> /dev/null
@@ -206,7 +206,7 @@ class Renewal:
     public_host_key: str
 
     def values(self, *, now: float, nonce: str) -> str:
-        """Return what the waiting shell is told; ``now`` is the time in seconds since the epoch.
+        """Return the input of the waiting shell; ``now`` is the time in seconds since the epoch.
 
         It fits into the 4096 bytes that a terminal's line keeps for a reader.
         """
@@ -226,7 +226,7 @@ class Renewal:
 
 
 def renew(ask: Ask, renewal: Renewal, *, now: float, timeout: float) -> None:
-    """Renew a guest that has just gone on from its state; raises DibctlError with what could not be."""
+    """Renew a guest that has just gone on from its state; raises DibctlError that names the failed part."""
     nonce = secrets.token_hex(16)
     answer = ask(f"{renewal.values(now=now, nonce=nonce)}{_END}\n", timeout)
     if answer == f"{_DONE} {nonce}":
@@ -259,7 +259,7 @@ def ping(ask: Ask) -> None:
 
 
 def dismiss(ask: Ask, *, now: float) -> None:
-    """End the waiting shell of a guest that stays what it is, and tell it what it missed of the time."""
+    """End the waiting shell of a guest that is not renewed, and set the guest's clock."""
     ask(f"{_assigned({'renewed': 'no', 'now': f'{now:.0f}', 'nonce': 'x'})}{_END}\n", 20.0)
 
 

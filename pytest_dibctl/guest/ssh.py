@@ -142,8 +142,8 @@ class SshAccess:
         never be ready. ``progress`` gets lines to show. ``console`` returns the guest's console so far.
         ``listening`` says that the ssh server of the guest is known to listen.
 
-        Raises PortTimeoutError after ``timeout`` seconds, or earlier for a login that will always be refused;
-        it says what failed: no listener, no banner, another host key, or a refused login.
+        Raises PortTimeoutError after ``timeout`` seconds, or earlier for a login that will always be refused.
+        The error names the failure: no listener, no banner, another host key, or a refused login.
         """
         self.disconnect()  # a shared connection to the guest's previous boot would hang
         wait = Wait(

@@ -105,13 +105,13 @@ def of_text(text: str, source: str, *, kernel: bool = True) -> list[Trouble]:
 
 
 def _shape(line: str) -> str:
-    """Return what makes two lines the same: their words without numbers and times."""
+    """Return the common shape of equal lines: their words without numbers and times."""
     return re.sub(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+", "#", line)[:120]
 
 
 def of_answer(output: str, *, kernel: bool = True) -> list[Trouble]:
     """Return the troubles that the output of ``COMMAND`` tells."""
-    # Far more than COMMAND asks for: the guest may send what it likes.
+    # Far more than COMMAND asks for: the guest may send any text.
     lines = output[:LARGEST_ANSWER].split("\n")
     troubles = [
         Trouble(kind="failed unit", source="units", said=visible_line(line[5:].split(" ")[0][:LONGEST]))

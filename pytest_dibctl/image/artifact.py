@@ -87,8 +87,8 @@ class Identity:
 def stem(path: Path) -> Path:
     """Return ``path`` without its last suffix if that suffix names an image format.
 
-    ``<stem>.vmlinuz`` and ``<stem>.initrd`` beside the image are its kernel and initrd, and ``<stem>`` is
-    what disk-image-create is given as the name of its output.
+    ``<stem>.vmlinuz`` and ``<stem>.initrd`` beside the image are its kernel and initrd, and ``<stem>`` is the
+    output name for disk-image-create.
     """
     return path.with_suffix("") if path.suffix in _SUFFIXES else path
 
@@ -105,7 +105,7 @@ def record_file(path: Path) -> Path:
 
 
 def inspect(path: Path, *, packed: bool = False) -> Artifact:
-    """Return what lies at ``path``; ``packed`` allows an archive of an image.
+    """Return the image file at ``path``; ``packed`` allows an archive of an image.
 
     The digest is read from the build's record or from the user's cache, if these are about this file; else
     the file is read once.
@@ -145,7 +145,7 @@ def _verified(path: Path, identity: Identity, packed: bool) -> Verified:  # noqa
 
 
 def verify(path: Path, *, packed: bool = False) -> Verified:
-    """Return what ``path`` is; raises ArtifactError unless it is a whole image by itself.
+    """Return the facts of ``path``; raises ArtifactError unless it is a whole image by itself.
 
     ``packed`` allows an archive of an image.
     """
@@ -302,7 +302,7 @@ def file_digest(path: Path, algorithm: str, *, sha512: str) -> str:
 
 
 def refuse_changed(path: Path, sha512: str) -> None:
-    """Raise ArtifactError if the file is not what it was when it had this digest, or cannot be read."""
+    """Raise ArtifactError if the file has changed since it had this digest, or cannot be read."""
     if _computed(path) != sha512:
         raise changed(path)
 
@@ -350,7 +350,7 @@ def digest_of(path: Path) -> str:
 
 
 def file_entry(identity: Identity, sha512: str) -> dict[str, Any]:
-    """Return what a record says of the image file itself; ``recorded_digest`` reads it."""
+    """Return a record's facts of the image file itself; ``recorded_digest`` reads it."""
     return {"file": {**dataclasses.asdict(identity), "sha512": sha512}}
 
 

@@ -44,7 +44,7 @@ ARCHIVES: Final = (
     (0, b"MSWIM\0\0\0", "a wim archive"),
     (0, b"xar!", "a xar archive"),
 )
-"""Offset and first bytes of what an image may be packed in."""
+"""Offset and first bytes of archives that an image may be packed in."""
 
 FOREIGN: Final = (
     (0, b"# Disk DescriptorFile", "a VMDK descriptor, whose data is in other files"),
@@ -60,7 +60,7 @@ FOREIGN: Final = (
     (0, b"<!DOCTYPE", "a web page"),
     (0, b"<html", "a web page"),
 )
-"""Offset and first bytes of what is no image that can be booted, tested and published."""
+"""Offset and first bytes of files that cannot be booted, tested and published."""
 
 _MAGICS: Final = (
     (0, b"QFI\xfb", "qcow2"),
@@ -112,7 +112,7 @@ def of(path: Path, *, packed: bool = False) -> str:
 def refuse_other(path: Path, disk_format: str, declared: str, *, where: str) -> None:
     """Raise ArtifactError for a file that is declared, at ``where``, to be of another format than it is.
 
-    ``disk_format`` is what ``of`` returned. Formats that QEMU does not know, such as iso, are raw to it.
+    ``disk_format`` is the result of ``of``. Formats that QEMU does not know, such as iso, are raw to it.
     """
     known = {*NAMED.values(), *QEMU_NAMES}
     expected = QEMU_NAMES.get(declared, declared) if declared in known else "raw"

@@ -49,7 +49,7 @@ class LoginFacts:
 
 
 def read(tree: ImageTree, username: str) -> LoginFacts:
-    """Return what the image says of a login as ``username``; raises OSError for what is no regular file."""
+    """Return the image's facts about a login as ``username``; raises OSError for an irregular file."""
     cloud_init = tree.exists("usr/bin/cloud-init")
     return LoginFacts(
         has_ssh_server=any(tree.exists(name) for name in _SERVERS),

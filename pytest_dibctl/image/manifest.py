@@ -33,7 +33,7 @@ PRESENT = {
     "F": " (half configured)",
     "H": " (half installed)",
 }
-"""What is said behind the version, by dpkg's state: the second letter of its status, after what is wanted.
+"""The words after the version, by dpkg's state: the second letter of the status, after the desired action.
 
 A package that is held, or chosen for removal, is still installed. Packages of the other states have no
 programs: they are not installed, or only their configuration is left.
@@ -109,7 +109,7 @@ def unpacked(text: str) -> Packages:
 
 
 def differences(before: Packages, after: Packages) -> Iterator[Difference]:
-    """Yield what differs, by name."""
+    """Yield the differences, by name."""
     for package in sorted({*before, *after}):
         old, new = before.get(package), after.get(package)
         if old != new:

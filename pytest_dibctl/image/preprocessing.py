@@ -52,9 +52,9 @@ def preprocessed(
     progress: Callable[[str], None],
     stopped: threading.Event | None = None,
 ) -> Iterator[Artifact]:
-    """Yield the file to upload: what the section's command makes of ``artifact``; without a section, itself.
+    """Yield the file to upload: the output of the section's command; without a section, ``artifact`` itself.
 
-    ``disk_format`` and ``container_format`` are what Glance will be told; ``where`` is the place of the
+    ``disk_format`` and ``container_format`` are those of the upload to Glance; ``where`` is the place of the
     section, for messages. The command runs in ``cwd``, which its output is relative to. The file that it made
     is removed when the block ends, unless ``settings`` says otherwise. A file that a failed or interrupted
     command left is removed. ``stopped`` interrupts it from another thread.
@@ -188,7 +188,7 @@ class _Job:
         return self.output.with_name(f".{self.output.name}.made")
 
     def _record_of(self, made: Artifact) -> dict[str, object]:
-        """Return what the record of an output says: of what, how and that it is this one."""
+        """Return the record of an output: its source, its command, and its own identity."""
         return {"source": self.source.sha512, "command": list(self.argv), "sha512": made.sha512}
 
     def _read_record(self) -> dict[str, object] | None:
@@ -200,7 +200,7 @@ class _Job:
         return record if isinstance(record, dict) else None
 
     def make(self) -> Artifact:
-        """Run the command and return what it made."""
+        """Run the command and return its output file."""
         before = Identity.if_any(self.output)
         started = time.monotonic()
         self.progress(f"preprocessing: {process.command_line(self.argv)}")

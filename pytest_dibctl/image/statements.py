@@ -199,7 +199,7 @@ def passed_elsewhere(
 def partial(image: Entry[Image], path: Path, sha512: str) -> int:
     """Return how many runs passed that left out tests of an image: these do not add up to a whole one.
 
-    Each of them saw an instance of its own, and none knows what the others left out.
+    Each of them saw its own instance, and none knows which tests the others left out.
     """
     return sum(
         statement.sha512 == sha512
@@ -229,7 +229,7 @@ def _passing(
 
 
 def named(path: Path, cwd: Path) -> str:
-    """Return what statements call the file of a test: relative to ``cwd`` where it lies below, else absolute.
+    """Return a test file's name in statements: relative to ``cwd`` where it lies below, else absolute.
 
     A shipped test is called by its path in the folder of the shipped ones, wherever that is installed.
     """

@@ -34,7 +34,7 @@ They hold the digest of the built file, which is the tested file; a digest of al
 label in images.yaml; and the conversion from the built to the uploaded file.
 """
 TESTED, PACKAGES = "dibctl_tested", "dibctl_packages"
-"""Properties that say when and where the image passed its tests, and what packages it has."""
+"""Properties about the image's passed tests (time and environment), and about its packages."""
 BUILT, BUILDER, RECIPE = "dibctl_built", "dibctl_builder", "dibctl_recipe"
 """Properties about the build: its time, diskimage-builder's version, and a digest of its inputs."""
 
@@ -43,7 +43,7 @@ BUILT, BUILDER, RECIPE = "dibctl_built", "dibctl_builder", "dibctl_recipe"
 class Conversion:
     """How another file is made of the built one before its upload; equal ones are made once for all.
 
-    ``described`` is what the published image says of it.
+    ``described`` is the value of the published image's property.
     """
 
     settings: Preprocessing
@@ -83,7 +83,7 @@ class Wanted:
 
     @property
     def facts(self) -> dict[str, str]:
-        """The properties that are no part of what makes an image the same.
+        """The properties that do not count when images are compared.
 
         Tests may run again, manifests and records of a build get lost, and the same bytes be built twice.
         """
@@ -96,7 +96,7 @@ UNPROVEN = "no: nothing shows that this file was made of the one that was tested
 
 
 def unproven(wanted: Wanted, environment: Entry[UploadEnvironment], file: Artifact) -> Wanted:
-    """Return what an image is to be whose file may have been made of another one than the tested.
+    """Return the desired image for a file that may have been made of another file than the tested.
 
     Raises UntestedError where a test run must vouch for it.
     """
@@ -109,9 +109,9 @@ def unproven(wanted: Wanted, environment: Entry[UploadEnvironment], file: Artifa
 
 
 def wanted(image: Entry[Image], environment: Entry[UploadEnvironment], built: Artifact) -> Wanted:
-    """Return what ``built`` is to be in ``environment``.
+    """Return the desired image of ``built`` in ``environment``.
 
-    Raises ConfigError for what cannot be, UntestedError where no test run vouches for it and one must.
+    Raises ConfigError for impossible settings, UntestedError if a test run must vouch for it and none does.
     """
     glance = merge.glance(image, environment)
     if glance.name is None:
@@ -162,7 +162,7 @@ def wanted(image: Entry[Image], environment: Entry[UploadEnvironment], built: Ar
 
 
 def _build(built: Artifact) -> dict[str, str]:
-    """Return what the record beside the file says of its build, empty if it is of another file."""
+    """Return the facts of its build in the record beside the file, empty if the record is of another file."""
     record = fingerprint.load(built.path)
     if record is None or record.sha512 != built.sha512:
         return {}

@@ -47,7 +47,7 @@ def is_current(image: ImageRecord, rule: Obsoleting) -> bool:
 
 
 def obsolete_name(name: str, rule: Obsoleting, where: str) -> str:
-    """Return what an image called ``name`` is called once it is obsolete; raises ConfigError."""
+    """Return the name of an image called ``name`` once it is obsolete; raises ConfigError."""
     return interpolate.text(rule.name, {"name": name}, where)[:LONGEST_NAME]
 
 
@@ -60,7 +60,8 @@ def companion_name(name: str, key: str) -> str:
 def has_obsolete_name(image: ImageRecord, rule: Obsoleting) -> bool:
     """Whether an image is called as ``rule`` calls obsolete ones.
 
-    Properties alone prove nothing: Cinder copies an image's properties to what users make of their volumes.
+    Properties alone prove nothing: Cinder copies an image's properties to images that users make of their
+    volumes.
     """
     before, _, after = interpolate.text(rule.name, {"name": "\0"}, "").partition("\0")
     if len(image.name) == LONGEST_NAME:  # its end may have been cut off

@@ -67,7 +67,7 @@ class Jobs:
 
 
 class _Job:
-    """A call in a daemon thread; ``error`` is what it raised."""
+    """A call in a daemon thread; ``error`` is its exception."""
 
     def __init__(self, call: Call) -> None:
         self._call = call

@@ -23,7 +23,7 @@ class Marked:
 
 
 def mark(region: Region, image_ids: Sequence[str], rule: Obsoleting, *, where: str) -> list[Marked]:
-    """Make images obsolete and return what became of each, in their order.
+    """Make images obsolete and return the outcome for each, in their order.
 
     An error of one image stands in its ``error`` and does not stop the others. ``where`` is the setting of
     the obsolete name, for messages.
@@ -51,7 +51,7 @@ def _mark(region: Region, image_id: str, rule: Obsoleting, where: str) -> Marked
 
 
 def _no_production_image(image: ImageRecord) -> str | None:
-    """Return what an image is that no command may make obsolete, None for one in production."""
+    """Return the kind of an image that no command may make obsolete, None for a published image."""
     if image.is_snapshot:
         return "a snapshot of a user's server or volume"
     if image.tags & {TEST, KEPT}:

@@ -138,7 +138,7 @@ def replace(work: Work) -> Replaced:
 
 @dataclasses.dataclass(kw_only=True)
 class _Made:
-    """The ids of what is there of a new image, and goes if anything fails.
+    """The ids of a new image and its parts, which are removed if anything fails.
 
     An image that was ``taken`` over existed before, and is unfinished again then.
     """
@@ -151,7 +151,7 @@ class _Made:
 
 
 def _hidden(work: Work, found: Found, made: _Made) -> ImageRecord:
-    """Return the new image, whole and hidden; ``made`` gets the ids of what was made."""
+    """Return the new image, whole and hidden; ``made`` gets the ids of the made images."""
     for image in found.unfinished:
         # An image that is older than a current image would have to make place for it.
         overtaken = work.obsolete and found.current and _age(image) < _age(found.current[0])
@@ -209,7 +209,7 @@ def _created(work: Work, spec: ImageSpec, content: Content) -> ImageRecord:
 
 
 def _share(work: Work, image: ImageRecord, members: Sequence[str]) -> tuple[str, ...]:
-    """Share an image and what belongs to it; return the projects that have not accepted it."""
+    """Share an image and its companions; return the projects that have not accepted it."""
     pending = []
     for member in members:
         for companion in work.wanted.companions:
@@ -282,7 +282,7 @@ def _roll_back(
     older: Sequence[ImageRecord],
     error: BaseException,
 ) -> None:
-    """Restore the older images, then remove what was made; what fails becomes a note on ``error``."""
+    """Restore the older images, then remove the new ones; a failure becomes a note on ``error``."""
     if changed:
         work.tell("going back to the older image")
     older = tuple(image for image in older if made.image != image.id)
@@ -371,7 +371,7 @@ def _noting(error: BaseException, left: str) -> Iterator[None]:
 
 
 def _tidy_up(work: Work, image: ImageRecord) -> None:
-    """Mark a published image's companions as finished, and sweep what earlier uploads of its name left."""
+    """Mark a published image's companions as finished, and sweep leftovers of earlier uploads of its name."""
     unfinished.settle(work.region, image)
     name = work.wanted.spec.name
     names = {name, *(image_state.companion_name(name, key) for key in BOOT_KEYS)}

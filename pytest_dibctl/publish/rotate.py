@@ -82,7 +82,7 @@ STOPPING = signals.Words(
 
 
 class RotationInterrupted(KeyboardInterrupt):
-    """A rotation was interrupted; ``verdicts`` say what had become of each candidate by then."""
+    """A rotation was interrupted; ``verdicts`` are the outcomes for the candidates by then."""
 
     def __init__(self, reason: str, verdicts: Sequence[Verdict]) -> None:
         super().__init__(reason)
@@ -90,7 +90,7 @@ class RotationInterrupted(KeyboardInterrupt):
 
 
 def plan(region: Region, policy: Policy) -> list[Verdict]:
-    """Return what a rotation would do; nothing is changed.
+    """Return the plan of a rotation; nothing is changed.
 
     Raises NovaForbiddenError for a user who may not see the servers of all projects.
     """
@@ -98,7 +98,7 @@ def plan(region: Region, policy: Policy) -> list[Verdict]:
 
 
 def rotate(region: Region, policy: Policy, *, tell: Callable[[str], None]) -> list[Verdict]:
-    """Delete the obsolete images that may be deleted, and return what became of each candidate.
+    """Delete the obsolete images that may be deleted, and return the outcome for each candidate.
 
     An image that cannot be deleted does not stop the others. Raises as ``plan``, before any deletion. An
     interruption waits for the deletion in progress, and is raised as RotationInterrupted.

@@ -157,7 +157,7 @@ def _built(image: Entry[Image], cwd: Path) -> Built:
 
 
 def _recipe(image: Entry[Image], file: Path, cwd: Path) -> Built:
-    """Return what is known of a build without its file; raises DibctlError for a broken recipe."""
+    """Return the known facts of a build without its file; raises DibctlError for a broken recipe."""
     plan = plan_for(image, file, cwd)
     reason = plan.outdated()
     return Built(
@@ -219,7 +219,7 @@ class _Visit:
         return not self._thread.is_alive()
 
     def stop(self) -> None:
-        """Have the thread ask nothing more; what it has learned by now counts."""
+        """Let the thread ask nothing more; its results so far count."""
         self._stopped.set()
 
     def _run(self) -> None:

@@ -29,7 +29,7 @@ def transfer(request: Request) -> Transferred:
     """Transfer an image; when it raises DibctlError, the destination is as it was before.
 
     Raises ImageNotFoundError when the source has no such image, ApiError when it is not active. Notes of the
-    error say what could not be undone.
+    error name the changes that could not be undone.
     """
     source = _source(request)
     running = _Transfer(request)
@@ -116,7 +116,7 @@ class _Transfer:
         self._made_parts: list[str] = []
 
     def copy(self, source: ImageRecord, *, is_part: bool = False) -> _Copy:
-        """Copy an image's bytes after those of its kernel and initrd; what is made stays hidden."""
+        """Copy an image's bytes after those of its kernel and initrd; the copies stay hidden."""
         parts: dict[str, _Copy] = {}
         for key in BOOT_KEYS if self._request.meta else ():
             if part_id := source.properties.get(key):
@@ -155,7 +155,7 @@ class _Transfer:
         return image, changes
 
     def undo(self, error: BaseException) -> None:
-        """Remove what was made, the image before its parts; what fails becomes a note on ``error``."""
+        """Remove the copies, the image before its parts; a failure becomes a note on ``error``."""
         if self._made_image is not None:
             self._remove(self._made_image, error)
         for part_id in self._made_parts:

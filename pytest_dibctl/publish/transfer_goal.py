@@ -42,7 +42,7 @@ class Goal:
 
 
 def goal(request: Request, source: ImageRecord, parts: Mapping[str, str]) -> Goal:
-    """Return what the copy of ``source`` shall be.
+    """Return the goal for the copy of ``source``.
 
     ``parts`` maps properties that name its kernel and initrd to their ids at the destination. Raises
     NotInConfigError for a project without a counterpart at the destination.

@@ -34,7 +34,7 @@ class Request:
     """An image and the environments to upload it to.
 
     ``built`` is the image's file, and ``cwd`` the directory where commands run. ``open_region`` logs in to an
-    environment; the upload closes what it returns. Without ``obsolete`` older images stay current.
+    environment; the upload closes the region. Without ``obsolete`` older images stay current.
     """
 
     image: Entry[Image]

@@ -40,7 +40,7 @@ NOTABLE: Final = 0.1
 
 
 def look(target_run: TargetRun) -> TroubleError | None:
-    """Look at a guest whose tests are over; note what is found for reports, and return what fails the image.
+    """Examine a guest whose tests are over; note the findings for reports, and return errors of the image.
 
     A guest that accepted no login is not asked: its tests have failed already.
     """
@@ -110,7 +110,7 @@ def _boot_time(target_run: TargetRun, console: str, answer: str, *, is_quick: bo
 
 
 def _asked(target_run: TargetRun, command: str) -> str:
-    """Return what the guest answers; empty when it does not."""
+    """Return the guest's answer; empty without one."""
     access = target_run.guest.access
     if access is not None:
         with contextlib.suppress(DibctlError):
@@ -128,7 +128,7 @@ def _console(instance: Instance) -> str:
 
 
 def _keep_profile(target_run: TargetRun, profile: BootProfile, *, whole: bool) -> None:
-    """Write what systemd tells of a boot, as a ``whole`` with its plot, beside the run's logs, if any."""
+    """Write systemd's report of a boot, as a ``whole`` with its plot, beside the run's logs, if any."""
     logs = target_run.options.logs
     if logs is None or target_run.guest.instance is None:
         return

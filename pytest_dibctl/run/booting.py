@@ -49,7 +49,7 @@ class Attempt:
         )
 
     def note(self, **details: Any) -> None:
-        """Add to the record what a later removal must know."""
+        """Add the details for a later removal to the record."""
         self.record = self.record.update(**details)
 
     def begin(self, cloud: BootsEarly) -> None:
@@ -78,7 +78,7 @@ class Attempt:
         return self._early.seconds if self._early else 0.0
 
     def remove(self) -> None:
-        """Remove what the boot has made, where nothing uses the instance."""
+        """Remove the resources of the boot, where nothing uses the instance."""
         with self._target_run.removal(self.record.resource, self.record):
             instance = self._early.settled() if self._early else None
             if instance is not None:

@@ -19,7 +19,7 @@ class EarlyBoot:
         self.seconds = 0.0
         """The seconds of the boot; known once it is done."""
         self._done = threading.Event()
-        # A daemon: a process that is to end at once does not wait, and what was made ends with the process.
+        # A daemon: a process that is to end at once does not wait, and the instance ends with the process.
         threading.Thread(target=self._run, name="early boot", daemon=True).start()
 
     def _run(self) -> None:

@@ -28,7 +28,7 @@ class Resource:
 
 
 def cleanup_command(run_id: str) -> str:
-    """Return the command that removes what a run kept."""
+    """Return the command that removes the kept resources of a run."""
     return f"dibctl cleanup --run {run_id}"
 
 
