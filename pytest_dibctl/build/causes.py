@@ -23,7 +23,7 @@ _NETWORK = re.compile(
 
 
 def hint(log_text: str, *, directory: Path, recipe: dib.Recipe | None) -> str | None:
-    """Return what to do about a build that failed with ``log_text``, or None when nothing is known.
+    """Return a hint for a build that failed with ``log_text``, None for an unknown failure.
 
     ``directory`` is that of the output.
     """

@@ -1,4 +1,4 @@
-"""The elements of a build: where they lie, which ones take part, and what of them diskimage-builder skips."""
+"""The elements of a build: where they lie, which ones take part, and which scripts are skipped."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Element:
 
 
 def setting(dib: Dib, name: str) -> str | None:
-    """Return what a build sees as the environment variable ``name``."""
+    """Return the value of the environment variable ``name`` in a build."""
     return dib.environment_variables.get(name, os.environ.get(name))
 
 

@@ -28,7 +28,7 @@ CLOCK_TICK: Final = 0.1
 
 
 def main() -> int:
-    """Build what the first line of stdin says; the end of stdin interrupts the build."""
+    """Build by the request in the first line of stdin; the end of stdin interrupts the build."""
     user, group = int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"])
     started = time.time() - CLOCK_TICK
     request = json.loads(sys.stdin.readline())
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def _become(environment: Mapping[str, str]) -> None:
-    """Take the user's variables; what is kept for later builds lies in root's own cache."""
+    """Take the user's variables; trees for later builds lie in root's own cache."""
     cache = Path(pwd.getpwuid(0).pw_dir, ".cache")
     # By these git, run as root, knows whose repositories it may read.
     invoker = {name: os.environ[name] for name in ("SUDO_UID", "SUDO_GID", "SUDO_USER") if name in os.environ}

@@ -1,4 +1,4 @@
-"""Why a build failed: what the log says of it, and what to do."""
+"""The cause of a failed build by its log, and a hint."""
 
 from __future__ import annotations
 

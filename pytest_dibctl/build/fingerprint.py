@@ -66,12 +66,12 @@ IRRELEVANT = frozenset(
 
 _SHOWN = 3
 _SMALL = 64 * 1024**2
-"""Bytes; what is larger is not read again while its identity stays the same."""
+"""Bytes; a larger file is not read again while its identity stays the same."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """How the image beside it was built; ``seconds`` and ``phases`` are what that took.
+    """How the image beside it was built; ``seconds`` and ``phases`` are the times of that build.
 
     ``components`` are digests by "kind:name". Values of environment variables may be secrets: theirs are
     salted. ``finished`` is the end of the build, UTC, ISO 8601. Records of older versions have neither
@@ -105,8 +105,8 @@ def components(
 ) -> dict[str, str]:
     """Return the fingerprint of a build: ``recipe``, then ``external``, giving a file named ``target``.
 
-    Relative names in variables are below ``cwd``, where the build runs; what the build of the fingerprint
-    ``old`` has made does not count.
+    Relative names in variables are below ``cwd``, where the build runs; files that the build of the
+    fingerprint ``old`` has made do not count.
     """
     parts = {"external_build": digest([command.cmdline for command in external]) if external else ""}
     if recipe is not None:
@@ -191,7 +191,7 @@ def summary(components: Mapping[str, str]) -> str:
 
 
 def changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
-    """Say in a few words what differs between two fingerprints; empty when nothing does."""
+    """Return the differences between two fingerprints in a few words; empty without one."""
     differences = [
         _change(name, old.get(name), new.get(name))
         for name in sorted({*old, *new})
@@ -233,7 +233,7 @@ def _tree_digest(root: Path, above: frozenset[Path], counts: Callable[[Path], bo
         )
         if kind == "l":
             whole.update(os.fsencode(path.readlink()) + b"\0")
-        # A link's file or folder too: elements are copied with what their links lead to.
+        # A link's file or folder too: elements are copied with the targets of their links.
         with contextlib.suppress(OSError):
             if kind == "l" and path.is_dir() and path.resolve() not in above:
                 whole.update(_tree_digest(path.resolve(), above, counts).encode())

@@ -63,7 +63,7 @@ _LARGE: Final = 1 << 20
 def components(
     recipe: Recipe, boundary: Boundary, *, target: str, cwd: Path, salt: str, old: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return what a tree was made from at a boundary, as digests by "kind:name".
+    """Return the inputs of a tree at a boundary, as digests by "kind:name".
 
     ``target`` is the name of the image file. Variables and the files they name may hold secrets: their
     digests are salted. Files that the build of the fingerprint ``old`` has made do not count.
@@ -262,7 +262,7 @@ def _texts(files: Iterable[Path]) -> Iterator[str]:
 
 
 def _text(path: Path) -> str:
-    """Return a script without comments; of what cannot be read, something that may see anything."""
+    """Return a script without comments; for an unreadable script, a text that may see anything."""
     try:
         if path.stat().st_size > _LARGE:
             return "eval"

@@ -73,7 +73,7 @@ class Store(KeyedCache[Layer]):
         super().__init__(directory or keyed_cache.place("layers"), read=_read, is_old=_is_old)
 
     def take_in(self, kept: Path, key: str, about: About) -> None:
-        """Move what a build has kept into the cache, in the place of what is there; raises OSError.
+        """Move a tree that a build has kept into the cache, in the place of an older one; raises OSError.
 
         The caller holds the lock alone.
         """

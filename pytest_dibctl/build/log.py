@@ -17,7 +17,7 @@ HEARTBEAT = 10.0
 """Seconds of silence after which progress says that the build is still at it."""
 
 KEPT: Final = 400
-"""Lines that are remembered of what the running script said."""
+"""Lines of the running script's output that are remembered."""
 
 SHOWN: Final = 12
 """Lines of these that an error message shows at most."""
@@ -145,7 +145,7 @@ class Watcher:
         self._charge()
 
     def failure(self) -> Failure:
-        """Return what there is to say of a build that has just failed."""
+        """Return the description of a build that has just failed."""
         where = "" if self._phase == START else self._where()
         said = _without_traceback(line for line in self._said if not _NOISE.match(line))
         lines = _with_last_telling(said) if self._script else _from_first_telling(said)

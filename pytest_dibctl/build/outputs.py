@@ -45,8 +45,8 @@ def made_by(plan: Plan, *, before: Identity | None) -> Path:
 def install(plan: Plan, made: Path, *, seconds: float, phases: Mapping[str, float]) -> None:
     """Move the outputs into place, the image itself last, then record the build.
 
-    ``seconds`` is what the build took, ``phases`` what each of its phases did. Raises BuildError where
-    nothing can be written.
+    ``seconds`` is the time of the build, ``phases`` are those of its phases. Raises BuildError where nothing
+    can be written.
     """
     try:
         sha512 = artifact.compute_digest(made)

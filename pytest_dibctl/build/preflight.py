@@ -36,7 +36,7 @@ EFI_TOOLS: Final = ("sgdisk", "mkfs.vfat")
 
 
 def for_build(image: Entry[Image], recipe: dib.Recipe | None, target: Path) -> None:
-    """Check what a build of ``image`` to the file ``target`` needs.
+    """Check the requirements of a build of ``image`` to the file ``target``.
 
     Raises one PreflightError that names everything that is missing.
     """
@@ -44,7 +44,7 @@ def for_build(image: Entry[Image], recipe: dib.Recipe | None, target: Path) -> N
 
 
 def build_checks(recipe: dib.Recipe | None, target: Path) -> Iterator[Check]:
-    """Yield what is to be checked before a build; without a ``recipe``, only external commands run."""
+    """Yield the checks before a build; without a ``recipe``, only external commands run."""
     directory = target.parent
     yield checks.writable(directory)
     yield from program_checks(recipe)

@@ -1,4 +1,4 @@
-"""``dibctl cleanup``: what dead runs left, or one run, is removed."""
+"""``dibctl cleanup``: removes the resources of dead runs, or of one run."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _table(swept: Sequence[Swept]) -> Table:
 
 
 def _swept(arguments: Arguments, choice: Choice, catalog: Callable[[], Catalog]) -> Iterator[Swept]:
-    """Remove what was chosen and yield what became of each thing, one by one."""
+    """Remove the chosen resources and yield the outcome for each, one by one."""
     from pytest_dibctl.cleanup import kept, sweep
 
     if arguments.list_kept:

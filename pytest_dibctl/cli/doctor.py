@@ -1,4 +1,4 @@
-"""``dibctl doctor``: what this machine has and lacks for building and booting images, or one image."""
+"""``dibctl doctor``: checks the requirements of builds and boots on this machine, of all images or one."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def _services(text: str) -> tuple[str, ...]:
 
 
 def _run(arguments: Arguments) -> int:
-    """Write what is missing; the exit code is 0 also when nothing was."""
+    """Write the missing files; the exit code is 0 also when none was missing."""
     from pytest_dibctl.repository import skeleton
 
     labels = arguments.distribution or [DISTRIBUTIONS[0]]

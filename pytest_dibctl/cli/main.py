@@ -1,4 +1,4 @@
-"""The entry of ``dibctl``: the parser of all commands, and what becomes of their errors."""
+"""The entry of ``dibctl``: the parser of all commands, and the handling of their errors."""
 
 from __future__ import annotations
 

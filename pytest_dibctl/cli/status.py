@@ -1,4 +1,4 @@
-"""``dibctl status``: which images are built, tested and published, and what of that is outdated."""
+"""``dibctl status``: which images are built, tested and published, and which of these are outdated."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _run(arguments: Arguments) -> int:
 
 
 def _errors(found: Sequence[Status]) -> list[tuple[str, Any]]:
-    """Return what could not be read, and why; an environment that none could ask of is said once."""
+    """Return the unreadable recipes and environments with their errors; each environment once."""
     errors = [(image.label, image.built.error) for image in found if image.built.error is not None]
     clouds = {
         (published.environment, published.error.message): published.error
@@ -144,7 +144,7 @@ def _trouble(built: Built) -> str | None:
 
 
 def _time(written: str | None) -> dt.datetime | None:
-    """Return a time that a file tells, None for what is none."""
+    """Return a time of a file, None for a text that is no time."""
     try:
         moment = dt.datetime.fromisoformat(written or "")
     except ValueError:

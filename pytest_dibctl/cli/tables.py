@@ -1,7 +1,7 @@
-"""Tables of results: what stands in their cells, and how they look to people and to programs.
+"""Tables of results: their cells, and their forms for people and for programs.
 
-``output.print_result`` prints them. Text in cells may come from services: what people and line-based programs
-get passes ``system/text.py``, and CSV holds no formula that a spreadsheet would compute.
+``output.print_result`` prints them. Text in cells may come from services: text for people and line-based
+programs passes ``system/text.py``, and CSV holds no formula that a spreadsheet would compute.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GAP: Final = 2
 NARROW: Final = 16
 """Columns of the terminal that a text keeps at least where there is little room, if it has so many."""
 LONGEST_ID: Final = 64
-"""Characters of what can be an id; a longer one is a service's joke, and is cut as words are."""
+"""Characters of an id at most; a longer text is no id, and is cut as words are."""
 FORMULA: Final = frozenset("=+-@")
 MIB: Final = 1 << 20
 
@@ -240,7 +240,7 @@ def lines(table: Table) -> Iterator[list[tuple[str, Tone]]]:
 
 
 def drawing(table: Table, room: int) -> tuple[Drawing, int, list[str]]:
-    """Return a table for a terminal of ``room`` columns, the columns it takes, and what it leaves out."""
+    """Return a table for a terminal of ``room`` columns, the columns it takes, and those it leaves out."""
     import rich.box
     import rich.table
     from rich.text import Text

@@ -53,7 +53,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: Arguments) -> int:
-    """Run pytest as a child; the exit code says what it found."""
+    """Run pytest as a child; the exit code is that of its first error."""
     # The file is in memory and reached through this process: nothing is left of it, even after a SIGKILL.
     with os.fdopen(os.memfd_create("dibctl-result")) as memory:
         result_file = Path(f"/proc/{os.getpid()}/fd/{memory.fileno()}")

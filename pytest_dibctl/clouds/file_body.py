@@ -116,8 +116,8 @@ class FileBody:
     an image of no bytes would become active without an error.
 
     ``deadline`` is of the monotonic clock; an iteration raises LateError after it. ``go_on`` is called before
-    each block, and while Glance works on what it has; it may raise. ``sent`` is called with the number of
-    bytes given out so far.
+    each block, and while Glance works on the received bytes; it may raise. ``sent`` is called with the number
+    of bytes given out so far.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ class BootFile:
         return self.key.removesuffix("_id")
 
     def spec(self, name: str, **details: Any) -> ImageSpec:
-        """Return what Glance is told of its image, called ``name``; ``details`` are more of an ImageSpec."""
+        """Return its image's settings in Glance; ``details`` are further fields of an ImageSpec."""
         return ImageSpec(
             name=name, disk_format=self.disk_format, container_format=self.disk_format, **details
         )

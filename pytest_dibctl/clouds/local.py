@@ -143,7 +143,7 @@ def unchanged(image: CloudImage) -> Artifact:
 def seed_identity(
     state: LocalState, request: BootRequest, host_key: HostKey | None, user_data: str
 ) -> Identity:
-    """Return what the seed of an instance says of it."""
+    """Return an instance's facts for its seed."""
     return Identity(
         uuid=state.id,
         name=state.name,

@@ -72,7 +72,7 @@ class FailedSteps:
     ) -> str | None:
         """Make the report of a test whose step failed an error, or a skip if an earlier test has told it.
 
-        Return the reason of the skip. A mark like xfail excuses what a test finds, not a step before it.
+        Return the reason of the skip. A mark like xfail excuses a test's failure, not a step before it.
         """
         vars(report).pop("wasxfail", None)
         first = self.first_test(excinfo.value, item.nodeid)
@@ -90,7 +90,7 @@ class FailedSteps:
 
 
 def hide_internals(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-    """End a traceback where a test calls a function of ours, for errors that say what is wrong by themselves.
+    """End a traceback where a test calls a function of ours, for errors that explain themselves.
 
     These are our own, and tests that were ended because their time was over. A fault of ours keeps all of it.
     """

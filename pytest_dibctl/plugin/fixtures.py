@@ -1,4 +1,4 @@
-"""The ladder image, artifact, cloud_image, keypair, instance, ssh_access; operations, and what runs scripts.
+"""The ladder image, artifact, cloud_image, keypair, instance, ssh_access; operations, and script runners.
 
 Each step is a session-scoped fixture of a few lines over a context manager of ``run``, so a
 conftest can override any of them. All are parametrized through ``image``.
@@ -87,7 +87,7 @@ def artifact(dib_run: TargetRun, request: pytest.FixtureRequest) -> Artifact:
     """
     session = request.config.stash[KEY]
     if session.current in session.booting:
-        request.getfixturevalue("cloud")  # what is wrong there is told before a build of minutes
+        request.getfixturevalue("cloud")  # errors there are reported before a build of minutes
     request.getfixturevalue("dib_later_rungs")
     return building.artifact(dib_run)
 

@@ -89,12 +89,12 @@ def _module_of(path: Path, tests: Iterable[tuple[str, str]]) -> types.ModuleType
 
 
 def function_name(path: Path) -> str:
-    """Return what a script's test is called: its name without suffix; pytest gives dots another meaning."""
+    """Return the name of a script's test: the file's without suffix; pytest gives dots another meaning."""
     return path.stem.replace(".", "_")
 
 
 def command_name(place: str) -> str:
-    """Return what an external test is called: "external_1" is the first of its image."""
+    """Return the name of an external test: "external_1" is the first of its image."""
     index = int(re.sub(r"\D", "", place))
     return f"external_{index + 1}"
 
@@ -106,7 +106,7 @@ def target_of(item: pytest.Item) -> Target | None:
 
 
 def view_of(item: pytest.Item) -> str | None:
-    """Return what an item looks at; None for a test that is for no image."""
+    """Return the subject of an item; None for a test that is for no image."""
     view = _parameter(item, "dib_view")
     return view if isinstance(view, str) else None
 

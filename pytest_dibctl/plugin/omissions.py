@@ -24,7 +24,7 @@ NOT_OURS = ("__pycache__", ".*")
 
 
 class Omissions:
-    """Notes what is collected, and counts what is not though it looks like a test."""
+    """Notes the collected tests, and counts those that look like tests and are not collected."""
 
     def __init__(self, session: DibSession) -> None:
         self._session = session

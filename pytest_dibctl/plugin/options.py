@@ -1,4 +1,4 @@
-"""The ``--dib-*`` options as values of ours, and what they refuse together."""
+"""The ``--dib-*`` options as values, and the combinations that are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def path_of(text: str | None) -> Path | None:
 
 
 def run_options(config: pytest.Config) -> RunOptions:
-    """Return what the command line asks for; raises pytest.UsageError."""
+    """Return the options of the command line; raises pytest.UsageError."""
     options: Any = config.option
     return RunOptions(
         build=options.dib_build,
@@ -55,7 +55,7 @@ def only_shows(config: pytest.Config) -> bool:
 
 
 def is_warm(config: pytest.Config) -> bool:
-    """Whether instances may go on from ready states: what the command line says, else the ini option."""
+    """Whether instances may resume ready states: by the command line, else by the ini option."""
     return bool(config.option.dib_warm or config.getini("dibctl_warm"))
 
 
@@ -83,7 +83,7 @@ def _ladder(config: pytest.Config) -> tuple[str, ...]:
 
 
 def keep_days(config: pytest.Config) -> float:
-    """Return for how many days what failed is kept: what the ini option says; raises pytest.UsageError."""
+    """Return the days for which failed resources are kept, by the ini option; raises pytest.UsageError."""
     text = str(config.getini("dibctl_keep_days"))
     try:
         days = float(text)
@@ -95,7 +95,7 @@ def keep_days(config: pytest.Config) -> float:
 
 
 def build_jobs(config: pytest.Config) -> int:
-    """Return how many builds may go on at once: what the ini option says, else half of the cores.
+    """Return how many builds may go on at once: by the ini option, else half of the cores.
 
     Raises pytest.UsageError for a negative number.
     """
@@ -106,7 +106,7 @@ def build_jobs(config: pytest.Config) -> int:
 
 
 def _logs_directory(config: pytest.Config) -> Path | None:
-    """Return where logs are copied to: what --dib-logs says, else a folder beside the JUnit or HTML file."""
+    """Return where logs are copied to: the folder of --dib-logs, else one beside the JUnit or HTML file."""
     directory: str | None = config.option.dib_logs
     cwd = Path(config.invocation_params.dir)
     junit_xml: str | None = config.getoption("xmlpath", None)
@@ -163,7 +163,7 @@ def refuse_what_cannot_work(plan: Plan, options: RunOptions) -> None:
 
 
 def refuse_what_validate_finds(plan: Plan, options: RunOptions, cwd: Path) -> None:
-    """Raise a DibctlError for what `dibctl validate` finds wrong with the run's images and environments.
+    """Raise a DibctlError for errors of `dibctl validate` in the run's images and environments.
 
     Without this every test that needs the build would report it.
     """

@@ -75,7 +75,7 @@ class PlannedEntry:
 class Use:
     """One target that one file is for; ``entry`` is None for a file named on the command line only.
 
-    ``view`` is what its tests look at.
+    ``view`` is the subject of its tests.
     """
 
     target: Target
@@ -193,7 +193,7 @@ class Plan:
         return [entry for entry in self.entries if entry.key not in present]
 
     def order(self, target: Target, entry: PlannedEntry | None) -> tuple[int, int]:
-        """Return what items are sorted by: target, then entry."""
+        """Return the sorting key of an item: target, then entry."""
         return (self.targets.index(target), -1 if entry is None else entry.index)
 
 
@@ -270,7 +270,7 @@ def absolute(path: Path, cwd: Path) -> Path:
 
 
 def paths(the_plan: Plan) -> list[str]:
-    """Return what pytest has to collect, in order."""
+    """Return the paths that pytest has to collect, in order."""
     return list(dict.fromkeys(str(path) for entry in the_plan.entries for path in entry.paths))
 
 

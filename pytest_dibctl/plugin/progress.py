@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RARELY = 60.0
 """Seconds between two plain lines of one step."""
 TICK = 0.3
-"""Seconds between two looks at what there is to show."""
+"""Seconds between two updates of the shown lines."""
 LOOK = 2.0
 """Seconds between two looks at a guest's console."""
 WARNING = "warning"
@@ -33,10 +33,10 @@ WARNING = "warning"
 
 
 class ProgressOutput:
-    """Shows what the steps of a run say; ``directory`` is the run's.
+    """Shows the progress of a run's steps; ``directory`` is the run's.
 
     On a worker of xdist it hands everything to the controller. ``boot_stage`` is asked now and then, at a
-    terminal, for what the guests of this process are at, by their targets' ids.
+    terminal, for the stages of this process's guests, by their targets' ids.
     """
 
     def __init__(

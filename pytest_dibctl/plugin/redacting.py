@@ -31,7 +31,7 @@ class Redacting:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
-        """Replace secrets in what is written to the terminal; stacks of pytest-timeout go there directly."""
+        """Replace secrets in text for the terminal; stacks of pytest-timeout go there directly."""
         if not session.config.pluginmanager.has_plugin("terminalreporter"):
             return  # a worker: what it reports is shown by the controller
         writer = session.config.get_terminal_writer()

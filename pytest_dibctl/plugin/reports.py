@@ -85,7 +85,7 @@ class PhaseReport:
 
 
 def read(report: pytest.TestReport, plan: Plan) -> PhaseReport | None:
-    """Return what a report says of a target of ``plan``, None for a test of no image."""
+    """Return a report's data of a target of ``plan``, None for a test of no image."""
     facts = facts_of(report)
     target = plan.target(facts.get(f"{PREFIX}image"), facts.get(f"{PREFIX}environment"))
     if target is None:

@@ -72,14 +72,14 @@ class RunResources:
         self._beginning.start()
 
     def not_removed(self) -> list[Record]:
-        """Return the records of what the run has made, and neither removed nor kept; keys are left out.
+        """Return the records of resources that the run has neither removed nor kept; keys are left out.
 
         A key stays as long as the instance that it opens.
         """
         return [record for record in self.ledger.records() if record.kept is None and record.kind != "key"]
 
     def _outlook(self) -> list[str]:
-        """Return what is still to be removed, in words; nothing on a worker, whose controller says it."""
+        """Return the resources still to be removed, in words; none on an xdist worker."""
         if self._is_worker:
             return []
         return [f"{record.kind} {record.name}" for record in self.not_removed()]

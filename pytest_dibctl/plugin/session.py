@@ -1,6 +1,6 @@
-"""The state of a pytest session with images: what its hooks share, and what fixtures reach.
+"""The state of a pytest session with images: the parts that its hooks share and its fixtures reach.
 
-It has no hooks of its own. Under xdist each process has one; ``run_state`` is what they have in common.
+It has no hooks of its own. Under xdist each process has one; they share ``run_state``.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class DibSession:
         return is_sure and engine in EARLY and self.current in self.booting and target_run.options.has_file
 
     def _boot_stages(self) -> dict[str, str]:
-        """Return what guests are at on the way to a login."""
+        """Return the stages of guests on the way to a login."""
         stages: dict[str, str] = {}
         for target, target_run in tuple(self.target_runs.items()):
             instance = target_run.guest.instance
@@ -193,12 +193,12 @@ class DibSession:
         return target is not None and self.target_report(target.id).failed
 
     def add_removal(self, removal: Removal) -> None:
-        """Enter what became of a resource, with its target, its image, or with the run."""
+        """Enter the outcome for a resource, with its target, its image, or with the run."""
         target = self.plan.target(removal.image, removal.environment)
         self.target_report(target.id if target else removal.image or "run").add_removal(removal)
 
     def leftovers(self) -> list[Removal]:
-        """Return what could not be removed, as far as reports tell."""
+        """Return the resources that could not be removed, as far as reports tell."""
         return [
             leftover for target_report in self.target_reports.values() for leftover in target_report.leftovers
         ]

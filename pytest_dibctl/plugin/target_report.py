@@ -134,7 +134,7 @@ class TargetReport:
         return outcomes
 
     def as_data(self) -> dict[str, Any]:
-        """Return what a worker sends to its controller, plain data; ``from_data`` reads it."""
+        """Return a worker's data for its controller, plain data; ``from_data`` reads it."""
         data = dataclasses.asdict(self)
         for here_only in HERE_ONLY:
             del data[here_only]
@@ -168,7 +168,7 @@ class TargetReport:
         self.removals += other.removals
 
     def add_test(self, result: TestResult, *, started: float) -> None:
-        """Add what became of a test, which began at a time; 0 where that is not known."""
+        """Add the outcome of a test, which began at a time; 0 where that is not known."""
         self.tests.append(result)
         if result.outcome != "skipped" and started > 0 and result.seconds > 0:
             failed = result.outcome in {"failed", "errors"}
@@ -176,7 +176,7 @@ class TargetReport:
             self.spans.append(Span(name="tests", start=started, end=end, failed=failed, title=result.nodeid))
 
     def add_removal(self, removal: Removal) -> None:
-        """Add what the controller removed, kept or could not remove; a leftover only once."""
+        """Add a removal of the controller: removed, kept or left; a leftover only once."""
         if removal.seconds:
             self.phases["cleanup"] = self.phases.get("cleanup", 0.0) + removal.seconds
         known = removal.failed and any(removal.resource == left.resource for left in self.leftovers)
@@ -191,7 +191,7 @@ class TargetReport:
 
 
 def report_of(target_run: TargetRun) -> TargetReport:
-    """Return what this process reports of a target run."""
+    """Return this process's report of a target run."""
     return TargetReport(
         image=target_run.label,
         environment=target_run.environment.label,
@@ -221,7 +221,7 @@ def columns(target_reports: Mapping[str, TargetReport]) -> tuple[str, ...]:
 
 
 def verdict(target_report: TargetReport) -> str:
-    """Return in one word what became of a target: "passed", "failed" or "not run"."""
+    """Return the outcome of a target in one word: "passed", "failed" or "not run"."""
     if target_report.failures or target_report.leftovers:
         return "failed"
     ran = sum(target_report.outcomes[name] for name in ("passed", "xpassed", "xfailed"))

@@ -93,7 +93,7 @@ class WithoutImage:
             pytest.skip(f"it asks for {error.argname}; {MISSING}")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Count what was skipped so, by workers of xdist too."""
+        """Count the tests that were skipped so, by workers of xdist too."""
         self._skipped += isinstance(report.longrepr, tuple) and MISSING in report.longrepr[2]
 
     def _reason(self, item: pytest.Item) -> str | None:
@@ -152,7 +152,7 @@ class _Listing:
 
 
 def _listing(place: Path, given: Path | None) -> _Listing:
-    """Return what the repository in a folder lists; nothing for a folder that is none."""
+    """Return the listed tests of the repository in a folder; none for a folder without one."""
     found = [place / folder / name for folder in FOLDERS for name in FILES if _exists(place / folder / name)]
     if given is None and not found:
         return _Listing()

@@ -54,7 +54,7 @@ def reasons(
     cwd: Path,
     explicit: Mapping[Kind, Path | None],
 ) -> dict[str, tuple[str, ...]]:
-    """Return what differs from ``revision`` for each of ``images`` that differs, by label.
+    """Return the differences from ``revision`` of each of ``images`` that differs, by label.
 
     ``environments`` are where the images are tested, none for where each says itself. ``explicit`` are files
     that the user gave. Raises DibctlError where git cannot tell.
@@ -140,7 +140,7 @@ class _Comparison:
     of_all: tuple[str, ...]
 
     def image(self, label: str, environments: Sequence[str]) -> Iterator[str]:
-        """Yield what differs of an image."""
+        """Yield the differences of an image."""
         new, old = self.now.catalog.images.get(label), self.then.catalog.images.get(label)
         if new is None:
             yield "its configuration is not in git"

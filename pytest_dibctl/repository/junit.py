@@ -77,7 +77,7 @@ def _distinct(files: Sequence[tuple[str, Path]]) -> Iterator[tuple[str, Path]]:
 
 
 def read(name: str, path: Path) -> Part:
-    """Return the results of one file; what is wrong with it is its ``problem``."""
+    """Return the results of one file; ``problem`` names its fault."""
     if path.exists() and not path.is_file():  # a pipe would never end
         return Part(name=name, path=path, problem="it is no file")
     try:
@@ -97,7 +97,7 @@ def read(name: str, path: Path) -> Part:
 
 
 def _missing(root: ET.Element, suites: Sequence[ET.Element], cases: Sequence[Case]) -> str:
-    """Say what a file counts and does not show.
+    """Name the results that a file counts and does not show.
 
     The number of tests says little: pytest counts each subtest, and shows the test that they are parts of.
     """
@@ -114,7 +114,7 @@ def _missing(root: ET.Element, suites: Sequence[ET.Element], cases: Sequence[Cas
 
 
 def _parsed(path: Path) -> ET.Element:
-    """Return a document's root; raises ValueError for what can be used to harm the reader.
+    """Return a document's root; raises ValueError for features that can harm the reader.
 
     Without a document type there are no entities, and so nothing that expands or is fetched.
     """
@@ -170,7 +170,7 @@ def _whole(text: str | None) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Merged:
-    """The results of all parts; ``problems`` are what is wrong with the parts, by the part's name."""
+    """The results of all parts; ``problems`` are the faults of the parts, by the part's name."""
 
     parts: tuple[Part, ...]
     problems: tuple[tuple[str, str], ...]

@@ -35,8 +35,8 @@ class Job:
     """The tests of one job of CI: each of ``images`` in each of ``environments``.
 
     Without environments each image is tested where it says itself. ``id`` is no other job's, and can be part
-    of a file's name. ``seconds`` is how long earlier runs took, None if none is known. ``reasons`` are what
-    differs of each image from an earlier revision, empty if that was not asked for.
+    of a file's name. ``seconds`` is how long earlier runs took, None if none is known. ``reasons`` are each
+    image's differences from an earlier revision, empty if they were not asked for.
     """
 
     id: str

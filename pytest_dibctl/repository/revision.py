@@ -232,7 +232,7 @@ def _text(directory: Path, arguments: list[str], problem: str) -> str:
 
 @contextlib.contextmanager
 def _output(directory: Path, arguments: list[str], stdin: IO[bytes] | None = None) -> Iterator[IO[bytes]]:
-    """Run git and yield what it wrote, as bytes; raises DibctlError."""
+    """Run git and yield its output, as bytes; raises DibctlError."""
     with tempfile.TemporaryFile() as written, tempfile.TemporaryFile() as errors:
         argv = _argv(directory, arguments)
         source: int | IO[bytes] = subprocess.DEVNULL if stdin is None else stdin

@@ -1,4 +1,4 @@
-"""The files of a new repository of images, and how they are written without harm to what is there."""
+"""The files of a new repository of images, and their writing without harm to existing files."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Written:
 
 
 def distributions() -> Mapping[str, Mapping[str, Any]]:
-    """Return what there are recipes for: by label, the values of images.yaml."""
+    """Return the recipes: by label, the values of images.yaml."""
     data: dict[str, dict[str, Any]] = yaml.safe_load((TEMPLATES / "distributions.yaml").read_text())
     return data
 
@@ -242,7 +242,7 @@ def _create_by_draft(folder: int, name: str, file: NewFile, mode: int) -> bool:
 
 
 def _configured(directory: Path) -> dict[str, str]:
-    """Return the files that would speak against what is configured already, with the reason."""
+    """Return the files that would contradict the existing configuration, with the reason."""
     reasons: dict[str, str] = {}
     kinds: tuple[Kind, ...] = tuple(KINDS)
     for kind in kinds:

@@ -15,7 +15,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def identity() -> dict[str, str]:
-    """Return what tells this machine and user from others; machines cloned from one image differ by name.
+    """Return the identity of this machine and user; machines cloned from one image differ by name.
 
     The machine's id itself is confidential (machine-id(5)), so only a digest of it is given.
     """

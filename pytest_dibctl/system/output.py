@@ -1,4 +1,4 @@
-"""Reading what a command writes, with a bound on the memory that it takes."""
+"""Reading a command's output, with a bound on the memory for it."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Kept:
                 self.add(rest)
 
     def text(self) -> str:
-        """Return what is kept."""
+        """Return the kept output."""
         return "".join(self._parts)
 
 
 def collect(process: subprocess.Popen[str], stdin: str | None, timeout: float | None) -> tuple[str, str]:
     """Write ``stdin`` and return stdout and stderr once the process and its streams have ended.
 
-    Like ``Popen.communicate``, with a bound on what is kept. Raises subprocess.TimeoutExpired.
+    Like ``Popen.communicate``, with a bound on the kept output. Raises subprocess.TimeoutExpired.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     output, errors = Kept(), Kept()
@@ -99,9 +99,9 @@ def stream(
     on_line: Callable[[str], None] | None,
     log_file: Path | None,
 ) -> str:
-    """Hand each line of stdout to ``on_line``, or append it to ``log_file``; return what was kept.
+    """Hand each line of stdout to ``on_line``, or append it to ``log_file``; return the kept output.
 
-    With ``log_file`` nothing is kept. Raises what ``on_line`` raises, and subprocess.TimeoutExpired.
+    With ``log_file`` nothing is kept. Raises errors of ``on_line``, and subprocess.TimeoutExpired.
     """
     kept = Kept()
     failures: list[BaseException] = []

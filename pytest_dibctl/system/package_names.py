@@ -127,7 +127,7 @@ def package_of(name: str, family: Family | None = None) -> str | None:
 
 
 def advice(name: str, family: Family | None = None) -> str:
-    """Return what to do where a program or file is missing."""
+    """Return the hint for a missing program or file."""
     here = family or distribution.family()
     package = package_of(name, here)
     if here is not None and package is not None:

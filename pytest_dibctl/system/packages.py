@@ -1,4 +1,4 @@
-"""Installing packages with apt, and saying what to type where another package manager does it."""
+"""Installing packages with apt, and hints for other package managers."""
 
 from __future__ import annotations
 

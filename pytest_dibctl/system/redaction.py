@@ -15,7 +15,7 @@ from urllib.parse import quote, quote_plus
 
 MASK: Final = "***"
 SHORTEST: Final = 4
-"""Characters: what is shorter is no secret, and would be found in every text."""
+"""Characters: a shorter value is no secret, and would be found in every text."""
 LONG: Final = 8
 """Characters from which on a secret is replaced within words too."""
 SHORTEST_PIECE: Final = 6

@@ -107,7 +107,7 @@ def _owners(names: Iterable[str]) -> dict[str, str]:
         for name in names
         if name not in found and importlib.machinery.PathFinder.find_spec(name, places) is not None
     ]
-    if others:  # reading what all distributions hold takes a moment
+    if others:  # reading the files of all distributions takes a moment
         distributions = _distributions()
         found |= {name: distributions[name][0] for name in others if distributions.get(name)}
     return found

@@ -21,7 +21,7 @@ _HIDDEN: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 """Characters that show nothing, although Unicode counts them as letters, marks or symbols."""
 _SUSPECT: Final = re.compile(r"[^\t\n -~]")
 LONGEST_FILE_NAME: Final = 100
-"""Bytes of a name from outside in a file's name: what is added to it has to fit into 255."""
+"""Bytes of a name from outside in a file's name: additions to it have to fit into 255."""
 
 
 def visible(text: str) -> str:

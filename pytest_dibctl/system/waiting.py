@@ -1,4 +1,4 @@
-"""Waiting for what can only be looked at: one loop with a deadline and pauses, for the whole package."""
+"""Waiting by polling: one loop with a deadline and pauses, for the whole package."""
 
 from __future__ import annotations
 

@@ -39,7 +39,8 @@ class Guard:
     """The guard of the instance ``name``.
 
     ``started`` is the process that made its namespaces, when this process started it, and ``helpers`` are to
-    be reaped after it. ``notes`` say what of the image is not in the container, where this process opened it.
+    be reaped after it. ``notes`` name the parts of the image that are not in the container, if this process
+    opened it.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Guard:
 
 
 def end(name: str) -> None:
-    """Kill the guard of an instance and what starts it, and wait until they are gone."""
+    """Kill the guard of an instance and its starters, and wait until they are gone."""
     option = container.instance_option(name)
     for candidate in processes.with_argument(option):
         with contextlib.suppress(ProcessLookupError):

@@ -58,7 +58,7 @@ def hierarchies() -> tuple[Hierarchy, ...]:
 
 
 def enforced() -> frozenset[str]:
-    """Return what can be limited here, of "memory" and "processes"."""
+    """Return which of "memory" and "processes" can be limited here."""
     names = {"memory": "memory", "pids": "processes"}
     return frozenset(
         limit
@@ -167,7 +167,7 @@ def _limit_memory(path: Path, size: int, *, unified: bool) -> None:
 
 
 def _remove_tree(path: Path) -> list[OSError]:
-    """Remove a group and those in it; return what kept them, if something did."""
+    """Remove a group and the groups in it; return the error that kept them, if any."""
     errors = []
     for group in _below(path):
         try:

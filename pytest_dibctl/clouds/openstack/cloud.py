@@ -126,7 +126,7 @@ class OpenStackCloud:
         return self._identity
 
     def preflight(self) -> None:
-        """Log in; raise a DibctlError if the cloud lacks what the nova section names."""
+        """Log in; raise a DibctlError if the cloud lacks a name of the nova section."""
         self._user_data()
         self._resolved()
         if self.api.has("network"):

@@ -117,7 +117,7 @@ def told(*, where: str, cloud: str | None = None, file: Path | None = None) -> I
 
 
 def check_complete(config: Mapping[str, Any], file: Path, *, where: str, cloud: str) -> None:
-    """Raise CredentialsError for an entry that lacks what its kind of login needs; keystoneauth asks late."""
+    """Raise CredentialsError for an entry that lacks a value for its login; keystoneauth asks late."""
     auth = config.get("auth") or {}
     if config.get("auth_type") not in {None, "password"}:  # keystoneauth checks the others when it reads them
         return

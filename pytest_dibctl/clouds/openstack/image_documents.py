@@ -92,7 +92,7 @@ def _time(text: Any) -> dt.datetime:
 
 
 def patch(present: Mapping[str, Any], change: Change) -> Iterator[dict[str, Any]]:
-    """Yield the JSON patch that makes ``present`` what ``change`` says."""
+    """Yield the JSON patch that applies ``change`` to ``present``."""
     wanted = {
         "name": change.name,
         "visibility": change.visibility,

@@ -60,7 +60,7 @@ def create(
     """Make an image and return it, active and verified, as Glance describes it.
 
     ``timeout`` is seconds for all of it; ``properties_at`` is the setting that holds the properties. When
-    anything fails, an interruption included, the image is removed again. The caller owns what is returned.
+    anything fails, an interruption included, the image is removed again. The caller owns the returned image.
 
     Raises ApiError and its like, ConfigError for properties that Glance keeps for itself, ArtifactError for
     a file that changed meanwhile.

@@ -61,7 +61,7 @@ def await_active(
 
 
 def _failed_task(api: Api, image_id: str) -> str | None:
-    """Return what Glance says of an import of the image that failed; older ones keep it to themselves."""
+    """Return Glance's message about a failed import of the image; older versions give none."""
     with contextlib.suppress(ApiError, ImageNotFoundError):
         answer = api.safely(
             "image",

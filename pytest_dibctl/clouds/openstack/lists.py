@@ -31,7 +31,7 @@ version, Cinder refuses unknown filters of users who may not see all volumes.
 def pages(
     api: Api, service: Service, url: str, query: Mapping[str, str], key: str
 ) -> Iterator[Mapping[str, Any]]:
-    """Yield what a service lists at ``url``, page by page; ``key`` is the name of the list in its answers.
+    """Yield the items of a list at ``url``, page by page; ``key`` is the name of the list in its answers.
 
     ``query`` holds filters; ``PAGE`` limits a page unless it says ``limit``. Raises ApiError and its like,
     also when the pages lead nowhere: to a page that was there already, or to the same items.

@@ -1,4 +1,4 @@
-"""Networks of an instance in Neutron: what its nics are, which address is the main one, floating IPs."""
+"""Networks of an instance in Neutron: its nics, its main address, floating IPs."""
 
 from __future__ import annotations
 

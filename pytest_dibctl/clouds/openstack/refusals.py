@@ -75,7 +75,7 @@ def translated(
 
 
 def raise_for_status(response: Any) -> Any:
-    """Return a raw response, or raise what the SDK raises for its status; ShapeError for a 3xx."""
+    """Return a raw response, or raise the SDK's error for its status; ShapeError for a 3xx."""
     sdk_exceptions.raise_from_response(response)
     if response.status_code >= MULTIPLE:
         raise ShapeError(f"status {response.status_code} instead of success")

@@ -72,7 +72,7 @@ def one_call(seconds: float) -> Iterator[None]:
 
 
 def place(url: str) -> str:
-    """Return scheme, host and port of a URL as requests reads it, empty for what is no URL of HTTP."""
+    """Return scheme, host and port of a URL as requests reads it, empty for a text that is no URL of HTTP."""
     try:
         prepared = requests.Request("GET", url).prepare().url
         parts = urlsplit(prepared or "")
@@ -84,7 +84,7 @@ def place(url: str) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exchange:
-    """A request and what is known of its answer, for messages."""
+    """A request and the known part of its answer, for messages."""
 
     method: str
     url: str

@@ -1,4 +1,4 @@
-"""QEMU's sandbox: what a guest that breaks out of QEMU finds around itself.
+"""QEMU's sandbox: the surroundings of a guest that breaks out of QEMU.
 
 bubblewrap gives QEMU namespaces of its own, an empty root with the system's programs read-only, no
 capability, and no way to get one. The files of the guest reach QEMU as open descriptors and single mounts.

@@ -71,7 +71,7 @@ class Child:
         code = self._started.poll()
         if code is None:
             return None
-        reap(self._helpers)  # what QEMU wrote last is in its logs then
+        reap(self._helpers)  # QEMU's last messages are in its logs then
         # bubblewrap tells of signals like a shell.
         return process.describe_exit(BY_SIGNAL - code if code > BY_SIGNAL else code)
 

@@ -1,4 +1,4 @@
-"""Whether a guest's processors still run an operating system: what bears out the last words on its console.
+"""Whether a guest's processors still run an operating system: the proof of the last words on its console.
 
 A panicked Linux has halted all processors but one for good, and that one goes round in the kernel. Of a
 living one, some processor is in a program, or idle, which means halted until the next interrupt, at one of a

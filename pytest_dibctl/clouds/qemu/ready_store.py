@@ -32,7 +32,7 @@ _MAC: Final = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 class About:
     """The facts of a state: the guest's ``uuid``, ``name`` and login key (a public line), and its file.
 
-    ``made`` is seconds since the epoch, ``seconds`` what the boot took, ``size`` bytes; ``label`` is the
+    ``made`` is seconds since the epoch, ``seconds`` the time of the boot, ``size`` bytes; ``label`` is the
     name of the image's file.
     """
 
@@ -94,7 +94,7 @@ def _read(path: Path, key: str) -> ReadyState | None:
 
 
 def _about(data: Mapping[str, Any]) -> About:
-    """Return what a file says; raises TypeError and ValueError for what no state of ours says."""
+    """Return the facts in a file; raises TypeError and ValueError for a file of no state."""
     about = About(**data)
     texts = (about.label, about.uuid, about.name, about.public_key, about.sha256)
     if not all(isinstance(text, str) for text in texts) or not _MAC.fullmatch(about.mac):
@@ -112,7 +112,7 @@ def limit(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def free_now(store: ReadyStore, size: int) -> None:
-    """Remove what is above ``size`` bytes, and what killed processes left."""
+    """Remove states above ``size`` bytes, and leftovers of killed processes."""
     store.sweep()
     for state in store.surplus(size, time.time()):
         with contextlib.suppress(OSError):

@@ -81,7 +81,7 @@ def key_of(
 
 
 def _seed(settings: Qemu, user_data: str) -> str:
-    """Return the seed of such guests, but for what is another for each."""
+    """Return the seed of such guests, without the values that differ for each."""
     host_key = seed.HostKey(private="", public="")
     identity = seed.Identity(
         uuid="", name="", mac="", key_name="", public_key="", host_key=host_key, user_data=user_data
@@ -186,7 +186,7 @@ def keep(claim: Claim, disk: Path, about: About) -> None:
 
 
 def verify(state: ReadyState, sha256: str) -> None:
-    """Raise DibctlError when the file of a state is not what was saved."""
+    """Raise DibctlError when the file of a state is not the saved one."""
     if sha256 != state.about.sha256:
         raise DibctlError(f"{state.disk} is damaged")
 

@@ -1,4 +1,4 @@
-"""The hooks of xdist's controller: which worker tests what, and what is left of workers and test images."""
+"""The hooks of xdist's controller: the tests of each worker, and leftovers of workers and test images."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class Controller:
             self._cleanup.target_done(target)
 
     def pytest_testnodedown(self, node: Node, error: object) -> None:
-        """Take over a worker's target reports; remove what a dead worker has made."""
+        """Take over a worker's target reports; remove the resources of a dead worker."""
         self._session.progress.worker_ended(node.gateway.id)
         for label, data in getattr(node, "workeroutput", {}).get("dibctl", {}).items():
             self._session.target_report(label).add(TargetReport.from_data(data))
