@@ -6,7 +6,7 @@ import enum
 
 
 class ExitCode(enum.IntEnum):
-    """What ``dibctl`` exits with; the numbers are dibctl's own and scripts rely on them."""
+    """The exit codes of ``dibctl``; the numbers are dibctl's own and scripts rely on them."""
 
     OK = 0
     UNSPECIFIED = 1
@@ -36,8 +36,11 @@ class DibctlError(Exception):
     follows: str | None = None
     """The test whose failure is the reason; nothing else is wrong."""
     symptom: str | None = None
-    """What was seen of an instance that does not let us in, for the naming of its cause: what its port did
-    (``port-silent``, ...), how its login ended (``login-refused``, ...), or ``powered-off``."""
+    """Evidence of an instance that accepts no login, for the naming of the cause.
+
+    It is the state of the port (``port-silent``, ...), the end of the login (``login-refused``, ...), or
+    ``powered-off``.
+    """
     cause: str | None = None
     """The id of the named cause of a failed boot, wait or login."""
     console_line: int | None = None
@@ -101,9 +104,9 @@ class ImageNotFoundError(DibctlError):
 class ApiError(DibctlError):
     """A cloud's API refused a call, or did not answer.
 
-    ``status`` is the HTTP status, None when no answer came; ``transient`` says that the same call may work
-    a moment later, ``undone`` that it surely had no effect, ``retry_after`` after how many seconds the
-    service wants to be asked again.
+    ``status`` is the HTTP status, None when no answer came. ``transient`` says that the same call may work a
+    moment later, ``undone`` that it surely had no effect. ``retry_after`` is the seconds after which the
+    service accepts the call again.
     """
 
     def __init__(
@@ -165,7 +168,7 @@ class TroubleError(DibctlError):
 
 
 class StoppedError(DibctlError):
-    """A step was given up because the whole was interrupted."""
+    """A step was given up because the run was interrupted."""
 
 
 class ArtifactError(DibctlError):

@@ -47,10 +47,10 @@ Turn = Callable[[], contextlib.AbstractContextManager[object]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BuildOutcome:
-    """What ``build`` came to.
+    """The outcome of ``build``.
 
-    ``seconds`` is what it took now, ``phases`` the seconds of each phase and ``scripts`` those of the
-    costliest scripts, both of a build made now; ``log_file`` exists when there ever was a build here.
+    ``seconds`` is the time of this call. ``phases`` are the seconds of each phase and ``scripts`` those of
+    the costliest scripts, both of a build in this call. ``log_file`` exists when there ever was a build here.
     ``started_after`` is the phase after which that build started with a kept tree, None for from nothing;
     ``start`` says why there.
     """
@@ -68,7 +68,7 @@ class BuildOutcome:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What ``build`` would do: the file it is about, and a few words."""
+    """The plan of ``build``: its file, and a few words."""
 
     path: Path
     text: str
@@ -89,8 +89,8 @@ def build(
     image that says nothing of how it is built, the file must exist. ``turn`` is entered for a build only,
     and may wait until the machine can bear one more.
 
-    Raises ArtifactError for a file that is missing or damaged, ConfigError and PreflightError for what
-    can be told before a build, BuildError for a build that failed.
+    Raises ArtifactError for a missing or damaged file, ConfigError and PreflightError for errors that are
+    known before a build, BuildError for a failed build.
     """
     started = time.monotonic()
     cwd = Path.cwd() if cwd is None else cwd
@@ -127,8 +127,8 @@ def _as_root(plan: Plan, why: str, policy: Policy, progress: Progress) -> BuildO
     progress(f"building {name} as root, through sudo: {why}")
     if others := elevation.exposed(plan.target.parent):
         progress(
-            f"warning: {others}, and could so act as root during the build; take that right away with "
-            "chmod, or build elsewhere with `dibctl build --output`"
+            f"warning: {others}, and could so run commands as root during the build; remove the permission "
+            "with chmod, or build elsewhere with `dibctl build --output`"
         )
 
     def pass_on(line: str) -> None:
@@ -180,8 +180,8 @@ def _with_digest(target: Path, text: str) -> str:
 def check_recipe(image: Entry[Image], cwd: Path) -> tuple[str, ...]:
     """Check what ``image`` says of its build, as ``build`` does before it starts, without building.
 
-    Returns warnings: what a build would do other than it looks. Raises ConfigError or BuildError; nothing is
-    said of an image that is built elsewhere.
+    Returns warnings about unexpected effects of a build. Raises ConfigError or BuildError; an image that is
+    built elsewhere is not checked.
     """
     recipe = checked_recipe(image, target_file(image, None, cwd), cwd)
     return recipe.warnings if recipe is not None else ()
@@ -190,8 +190,8 @@ def check_recipe(image: Entry[Image], cwd: Path) -> tuple[str, ...]:
 def check_machine(image: Entry[Image], cwd: Path) -> tuple[str, ...]:
     """Return a warning where this machine lacks programs that a build of ``image`` calls.
 
-    A configuration is no less valid for that. Nothing is said of one that ``check_recipe`` refuses, nor of
-    an image that is built elsewhere.
+    A configuration is no less valid for that. An image that ``check_recipe`` refuses, or that is built
+    elsewhere, gets no warning.
     """
     if not is_built_here(image.settings):
         return ()

@@ -1,4 +1,4 @@
-"""What to do about the failures of a build that have a name."""
+"""Hints for the known failures of a build."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NETWORK = re.compile(
 
 
 def hint(log_text: str, *, directory: Path, recipe: dib.Recipe | None) -> str | None:
-    """Return what to do about a build that failed with ``log_text``, or None when nothing is known.
+    """Return a hint for a build that failed with ``log_text``, None for an unknown failure.
 
     ``directory`` is that of the output.
     """
@@ -84,7 +84,7 @@ def _empty(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str |
 
 
 def _release(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
-    """Tell a mirror that answers, but lacks the release, from one that cannot be reached."""
+    """Distinguish a mirror that lacks the release from a mirror that cannot be reached."""
     match = re.search(r"The repository '\S+ ([\w./-]+) Release' does not have a Release file", log_text)
     if match is None or not re.search(r"\b404 +Not Found", log_text):
         return None
@@ -125,7 +125,7 @@ def _device_mapper(log_text: str, _directory: Path, _recipe: dib.Recipe | None) 
 def _loop(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
     if not re.search(r"losetup.*(cannot find|failed)|could not find any free loop device", log_text):
         return None
-    return "no loop device is free; `losetup --list` shows who has them"
+    return "no loop device is free; `losetup --list` shows the files on them"
 
 
 def _journal(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:

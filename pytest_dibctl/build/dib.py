@@ -1,4 +1,4 @@
-"""What this tool knows of diskimage-builder: versions, options, elements and the environment of a build."""
+"""Facts of diskimage-builder: versions, options, elements and the environment of a build."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TEMPORARY = ("TMP_DIR", "TMPDIR")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the cli_options of an image mean; ``image_size`` is GiB."""
+    """The meaning of an image's cli_options; ``image_size`` is GiB."""
 
     arch: str | None = None
     types: tuple[str, ...] = ("qcow2",)
@@ -71,7 +71,7 @@ class Recipe:
 
 
 def recipe(image: Entry[Image], dib: Dib, cwd: Path) -> Recipe:
-    """Work out what building ``image`` means on this machine, now.
+    """Work out the recipe of a build of ``image`` on this machine, now.
 
     Raises ConfigError for options and versions that do not fit, BuildError for elements that are missing
     or contradict each other: the message disk-image-create gives after it has started, in a second.
@@ -104,7 +104,9 @@ def recipe(image: Entry[Image], dib: Dib, cwd: Path) -> Recipe:
     )
 
 
-_WHY_UNUSED = "builds work in a directory beside the image, where the room is checked and removal is sure"
+_WHY_UNUSED = (
+    "builds use a directory beside the image, where the free space is checked and the removal is certain"
+)
 
 
 def _caller_directory() -> tuple[str, ...]:
@@ -154,7 +156,7 @@ def _compare(installed: str, limit: str) -> int:
 
 
 def parse_options(image: Entry[Image], dib: Dib) -> Options:
-    """Read cli_options as disk-image-create does; raises ConfigError for one that it does not know."""
+    """Read cli_options as disk-image-create does; raises ConfigError for an unknown option."""
     where = image.at("dib.cli_options")
     try:
         pairs, rest = getopt.gnu_getopt(list(dib.cli_options), *_known_options())
@@ -188,8 +190,8 @@ def _refuse_joined(image: Entry[Image], dib: Dib, pairs: Sequence[tuple[str, str
             if item.startswith("-") and item.endswith(name[1:] + value):
                 flags = item.removesuffix(value)
                 raise ConfigError(
-                    f"{image.at(f'dib.cli_options[{number}]')}: {item!r} is one argument, with a blank in it",
-                    hint=f"write it as items of their own: [{', '.join([flags, *value.split()])}]",
+                    f"{image.at(f'dib.cli_options[{number}]')}: {item!r} is one argument with a space in it",
+                    hint=f"write it as separate items: [{', '.join([flags, *value.split()])}]",
                 )
 
 

@@ -1,4 +1,4 @@
-"""The elements of a build: where they lie, which ones take part, and what of them diskimage-builder skips."""
+"""The elements of a build: where they lie, which ones take part, and which scripts are skipped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pytest_dibctl.system.suggestions import did_you_mean
 ENVIRONMENT = "environment.d"
 """The one folder of an element whose files are sourced, and so need not be executable."""
 LISTS = ("element-deps", "element-provides")
-COMMENT_HINT = "take the line away: element-deps holds names of elements only, and no comments"
+COMMENT_HINT = "remove the line: element-deps holds names of elements only, and no comments"
 """The files of an element that name other elements."""
 SHIPPED = Path(__file__).parent / "shipped_elements"
 """The directory of the elements that come with this package."""
@@ -34,15 +34,15 @@ class Element:
 
 
 def setting(dib: Dib, name: str) -> str | None:
-    """Return what a build sees as the environment variable ``name``."""
+    """Return the value of the environment variable ``name`` in a build."""
     return dib.environment_variables.get(name, os.environ.get(name))
 
 
 def elements_path(image: Entry[Image], dib: Dib, cwd: Path) -> tuple[Path, ...]:
     """Return the directories of ELEMENTS_PATH, absolute.
 
-    A relative one is looked for below ``cwd``, then beside the file that names it. Raises BuildError for
-    one that is at neither place.
+    A relative one is looked for below ``cwd``, then beside the file that names it. Raises BuildError for a
+    folder that is at neither place.
     """
     directories = []
     for part in (setting(dib, "ELEMENTS_PATH") or "").split(":"):
@@ -78,22 +78,22 @@ def expand(
     from diskimage_builder import element_dependencies as dependencies
 
     searched = [*paths, own_elements()]
-    wanted = [*(["base"] if base else []), *dib.elements, *_default_block_device(dib.elements, arch)]
+    names = [*(["base"] if base else []), *dib.elements, *_default_block_device(dib.elements, arch)]
     where = image.at("dib.elements")
     try:
-        elements = dependencies.get_elements(wanted, ":".join(str(path) for path in searched))
+        elements = dependencies.get_elements(names, ":".join(str(path) for path in searched))
     except (OSError, UnicodeError) as error:
         raise BuildError(f"{where}: {_unreadable(searched, error)}") from None
     except dependencies.MissingElementException as error:
         [name] = re.findall(r"'(.+)'", str(error)) or [str(error)]
-        lists = "" if name in wanted else _asking(name, searched)
+        lists = "" if name in names else _asking(name, searched)
         raise BuildError(
             f"{where}: there is no element {name!r}{lists}",
             hint=COMMENT_HINT if name.startswith("#") else _nearest(name, searched),
         ) from None
     except dependencies.AlreadyProvidedException as error:
-        reason = str(error) or "an element is listed that another one provides"
-        raise BuildError(f"{where}: {reason}", hint="take one of the two away") from None
+        reason = str(error) or "a listed element is also provided by another listed element"
+        raise BuildError(f"{where}: {reason}", hint="remove one of the two") from None
     except dependencies.MissingOSException:
         raise BuildError(
             f"{where}: no element provides an operating system",
@@ -146,7 +146,7 @@ def _nearest(name: str, searched: Sequence[Path]) -> str:
 def skipped_scripts(element: Element) -> Iterator[str]:
     """Yield a sentence for each script of an element that diskimage-builder skips without a word.
 
-    Elements that come with diskimage-builder are left out: nobody here can change them.
+    Elements of diskimage-builder itself are left out: the user cannot change them.
     """
     if element.path.parent == own_elements():
         return

@@ -28,7 +28,7 @@ CLOCK_TICK: Final = 0.1
 
 
 def main() -> int:
-    """Build what the first line of stdin says; the end of stdin interrupts the build."""
+    """Build by the request in the first line of stdin; the end of stdin interrupts the build."""
     user, group = int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"])
     started = time.time() - CLOCK_TICK
     request = json.loads(sys.stdin.readline())
@@ -37,7 +37,7 @@ def main() -> int:
         signal.signal(number, signal.default_int_handler)
     threading.Thread(target=_interrupt_at_end, daemon=True).start()
     target = Path(request["target"])
-    # The folder as it is now: whatever gets its name during the build has no part in what is given away.
+    # The folder as it is now: a folder that gets its name during the build is not given away.
     folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         answer = _answer(request, target)
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def _become(environment: Mapping[str, str]) -> None:
-    """Take the user's variables; what is kept for later builds lies in root's own cache."""
+    """Take the user's variables; trees for later builds lie in root's own cache."""
     cache = Path(pwd.getpwuid(0).pw_dir, ".cache")
     # By these git, run as root, knows whose repositories it may read.
     invoker = {name: os.environ[name] for name in ("SUDO_UID", "SUDO_GID", "SUDO_USER") if name in os.environ}
@@ -71,8 +71,8 @@ def _answer(request: Mapping[str, Any], target: Path) -> dict[str, Any]:
             progress=lambda line: _say({"progress": line}),
         )
     except DibctlError as error:
-        told = {"message": error.message, "hint": error.hint, "exit_code": int(error.exit_code)}
-        return {"error": {"kind": type(error).__name__, **told}}
+        answer = {"message": error.message, "hint": error.hint, "exit_code": int(error.exit_code)}
+        return {"error": {"kind": type(error).__name__, **answer}}
     fields = {field.name: getattr(outcome, field.name) for field in dataclasses.fields(outcome)}
     del fields["artifact"], fields["log_file"]
     return {"outcome": {**fields, "phases": dict(outcome.phases), "scripts": dict(outcome.scripts)}}
@@ -107,7 +107,7 @@ def _say(answer: Mapping[str, Any]) -> None:
 def _give_made(folder: int, target: Path, user: int, group: int, *, since: float) -> None:
     """Give what a build of ``target`` may have made in its open ``folder``, and its folder of manifests.
 
-    No link is followed on the way, not even one that is put there meanwhile.
+    No link is followed on the way, even if it is put there meanwhile.
     """
     stem = artifact.stem(target).name
     for name in os.listdir(folder):

@@ -1,8 +1,8 @@
 """Builds of a user who is not root: the build alone runs as root, through sudo without a password.
 
-disk-image-create needs root and calls sudo itself. Only what builds goes through sudo: the tests, guests, and
-whatever talks to a cloud stay the user's. What the build is told goes through a pipe, so no list of processes
-and no log of sudo shows it. ``elevated`` is the other end.
+disk-image-create needs root and calls sudo itself. Only the build goes through sudo: tests, guests and calls
+of a cloud run as the user. The build gets its description through a pipe, so no list of processes and no log
+of sudo shows it. ``elevated`` is the other end.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _problem() -> str | None:
 
 
 def is_needed(recipe: dib.Recipe | None) -> bool:
-    """Whether a build has to go through sudo: external commands alone run as whoever starts them."""
+    """Whether a build has to go through sudo: external commands alone run as the user who starts them."""
     return recipe is not None and os.geteuid() != 0
 
 
@@ -84,10 +84,10 @@ def variables() -> dict[str, str]:
 
 
 def exposed(directory: Path) -> str | None:
-    """Say who else could exchange what root runs and writes in ``directory``; None for nobody.
+    """Say which users could exchange files that root runs or writes in ``directory``; None if none could.
 
-    Whoever may rename what lies in a folder, or in one above it, may exchange it. Access lists count as far
-    as the mode shows them. The owner of a folder is not looked at.
+    A user who may rename entries of a folder, or of a folder above it, may exchange its files. Access lists
+    count as far as the mode shows them. The owner of a folder is not looked at.
     """
     for place in (directory, *directory.resolve().parents):
         try:
@@ -97,7 +97,7 @@ def exposed(directory: Path) -> str | None:
         if status.st_mode & stat.S_ISVTX:
             continue
         if status.st_mode & stat.S_IWOTH:
-            return f"everybody can write in {place}"
+            return f"every user can write in {place}"
         if status.st_mode & stat.S_IWGRP and not _is_private(status.st_gid):
             return f"group {_group_name(status.st_gid)} can write in {place}"
     return None
@@ -163,7 +163,7 @@ def build(
 
 
 def _send(child: subprocess.Popen[str], request: Mapping[str, Any]) -> None:
-    with contextlib.suppress(BrokenPipeError):  # of one that has ended; what it says tells why
+    with contextlib.suppress(BrokenPipeError):  # the child has ended; its output says why
         if child.stdin is not None:
             child.stdin.write(json.dumps(request) + "\n")
             child.stdin.flush()

@@ -41,7 +41,8 @@ def building_directory(plan: Plan, progress: Progress) -> Iterator[int]:
         try:
             _wait_for_guard(building, progress)
             build_steps.remove(building)
-            # Never one that somebody else has made meanwhile, who could exchange what root runs in it.
+            # Never use one that another user has made meanwhile: that user could exchange the programs that
+            # root runs in it.
             for directory in (building, building / build_steps.TMP, plan.out):
                 directory.mkdir()
             (building / _OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
@@ -156,7 +157,7 @@ def _follow(guard: subprocess.Popen[str], readline: Callable[[], str], watcher: 
         watcher.tick()
         with contextlib.suppress(subprocess.TimeoutExpired):
             guard.wait(POLL)
-            # What was written last is still to be read.
+            # The last lines are still to be read.
             ended = True
     watcher.feed(partial)
     watcher.finish()

@@ -1,4 +1,4 @@
-"""Why a build failed: what the log says of it, and what to do."""
+"""The cause of a failed build by its log, and a hint."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pytest_dibctl.errors import BuildError
 from pytest_dibctl.system import process
 
 _NOT_STARTED: Final = (126, 127)
-"""What a shell exits with when it cannot start a program."""
+"""The exit codes of a shell that cannot start a program."""
 _BY_SIGNAL: Final = range(129, 129 + 64)
-"""What it exits with when a signal ended a program; 255 is an exit code like others."""
+"""The exit codes of a shell whose program a signal ended; 255 is an exit code like others."""
 _COPY: Final = re.compile(r"[^\s:'\"]*/(?:hooks|in_target\.d)/([\w-]+\.d/[\w-]+)")
-"""A script as it calls itself: by the copy that diskimage-builder makes of those of all elements."""
+"""A script by its own name: that of the copy that diskimage-builder makes of all elements' scripts."""
 
 
 def failed(plan: Plan, code: int, watcher: Watcher, seconds: float) -> BuildError:
@@ -37,9 +37,9 @@ def failed(plan: Plan, code: int, watcher: Watcher, seconds: float) -> BuildErro
     lines = [_COPY.sub(lambda copy: _own_file(plan, copy[1]) or copy[0], line) for line in failure.lines]
     if causes.cut_off(failure.text, plan.target.parent):
         lines.append(f"{causes.NO_SPACE}; the log is cut off, too")
-    shown = "".join(f"\n  {line}" for line in lines)
+    last_lines = "".join(f"\n  {line}" for line in lines)
     return BuildError(
-        f"{plan.image.at()}: the build {ended}{where} after {seconds:.0f} s{shown}\n"
+        f"{plan.image.at()}: the build {ended}{where} after {seconds:.0f} s{last_lines}\n"
         f"log: {plan.unfinished_log}",
         hint=hint,
         exit_code=code,
@@ -62,7 +62,7 @@ def _not_started(plan: Plan, where: str) -> tuple[str, str] | None:
         if "/" not in program:
             if shutil.which(program, path=plan.environment.get("PATH", process.tool_path())):
                 return None
-            return f"{place}: {program}: not found", "install it, or write where it lies"
+            return f"{place}: {program}: not found", "install it, or write its full path"
         file = plan.cwd / program
         if not file.exists():
             return f"{place}: {program}: not found", f"commands run in {plan.cwd.absolute()}"

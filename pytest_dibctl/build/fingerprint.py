@@ -1,4 +1,4 @@
-"""What an image was made from, as digests: equal fingerprints mean that a build would change nothing."""
+"""The inputs of an image, as digests: equal fingerprints mean that a build would change nothing."""
 
 from __future__ import annotations
 
@@ -66,16 +66,16 @@ IRRELEVANT = frozenset(
 
 _SHOWN = 3
 _SMALL = 64 * 1024**2
-"""Bytes; what is larger is not read again while its identity stays the same."""
+"""Bytes; a larger file is not read again while its identity stays the same."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """How the image beside it was built; ``seconds`` and ``phases`` are what that took.
+    """How the image beside it was built; ``seconds`` and ``phases`` are the times of that build.
 
     ``components`` are digests by "kind:name". Values of environment variables may be secrets: theirs are
-    salted. ``companion_sha512`` lacks the companions of records that were written before it was kept, and
-    these say nothing of ``finished`` either: when the build came to its end, UTC, ISO 8601.
+    salted. ``finished`` is the end of the build, UTC, ISO 8601. Records of older versions have neither
+    ``finished`` nor digests in ``companion_sha512``.
     """
 
     salt: str
@@ -105,8 +105,8 @@ def components(
 ) -> dict[str, str]:
     """Return the fingerprint of a build: ``recipe``, then ``external``, giving a file named ``target``.
 
-    Relative names in variables are below ``cwd``, where the build runs; what the build of the fingerprint
-    ``old`` has made does not count.
+    Relative names in variables are below ``cwd``, where the build runs; files that the build of the
+    fingerprint ``old`` has made do not count.
     """
     parts = {"external_build": digest([command.cmdline for command in external]) if external else ""}
     if recipe is not None:
@@ -150,7 +150,7 @@ def arguments(
 
 def _arguments(external: Sequence[Command]) -> Iterator[str]:
     for command in external:
-        # Broken quotes are told where the command is made ready to run.
+        # Broken quotes are reported where the command is prepared to run.
         with contextlib.suppress(ValueError):
             yield from (argument.replace("%%", "%") for argument in shlex.split(command.cmdline))
 
@@ -181,38 +181,38 @@ def summary(components: Mapping[str, str]) -> str:
     Of environment variables and the files they name it holds the names: the digests of what is in them are
     salted anew for each image.
     """
-    said = [
+    parts = [
         f"{name}={'' if name.startswith(('environment:', 'input:')) else value}"
         for name, value in sorted(components.items())
         # Where a script's files lie differs between machines.
         if not name.startswith("input:element ")
     ]
-    return digest(said)
+    return digest(parts)
 
 
 def changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
-    """Say in a few words what differs between two fingerprints; empty when nothing does."""
-    said = [
+    """Return the differences between two fingerprints in a few words; empty without one."""
+    differences = [
         _change(name, old.get(name), new.get(name))
         for name in sorted({*old, *new})
         if old.get(name) != new.get(name)
     ]
-    if len(said) > _SHOWN:
-        said = [*said[:_SHOWN], f"and {len(said) - _SHOWN} more"]
-    return ", ".join(said)
+    if len(differences) > _SHOWN:
+        differences = [*differences[:_SHOWN], f"and {len(differences) - _SHOWN} more"]
+    return ", ".join(differences)
 
 
 def _change(name: str, old: str | None, new: str | None) -> str:
-    what = name.removeprefix("file:") if name.startswith("file:") else name.replace(":", " ", 1)
+    item = name.removeprefix("file:") if name.startswith("file:") else name.replace(":", " ", 1)
     if name.startswith("input:"):
-        what = f"a file that {name.split(':')[1]} names was"
+        item = f"a file that {name.split(':')[1]} names was"
     if old is None:
-        return f"{what} added"
+        return f"{item} added"
     if new is None:
-        return f"{what} removed"
+        return f"{item} removed"
     if name in (DISTRIBUTION, "arch", "filename"):
-        return f"{what} {old} -> {new}"
-    return f"{what} changed"
+        return f"{item} {old} -> {new}"
+    return f"{item} changed"
 
 
 def tree_digest(root: Path, *, counts: Callable[[Path], bool] = lambda _path: True) -> str:
@@ -233,7 +233,7 @@ def _tree_digest(root: Path, above: frozenset[Path], counts: Callable[[Path], bo
         )
         if kind == "l":
             whole.update(os.fsencode(path.readlink()) + b"\0")
-        # A link's file or folder too: elements are copied with what their links lead to.
+        # A link's file or folder too: elements are copied with the targets of their links.
         with contextlib.suppress(OSError):
             if kind == "l" and path.is_dir() and path.resolve() not in above:
                 whole.update(_tree_digest(path.resolve(), above, counts).encode())

@@ -1,8 +1,8 @@
 """The programs of this machine that the elements of a build call: known ones as data, others by a scan.
 
-The scripts of some phases run on this machine and not in the image. What those of diskimage-builder's own
-elements call is known; the scripts of other elements are read. A script's text leads to nothing but programs
-of the table in ``system/package_names.py``: it names no package, and what it seems to call is not required.
+The scripts of some phases run on this machine and not in the image. The programs of diskimage-builder's own
+elements are known; the scripts of other elements are read. A script's text leads to nothing but programs of
+the table in ``system/package_names.py``: it names no package, and what it seems to call is not required.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pytest_dibctl.system.checks import Check
 from pytest_dibctl.system.package_names import DEBIAN_KEYRING, DNF_DOWNLOAD, PROGRAMS, UBUNTU_KEYRING
 
 _CLOUD_IMAGE: Final = ("qemu-img", "kpartx", "losetup", "blkid")
-"""What takes the tree out of a distribution's own image."""
+"""Programs that take the tree out of a distribution's own image."""
 CLOUD_IMAGES: Final = frozenset({"centos", "fedora", "opensuse", "rhel"})
 """The elements that begin with such an image, whose partitions need device-mapper."""
 
@@ -41,7 +41,7 @@ CALLED: Final[Mapping[str, tuple[str, ...]]] = {
     "yum-minimal": ("rpm",),
     "zypper-minimal": ("zypper",),
 }
-"""Programs by the element of diskimage-builder whose scripts call them on this machine, whatever is set."""
+"""Programs by the element of diskimage-builder whose scripts always call them on this machine."""
 
 NOT_ALWAYS: Final[Mapping[str, tuple[str, ...]]] = {
     "apt-preferences": ("jq",),

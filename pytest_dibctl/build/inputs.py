@@ -1,7 +1,8 @@
 """Files outside of the elements that a build reads because of its recipe: they count as the elements do.
 
 diskimage-builder names them in variables (``DIB_BLOCK_DEVICE_CONFIG: file:///…``), in ``source-repository-*``
-files, and in the scripts that run on this machine. What a script makes up as it runs cannot be known here.
+files, and in the scripts that run on this machine. Names that a script makes up as it runs cannot be known
+here.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def digests(
 ) -> dict[str, str]:
     """Return a digest of each file or folder that is read, by "input:where it is named:which one".
 
-    ``environment`` holds the variables that count. Digests are salted: such a file may hold a password. What
-    the build of the fingerprint ``old`` has made does not count.
+    ``environment`` holds the variables that count. Digests are salted: such a file may hold a password. Files
+    that the build of the fingerprint ``old`` has made do not count.
     """
     named: dict[str, Path] = {}
     for name, value in environment.items():
@@ -112,7 +113,7 @@ def _at_home(text: str) -> Iterator[Path]:
 
 
 def _existing(name: str, base: Path) -> Iterator[Path]:
-    """Yield the file or folder of that name, if there is one that can be an input."""
+    """Yield the file or folder of that name, if it exists and can be an input."""
     if not name or len(name) > os.pathconf("/", "PC_PATH_MAX") or "\0" in name:
         return
     try:

@@ -1,9 +1,9 @@
-"""What the tree of a build was made from at each boundary between its scripts, as digests.
+"""The inputs of a build's tree at each boundary between its scripts, as digests.
 
-A layer counts everything that scripts before its boundary may have seen: all files of all elements but
-the scripts that run later, variables, options, the files that these name, diskimage-builder, the
-architecture. What a script may have seen counts in doubt: one rebuild too many is right, one too few never.
-The layer after root.d counts less where that is certain, so that images that begin alike share it.
+A layer counts everything that scripts before its boundary may have seen: all files of all elements but the
+scripts that run later, variables, options, the files that these name, diskimage-builder, the architecture. In
+doubt, an input counts as seen: one rebuild too many is right, one too few is wrong. The layer after root.d
+counts less where that is certain, so that images that begin alike share it.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _ANYTHING: Final = re.compile(
     r"|IMAGE_ELEMENT|image_element|IMAGE_NAME|DIB_ARGS|DIB_ENV"  # what is built
     r"|DIB_ROOT_LABEL|DIB_ROOT_FSTYPE|DIB_BOOT_LABEL|DIB_MOUNTPOINTS|DIB_BLOCK_DEVICE|" + _BY_OTHER_WAYS
 )
-"""What lets a script of root.d see more than its own text tells."""
+"""Words that let a script of root.d see more than its own text names."""
 _OF_THE_IMAGE: Final = re.compile(r"IMAGE_NAME|DIB_ARGS|DIB_ENV")
 """Variables in which the name and the place of the image file are."""
 _ASSIGNMENT: Final = re.compile(r"^\s*(?:export\s+)?(\w+)=")
 _THE_ELEMENTS: Final = re.compile(r"IMAGE_ELEMENT|image_element|DIB_ARGS|DIB_ENV|" + _BY_OTHER_WAYS)
-"""What lets a script see which elements there are."""
+"""Words that let a script see the list of elements."""
 _LOOK_FOR_FILES: Final = frozenset(
     {"package-installs", "pkg-map", "svc-map", "install-types", "source-repositories", "modprobe"}
 )
@@ -56,17 +56,17 @@ _PHASE_NAME: Final = re.compile(
     + r"|\*\.d\b|(TMP_HOOKS_PATH\}?|in_target\.d)[\"']?/?(\s|$|\*)",
     re.MULTILINE,
 )
-"""What shows that a script may read other scripts."""
+"""Words which show that a script may read other scripts."""
 _LARGE: Final = 1 << 20
 
 
 def components(
     recipe: Recipe, boundary: Boundary, *, target: str, cwd: Path, salt: str, old: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return what a tree was made from at a boundary, as digests by "kind:name".
+    """Return the inputs of a tree at a boundary, as digests by "kind:name".
 
     ``target`` is the name of the image file. Variables and the files they name may hold secrets: their
-    digests are salted. What the build of the fingerprint ``old`` has made does not count.
+    digests are salted. Files that the build of the fingerprint ``old`` has made do not count.
     """
     variables = fingerprint.relevant_environment(recipe.environment)
     own = [Element(name=name, path=elements.SHIPPED / name) for name in _OWN]
@@ -109,8 +109,8 @@ def components(
 
 def key(components_: Mapping[str, str], boundary: Boundary) -> str:
     """Return the name of a layer: equal ones stand for equal trees."""
-    said = [f"{name}={value}" for name, value in sorted(components_.items())]
-    return fingerprint.digest([boundary.name, *said])[:40]
+    lines = [f"{name}={value}" for name, value in sorted(components_.items())]
+    return fingerprint.digest([boundary.name, *lines])[:40]
 
 
 def boundaries(recipe: Recipe) -> Iterator[Boundary]:
@@ -153,7 +153,7 @@ class _Counts:
         parts = path.relative_to(self._root).parts
         if not self._everything and parts[0] not in ("root.d", elements.ENVIRONMENT):
             return False
-        # What is no script of a later phase counts, also what lies in that phase's folder: install types.
+        # Every file counts that is no script of a later phase, also in that phase's folder: install types.
         is_script = len(parts) == 2 and parts[0] in phases.PHASES and phases.is_script(path)  # noqa: PLR2004
         return not (is_script and self._boundary.is_later(*parts)) and path.name not in phases.PHASES
 
@@ -247,7 +247,7 @@ def _names_the_image(recipe_elements: Iterable[Element], boundary: Boundary) -> 
 
 
 def _reads_scripts(recipe_elements: Iterable[Element], boundary: Boundary) -> bool:
-    """Whether somebody's script before a boundary speaks of phases: it may read the scripts of later ones."""
+    """Whether an operator's script before a boundary names phases: it may read the scripts of later ones."""
     return any(
         _PHASE_NAME.search(text)
         for element in recipe_elements
@@ -262,7 +262,7 @@ def _texts(files: Iterable[Path]) -> Iterator[str]:
 
 
 def _text(path: Path) -> str:
-    """Return a script without comments; of what cannot be read, something that may see anything."""
+    """Return a script without comments; for an unreadable script, a text that may see anything."""
     try:
         if path.stat().st_size > _LARGE:
             return "eval"
@@ -276,5 +276,5 @@ def _text(path: Path) -> str:
 
 
 def _bootstrap() -> str:
-    """Say which program bootstraps Debian: trees of the one differ from those of the other."""
+    """Say which program bootstraps Debian: the trees of the two programs differ."""
     return "mmdebstrap" if shutil.which("mmdebstrap", path=process.tool_path()) else "debootstrap"

@@ -21,7 +21,7 @@ DEFAULT_SIZE: Final = 10.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class About:
-    """What is known of a layer.
+    """Facts of a layer.
 
     ``made`` is seconds since the epoch, ``seconds`` the time of the scripts since the layer before it,
     ``sizes`` are bytes of its files. ``sources`` are digests of signed package indexes, None where they do
@@ -73,7 +73,7 @@ class Store(KeyedCache[Layer]):
         super().__init__(directory or keyed_cache.place("layers"), read=_read, is_old=_is_old)
 
     def take_in(self, kept: Path, key: str, about: About) -> None:
-        """Move what a build has kept into the cache, in the place of what is there; raises OSError.
+        """Move a tree that a build has kept into the cache, in the place of an older one; raises OSError.
 
         The caller holds the lock alone.
         """

@@ -48,10 +48,10 @@ class Start:
 
 
 class Session:
-    """What one build uses of the cache and gives to it.
+    """The trees that one build takes from the cache and gives to it.
 
-    ``plan`` is the build's with what the cache needs. ``unusable`` is true when the tree it began with could
-    not be put in place, and is no more in the cache: then the build has to be done again.
+    ``plan`` is the build's plan with the additions of the cache. ``unusable`` is true when the tree it began
+    with could not be put in place, and is no more in the cache: then the build has to be done again.
     """
 
     def __init__(self, plan: Plan, cache: _Cache | None) -> None:
@@ -79,7 +79,7 @@ class Session:
 def session(plan: Plan, *, clean: bool, progress: Callable[[str], None]) -> Iterator[Session]:
     """Choose where a build starts, and have it keep trees; the private directory of the build exists.
 
-    ``clean`` is from nothing. A cache that cannot be used, by a full disk for one, is said and is no error.
+    ``clean`` is from nothing. An unusable cache, such as on a full disk, gives a warning and no error.
     """
     with contextlib.ExitStack() as stack:
         chosen = Session(plan, None)
@@ -141,7 +141,7 @@ class _Cache:
         return [boundary for boundary in BOUNDARIES if boundary.name in self._components]
 
     def prepared_plan(self) -> Plan:
-        """Return the plan of the build with the element that keeps trees, and what its scripts need."""
+        """Return the plan of the build with the element that keeps trees, and its scripts' variables."""
         paths = [path for path in self._recipe.environment.get("ELEMENTS_PATH", "").split(":") if path]
         environment = {
             **self._recipe.environment,
@@ -156,7 +156,7 @@ class _Cache:
     # -- before the build --------------------------------------------------------------------------
 
     def choose(self, *, clean: bool) -> Start:
-        """Decide where to start and what to keep, and leave orders for the build's scripts."""
+        """Decide where to start and which trees to keep, and leave orders for the build's scripts."""
         self._store.sweep()
         if clean:
             self._hold_free(self._boundaries)
@@ -197,7 +197,7 @@ class _Cache:
                 if not busy:
                     return Start(boundary=None, text=f"starts from nothing: {why}")
             if heartbeat.is_due():
-                self._progress("waiting for another build, which makes a tree that this one can start from")
+                self._progress("waiting for another build, whose tree this build can start from")
             self._wait(busy)
 
     def _usable(self, boundary: Boundary) -> tuple[Layer | None, str | None]:
@@ -233,7 +233,7 @@ class _Cache:
         return None
 
     def _hold_free(self, wanted: list[Boundary], *, all_or_none: bool = False) -> str | None:
-        """Hold the locks of what this build will make; return the key of one that is taken."""
+        """Hold the locks of the trees that this build will make; return the key of a lock that is taken."""
         taken = None
         for boundary in wanted:
             key = self._keys[boundary.name]
@@ -257,14 +257,14 @@ class _Cache:
             locks.hold_by_looking(descriptor, poll=_POLL)
 
     def release(self, name: str) -> None:
-        """Let others make or use what this build has or has not kept at a boundary."""
+        """Let other builds use the tree that this build has kept at a boundary, or make it."""
         if name in self._making:
             self._making.pop(name).close()
 
     # -- during the build --------------------------------------------------------------------------
 
     def take_in(self, name: str) -> None:
-        """Move the tree that was kept at a boundary into the cache; a full disk is said and is no error."""
+        """Move the tree that was kept at a boundary into the cache; a full disk gives only a warning."""
         kept = self._directory / "kept" / name
         if name not in self._making or not kept.is_dir():
             return

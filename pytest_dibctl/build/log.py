@@ -1,4 +1,4 @@
-"""What a build says while it runs: its phase, the seconds of each, and, when it fails, why."""
+"""The messages of a running build: its phase, the seconds of each phase and, after a failure, the cause."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEARTBEAT = 10.0
 """Seconds of silence after which progress says that the build is still at it."""
 
 KEPT: Final = 400
-"""Lines that are remembered of what the running script said."""
+"""Lines of the running script's output that are remembered."""
 
 SHOWN: Final = 12
 """Lines of these that an error message shows at most."""
@@ -48,7 +48,7 @@ _NOISE = re.compile(
     """,
     re.VERBOSE,
 )
-# What disk-image-create's exit trap does; everything below comes from it and not from the fault.
+# The output of disk-image-create's exit trap; everything below it comes from the trap and not from the fault.
 _CLEANUP = re.compile(r"^(Unmount /|\*\*\* \S+ is not a directory|Killing chroot process|.*:trap_cleanup:)")
 _TELLING = re.compile(
     r"(?i)\berror\b|\bE: |fail|cannot|can't|could not|unable|not found|no such|no space|denied|refused"
@@ -145,7 +145,7 @@ class Watcher:
         self._charge()
 
     def failure(self) -> Failure:
-        """Return what there is to say of a build that has just failed."""
+        """Return the description of a build that has just failed."""
         where = "" if self._phase == START else self._where()
         said = _without_traceback(line for line in self._said if not _NOISE.match(line))
         lines = _with_last_telling(said) if self._script else _from_first_telling(said)
@@ -219,7 +219,7 @@ def _with_last_telling(lines: list[str]) -> list[str]:
 
 
 def _from_first_telling(lines: list[str]) -> list[str]:
-    """Return what is said from the first complaint on; what comes before is about other things."""
+    """Return the text from the first complaint on; earlier text is about other things."""
     for number, line in enumerate(lines):
         if _TELLING.search(line):
             return lines[number : number + SHOWN]

@@ -21,14 +21,14 @@ _HOST_VARIABLES: Final = {
 }
 """By which the element is told what to replace."""
 _OVERRIDES: Final = {MAIN_MIRROR: "DIB_DEBIAN_DISTRIBUTION_MIRROR"}
-"""What wins over a variable in diskimage-builder's elements."""
+"""Variables that win over a mirror variable in diskimage-builder's elements."""
 _SOURCES: Final = "DIB_APT_SOURCES_CONF"
 """The whole of the image's sources: where it is set, no mirror gets into them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Use:
-    """What a build takes from this machine's apt: variables, the element that undoes it, and what to say."""
+    """The mirrors that a build takes from this machine's apt: variables, undoing element, messages."""
 
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     element: Element | None = None
@@ -36,7 +36,7 @@ class Use:
 
 
 def use(dib: Dib, host: Mapping[str, str]) -> Use:
-    """Return what a build by ``dib`` takes of the mirrors ``host``: those that nobody has set otherwise."""
+    """Return the mirrors of ``host`` that a build by ``dib`` takes: those that are not set otherwise."""
     taken = {
         name: uri
         for name, uri in host.items()
@@ -45,14 +45,14 @@ def use(dib: Dib, host: Mapping[str, str]) -> Use:
     if not taken:
         return Use()
     addresses = " and ".join(dict.fromkeys(taken.values()))
-    said = f"built with {addresses}, from this machine's apt sources"
+    origin = f"built with {addresses}, from this machine's apt sources"
     if setting(dib, _SOURCES):
-        return Use(environment=taken, warnings=(f"{said}; the image's own are those of {_SOURCES}",))
+        return Use(environment=taken, warnings=(f"{origin}; the image's own are those of {_SOURCES}",))
     if dib.keep_host_mirror:
-        return Use(environment=taken, warnings=(f"{said}; they stay in the image (dib.keep_host_mirror)",))
-    told = {_HOST_VARIABLES[name]: uri for name, uri in taken.items()}
+        return Use(environment=taken, warnings=(f"{origin}; they stay in the image (dib.keep_host_mirror)",))
+    variables = {_HOST_VARIABLES[name]: uri for name, uri in taken.items()}
     return Use(
-        environment={**taken, **told},
+        environment={**taken, **variables},
         element=Element(name=ELEMENT, path=SHIPPED / ELEMENT),
-        warnings=(f"{said}; the image gets the distribution's own (dib.keep_host_mirror keeps these)",),
+        warnings=(f"{origin}; the image gets the distribution's own (dib.keep_host_mirror keeps these)",),
     )

@@ -19,34 +19,34 @@ def made_by(plan: Plan, *, before: Identity | None) -> Path:
 
     Raises BuildError when there is none, or it is no image.
     """
-    made = plan.out / plan.target.name
-    if not made.exists() and plan.recipe is None and Identity.if_any(plan.target) not in (None, before):
+    output = plan.out / plan.target.name
+    if not output.exists() and plan.recipe is None and Identity.if_any(plan.target) not in (None, before):
         # An external command that does not use the name it is offered writes to the place itself.
-        made = plan.target
-    if not made.exists():
-        others = ", ".join(sorted(path.name for path in made.parent.iterdir())) or "nothing"
+        output = plan.target
+    if not output.exists():
+        others = ", ".join(sorted(path.name for path in output.parent.iterdir())) or "nothing"
         raise BuildError(
-            f"{plan.image.at()}: the build ended well but made no {made.name}; it made: {others}\n"
-            f"log: {plan.unfinished_log}",
+            f"{plan.image.at()}: the build succeeded but made no {output.name}; it made: {others}\nlog: "
+            f"{plan.unfinished_log}",
             hint="an external_build command has to write the file %(output_filename)s"
             if plan.image.settings.external_build
             else None,
         )
     try:
-        artifact.verify(made)
+        artifact.verify(output)
     except ArtifactError as error:
         raise BuildError(
-            f"{plan.image.at()}: the build made a file that is no image: {error.message}\n"
-            f"log: {plan.unfinished_log}"
+            f"{plan.image.at()}: the build made a file that is not an image: {error.message}\nlog: "
+            f"{plan.unfinished_log}"
         ) from None
-    return made
+    return output
 
 
 def install(plan: Plan, made: Path, *, seconds: float, phases: Mapping[str, float]) -> None:
-    """Move what was built into place, the image itself last, then record how it was built.
+    """Move the outputs into place, the image itself last, then record the build.
 
-    ``seconds`` is what the build took, ``phases`` what each of its phases did. Raises BuildError where
-    nothing can be written.
+    ``seconds`` is the time of the build, ``phases`` are those of its phases. Raises BuildError where nothing
+    can be written.
     """
     try:
         sha512 = artifact.compute_digest(made)
@@ -79,7 +79,7 @@ def install(plan: Plan, made: Path, *, seconds: float, phases: Mapping[str, floa
 def _made_besides(plan: Plan) -> dict[str, str]:
     """Return the files that commands and elements name and that only the build has made, marked as such.
 
-    One that was there keeps the digest it had before the build: an edit in the meantime is noticed.
+    A file that existed keeps its digest from before the build, so an edit in the meantime is noticed.
     """
     files = fingerprint.arguments(
         plan.image.settings.external_build, target=plan.target, cwd=plan.cwd, old=plan.components

@@ -69,11 +69,11 @@ def _addresses(pairs: Iterable[tuple[str, str]]) -> tuple[str, ...]:
 def digests(addresses: Iterable[str]) -> Mapping[str, str] | None:
     """Return the digest of each index as it is now; None where one of them cannot be fetched, or for none.
 
-    This takes ``TIMEOUT`` seconds at most, whatever a mirror does.
+    This takes ``TIMEOUT`` seconds at most, even with a slow mirror.
     """
     addresses = list(dict.fromkeys(addresses))
     found: dict[str, str] = {}
-    # Threads that nobody waits for: a mirror that sends a byte now and then may hold them for ever.
+    # These threads are never joined: a mirror that sends a byte now and then may hold them for ever.
     threads = [
         threading.Thread(target=_fetch, args=(address, found), name="dibctl-index", daemon=True)
         for address in addresses
@@ -97,7 +97,7 @@ def _fetch(address: str, found: dict[str, str]) -> None:
     """Enter the digest of an index in ``found``; nothing where it cannot be fetched."""
     if urlsplit(address).scheme not in ("http", "https"):
         return
-    # Whatever a mirror answers, a build goes on: without an index, ages decide. Imported here since urllib
+    # A build goes on with every answer of a mirror: without an index, ages decide. Imported here since urllib
     # needs half of the standard library, of which a file beside the tests may hide a part.
     with contextlib.suppress(Exception):
         import urllib.request

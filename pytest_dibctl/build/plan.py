@@ -1,4 +1,4 @@
-"""What a build is to do and why: the recipe, what the file would be made from, and what was built before."""
+"""The plan of a build and its reason: the recipe, the file's inputs, and the record of the last build."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ class Plan:
 
     @property
     def unfinished_log(self) -> Path:
-        """The log of this build until it has succeeded: one that fails leaves the file's own log alone."""
+        """The log of this build until it has succeeded: a failed build leaves the file's own log alone."""
         return unfinished_log(self.target)
 
     @property
     def environment(self) -> dict[str, str]:
-        """What is laid over this process's environment for the commands."""
+        """The variables that the commands get in addition to this process's environment."""
         temporary = str(self.building / build_steps.TMP)
-        given = dict(self.recipe.environment) if self.recipe is not None else {}
+        variables = dict(self.recipe.environment) if self.recipe is not None else {}
         added = bootstrap.environment(self.recipe) if self.recipe is not None else {}
         # The image's or the caller's are not used: the space check, the guard of mounts and loop devices and
         # the removal know this one directory. The recipe's warnings say so.
         # DIB_QUIET: with --logfile, disk-image-create would say nothing here.
-        quicker = light.environment(given) if self.recipe is not None else {}
-        return {"DIB_QUIET": "0", **quicker, **given, **added, "TMP_DIR": temporary, "TMPDIR": temporary}
+        quicker = light.environment(variables) if self.recipe is not None else {}
+        return {"DIB_QUIET": "0", **quicker, **variables, **added, "TMP_DIR": temporary, "TMPDIR": temporary}
 
     def steps(self) -> list[Step]:
         """Return the commands of the build, in their order."""
@@ -88,7 +88,7 @@ class Plan:
 def plan_for(image: Entry[Image], target: Path, cwd: Path) -> Plan:
     """Return the plan of a build of ``image`` to ``target``.
 
-    Raises ConfigError and BuildError for what can be told before anything runs.
+    Raises ConfigError and BuildError for errors that are known before a command runs.
     """
     settings = image.settings
     recipe = checked_recipe(image, target, cwd)
@@ -113,7 +113,7 @@ def plan_for(image: Entry[Image], target: Path, cwd: Path) -> Plan:
 def checked_recipe(image: Entry[Image], target: Path, cwd: Path) -> dib.Recipe | None:
     """Return disk-image-create's part of a build, None where there is none.
 
-    Raises ConfigError and BuildError for what is wrong with the recipe or with external_build.
+    Raises ConfigError and BuildError for errors in the recipe or in external_build.
     """
     recipe = dib.recipe(image, image.settings.dib, cwd) if image.settings.dib is not None else None
     steps.external_steps(image, recipe, target)  # for its errors

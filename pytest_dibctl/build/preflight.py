@@ -1,4 +1,4 @@
-"""What this machine must have to build an image: told in a second, before a build fails for want of it."""
+"""The requirements of a build on this machine, checked in a second before a build fails without them."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ TMPFS_MEMORY: Final = 4 * GIB
 BUILD_TOOLS: Final = ("sudo", "ps", "mount", "losetup", "findmnt", "fstrim", "getopt", "lsattr", "qemu-img")
 PARTITION_TOOLS: Final = ("kpartx", "dmsetup", "sfdisk")
 QUICKER_TOOLS: Final = ("mmdebstrap", "zstd")
-"""Used where they are there: the one bootstraps Debian, the other packs the trees that builds keep."""
+"""Used if they are installed: mmdebstrap bootstraps Debian, zstd packs the trees that builds keep."""
 EFI_TOOLS: Final = ("sgdisk", "mkfs.vfat")
 
 
 def for_build(image: Entry[Image], recipe: dib.Recipe | None, target: Path) -> None:
-    """Check what a build of ``image`` to the file ``target`` needs.
+    """Check the requirements of a build of ``image`` to the file ``target``.
 
     Raises one PreflightError that names everything that is missing.
     """
@@ -44,7 +44,7 @@ def for_build(image: Entry[Image], recipe: dib.Recipe | None, target: Path) -> N
 
 
 def build_checks(recipe: dib.Recipe | None, target: Path) -> Iterator[Check]:
-    """Yield what is to be checked before a build; without a ``recipe``, only external commands run."""
+    """Yield the checks before a build; without a ``recipe``, only external commands run."""
     directory = target.parent
     yield checks.writable(directory)
     yield from program_checks(recipe)
@@ -128,12 +128,12 @@ def _partitions(names: Iterable[str]) -> bool:
 
 def disk_image_create() -> Check:
     """Check that disk-image-create is installed, in this Python environment or on PATH."""
-    found = shutil.which(dib.TOOL, path=process.tool_path())
+    path = shutil.which(dib.TOOL, path=process.tool_path())
     version = dib.installed_version()
-    if found is None or version is None:
+    if path is None or version is None:
         fix = f"pip install {dib.DISTRIBUTION}"
         return Check(name=dib.TOOL, ok=False, detail="not found", fix=fix)
-    return Check(name=dib.TOOL, ok=True, detail=f"{found}, {version}")
+    return Check(name=dib.TOOL, ok=True, detail=f"{path}, {version}")
 
 
 def _plain_path(target: Path) -> Check:

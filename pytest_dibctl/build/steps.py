@@ -49,13 +49,13 @@ def command_key(number: int) -> str:
 
 
 def dib_steps(recipe: dib.Recipe, file: Path, *, scratch: Path) -> list[Step]:
-    """Return the commands that make ``file``; ``scratch`` is a directory for what lies there meanwhile.
+    """Return the commands that make ``file``; ``scratch`` is a directory for temporary files.
 
-    disk-image-create compresses with one thread. Its -u and a conversion by eight coroutines gave the
-    same bytes to within 0.1 % in 17 s instead of 30 (1.8 GB on two cores, QEMU 7.2), zlib as before so
-    that any QEMU and Glance can read them. ``--qemu-img-options compression_type=zstd`` in cli_options
-    makes that 4 s, where QEMU is 5.1 or newer. Checksum files are of what disk-image-create wrote, so
-    with them it has to do all by itself.
+    disk-image-create compresses with one thread. Its -u and a conversion by eight coroutines gave the same
+    bytes to within 0.1 % in 17 s instead of 30 (1.8 GB on two cores, QEMU 7.2), zlib as before so that any
+    QEMU and Glance can read them. ``--qemu-img-options compression_type=zstd`` in cli_options makes that 4 s,
+    where QEMU is 5.1 or newer. Checksum files are of the file that disk-image-create wrote, so with them it
+    has to convert by itself.
     """
     options = recipe.options
     stem = artifact.stem(file)

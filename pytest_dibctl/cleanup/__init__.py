@@ -1,1 +1,1 @@
-"""Removal of what runs left."""
+"""Removal of leftovers of runs."""

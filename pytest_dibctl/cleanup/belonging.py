@@ -18,8 +18,8 @@ def cloud_of(record: Record) -> Mapping[str, str]:
     identity = record.details.get("cloud")
     if not isinstance(identity, dict) or not identity:
         raise DibctlError(
-            f"its record does not say for certain which cloud it is in (environment "
-            f"{record.details.get('environment')}); remove it there yourself, then {record.path}"
+            f"its record does not identify its cloud (environment {record.details.get('environment')}); "
+            f"remove it there by hand, then {record.path}"
         )
     return {str(key): str(text) for key, text in identity.items()}
 
@@ -29,7 +29,7 @@ def refuse_other(recorded: Mapping[str, str], shown: Mapping[str, str], label: s
     if dict(recorded) == dict(shown):
         return
     if recorded.get("engine") == "qemu":
-        raise DibctlError(f"it is of {described(recorded)}; run `dibctl cleanup` there")
+        raise DibctlError(f"it belongs to {described(recorded)}; run `dibctl cleanup` there")
     raise DibctlError(
         f"it is in {described(recorded)}; environment {label} leads to {described(shown)}; {_way(label)}"
     )
@@ -38,7 +38,7 @@ def refuse_other(recorded: Mapping[str, str], shown: Mapping[str, str], label: s
 def refuse_other_machine(recorded: Mapping[str, str]) -> None:
     """Raise DibctlError unless ``recorded`` is this machine and user."""
     if not recorded:
-        raise DibctlError("its run does not say on which machine it was; remove its directory yourself")
+        raise DibctlError("its run's record does not name the machine; remove the directory by hand")
     refuse_other(recorded, host.identity(), "")
 
 
@@ -52,7 +52,10 @@ def told(recorded: Mapping[str, str], label: str) -> Iterator[None]:
 
 
 def _way(label: str) -> str:
-    return f"have {label} in test.yaml log in there (its project, region and user), and clean up again"
+    return (
+        f"let {label} in test.yaml log in there (its project, region and user), and run `dibctl cleanup` "
+        "again"
+    )
 
 
 def described(identity: Mapping[str, str]) -> str:

@@ -1,13 +1,13 @@
-"""The process that outlives a run which was killed, and removes what it made.
+"""The process that outlives a killed run, and removes the run's resources.
 
 The process that makes a run's first resource starts the guardian before that, in a session of its own. Its
 charge, credentials included, comes through its stdin and stays in its memory; then it sleeps on the lock that
 every process of the run holds. When the kernel has released the last of these, the guardian looks at the
 ledger: a run that ended by itself needs nothing more, any other is swept.
 
-It starts isolated from the tests: no module of theirs can take the place of one that it imports. The run goes
-on only when the guardian has said that it holds its charge. Each process of the run watches it, and starts
-another when it dies. A run that makes nothing has none.
+It starts isolated from the tests: none of their modules can take the place of a module that it imports. The
+run goes on only when the guardian has said that it holds its charge. Each process of the run watches it, and
+starts another when it dies. A run that makes nothing has none.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ STARTING = 60.0
 POLL = 0.02
 """Seconds between two looks at whether it was started; nothing is made meanwhile."""
 BREATH = 1.0
-"""Seconds between the death of a guardian and the start of the next: one that cannot live is no busy loop."""
+"""Seconds between the death of a guardian and the start of the next, against a busy loop."""
 LOG = "guardian.log"
 
 
@@ -77,7 +77,7 @@ class Charge:
         try:
             return self.environments[label]
         except KeyError:
-            raise NotInConfigError(f"the run said nothing of an environment {label}") from None
+            raise NotInConfigError(f"the run named no environment {label}") from None
 
 
 # -- in the run ------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ class Charge:
 class Guardian:
     """A run's guardian, as the run's processes see it. Each may call ``ensure``; it is started once.
 
-    ``directory`` is the run's, ``make_charge`` returns what a guardian that is started must know.
+    ``directory`` is the run's, ``make_charge`` returns the charge of a guardian that is started.
     """
 
     def __init__(self, *, directory: Path, make_charge: Callable[[], Charge]) -> None:
@@ -147,7 +147,7 @@ class Guardian:
                 return pid is not None
 
             if not wait_until(is_settled, timeout=STARTING, poll=POLL):
-                raise TimeoutError("another one does not end")
+                raise TimeoutError("an earlier guardian does not end")
             if pid is not None:
                 return pid
             if self._child is not None:
@@ -160,20 +160,20 @@ class Guardian:
         """Start a guardian and return when it holds its charge; raises OSError when it does not take it."""
         charge = self._make_charge()
         data = pickle.dumps(charge)
-        with tempfile.TemporaryFile() as said:
+        with tempfile.TemporaryFile() as output:
             child = subprocess.Popen(
                 [*process.own_python(__name__), str(self.directory), str(descriptor)],
                 cwd=charge.cwd,
                 env=_plain_environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                stderr=said,
+                stderr=output,
                 start_new_session=True,
                 pass_fds=(descriptor,),
             )
             try:
                 _hand_over(child, data)
-                _await_charged(child, descriptor, said)
+                _await_charged(child, descriptor, output)
             except BaseException:
                 child.kill()
                 child.wait()
@@ -191,7 +191,7 @@ class Guardian:
             self._watch.end()
 
     def reap(self) -> None:
-        """Wait for the guardian's end, after that of the run; not for one that has something to do."""
+        """Wait for the guardian's end after the run's, unless the guardian has resources to remove."""
         self.end_watch()
         if self._child is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -233,9 +233,9 @@ def _await_charged(child: subprocess.Popen[bytes], descriptor: int, said: IO[byt
 
 
 def _plain_environment() -> dict[str, str]:
-    """Return this process's environment without credentials, and without the mark of what is to be ended."""
-    found = process.environment({process.RUN: ""})
-    return {name: value for name, value in found.items() if not name.startswith("OS_")}
+    """Return this process's environment without credentials and the mark of processes to be ended."""
+    variables = process.environment({process.RUN: ""})
+    return {name: value for name, value in variables.items() if not name.startswith("OS_")}
 
 
 def of_run(directory: Path, environments: Iterable[Entry[TestEnvironment]], *, cwd: Path) -> Guardian:
@@ -250,7 +250,7 @@ def of_run(directory: Path, environments: Iterable[Entry[TestEnvironment]], *, c
 def charge_for(
     directory: Path, environments: Iterable[Entry[TestEnvironment]], *, cwd: Path, environ: Mapping[str, str]
 ) -> Charge:
-    """Return what a run's guardian must know to remove things in these environments."""
+    """Return the charge with which a run's guardian can remove resources in these environments."""
     entries = {environment.label: environment for environment in environments}
     files: dict[str, str] = {}
     sections = [entry.settings.keystone for entry in entries.values() if entry.settings.keystone is not None]
@@ -266,15 +266,16 @@ def charge_for(
 
 
 def main() -> int:
-    """Take the charge from stdin, wait for the end of the run, and remove what it left."""
-    # Who ends a terminal, a login or a job means the run; this is what cleans up after it.
+    """Take the charge from stdin, wait for the end of the run, and remove its leftovers."""
+    # A signal that ends a terminal, a login or a job is meant for the run; the guardian cleans up after the
+    # run.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     run, descriptor = Ledger(directory=Path(sys.argv[1])), int(sys.argv[2])
     data = _read(sys.stdin.buffer)
     if data is None:
         return 1  # the process that started us was killed in the middle, before it made anything
-    # Before it is promised: a charge that cannot be read, or a library that is not there, is told now.
+    # Before the promise: an unreadable charge or a missing library is reported now.
     charge: Charge = pickle.loads(data)  # noqa: S301 -- from our own parent, through our own pipe
     from pytest_dibctl.cleanup import sweep  # noqa: F401
 
@@ -298,7 +299,7 @@ def _read(pipe: IO[bytes]) -> bytes | None:
 
 
 def _let_go_of_stderr() -> None:
-    """Write into a file of the starter's no more, which nobody reads now."""
+    """Close the starter's file: no process reads it any more."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     os.close(null)

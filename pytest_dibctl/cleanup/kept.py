@@ -1,4 +1,4 @@
-"""What was kept, on whatever machine: listed and removed by the marks in a cloud, without a ledger."""
+"""Kept resources of any machine: listed and removed by their marks in a cloud, without a ledger."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_dibctl.run.removal import Removal, Resource, State, cleanup_command
 
 
 def listed(selected: Iterable[Entry[TestEnvironment]], choice: Choice, *, cwd: Path) -> Iterator[Swept]:
-    """Yield what this machine's ledgers have as kept, then what is marked as kept in each cloud."""
+    """Yield the kept resources of this machine's ledgers, then those with a mark in each cloud."""
     for run in all_runs():
         for record in run.records():
             meant = choice.run_id in {None, run.run_id} and choice.takes(record)

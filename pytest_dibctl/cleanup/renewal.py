@@ -1,4 +1,4 @@
-"""The lease of a living run: other machines see by it that what the run made is still wanted."""
+"""The lease of a living run: it shows other machines that the run still uses its resources."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Removing what the ledgers of dead runs have on record, and nothing else.
+"""Removal of the resources on record in the ledgers of dead runs, and of nothing else.
 
-A record is forgotten only when its thing is known to be gone. Where a create call may still be going on in
-a cloud whose caller died, that takes a second look, ``IN_FLIGHT`` seconds after the first.
+A record is deleted only when its resource is known to be gone. Where a create call may still be going on in a
+cloud whose caller died, that takes a second look, ``IN_FLIGHT`` seconds after the first.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ RECORD = "record"
 ORDER = ("tree", "instance", "image", "keypair", "key")
 """Instances first: keys and images are of no use without them, but not the other way round."""
 LOOK_AGAIN = 3.0
-"""Seconds between two looks for what may still appear."""
+"""Seconds between two searches for a resource that may still appear."""
 GUARDIAN_PATIENCE = 120.0
 """Seconds a guardian that is at work is waited for."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Swept:
-    """What became of one resource: ``what`` names it as ``dibctl cleanup`` prints it."""
+    """The outcome for one resource: ``what`` names it as ``dibctl cleanup`` prints it."""
 
     run_id: str
     what: str
@@ -53,7 +53,7 @@ class Swept:
 
     @property
     def outcome(self) -> str:
-        """What became of it, in words."""
+        """The outcome in words."""
         return self.removal.outcome
 
     @property
@@ -70,12 +70,12 @@ class Choice:
     environment: str | None = None
 
     def takes(self, record: Record) -> bool:
-        """Whether a record is meant; what has no environment belongs to all."""
+        """Whether a record is selected; a record without an environment belongs to all."""
         return self.environment in {None, record.details.get("environment", self.environment)}
 
 
 def sweep(find: Find, choice: Choice, *, cwd: Path, dry_run: bool = False) -> tuple[Swept, ...]:
-    """Remove what dead runs left on this machine; what was kept goes only when its run is named.
+    """Remove the leftovers of dead runs on this machine; kept resources only when their run is named.
 
     Local instances need no configuration; ``find`` is called for others. Living runs are never touched.
     A guardian that is at work is let do it first. Raises NotInConfigError for a run there is no trace of.
@@ -106,7 +106,7 @@ def sweep(find: Find, choice: Choice, *, cwd: Path, dry_run: bool = False) -> tu
 
 
 def _shown(removal: Removal) -> str:
-    """Return the resource as the list of what was swept names it; an unreadable record is its file."""
+    """Return the resource's name in the list of swept resources; an unreadable record is its file."""
     return removal.resource.name if removal.resource.kind == RECORD else str(removal.resource)
 
 
@@ -115,7 +115,7 @@ def _elsewhere(run: Ledger) -> Swept:
     removal = Removal(
         resource=Resource(kind="run", name=run.run_id),
         state=State.ELSEWHERE,
-        reason=f"left alone: it is of {belonging.described(run.machine())}; run `dibctl cleanup` there",
+        reason=f"left alone: it belongs to {belonging.described(run.machine())}; run `dibctl cleanup` there",
     )
     return Swept(run_id=run.run_id, what=str(removal.resource), removal=removal)
 
@@ -124,7 +124,7 @@ def _unreadable(path: Path) -> Removal:
     return Removal(
         resource=Resource(kind=RECORD, name=path.name),
         state=State.LEFT,
-        reason=f"this version cannot read {path}; remove that file once nothing is left of it",
+        reason=f"this version cannot read {path}; remove that file when its resource is gone",
     )
 
 
@@ -141,9 +141,9 @@ def sweep_records(
     named: bool = False,
     dry_run: bool = False,
 ) -> list[Removal]:
-    """Remove what ``records`` of a dead run, or of a dead worker, stand for; return what became of each.
+    """Remove the resources of ``records`` of a dead run or worker; return the outcome for each.
 
-    A key stays where an instance could not be removed; what was kept goes only with ``named``.
+    A key stays if its instance could not be removed; kept resources are removed only with ``named``.
     """
     started = time.monotonic()
     remover = _Remover(find=find, run=run, cwd=cwd)
@@ -172,7 +172,7 @@ def sweep_records(
 def renew_records(
     find: Find, run: Ledger, records: Iterable[Record], *, cwd: Path
 ) -> Iterator[tuple[Record, DibctlError]]:
-    """Renew the leases of what ``records`` of a living run stand for; yield those that could not be."""
+    """Renew the leases of resources of a living run; yield those that could not be renewed."""
     with contextlib.closing(_Remover(find=find, run=run, cwd=cwd)) as remover:
         for record in records:
             if record.kind in {"image", "instance"} and record.details.get("engine") not in LOCAL_ENGINES:
@@ -207,9 +207,9 @@ class _Remover:
     _clouds: dict[tuple[str, str | None], Cloud] = dataclasses.field(default_factory=dict)
 
     def remove(self, record: Record, *, last: bool = False) -> Removal:
-        """Remove a thing; with ``last`` nothing more is expected of a create call that was cut off."""
+        """Remove a resource; with ``last`` no resource of a cut-off create call is expected any more."""
         if record.kind not in ORDER:
-            return _removal(record, State.LEFT, "this version knows nothing of its kind; a newer one does")
+            return _removal(record, State.LEFT, "this version does not know its kind; a newer version does")
         try:
             if record.kind in {"key", "tree"}:
                 belonging.refuse_other_machine(self.run.machine())
@@ -222,7 +222,7 @@ class _Remover:
         except DibctlError as error:
             return _removal(record, State.LEFT, error.message)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            # A damaged record must not hide what the others name.
+            # A damaged record must not hide the other records.
             lacks = f"its record lacks {error}"
             damaged = f"its record is damaged: {error}"
             return _removal(record, State.LEFT, lacks if isinstance(error, KeyError) else damaged)
@@ -285,8 +285,8 @@ def sweep_expired(
 ) -> Iterator[Swept]:
     """Remove marked resources whose time is over, of runs on any machine; kept ones stay.
 
-    Runs of this machine that live are left to their ledgers, and so is what a ledger calls kept. What the
-    ledger of a dead run could not remove, as after a damaged record, is found by its marks.
+    Living runs of this machine are left to their ledgers, and so are resources that a ledger calls kept. A
+    resource that the ledger of a dead run could not remove, as after a damaged record, is found by its marks.
     """
     runs = [run for run in all_runs() if not run.machine() or run.is_of_this_machine()]
     living = {run.run_id for run in runs if run.is_alive()}
@@ -306,7 +306,7 @@ def in_clouds(
     *,
     cwd: Path,
 ) -> Iterator[Swept]:
-    """Yield what ``look`` yields of each OpenStack environment, and an outcome for one that fails."""
+    """Yield the outcomes of ``look`` for each OpenStack environment, and one for each that fails."""
     for environment in selected:
         if choice.environment not in {None, environment.label} or environment.settings.is_local:
             continue
@@ -344,7 +344,7 @@ def _expired_in(
 
 
 def _expired(cloud: Cloud, leaked: LeakedResource, *, dry_run: bool) -> Removal:
-    """Remove a resource whose time is over, unless ``dry_run``; return what became of it."""
+    """Remove a resource whose time is over, unless ``dry_run``; return the outcome."""
     state, reason = State.PLANNED, leaked.why
     if not dry_run:
         try:

@@ -1,7 +1,8 @@
 """Waiting for the death of a run's guardian, and of each that follows it.
 
-The kernel says through a pidfd that a process has ended, whoever started it. A thread waits for that. It is
-not there while this process forks: a fork of a process with threads may hang, and Python warns of it.
+The kernel says through a pidfd that any process has ended, also one that this process did not start. A thread
+waits for that. It is not there while this process forks: a fork of a process with threads may hang, and
+Python warns of it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Watch:
         self.resume()
 
     def sees_life(self) -> bool:
-        """Whether the process that is watched lives, and is watched."""
+        """Whether the watched process lives, and is still watched."""
         watched = self._watched
         return not self._ended and watched is not None and not _is_readable(watched)
 
@@ -61,7 +62,7 @@ class Watch:
 
     def _run(self) -> None:
         while not self._ended:
-            # What is not there to be opened has ended already.
+            # A process that cannot be opened has ended already.
             if self._watched is not None:
                 ready, _, _ = select.select([self._watched, self._wake], [], [])
                 if self._wake in ready:
@@ -75,7 +76,7 @@ class Watch:
 
 
 def _opened(pid: int) -> int | None:
-    """Return a descriptor of a process, None for one that is gone."""
+    """Return a descriptor of a process, None if it is gone."""
     try:
         return os.pidfd_open(pid)
     except ProcessLookupError:

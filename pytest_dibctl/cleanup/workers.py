@@ -1,7 +1,7 @@
-"""Removal of what workers leave to their controller: shared test images, and what a dead worker made.
+"""Removals that workers leave to their controller: shared test images, and a dead worker's resources.
 
 The controller of an xdist run removes these while the run goes on, each in a thread, so that it can still
-listen to its workers; and once more, for all that is left, when they are gone.
+listen to its workers. When the workers are gone, it removes the rest.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DEATH = 30.0
 
 @dataclasses.dataclass(kw_only=True)
 class WorkerCleanup:
-    """Removes what is left of targets and of workers; ``failed`` says whether a target failed by now."""
+    """Removes leftovers of targets and of workers; ``failed`` says whether a target failed by now."""
 
     ledger: Ledger
     catalog: Catalog
@@ -57,15 +57,15 @@ class WorkerCleanup:
         self._start(lambda: self._remove_image(target))
 
     def worker_died(self, pid: int) -> None:
-        """Remove what a worker made that died, at once; or mark it as kept with --dib-keep-on-kill."""
+        """Remove the resources of a dead worker at once, or with --dib-keep-on-kill mark them as kept."""
         self._start(lambda: self._remove_made_by(pid))
 
     def finish(self, told: Iterable[Removal] = (), *, workers: Iterable[int] = ()) -> list[Removal]:
         """Wait for the removals that go on, then remove all that is left.
 
-        What could not be removed and is ``told`` already is not tried again.
-        ``workers`` are pids; xdist has waited for these, unless it was interrupted. What they use or
-        remove themselves cannot be removed here, so they are gone when this begins.
+        A resource that could not be removed and is ``told`` already is not tried again. ``workers`` are pids;
+        xdist has waited for these, unless it was interrupted. The workers are gone when this begins:
+        resources that they use or remove themselves cannot be removed here.
         """
         _see_off(workers)
         for thread in self._threads:
@@ -149,11 +149,11 @@ class WorkerCleanup:
     def _remove_made_by(self, pid: int) -> None:
         if wait_while(lambda: processes.is_alive(pid), timeout=DEATH, poll=POLL):
             return
-        made = [record for record in self.ledger.records() if record.pid == pid]
+        records = [record for record in self.ledger.records() if record.pid == pid]
         if not self.options.keep_on_kill:
-            self._sweep(made)
+            self._sweep(records)
             return
-        for record in made:
+        for record in records:
             if record.path not in self._shared_records():
                 self._keep(record, "--dib-keep-on-kill")
 
@@ -165,12 +165,12 @@ class WorkerCleanup:
         for record in kept:
             self._guarded(lambda record=record: self._keep(record))  # type: ignore[misc]
         self._guarded(lambda: self._keep_consoles(mine))
-        told = {removal.resource for removal in self.removals if removal.failed}
+        reported = {removal.resource for removal in self.removals if removal.failed}
         swept = sweep.sweep_records(self.catalog.environment, self.ledger, mine, cwd=self.cwd)
-        self.removals += [removal for removal in swept if removal.failed and removal.resource not in told]
+        self.removals += [removal for removal in swept if removal.failed and removal.resource not in reported]
 
     def _shared_records(self) -> set[Path]:
-        """Return the records of test images that are whole, and everybody's."""
+        """Return the records of whole test images, of all workers."""
         run_state = RunState(directory=self.ledger.directory)
         return {Path(made["record"]) for made in run_state.values() if "record" in made}
 
@@ -199,7 +199,10 @@ class WorkerCleanup:
 
     def _target_of(self, record: Record) -> Target | None:
         names = (record.details.get("image"), record.details.get("environment"))
-        return next((one for one in self.targets if (one.image.label, one.environment.label) == names), None)
+        return next(
+            (target for target in self.targets if (target.image.label, target.environment.label) == names),
+            None,
+        )
 
     def _keep_consoles(self, records: Iterable[Record]) -> None:
         for record in records:
@@ -215,7 +218,7 @@ class WorkerCleanup:
 
 
 def _see_off(workers: Iterable[int]) -> None:
-    """Wait until children of ours are gone; what takes longer than xdist would wait is killed."""
+    """Wait until child processes are gone; a process that takes longer than xdist would wait is killed."""
     deadline = time.monotonic() + WORKERS_END
     for pid in workers:
         # The id may belong to another process by now, which is neither waited for nor killed.

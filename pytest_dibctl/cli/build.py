@@ -22,7 +22,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="write this file instead of `filename`"
     )
-    parser.add_argument("--force", action="store_true", help="build even if nothing changed, from nothing")
+    parser.add_argument("--force", action="store_true", help="build from nothing, even if nothing changed")
     add_json(parser)
 
 

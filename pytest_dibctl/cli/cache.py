@@ -41,18 +41,21 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=("list", "prune"),
         default="list",
-        help="list what is kept (the default), or remove what is too old and what is above a limit",
+        help="list the entries (the default), or remove those that are too old or above the limit",
     )
-    parser.add_argument("--all", action="store_true", help="with prune: remove all of them")
+    parser.add_argument("--all", action="store_true", help="with prune: remove all entries")
     parser.add_argument(
-        "--size", type=float, metavar="GIB", help="with prune: keep this much of either instead"
+        "--size",
+        type=float,
+        metavar="GIB",
+        help="with prune: the limit of each cache for this call, instead of the variables' limits",
     )
     parser.add_argument("--dry-run", action="store_true", help="with prune: only say what would be removed")
-    add_format(parser, COLUMNS, "what is kept, or what was removed")
+    add_format(parser, COLUMNS, "the entries, or the removed ones")
 
 
 def _run(arguments: Arguments) -> int:
-    """List or remove what is kept; the exit code is 1 when something is in use and stays."""
+    """List or remove cache entries; the exit code is 1 when an entry is in use and stays."""
     if arguments.action == "prune":
         return _prune(arguments)
     if arguments.all or arguments.dry_run or arguments.size is not None:
@@ -94,7 +97,7 @@ def _removed(gone: bool) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Kept:
-    """A kept tree or a ready state of an image, and what became of it; times are since the epoch."""
+    """A kept tree or a ready state of an image, and its outcome; times are since the epoch."""
 
     key: str
     image: str
@@ -122,7 +125,7 @@ class _Shelf(Generic[ThingT]):
         return [self._kept(thing) for thing in self._store.things()]
 
     def surplus(self, size: float | None) -> list[_Kept]:
-        """Return what is to go, where ``size`` GiB are allowed or else what the settings say."""
+        """Return the entries to remove, where ``size`` GiB are allowed, or else the settings' limit."""
         limit = self._limit if size is None else int(size * GIB)
         return [self._kept(thing) for thing in self._store.surplus(limit, time.time())]
 

@@ -1,4 +1,4 @@
-"""``dibctl cleanup``: what dead runs left, or one run, is removed."""
+"""``dibctl cleanup``: removes the resources of dead runs, or of one run."""
 
 from __future__ import annotations
 
@@ -26,24 +26,26 @@ COLUMNS = (Column(name="run"), Column(name="resource"), Column(name="outcome"))
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
-    parser.add_argument("--run", dest="run_id", metavar="ID", help="only this run, including what it kept")
+    parser.add_argument(
+        "--run", dest="run_id", metavar="ID", help="only this run, with the resources that it kept"
+    )
     parser.add_argument(
         "--env", dest="environment", metavar="LABEL", help="only resources of this test environment"
     )
     parser.add_argument(
         "--expired",
         action="store_true",
-        help="also resources that runs of any machine left in the OpenStack environments "
-        "more than 24 hours ago and do not use any more",
+        help="also resources in the OpenStack environments that runs of any machine made more than 24 hours "
+        "ago and no longer use",
     )
     parser.add_argument(
-        "--list-kept", action="store_true", help="only list what was kept, in OpenStack by any machine"
+        "--list-kept", action="store_true", help="only list kept resources, in OpenStack those of any machine"
     )
     parser.add_argument(
         "--remove-kept",
         dest="kept",
         metavar="ID",
-        help="only remove the kept instance or image of this id or name from the OpenStack environments",
+        help="only remove the kept instance or image with this id or name from the OpenStack environments",
     )
     add_format(parser, COLUMNS, "the outcome for each resource")
 
@@ -71,8 +73,8 @@ def _run(arguments: Arguments) -> int:
             print_result(arguments, [_data(item) for item in swept], _table(swept))
     if not swept and arguments.kept is not None:
         raise NotInConfigError(
-            f"nothing that was kept has the id or name {arguments.kept}",
-            hint="`dibctl cleanup --list-kept` shows what was",
+            f"no kept resource has the id or name {arguments.kept}",
+            hint="`dibctl cleanup --list-kept` lists the kept resources",
         )
     if not swept and in_lines:
         show("nothing was kept" if arguments.list_kept else "nothing to remove")
@@ -98,7 +100,7 @@ def _table(swept: Sequence[Swept]) -> Table:
 
 
 def _swept(arguments: Arguments, choice: Choice, catalog: Callable[[], Catalog]) -> Iterator[Swept]:
-    """Remove what was chosen and yield what became of each thing, one by one."""
+    """Remove the chosen resources and yield the outcome for each, one by one."""
     from pytest_dibctl.cleanup import kept, sweep
 
     if arguments.list_kept:
@@ -122,7 +124,7 @@ def _swept(arguments: Arguments, choice: Choice, catalog: Callable[[], Catalog])
 
 COMMAND = Command(
     name="cleanup",
-    help="Remove what dead or named runs left.",
+    help="Remove the resources that dead or named runs left.",
     add_options=_add_options,
     run=_run,
     examples=(

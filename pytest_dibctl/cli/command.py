@@ -1,4 +1,4 @@
-"""What a command of ``dibctl`` is, and what several of them have in common: options and exit codes."""
+"""The type of a command of ``dibctl``, and common parts of several commands: options and exit codes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def add_boot_options(parser: argparse.ArgumentParser) -> None:
         "--environment",
         "--force-test-env",
         metavar="LABEL",
-        help="test environment to use instead of the one the image names",
+        help="test environment to use instead of the image's",
     )
     parser.add_argument(
         "--build", choices=("auto", "always", "never"), default="auto", help="when to build (auto)"

@@ -21,7 +21,7 @@ LABELS = {
     "DESTINATION": "uploads",
     "IMAGE": "images",
 }
-"""What arguments with these metavars are labels of; an argument called ``image`` is an image's."""
+"""The kind of labels, by the metavar of an argument; an argument called ``image`` takes an image's label."""
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -71,9 +71,9 @@ def _labels(kind: str) -> Callable[..., Iterable[str]]:
         from pytest_dibctl.config import catalog
         from pytest_dibctl.config.kinds import KINDS
 
-        given = {name: getattr(parsed_args, f"{name}_config", None) for name in KINDS}
+        config_files = {name: getattr(parsed_args, f"{name}_config", None) for name in KINDS}
         # Errors in the files are not shown: they would stand in the line that is being typed.
-        loaded, _ = catalog.read(cwd=Path.cwd(), explicit=given)
+        loaded, _ = catalog.read(cwd=Path.cwd(), explicit=config_files)
         return sorted(getattr(loaded, kind))
 
     return complete

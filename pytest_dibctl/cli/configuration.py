@@ -44,15 +44,15 @@ def _validate(arguments: Arguments) -> int:
     from pytest_dibctl.build import builder
     from pytest_dibctl.config import report
 
-    found = report.validate(
+    result = report.validate(
         cwd=Path.cwd(),
         images=arguments.images_config,
         test=arguments.test_config,
         upload=arguments.upload_config,
         checks=[builder.check_recipe, builder.check_machine],
     )
-    print_result(arguments, report_data(found), found.lines())
-    return ExitCode.OK if found.ok else ExitCode.CONFIG
+    print_result(arguments, report_data(result), result.lines())
+    return ExitCode.OK if result.ok else ExitCode.CONFIG
 
 
 def report_data(found: Report) -> Validation:

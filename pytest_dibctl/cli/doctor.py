@@ -1,4 +1,4 @@
-"""``dibctl doctor``: what this machine has and lacks for building and booting images, or one image."""
+"""``dibctl doctor``: checks the requirements of builds and boots on this machine, of all images or one."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "image", nargs="?", metavar="IMAGE", help="label in images.yaml: look only at what this image needs"
+        "image", nargs="?", metavar="IMAGE", help="label in images.yaml: check only the needs of this image"
     )
     parser.add_argument(
         "--install",
         action="store_true",
-        help="install the missing packages with apt (needs root); elsewhere, print the command that does",
+        help="install the missing packages with apt (needs root); on other distributions, print the command",
     )
     add_json(parser, "print the checks as JSON")
 

@@ -137,7 +137,7 @@ def _add_mark_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _mark(arguments: Arguments) -> int:
-    """Make images obsolete; the exit code is that of the first one that could not be marked."""
+    """Make images obsolete; the exit code is that of the first image that could not be marked."""
     from pytest_dibctl.publish import obsolete
 
     environment = load(arguments, need_images=False).upload(arguments.environment)

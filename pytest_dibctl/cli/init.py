@@ -20,13 +20,18 @@ SERVICES = ("github", "gitlab", "none")
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "directory", nargs="?", type=Path, default=Path(), metavar="DIR", help="where (the current directory)"
+        "directory",
+        nargs="?",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="the folder to write to (the current directory)",
     )
     parser.add_argument(
         "--distribution",
         action="append",
         choices=DISTRIBUTIONS,
-        help="what the image is made of (debian); given several times, an image of each",
+        help="the image's distribution (debian); repeatable, for an image of each",
     )
     parser.add_argument(
         "--ci",
@@ -48,7 +53,7 @@ def _services(text: str) -> tuple[str, ...]:
 
 
 def _run(arguments: Arguments) -> int:
-    """Write what is missing; the exit code is 0 also when nothing was."""
+    """Write the missing files; the exit code is 0 also when none was missing."""
     from pytest_dibctl.repository import skeleton
 
     labels = arguments.distribution or [DISTRIBUTIONS[0]]
@@ -72,13 +77,17 @@ def _run(arguments: Arguments) -> int:
 
 
 def _next(directory: Path, labels: list[str]) -> list[str]:
-    there = f"cd {shlex.quote(str(directory))} && " if directory != Path() else ""
+    change_directory = f"cd {shlex.quote(str(directory))} && " if directory != Path() else ""
     if not labels:
-        return ["Next, check the images that were there before:", "", f"    {there}dibctl validate"]
+        return [
+            "Next, check the images that were there before:",
+            "",
+            f"    {change_directory}dibctl validate",
+        ]
     return [
         "Next, build the image, boot it and run its tests (as root; `dibctl doctor` says what is missing):",
         "",
-        f"    {there}pytest --dib-image={labels[0]}",
+        f"    {change_directory}pytest --dib-image={labels[0]}",
     ]
 
 

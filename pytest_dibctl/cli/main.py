@@ -1,4 +1,4 @@
-"""The entry of ``dibctl``: the parser of all commands, and what becomes of their errors."""
+"""The entry of ``dibctl``: the parser of all commands, and the handling of their errors."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _prepare_output(*, debug: bool) -> None:
     """Have only our own words shown, and of libraries errors; ``debug`` shows what they say, and warnings.
 
-    What the terminal's encoding lacks is shown as an escape.
+    A character that the terminal's encoding lacks is shown as an escape.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -117,7 +117,8 @@ def build_parser(words: Collection[str] | None = None) -> argparse.ArgumentParse
     """
     parser = Parser(
         prog="dibctl",
-        description="Build, test and look after machine images (as `pytest --dib-image=LABEL` does).",
+        description="Build, test, publish and clean up machine images. "
+        "`pytest --dib-image=LABEL` builds and tests too.",
     )
     _add_common(parser)
     parser.set_defaults(

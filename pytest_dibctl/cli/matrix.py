@@ -31,16 +31,15 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="LABEL",
-        help="a test environment, or glob; each image is tested in each (without it, where the image says)",
+        help="a test environment, or glob; each image is tested in each of them (default: the environment "
+        "that the image names)",
     )
-    parser.add_argument(
-        "--format", choices=FORMATS, default="json", help="which service's form the jobs have (json)"
-    )
+    parser.add_argument("--format", choices=FORMATS, default="json", help="the format of the jobs (json)")
     parser.add_argument(
         "--changed-since",
         metavar="REVISION",
-        help="only images that differ from that git revision, in recipe, elements, tests or environment; "
-        "`A...` is where A and HEAD parted; all images if it is empty or all zeros",
+        help="only images whose recipe, elements, tests or environment differ from that git revision; "
+        "`A...` is the merge base of A and HEAD; all images if REVISION is empty or all zeros",
     )
     parser.add_argument(
         "--shards",
@@ -72,13 +71,13 @@ def _run(arguments: Arguments) -> int:
     labels = [environment.label for environment in environments]
     images, reasons = _changed(arguments, images, labels)
     seconds = _seconds(arguments, images)
-    made = matrix.jobs([image.label for image in images], labels, seconds, reasons)
+    jobs = matrix.jobs([image.label for image in images], labels, seconds, reasons)
     if arguments.shards is not None:
-        _tell_of_times(made)
-        made = matrix.shards(made, arguments.shards)
-    written = matrix.FORMATS[arguments.format](made) if arguments.format in matrix.FORMATS else ""
-    print_result(arguments, [_data(job) for job in made], written.splitlines())
-    _tell(catalog, made)
+        _tell_of_times(jobs)
+        jobs = matrix.shards(jobs, arguments.shards)
+    written = matrix.FORMATS[arguments.format](jobs) if arguments.format in matrix.FORMATS else ""
+    print_result(arguments, [_data(job) for job in jobs], written.splitlines())
+    _tell(catalog, jobs)
     return _check(images)
 
 
@@ -120,7 +119,7 @@ def _changed(
     if revision is None:
         return images, {}
     if not revision.strip("0"):
-        # What CI services give where there is no earlier revision.
+        # The revision that CI services pass where there is no earlier revision.
         return images, {image.label: ("there is no earlier revision",) for image in images}
     reasons = changes.reasons(
         images,
@@ -150,9 +149,9 @@ def _seconds(arguments: Arguments, images: Sequence[Entry[Image]]) -> Seconds:
 def _tell_of_times(made: Sequence[Job]) -> None:
     unknown = [job.name for job in made if job.seconds is None]
     if made and len(unknown) == len(made):
-        say("dibctl: no earlier run has measured these images (--times): each counts as equally long")
+        say("dibctl: no earlier run has measured these images (--times): all count as equally long")
     elif unknown:
-        say(f"dibctl: no earlier run has measured {', '.join(unknown)}: the mean of the others counts")
+        say(f"dibctl: no earlier run has measured {', '.join(unknown)}: they count as the mean of the others")
 
 
 def _tell(catalog: Catalog, made: Sequence[Job]) -> None:
@@ -166,7 +165,7 @@ def _tell(catalog: Catalog, made: Sequence[Job]) -> None:
 
 COMMAND = Command(
     name="matrix",
-    help="Print the jobs with which a CI service tests the images, each or those that have changed.",
+    help="Print the jobs with which a CI service tests the images, all or the changed ones.",
     add_options=_add_options,
     run=_run,
     examples=(

@@ -20,7 +20,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="PART",
-        help="a JUnit file, or a folder of them; a report NAME.html beside NAME.xml is taken in",
+        help="a JUnit file, or a folder of them; a report NAME.html beside NAME.xml is included",
     )
     parser.add_argument("--junit-xml", type=Path, metavar="FILE", help="write the merged JUnit file there")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the merged HTML report there")

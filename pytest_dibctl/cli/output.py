@@ -1,4 +1,4 @@
-"""What ``dibctl`` shows: lines, tables, JSON and progress. Only this folder prints."""
+"""The output of ``dibctl``: lines, tables, JSON and progress. Only this folder prints."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def print_result(arguments: Arguments, data: object, shown: Table | Iterable[str
 
 def print_json(data: object) -> None:
     """Print a result for programs."""
-    # json escapes all that is not ASCII, but not the one control character at its end.
+    # json escapes all characters beyond ASCII, but not DEL, the control character at the end of ASCII.
     print(json.dumps(data, indent=2).replace("\x7f", "\\u007f"), flush=True)
 
 
@@ -135,8 +135,8 @@ class Meter:
         """Show a line about an environment."""
         with self._lock:
             if self._progress is not None:
-                shown = visible(f"{environment}: {line}")
-                self._progress.console.print(shown, markup=False, highlight=False)
+                text = visible(f"{environment}: {line}")
+                self._progress.console.print(text, markup=False, highlight=False)
             else:
                 say(f"{environment}: {line}")
 

@@ -1,4 +1,4 @@
-"""What the commands for images in production have in common: upload environments and their regions."""
+"""Common parts of the commands for published images: upload environments and their regions."""
 
 from __future__ import annotations
 

@@ -61,10 +61,10 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _age(text: str) -> dt.timedelta:
-    found = re.fullmatch(r"(\d+)([mhdw])", text)
-    if found is None:
+    match = re.fullmatch(r"(\d+)([mhdw])", text)
+    if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not an age such as 45m, 12h, 30d or 4w")
-    return dt.timedelta(**{UNITS[found[2]]: int(found[1])})
+    return dt.timedelta(**{UNITS[match[2]]: int(match[1])})
 
 
 def _run_rotate(arguments: Arguments) -> int:

@@ -71,7 +71,7 @@ def _guarded_run(environment: Entry[TestEnvironment]) -> Iterator[tuple[Ledger, 
 
 
 def _open_shell(target_run: TargetRun) -> None:
-    """Take each step up to the shell; undo them after it, and show what is kept or left."""
+    """Take each step up to the shell; undo them after it, and show kept and left resources."""
     from pytest_dibctl.run import booting, building, environments, keys, operations, uploading
 
     with contextlib.ExitStack() as stack:

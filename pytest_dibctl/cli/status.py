@@ -1,4 +1,4 @@
-"""``dibctl status``: which images are built, tested and published, and what of that is outdated."""
+"""``dibctl status``: which images are built, tested and published, and which of these are outdated."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ def _run(arguments: Arguments) -> int:
     from pytest_dibctl.publish import status
 
     if arguments.offline and arguments.environments:
-        raise ConfigError("--offline asks no cloud, and --environment says which to ask")
+        raise ConfigError(
+            "--offline asks no cloud, so it excludes --environment, which selects the clouds to ask"
+        )
     catalog = load(arguments)
     environments = (
         ()
@@ -83,13 +85,13 @@ def _run(arguments: Arguments) -> int:
     table = Table(columns=COLUMNS, rows=rows, empty="there is no image", shared=7)
     print_result(arguments, [_data(image) for image in found], table)
     errors = _errors(found)
-    for what, error in errors:
-        say_error(what, error)
+    for subject, error in errors:
+        say_error(subject, error)
     return first_exit_code(error for _, error in errors)
 
 
 def _errors(found: Sequence[Status]) -> list[tuple[str, Any]]:
-    """Return what could not be read, and why; an environment that none could ask of is said once."""
+    """Return the unreadable recipes and environments with their errors; each environment once."""
     errors = [(image.label, image.built.error) for image in found if image.built.error is not None]
     clouds = {
         (published.environment, published.error.message): published.error
@@ -142,7 +144,7 @@ def _trouble(built: Built) -> str | None:
 
 
 def _time(written: str | None) -> dt.datetime | None:
-    """Return a time that a file tells, None for what is none."""
+    """Return a time of a file, None for a text that is no time."""
     try:
         moment = dt.datetime.fromisoformat(written or "")
     except ValueError:
@@ -200,7 +202,7 @@ def _published_data(published: Published) -> images.PublishedImage:
 
 COMMAND = Command(
     name="status",
-    help="Show which images are built, tested and published, and what of that is outdated.",
+    help="Show which images are built, tested and published, and which of these are outdated.",
     add_options=_add_options,
     run=_run,
     examples=(

@@ -1,7 +1,7 @@
-"""Tables of results: what stands in their cells, and how they look to people and to programs.
+"""Tables of results: their cells, and their forms for people and for programs.
 
-``output.print_result`` prints them. Text in cells may come from services: what people and line-based programs
-get passes ``system/text.py``, and CSV holds no formula that a spreadsheet would compute.
+``output.print_result`` prints them. Text in cells may come from services: text for people and line-based
+programs passes ``system/text.py``, and CSV holds no formula that a spreadsheet would compute.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ Tone = Literal["", "good", "fair", "bad"]
 STYLES: Final = {"": "", "good": "green", "fair": "yellow", "bad": "bold red"}
 """How a terminal shows each tone."""
 NONE: Final = "-"
-"""What stands for nothing in a table and in the format ``value``."""
+"""The sign for an empty cell in a table and in the format ``value``."""
 GAP: Final = 2
 NARROW: Final = 16
 """Columns of the terminal that a text keeps at least where there is little room, if it has so many."""
 LONGEST_ID: Final = 64
-"""Characters of what can be an id; a longer one is a service's joke, and is cut as words are."""
+"""Characters of an id at most; a longer text is no id, and is cut as words are."""
 FORMULA: Final = frozenset("=+-@")
 MIB: Final = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
-    """What stands in a cell: ``shown`` to people, ``data`` to programs.
+    """The content of a cell: ``shown`` to people, ``data`` to programs.
 
     A ``rigid`` text is neither cut nor broken into lines, one of ``whole_words`` is broken between words
     only, and one of ``one_line`` is cut instead of broken.
@@ -127,9 +127,9 @@ def state(value: str, tone: Tone) -> Cell:
 
 def note(value: str | DibctlError | None) -> Cell:
     """Return a cell of a remark or of an error, whose whole text is shown elsewhere."""
-    said = value.message if isinstance(value, DibctlError) else value or ""
-    lines = said.splitlines() or [NONE]
-    return Cell(shown=lines[0], data=said or None, one_line=True)
+    message = value.message if isinstance(value, DibctlError) else value or ""
+    lines = message.splitlines() or [NONE]
+    return Cell(shown=lines[0], data=message or None, one_line=True)
 
 
 def digest(value: str | None) -> Cell:
@@ -167,7 +167,7 @@ def mib(value: int | None) -> str:
 def ago(age: dt.timedelta) -> str:
     """Return for people how long something is ago: in the largest unit, rounded down.
 
-    What lies ahead, by a clock that is wrong, is said to do so.
+    A time that lies ahead, by a wrong clock, is shown as such.
     """
     count = abs(int(age.total_seconds()))
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1)):
@@ -226,7 +226,7 @@ def _plain(data: object) -> str:
 
 
 def lines(table: Table) -> Iterator[list[tuple[str, Tone]]]:
-    """Yield the lines of a table for files and pipes, whatever their length: texts and their tones."""
+    """Yield the lines of a table for files and pipes, of any length: texts and their tones."""
     from rich.cells import cell_len
 
     headings = [Cell(shown=column.name, data=None) for column in table.columns]
@@ -242,7 +242,7 @@ def lines(table: Table) -> Iterator[list[tuple[str, Tone]]]:
 
 
 def drawing(table: Table, room: int) -> tuple[Drawing, int, list[str]]:
-    """Return a table for a terminal of ``room`` columns, the columns it takes, and what it leaves out."""
+    """Return a table for a terminal of ``room`` columns, the columns it takes, and those it leaves out."""
     import rich.box
     import rich.table
     from rich.text import Text

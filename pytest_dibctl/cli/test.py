@@ -29,20 +29,22 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--warm",
         action="store_true",
-        help="have local guests go on from a saved ready state instead of booting",
+        help="resume local guests from a saved ready state instead of booting them",
     )
     parser.add_argument(
-        "--trace", action="store_true", help="have shell scripts show each command before they run it (sh -x)"
+        "--trace", action="store_true", help="make shell scripts show each command before they run it (sh -x)"
     )
     parser.add_argument("--shell", action="store_true", help="open a shell in the instance if a test fails")
     parser.add_argument(
-        "--continue-on-fail", action="store_true", help="go on with the list after a failed entry"
+        "--continue-on-fail", action="store_true", help="go on with the next entry after a failed one"
     )
     parser.add_argument("--upload-only", action="store_true", help="upload the test image, keep it, and stop")
     parser.add_argument(
-        "--use-existing-image", metavar="UUID", help="boot this image of Glance; it is left alone"
+        "--use-existing-image", metavar="UUID", help="boot this image of Glance; it is not removed"
     )
-    parser.add_argument("--use-existing-instance", metavar="ID", help="test this instance; it is left alone")
+    parser.add_argument(
+        "--use-existing-instance", metavar="ID", help="test this running instance; it is not removed"
+    )
     parser.add_argument("--private-key-file", type=Path, metavar="FILE", help="ssh key of that instance")
     # Without a default, argparse calls these "required" in the error for a missing image.
     parser.add_argument(
@@ -51,7 +53,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: Arguments) -> int:
-    """Run pytest as a child; the exit code says what it found."""
+    """Run pytest as a child; the exit code is that of its first error."""
     # The file is in memory and reached through this process: nothing is left of it, even after a SIGKILL.
     with os.fdopen(os.memfd_create("dibctl-result")) as memory:
         result_file = Path(f"/proc/{os.getpid()}/fd/{memory.fileno()}")

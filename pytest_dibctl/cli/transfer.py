@@ -28,10 +28,10 @@ SIDES = {
     "auth-url": ("auth_url", "address of Keystone"),
     "tenant-name": ("project_name", "project"),
     "username": ("username", "user"),
-    "password": ("password", "password; OS_PASSWORD is not seen by others"),
+    "password": ("password", "password; other users can see it, so better set OS_PASSWORD"),
     "region-name": ("region_name", "region"),
 }
-"""What ``--src-...`` and ``--dst-...`` say: the key of a keystone section, and a help text."""
+"""The options ``--src-...`` and ``--dst-...``: the key of a keystone section, and a help text."""
 OUTCOMES = {
     "unchanged": "is there already",
     "updated": "was there, and is brought up to date",
@@ -58,7 +58,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-unverified",
         action="store_true",
-        help="accept an image of which Glance tells no size or no digest",
+        help="accept an image whose size or digest Glance does not tell",
     )
     add_json(parser)
 
@@ -102,12 +102,12 @@ def _naming_near(side: Side, catalog: Catalog) -> Iterator[None]:
 def _side(arguments: Arguments, option: str) -> Side:
     from pytest_dibctl.publish.connect import Side
 
-    given = {
+    values = {
         field: value
         for key, (field, _) in SIDES.items()
         if (value := getattr(arguments, f"{option}_{key.replace('-', '_')}")) is not None
     }
-    return Side(option=f"--{option}", label=getattr(arguments, option), given=given)
+    return Side(option=f"--{option}", label=getattr(arguments, option), given=values)
 
 
 def _transfer(arguments: Arguments, source: Region, destination: Region, rule: Obsoleting) -> Transferred:

@@ -59,7 +59,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "-i", "--input", type=Path, metavar="FILE", help="upload this image file instead of `filename`"
     )
     parser.add_argument("--no-obsolete", action="store_true", help="leave older images of this name current")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done where")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only say what would be done in each environment"
+    )
     add_format(parser, COLUMNS)
 
 
@@ -99,7 +101,8 @@ def _selected(catalog: Catalog, arguments: Arguments) -> tuple[Entry[UploadEnvir
         return catalog.select_uploads(["all", *arguments.environments])
     if not arguments.environments:
         raise NotInConfigError(
-            "no upload environment is named", hint="name some, or --all; `dibctl validate` lists them"
+            "no upload environment is named",
+            hint="name environments, or give --all; `dibctl validate` lists them",
         )
     return catalog.select_uploads(arguments.environments)
 

@@ -1,4 +1,4 @@
-"""A guest's console as it grows: what is suspected because of it, and when the suspicion may be believed."""
+"""A guest's console as it grows: the suspicions from it, and when each may be believed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pytest_dibctl.guest.console import EXCERPT_LINES, LIMIT, clean, excerpt
 CARRY = 2048
 """Characters judged again with the next piece, so that a message cut in two is still recognised."""
 END = 16 * 1024
-"""Bytes of the end of a console that tell what a guest is at."""
+"""Bytes of the end of a console that show a guest's stage."""
 FOLLOWING = 15
 """Lines without a kernel's stamp that may follow a guest's last words: a shell prints some of them."""
 DOUBT = 1.0
@@ -52,7 +52,7 @@ class Suspicion:
         self._sign = None
 
     def grown(self, text: str) -> None:
-        """Take in what the console has printed last."""
+        """Take in the latest output of the console."""
         self._since = self._clock()
         match = causes.fatal(text)
         if match is not None:
@@ -95,7 +95,7 @@ class Console:
         return clean(b"".join(self._read_from(0)))
 
     def end(self, size: int = END) -> str:
-        """Return what the last ``size`` bytes of the output say, without escape sequences."""
+        """Return the text of the last ``size`` bytes of the output, without escape sequences."""
         with contextlib.suppress(FileNotFoundError):
             return clean(b"".join(self._read_from(max(0, self.path.stat().st_size - size))))
         return ""

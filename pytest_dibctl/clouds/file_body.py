@@ -2,8 +2,9 @@
 
 The first sender to need a block reads it; the others find it in a window that moves along the file. A sender
 that falls behind the window, or sends all of it again, reads by itself, so that a slow or broken region
-delays no other. What is sent is what is hashed: the first read of each block computes the digest, which has
-to be the tested one before the last block is given out, and a block that is read again has to be the same.
+delays no other. The digest is that of the sent bytes: the first read of each block computes it, and it must
+equal the tested digest before the last block is given out. A block that is read again must be the same as
+before.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class SharedFile:
         return -(-self.size // BLOCK)
 
     def block(self, number: int) -> bytes:
-        """Return a block; raises ArtifactError when the file is not the one that the digest is of.
+        """Return a block; raises ArtifactError when the file no longer has the digest.
 
         The last block shows that, so no sender gets the whole of another file.
         """
@@ -115,8 +116,8 @@ class FileBody:
     an image of no bytes would become active without an error.
 
     ``deadline`` is of the monotonic clock; an iteration raises LateError after it. ``go_on`` is called before
-    each block, and while Glance works on what it has; it may raise. ``sent`` is called with the number of
-    bytes given out so far.
+    each block, and while Glance works on the received bytes; it may raise. ``sent`` is called with the number
+    of bytes given out so far.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What Glance is told of an image file: its format, and the kernel and initrd that it boots by."""
+"""An image file as Glance needs it: its format, and the kernel and initrd that it boots by."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class BootFile:
 
     @property
     def kind(self) -> str:
-        """What it is, in Glance's words: "kernel" or "ramdisk"."""
+        """Its kind, in Glance's words: "kernel" or "ramdisk"."""
         return self.key.removesuffix("_id")
 
     def spec(self, name: str, **details: Any) -> ImageSpec:
-        """Return what Glance is told of its image, called ``name``; ``details`` are more of an ImageSpec."""
+        """Return its image's settings in Glance; ``details`` are further fields of an ImageSpec."""
         return ImageSpec(
             name=name, disk_format=self.disk_format, container_format=self.disk_format, **details
         )

@@ -1,4 +1,4 @@
-"""What clouds on this machine have in common: they boot built files, and keep neither images nor keys."""
+"""Common parts of clouds on this machine: they boot built files, and keep neither images nor keys."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LocalCloud:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What instances here have of a machine."""
+        """The capabilities of instances here."""
         return self._environment.settings.capabilities
 
     def identity(self) -> Mapping[str, str]:
@@ -64,7 +64,7 @@ class LocalCloud:
     def existing_image(self, image_id: str) -> CloudImage:
         """Raise ImageNotFoundError: this cloud has no images but files."""
         raise ImageNotFoundError(
-            f"image {image_id}: environment {self.name} is on this machine, it keeps no images",
+            f"image {image_id}: environment {self.name} is on this machine and keeps no images",
             hint="name the image's file with --dib-input (dibctl: --input)",
         )
 
@@ -135,7 +135,7 @@ def unchanged(image: CloudImage) -> Artifact:
     if size != artifact.size:
         raise ArtifactError(
             f"{artifact.path}: the file has {size} bytes now, and had {artifact.size} when it was inspected",
-            hint="something writes to it while it is tested: another build, a copy that has not ended?",
+            hint="another process writes to it during the test: a build, or a copy that has not ended?",
         )
     return artifact
 
@@ -143,7 +143,7 @@ def unchanged(image: CloudImage) -> Artifact:
 def seed_identity(
     state: LocalState, request: BootRequest, host_key: HostKey | None, user_data: str
 ) -> Identity:
-    """Return what the seed of an instance says of it."""
+    """Return an instance's facts for its seed."""
     return Identity(
         uuid=state.id,
         name=state.name,

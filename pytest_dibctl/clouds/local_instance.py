@@ -1,4 +1,4 @@
-"""What instances on this machine have in common: a record, a console, and ports on loopback."""
+"""Common parts of instances on this machine: a record, a console, and ports on loopback."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pytest_dibctl.system import user_network
 
 
 class LocalState(Protocol):
-    """What the record of an instance says, whatever runs it: ``memory`` in MiB, ``disk`` in GiB."""
+    """The record of an instance, the same for every engine: ``memory`` in MiB, ``disk`` in GiB."""
 
     @property
     def id(self) -> str: ...

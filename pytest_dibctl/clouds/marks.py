@@ -1,10 +1,10 @@
 """The marks of this project on resources in a cloud: made by it, for which run, and for how long.
 
 A mark is a tag of an image or metadata of a server, and counts only together with a name of ours. It is no
-image property: Nova copies those to the snapshots that users make of their servers. The one exception is the
-property of a test's own snapshot, which counts only where it equals the image's name. Lifetimes are seconds
-since the cloud made the resource; a run that lives longer renews a lease, and what is kept may have an end.
-Both are seconds since 1970 by the cloud's own clock, not that of a machine which ran tests.
+image property: Nova copies those to the snapshots that users make of their servers. The only exception is the
+property of a test's own snapshot, which counts only if it equals the image's name. Lifetimes are seconds
+since the cloud made the resource; a run that lives longer renews a lease, and a kept resource may have an
+end. Both are seconds since 1970 by the cloud's own clock, not that of a machine which ran tests.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SNAPSHOT_KEY = "dibctl_snapshot"
 """The property of a snapshot that a test took: the name that it was given."""
 SNAPSHOT_RUN_KEY = "dibctl_snapshot_run"
 ALWAYS = math.inf
-"""The time of what has no end, and of what cannot be read: in doubt a resource stays."""
+"""The time of a resource without an end, or with an unreadable end: in doubt a resource stays."""
 RUN_KEY = "dibctl_run"
 LONGEST = 255
 """Characters of a tag or a value."""

@@ -1,4 +1,4 @@
-"""What a cloud is to this project: two Protocols and the values they trade in.
+"""The protocols of a cloud and an instance, and the values that they exchange.
 
 ``qemu``, ``nspawn`` and ``openstack`` implement them; each is imported only when an environment of its
 kind is opened. Ownership: the caller of ``boot`` owns the instance and must ``delete`` it, the caller of
@@ -28,8 +28,8 @@ Progress = Callable[[str], None]
 class CloudImage:
     """An image a cloud can boot. ``sha512`` is the digest of the bytes that were tested.
 
-    ``companions`` are the ids of images that were made along with it (kernel, initrd) and go with it;
-    ``details`` is what the cloud tells of it, as plain data.
+    ``companions`` are the ids of its kernel and initrd, which are removed with it. ``details`` is the cloud's
+    description of it, as plain data.
     """
 
     id: str
@@ -92,7 +92,7 @@ class Endpoint:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UploadRequest:
-    """What ``upload`` needs besides the file: ``name`` is the test image's, ``image`` its configuration."""
+    """The input of ``upload`` besides the file: ``name`` is the test image's, ``image`` its configuration."""
 
     name: str
     image: Entry[Image]
@@ -129,14 +129,13 @@ def forget_note(**_details: Any) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BootRequest:
-    """What ``boot`` needs besides the image.
+    """The input of ``boot`` besides the image.
 
-    ``name`` is the instance's name and the guest's hostname; ``username`` is who will log in.
-    ``keepable`` says that the instance may have to outlive this process (a keep option is on). ``warm`` says
-    whether it may go on from a ready state instead of booting, or boots and may leave one for others, where
-    the cloud has such states. ``note`` is
-    called, with what a later removal must know, before anything is made that cannot be found again by the
-    instance's name.
+    ``name`` is the instance's name and the guest's hostname; ``username`` is the login user. ``keepable``
+    says that the instance may have to outlive this process (a keep option is on). ``warm`` says whether it
+    may go on from a ready state instead of booting, or boots and may leave one for others, where the cloud
+    has such states. ``note`` is called, with the details for a later removal, before a resource is made that
+    cannot be found by the instance's name.
     """
 
     name: str
@@ -230,8 +229,8 @@ class Instance(Protocol):
     def revert(self, name: str) -> None:
         """Go back to the snapshot of that name.
 
-        QEMU: memory comes back too. The guest's clock then shows the time of the snapshot, and what was
-        connected to it since, the shared ssh connection included, is dead: disconnect and log in again
+        QEMU: memory comes back too. The guest's clock then shows the time of the snapshot. Connections since
+        then, the shared ssh connection included, are dead: disconnect and log in again
         (``GuestOperations.revert`` does both and sets the clock). OpenStack: a rebuild from the snapshot's
         image; the caller waits for readiness. Raises InstanceError, before anything is changed if there is no
         such snapshot.
@@ -248,7 +247,7 @@ class Instance(Protocol):
 
 @runtime_checkable
 class ReadyStates(Protocol):
-    """What instances have in addition where a cloud saves the state of guests that became ready."""
+    """Further methods of instances in a cloud that saves the state of ready guests."""
 
     @property
     def resumed(self) -> bool:
@@ -279,14 +278,14 @@ class ReadyStates(Protocol):
 
 @runtime_checkable
 class BootsEarly(Protocol):
-    """What a cloud has in addition whose instances boot in seconds and cost nothing: one may boot in vain."""
+    """Further methods of a cloud whose instances boot in seconds and cost nothing: one may boot in vain."""
 
     def begin_boot(
         self, image: CloudImage, request: BootRequest, *, progress: Progress
     ) -> Callable[[], Instance]:
-        """Start what ``boot`` starts, without waiting; return what does the rest, once and in any thread.
+        """Start a boot without waiting; return a function for the rest, to be called once and in any thread.
 
-        Both raise as ``boot`` does. Where the rest is never done, the caller removes what has the name.
+        Both raise as ``boot`` does. If the rest is never done, the caller removes the instance of that name.
         """
         ...
 
@@ -301,11 +300,11 @@ class Cloud(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What instances here have of a machine, out of ``config.engines.CAPABILITIES``."""
+        """The capabilities of instances here, out of ``config.engines.CAPABILITIES``."""
         ...
 
     def identity(self) -> Mapping[str, str]:
-        """Return what tells this cloud, project and user for certain, whatever it is called; no secrets.
+        """Return the identity of this cloud, project and user, independent of its label; no secrets.
 
         Two logins reach the same resources only if these are equal. Raises DibctlError without a login.
         """
@@ -345,7 +344,7 @@ class Cloud(Protocol):
     def boot(self, image: CloudImage, request: BootRequest, *, progress: Progress) -> Instance:
         """Create an instance and return once it runs (not once it is ready).
 
-        Raises InstanceError; what was made by then is removed again.
+        Raises InstanceError after it has removed its resources.
         """
         ...
 
@@ -357,21 +356,21 @@ class Cloud(Protocol):
         ...
 
     def remove(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
-        """Remove what a dead run recorded in its ledger: an "image", "keypair" or "instance", if it is there.
+        """Remove a resource of a dead run's ledger: an "image", "keypair" or "instance", if it exists.
 
         Raises DibctlError when it is there and cannot be removed.
         """
         ...
 
     def keep(self, kind: str, name: str, details: Mapping[str, Any], *, seconds: float | None = None) -> None:
-        """Mark what is on record as kept, so that ``leaked`` leaves it out, for ``seconds`` (None: always).
+        """Mark a resource on record as kept for ``seconds`` (None: always), so that ``leaked`` leaves it out.
 
         Raises DibctlError.
         """
         ...
 
     def renew(self, kind: str, name: str, details: Mapping[str, Any]) -> None:
-        """Say, on what is on record, that its run lives for another ``LIFETIME``; raises DibctlError."""
+        """Mark a resource on record: its run lives for another ``LIFETIME``; raises DibctlError."""
         ...
 
     def kept(self) -> tuple[LeakedResource, ...]:

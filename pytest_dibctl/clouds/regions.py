@@ -1,4 +1,4 @@
-"""What publishing needs of a cloud: the images of one project in one region, and who uses them.
+"""The part of a cloud that publishing needs: the images of one project in one region, and their users.
 
 ``openstack.regions`` implements it. The policy, which image is made, renamed or deleted when, is in
 ``publish``; a region makes no decisions.
@@ -15,11 +15,11 @@ from typing import Protocol
 from pytest_dibctl.config.merge import ImportSettings
 
 SNAPSHOT = "snapshot"
-"""The ``image_type`` of what users make of their servers."""
+"""The ``image_type`` of images that users make of their servers."""
 
 
 UNKNOWN = dt.datetime.max.replace(tzinfo=dt.UTC)
-"""The time of what tells none: later than every other, so that nothing is too old because of it."""
+"""The time of an image that tells none: later than every other time, so the image is never too old."""
 
 
 class LateError(Exception):
@@ -28,10 +28,10 @@ class LateError(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSpec:
-    """What Glance is told of an image. ``min_disk`` in GiB, ``min_ram`` in MiB.
+    """An image's settings in Glance. ``min_disk`` in GiB, ``min_ram`` in MiB.
 
-    ``owner`` is the id of another project than the one logged in to, which only an admin may name.
-    ``allow_unverified`` accepts an image of which Glance tells no size or no digest that can be compared.
+    ``owner`` is the id of another project than the login's; only an admin may name one. ``allow_unverified``
+    accepts an image of which Glance tells no size or no digest that can be compared.
     """
 
     name: str
@@ -197,7 +197,7 @@ class Region(Protocol):
         ...
 
     def members(self, image_id: str) -> Mapping[str, str]:
-        """Return the ids of the projects that an image is shared with, and what they say to it."""
+        """Return the ids of the projects that an image is shared with, and their answers."""
         ...
 
     def share(self, image_id: str, project_id: str) -> bool:

@@ -53,7 +53,7 @@ def forward(
                 wanted = f"tcp:{user_network.LOOPBACK}:{host}-:{named or port}"
                 raise InstanceError(
                     f"could not set up host forwarding rule '{wanted}': {error.message}",
-                    hint=f"another program has a port of this machine that {section}.forward_ports wants: "
+                    hint=f"another program uses a port of this machine that {section}.forward_ports names: "
                     "leave out host",
                 ) from None
             if attempt == FREE_PORT_TRIES:

@@ -2,6 +2,6 @@
 
 ``catalog.load`` is the way in. It reads the files that ``search`` finds with ``yaml``, validates each entry
 with the models of its kind (``kinds``, ``models``), and hands out ``entry.Entry`` by label (``selection``).
-What the values mean at use is in ``merge``, ``interpolate``, ``tests_list``, ``input_files`` and
-``credentials``; ``report`` and ``schema`` are what ``dibctl validate`` and ``dibctl schema`` print.
+``merge``, ``interpolate``, ``tests_list``, ``input_files`` and ``credentials`` say what the values mean at
+use. ``report`` and ``schema`` make the output of ``dibctl validate`` and ``dibctl schema``.
 """

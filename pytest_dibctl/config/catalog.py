@@ -33,7 +33,7 @@ NEEDED: tuple[Kind, ...] = ("images",)
 LOCAL, CONTAINER = "local", "container"
 """The labels of the built-in test environments."""
 BUILT_IN = "built-in"
-"""What stands for the file of a built-in test environment."""
+"""The place of a built-in test environment, instead of a file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -210,7 +210,7 @@ class _Reader:
                 self._add(kind, label, data, document)
 
     def _add(self, kind: Kind, label: str, data: Any, document: Document) -> None:
-        """Validate one entry; it takes the place of an older one of its label."""
+        """Validate one entry; it takes the place of an older entry of its label."""
         model = KINDS[kind]
         try:
             settings = model.model_validate({} if data is None else data)

@@ -114,8 +114,8 @@ def resolve(
     ``where`` is the place of the section, for messages. With ``fixed_cloud`` an OS_AUTH_URL that leads to
     another cloud than the file's is refused: for rotate, and when several environments are named.
 
-    Raises CredentialsError with everything that is missing and where it was looked for, ConfigError for an
-    OS_AUTH_URL that is refused.
+    Raises CredentialsError with all missing values and the searched places, ConfigError for a refused
+    OS_AUTH_URL.
     """
     file, environment = _from_file(keystone, where), _from_environment(environ)
     cloud = cloud_of(keystone, environ)
@@ -155,7 +155,7 @@ def _refuse_two_logins(environ: Mapping[str, str], where: str) -> None:
     other = next((name for name in ("OS_AUTH_URL", *_SECRET_VARIABLES) if environ.get(name)), None)
     if other is not None:
         raise ConfigError(
-            f"{where}: says nothing of a login, and both {CLOUD} and {other} are set",
+            f"{where}: the section names no login, and both {CLOUD} and {other} are set",
             hint=f"unset one of the two: {CLOUD} means an entry of clouds.yaml, {other} is of an openrc file",
         )
 

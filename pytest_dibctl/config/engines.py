@@ -1,4 +1,4 @@
-"""What each engine has of a machine, as far as tests of images can need it.
+"""The capabilities of each engine, as far as tests of images can need them.
 
 Known without opening an environment, so a run can tell before it builds or boots anything which tests an
 engine cannot serve.
@@ -14,7 +14,7 @@ from pytest_dibctl.system.suggestions import suggestion
 
 CAPABILITIES: Mapping[str, str] = MappingProxyType(
     {
-        # The kernel that runs is the one in the image, not that of the machine that runs the tests.
+        # The running kernel is the image's, not that of the machine that runs the tests.
         "kernel": "kernel of the image's own",
         # Firmware starts the image's boot loader, which finds its configuration and the kernel.
         "boot-loader": "boot loader of the image's own",

@@ -24,7 +24,7 @@ def exists(path: Path) -> bool:
 def resolve_input(path: str | Path, entry: Entry[Section], cwd: Path) -> Path:
     """Return where an input file lies: below ``cwd``, else beside the file that defines ``entry``.
 
-    A file that is at neither place is returned as the one below ``cwd``, for the caller's error message.
+    For a file that is at neither place, the path below ``cwd`` is returned, for the caller's error message.
     """
     below_cwd = cwd / path
     beside_file = entry.path.parent / path

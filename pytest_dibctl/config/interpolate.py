@@ -21,14 +21,14 @@ _SHELL = re.compile(
     | (?P<operator>[|&;<>`\n]|\$[A-Za-z_{(])""",
     re.DOTALL | re.VERBOSE,
 )
-"""What a shell sees in a command line: quoted parts, which hide operators, and operators."""
+"""The parts of a command line as a shell sees them: quoted parts, which hide operators, and operators."""
 _CODE_OPTION = re.compile(r"-[A-Za-z]*c")
 """After this option of a shell, or of Python, an argument is code."""
 _INTERPRETER = re.compile(r"[a-z]*sh|python[\d.]*|su|runuser")
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")
 """Text that a shell takes for nothing but text."""
 _EXPANSION = re.compile(r"\\.|(?P<operator>`|\$[A-Za-z_{(])", re.DOTALL)
-"""What a shell sees between double quotes too."""
+"""The parts that a shell sees between double quotes too."""
 _CONTINUED = re.compile(r"(?P<quoted>'[^']*')|\\\n")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 _BUILTINS = frozenset(
@@ -99,11 +99,11 @@ def _refuse_meaning(
 ) -> None:
     """Raise ConfigError where a value, which may be the name of a server, would mean more than itself."""
     if "\0" in value:
-        raise ConfigError(f"{where}: {template} is {value!r}, which no argument can be")
+        raise ConfigError(f"{where}: {template} is {value!r}, which cannot be an argument")
     if value.startswith("-") and not template.startswith("-"):
         raise ConfigError(
             f"{where}: {template} is {value!r}, which the command would take for an option",
-            hint="rename what has this name, or let other text precede it in the argument",
+            hint="rename it, or put other text before it in the argument",
         )
     runs_code = any(_INTERPRETER.fullmatch(word.rpartition("/")[2]) for word in before)
     if runs_code and _CODE_OPTION.fullmatch(before[-1]):
@@ -111,8 +111,8 @@ def _refuse_meaning(
             name = match["name"]
             if name is not None and not _PLAIN.fullmatch(names[name]):
                 raise ConfigError(
-                    f"{where}: %({name})s is {names[name]!r}, which would become code of the shell",
-                    hint=f"hand it over as an argument: sh -c 'echo \"$1\"' - %({name})s",
+                    f"{where}: %({name})s is {names[name]!r}, which the shell would run as code",
+                    hint=f"pass it as an argument: sh -c 'echo \"$1\"' - %({name})s",
                 )
 
 
@@ -154,7 +154,7 @@ def _refuse_shell(cmdline: str, where: str) -> None:
             )
         raise ConfigError(
             f"{where}: {operator!r} needs a shell, and commands run without one",
-            hint="quote it if it is meant literally, or start a shell and hand it the names as arguments: "
+            hint="quote it if it is meant literally, or start a shell and pass it the names as arguments: "
             'sh -c \'gzip -c "$1" > "$2"\' - %(input_filename)s %(output_filename)s',
         )
 

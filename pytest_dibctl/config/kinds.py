@@ -20,4 +20,4 @@ KINDS: Mapping[Kind, type[Section]] = MappingProxyType(
 NOUNS: Mapping[Kind, str] = MappingProxyType(
     {"images": "image", "test": "test environment", "upload": "upload environment"},
 )
-"""What messages call one entry of each kind."""
+"""The noun for one entry of each kind, in messages."""

@@ -62,10 +62,10 @@ class ImportSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MergedGlance:
-    """What Glance is told. ``upload_timeout`` in seconds, ``min_disk`` in GiB, ``min_ram`` in MiB.
+    """The settings for Glance. ``upload_timeout`` in seconds, ``min_disk`` in GiB, ``min_ram`` in MiB.
 
-    ``api_version`` is the one that the files ask for; version 2 is used in any case. ``members`` are ids
-    or names of projects.
+    ``api_version`` is the version in the files; version 2 is used in any case. ``members`` are ids or names
+    of projects.
     """
 
     name: str | None

@@ -28,11 +28,11 @@ Check = Callable[[Entry[Image], Path], Sequence[str]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageReport:
-    """One image: where it is defined, where it is tested, and the errors that would prevent that.
+    """One image: its place, the place of its test environment, and the errors that prevent its tests.
 
-    ``environment`` is a label, ``environment_at`` the place of its definition, "built-in" for one that no
-    file defines, None if it is not defined. ``tests`` are the files and commands that its entries name, each
-    after its kind.
+    ``environment`` is a label, ``environment_at`` the place of its definition. The place is "built-in" for a
+    built-in environment, and None for an undefined one. ``tests`` are the files and commands that its entries
+    name, each after its kind.
     """
 
     label: str
@@ -112,8 +112,8 @@ def validate(
 ) -> Report:
     """Check the configuration of a run in ``cwd``; arguments as of ``catalog.load``.
 
-    ``checks`` are made of every image besides. What is wrong is in the result; raises ConfigError only
-    when the current directory was removed.
+    ``checks`` are made of every image besides. Errors are in the result; raises ConfigError only when the
+    current directory was removed.
     """
     cwd = working_directory(cwd)
     catalog, problems = configuration.read(

@@ -67,7 +67,7 @@ class Labels(Generic[T_co]):
             return [pattern]
         meant = [label for label in self.entries if label not in self.by_name]
         labels = meant if pattern == "all" else fnmatch.filter(meant, pattern)
-        if not labels and pattern == "all":  # often a default, which nobody typed
+        if not labels and pattern == "all":  # often a default, which the user did not type
             raise NotInConfigError(f"there is no {NOUNS[self.kind]}", hint=self._hint())
         if not labels:
             raise self.missing(pattern)

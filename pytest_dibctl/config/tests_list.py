@@ -67,8 +67,8 @@ def expand(
 ) -> tuple[Path, ...]:
     """Return the files that an entry of ``image`` names, in the order they run.
 
-    A shell or ssh entry gives executable files (of a folder: all, recursively, sorted); a pytest entry gives
-    one file or folder, or shipped tests; an image entry gives executable files, a Python file, or a folder
+    A shell or ssh entry gives executable files (of a folder: all, recursively, sorted). A pytest entry gives
+    one file or folder, or shipped tests. An image entry gives executable files, a Python file, or a folder
     with Python files and the executable files in it. ``index`` is the entry's place in ``tests_list``;
     without it, the entry is searched for there.
 

@@ -1,10 +1,10 @@
 """The process between this tool and a build: however the tool ends, the build leaves nothing.
 
-disk-image-create mounts filesystems, attaches loop devices and starts processes as root. The guard runs
-in a mount namespace of its own and holds a pipe to the tool. When the tool closes the pipe, dies or sends
-SIGTERM, the guard asks disk-image-create to clean up, kills it after a grace period, releases what it
-left and removes its directory. When the guard itself is killed, the kernel kills the build with it and
-the namespaces take the mounts; a loop device that is left then is in ``LOOPS``, for the next build.
+disk-image-create mounts filesystems, attaches loop devices and starts processes as root. The guard runs in a
+mount namespace of its own and holds a pipe to the tool. When the tool closes the pipe, dies or sends SIGTERM,
+the guard asks disk-image-create to clean up, kills it after a grace period, releases what it left and removes
+its directory. When the guard itself is killed, the kernel kills the build with it, and the mounts end with
+the namespaces. A loop device that is left is named in ``LOOPS``, for the next build.
 
 ``namespace`` starts it, and says what it may import.
 """
@@ -43,7 +43,7 @@ TMP = "tmp"
 """Name of disk-image-create's own temporary directory in the building directory."""
 
 STEP = "dibctl step: "
-"""What a line of the log begins with when a step begins."""
+"""The beginning of the log's line when a step begins."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -161,9 +161,9 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
 def _start_isolated(argv: Sequence[str], proc: MachineProc) -> subprocess.Popen[str]:
     """Start ``argv`` as the first process of a namespace of process ids, so that nothing outlives it.
 
-    Mounts it shares with the guard, which can so release what a killed build left. ``unshare --fork``
-    would stand between the two and, in util-linux 2.38, loses the number of a signal that killed its
-    child. What the step makes lasts only when it is whole, so it waits for no disk.
+    Mounts it shares with the guard, which can so release what a killed build left. ``unshare --fork`` would
+    stand between the two and, in util-linux 2.38, loses the number of a signal that killed its child. The
+    output of a step counts only when it is whole, so the step waits for no disk.
     """
     own = proc.open("self/ns/pid")
     try:
@@ -296,7 +296,7 @@ def remove(building: Path) -> None:
 def _recorded(building: Path) -> list[Loop]:
     try:
         if building.lstat().st_uid != os.geteuid():
-            # In a folder such as /tmp, anybody could have root detach the devices of others.
+            # In a folder such as /tmp, any user could make root detach the devices of others.
             return []
         return [Loop(**entry) for entry in json.loads((building / LOOPS).read_text())]
     except (OSError, ValueError, TypeError):

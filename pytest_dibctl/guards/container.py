@@ -32,7 +32,7 @@ from pytest_dibctl.guards.namespace import MachineProc
 from pytest_dibctl.system.waiting import wait_until
 
 SPEC: Final = "container.json"
-"""What the container is to be, in the instance's directory; it holds secrets."""
+"""The description of the container, in the instance's directory; it holds secrets."""
 KILLED: Final = 10.0
 """Seconds until what was killed has to be gone."""
 ORDER: Final = 5.0
@@ -120,7 +120,7 @@ class ContainerGuard:
         self._boots = 0
         self._restart_at: float | None = None
         self._proc = MachineProc()
-        # Whoever is here now belongs to the guard; all others will be the container's.
+        # Processes that exist now belong to the guard; all later ones will be the container's.
         self._residents = set(self._pids())
 
     @classmethod
@@ -304,7 +304,8 @@ class ContainerGuard:
     def _halt(self) -> None:
         """Stop all processes of the container; raises InstanceError where they go on.
 
-        One that waits in the kernel stops when that is over; a parent in vfork(2), only after its child.
+        A process that waits in the kernel stops when the wait is over; a parent in vfork(2) stops only after
+        its child.
         """
         started = time.monotonic()
         still = STILL

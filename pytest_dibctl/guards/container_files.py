@@ -1,7 +1,7 @@
-"""What a container finds in its root before its first boot: the seed, or a key where no cloud-init reads it.
+"""The files that a container's root gets before its first boot: the seed, or a key if there is no cloud-init.
 
-The root is an image's, so any name in it may be a link to anywhere. Names are resolved as a process would
-whose root it is (openat2), and a file is written by removing what has its name and making a new one.
+The root is an image's, so any name in it may be a link to anywhere. Names are resolved as by a process whose
+root it is (openat2). To write a file, an entry of its name is removed and a new file is made.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLO
 def write(root: Path, spec: Mapping[str, Any]) -> None:
     """Write the seed into ``root``, and for an image without cloud-init the keys to their places.
 
-    Raises InstanceError for an image without an init, or that nobody could log in to.
+    Raises InstanceError for an image without an init, or without a possible login.
     """
     tree = _Tree(root)
     try:
@@ -58,8 +58,9 @@ def refuse_links(root: Path) -> None:
         path = root / name
         if path.is_symlink() or (path.exists() and not path.is_dir()):
             raise InstanceError(
-                f"/{name} of the image is no plain directory, so it cannot be booted as a container",
-                hint="look at what made it: `image` entries can test it with image_tree",
+                f"/{name} of the image is not a plain directory, so the image cannot be booted as a "
+                "container",
+                hint="find the element that made it; an `image` entry can test it with image_tree",
             )
 
 

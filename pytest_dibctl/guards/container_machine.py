@@ -1,4 +1,4 @@
-"""What a container sees of this machine, and the command line of systemd-nspawn that starts it."""
+"""The part of this machine that a container sees, and the command line of systemd-nspawn that starts it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ SYSTEMD: Final = ("/usr/lib/systemd/systemd", "/lib/systemd/systemd")
 INITS: Final = (*SYSTEMD, "/sbin/init")
 """Where systemd-nspawn looks for the image's init, in this order."""
 DROPPED: Final = ("CAP_MKNOD", "CAP_AUDIT_CONTROL")
-"""What systemd-nspawn would leave to a container; the kernel refuses it to these users in any case."""
+"""Capabilities that systemd-nspawn would leave to a container; the kernel refuses them to these users anyway.
+"""
 SYSTEMD_OPTIONS: Final = ("systemd.mask=systemd-remount-fs.service",)
 """The root is no filesystem of the image's fstab, and cannot be mounted anew as such."""
 _POWER_OFF: Final = {"systemd": signal.SIGRTMIN + 4, "busybox": signal.SIGUSR2}

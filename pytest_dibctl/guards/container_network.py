@@ -1,7 +1,7 @@
 """A container's network: a pair of interfaces, routed to slirp4netns, and an answer to DHCP.
 
-The guard's namespace stands between the container and slirp4netns. What its routes refuse, the container
-cannot reach, whatever it writes into its packets.
+The guard's namespace stands between the container and slirp4netns. The container cannot reach addresses that
+these routes refuse, by no content of its packets.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ COPIED: Final = 600.0
 """Seconds that a copy of the disk may take."""
 
 _OVERLAY: Final = ("nodev", "redirect_dir=on", "metacopy=off", "index=off", "volatile")
-"""What is written is thrown away, so nothing has to reach the disk before an answer is given."""
+"""The written data is thrown away, so no answer has to wait for the disk."""
 
 
 class ContainerRoot:
@@ -91,7 +91,7 @@ class ContainerRoot:
         self._mount(disk)
 
     def snapshot(self, name: str) -> None:
-        """Copy the disk as it is now, while nobody writes to it.
+        """Copy the disk as it is now; no process may write to it meanwhile.
 
         The filesystem is not frozen: a frozen one would outlive this process, and its mount, for ever.
         Raises InstanceError where there is not enough room, and OSError.
@@ -105,7 +105,7 @@ class ContainerRoot:
             if free < needed:
                 raise InstanceError(
                     f"a snapshot takes {needed >> 20} MiB, and {free >> 20} MiB are free",
-                    hint=f"make room on the filesystem of {self._directory}; TMPDIR moves that",
+                    hint=f"make room on the filesystem of {self._directory}, or set TMPDIR to a larger one",
                 )
             _copy(disk, draft)
             draft.replace(copy)

@@ -23,7 +23,7 @@ _PAD, _MASK, _ROUTER, _RESOLVER, _WANTED, _TIME, _KIND, _SERVER, _END = 0, 1, 3,
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lease:
-    """What the client is given."""
+    """The values for the client."""
 
     address: ipaddress.IPv4Address
     network: ipaddress.IPv4Network
@@ -41,27 +41,27 @@ def listening(device: str) -> socket.socket:
 
 
 def reply(packet: bytes, lease: Lease) -> bytes | None:
-    """Return the answer to a packet; None to one that is no request, or not whole."""
+    """Return the answer to a packet; None to a packet that is no request, or not whole."""
     if len(packet) < _HEADER.size + len(_MAGIC):
         return None
     kind_, hardware, length, _, xid, _, flags, *_, client, _, _ = _HEADER.unpack_from(packet)
     if (kind_, hardware, length) != (_REQUEST, _ETHERNET, 6) or packet[_HEADER.size :][:4] != _MAGIC:
         return None
     options = dict(_options(packet[_HEADER.size + 4 :]))
-    asked = options.get(_KIND, b"")[:1]
-    wanted = options.get(_WANTED, lease.address.packed)
-    if asked == bytes([_DISCOVER]):
+    kind = options.get(_KIND, b"")[:1]
+    requested = options.get(_WANTED, lease.address.packed)
+    if kind == bytes([_DISCOVER]):
         answer = _OFFER
-    elif asked == bytes([_ASK]):
-        answer = _ACK if wanted == lease.address.packed else _NAK
-    elif asked == bytes([_INFORM]):
+    elif kind == bytes([_ASK]):
+        answer = _ACK if requested == lease.address.packed else _NAK
+    elif kind == bytes([_INFORM]):
         answer = _ACK
     else:
         return None
-    given = lease.address.packed if answer != _NAK else bytes(4)
+    address = lease.address.packed if answer != _NAK else bytes(4)
     header = _HEADER.pack(
         *(_REPLY, _ETHERNET, 6, 0, xid, 0, flags),
-        *(bytes(4), given, lease.router.packed, bytes(4), client, b"", b""),
+        *(bytes(4), address, lease.router.packed, bytes(4), client, b"", b""),
     )
     return header + _MAGIC + _encoded(answer, lease)
 

@@ -53,7 +53,7 @@ NOT_FOUND: Final = 127
 TOOL: Final = "bwrap"
 
 CAPABILITIES: Final = ("CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH")
-"""What root may do among an image's own commands: read every file of the image, as it would in a guest."""
+"""Capabilities of root in an image's own commands: it reads every file of the image, as in a guest."""
 
 PASSED: Final = re.compile(r"LANG|LANGUAGE|LC_\w+|TZ|TERM|DIBCTL_\w+")
 """Environment variables that an image's programs get; others may hold this machine's secrets."""
@@ -64,7 +64,7 @@ OWN: Final = {
 }
 
 SOURCE: Final = "/tmp"  # noqa: S108 -- a place to mount on, which bubblewrap needs to exist too
-"""Where bubblewrap finds the tree: as nobody on this machine it cannot enter the guard's directory."""
+"""Where bubblewrap finds the tree: its user may not enter the guard's directory."""
 
 _BLOCK: Final = 1 << 16
 _NULL_DEVICE: Final = os.makedev(1, 3)
@@ -72,7 +72,7 @@ _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 class _LimitError(Exception):
-    """What the command did too much of."""
+    """The limit that the command exceeded."""
 
 
 def command(tree: Path, *, proc: bool) -> list[str]:

@@ -1,12 +1,12 @@
 """The process that holds an image's file tree open; when it ends, however it ends, nothing is left.
 
 It is the first process of a pid namespace and lives in a mount namespace of its own. In there, the image is
-exported read-only as a raw file by qemu-storage-daemon (FUSE). In a second one, which the daemon is not in,
-its root filesystem is mounted on a loop device that goes with the mount, and ``image_views`` makes a view of
-it for commands of the image, and one for scripts. No process outside sees these mounts. The guard ends
-when the pipe on its stdin closes, and the kernel kills it with the tool; with it go, by the kernel's own
-doing, every process in its namespace, the mounts, the loop devices and the export. No other cleaning up is
-needed.
+exported read-only as a raw file by qemu-storage-daemon (FUSE). In a second mount namespace, without the
+daemon, its root filesystem is mounted on a loop device that goes with the mount. There ``image_views`` makes
+a view of it for commands of the image, and another for scripts. No process outside sees these mounts. The
+guard ends when the pipe on its stdin closes, and the kernel kills it with the tool. With the guard, the
+kernel removes every process in its namespace, the mounts, the loop devices and the export. No other cleaning
+up is needed.
 
 ``namespace`` starts it, and says what it may import.
 """
@@ -31,7 +31,7 @@ from pytest_dibctl.guards.mounts import OPTIONS, inside, mount
 from pytest_dibctl.system import process
 
 DISK, ROOT = "disk", "root"
-"""What is in the guard's directory besides views of the tree: the raw disk, and the tree."""
+"""Entries of the guard's directory besides views of the tree: the raw disk, and the tree."""
 
 FILESYSTEMS = {
     "ext2": "errors=continue",
@@ -76,7 +76,7 @@ class Part:
 
     @property
     def filesystem(self) -> str:
-        """What blkid calls its contents; empty when it knows none."""
+        """blkid's name for its contents; empty when blkid knows none."""
         return self.facts.get("TYPE", "")
 
     @property

@@ -29,7 +29,8 @@ LAYERS: Final = "layers"
 """Where the layers of the scripts' tree are."""
 
 ROOM: Final = "512m"
-"""What commands may write to each of /dev, /tmp and /run, in memory; a copy of a package database fits."""
+"""Bytes that commands may write to each of /dev, /tmp and /run, in memory; a copy of a package database fits.
+"""
 
 MOST_FILES: Final = 100_000
 """Files that fit there, and links of the image that are replaced; a file takes memory though it is empty."""
@@ -41,7 +42,7 @@ DEVICES: Final = ("null", "zero", "full", "random", "urandom")
 
 ENTER_SCRIPT: Final = """#!/bin/sh
 # Run a command of the image, confined: on its read-only files, with a /proc, /dev, /tmp and /run of its own,
-# without a network, within limits, and as nobody on this machine.
+# without a network, within limits, and as a user without rights on this machine.
 exec {command} "$@"
 """
 
@@ -49,8 +50,8 @@ exec {command} "$@"
 def for_commands(directory: Path, root: Path) -> None:
     """Make the tree that commands run in, and the program that runs one.
 
-    Its files belong to the users of ``namespace.users``, where the filesystem can show them so: others show
-    nobody as the owner of everything, and let commands read what everybody may read.
+    If the filesystem can be mapped, its files belong to the users of ``namespace.users``. Otherwise the user
+    ``nobody`` owns all files, and commands read the files that all users may read.
     """
     tree = directory / COMMANDS
     tree.mkdir()
@@ -73,7 +74,7 @@ def for_commands(directory: Path, root: Path) -> None:
 
 @contextlib.contextmanager
 def users_for(whom: str) -> Iterator[int]:
-    """Yield a descriptor of a user namespace whose users are nobody here; raises ArtifactError."""
+    """Yield a descriptor of a user namespace whose users own nothing here; raises ArtifactError."""
     try:
         users = namespace.users()
     except OSError as error:
@@ -180,7 +181,7 @@ def _links(root: Path) -> Iterator[tuple[str, str]]:
     waiting = [""]
     while waiting:
         folder = waiting.pop()
-        # What a damaged filesystem cannot list has no links to follow.
+        # A directory that a damaged filesystem cannot list has no links to follow.
         with contextlib.suppress(OSError), os.scandir(root / folder) as entries:
             for entry in entries:
                 name = f"{folder}/{entry.name}".lstrip("/")

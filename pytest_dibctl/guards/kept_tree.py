@@ -36,14 +36,14 @@ KEPT: Final = "dibctl kept: "
 PASSED: Final = "dibctl passed: "
 UNUSABLE: Final = "dibctl cannot use: "
 NOT_KEPT: Final = "dibctl does not keep: "
-"""What lines of the log begin with; a boundary's name follows."""
+"""Beginnings of lines in the log; a boundary's name follows."""
 
 TREE, EXTRA, STATE, SOURCES = "tree.tar.zst", "extra.tar.zst", "state.json", "apt"
 """The files of a layer: the tree, what scripts made besides, mounts, and apt's sources, for the tool only."""
 
 _PACK: Final = ("tar", "--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner", "--format=pax")
 _LEFT_OUT: Final = ("--exclude=./tmp/in_target.d", "--exclude=./tmp/profiledir.*")
-"""What disk-image-create makes anew for each phase."""
+"""Paths that disk-image-create makes anew for each phase."""
 _STANDARD_MOUNTS: Final = ("proc", "dev", "dev/pts", "sys", "tmp/in_target.d")
 _ALWAYS_NEW: Final = ("hooks/dib-run-parts", "hooks/environment.d/11-dib-install-type.bash")
 _BLOCK: Final = 1 << 20
@@ -55,12 +55,12 @@ class NotKept(Exception):  # noqa: N818 -- no error: the build goes on
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Orders:
-    """What the tool wants of one build.
+    """The tool's orders for one build.
 
     ``restore`` is the boundary at which the build goes on, ``layer`` the directory of the tree kept there.
-    Trees are kept at the boundaries ``keep`` when scripts took at least ``minimum`` seconds since the last,
-    and ``worth`` times what packing that one took, while ``reserve`` bytes stay free; nothing may appear in
-    ``out``.
+    Trees are kept at the boundaries ``keep`` if the scripts since the last tree took at least ``minimum``
+    seconds, and ``worth`` times the packing of that tree. ``reserve`` bytes must stay free, and no file may
+    appear in ``out``.
     """
 
     restore: str | None
@@ -132,8 +132,8 @@ class _Keeper:
                 self._keep(boundary)
                 _say(f"{KEPT}{boundary.name}")
             except (OSError, CommandError, NotKept) as error:
-                said = error.strerror if isinstance(error, OSError) and error.strerror else error
-                _say(f"{NOT_KEPT}{boundary.name}: {said}")
+                reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+                _say(f"{NOT_KEPT}{boundary.name}: {reason}")
             shutil.rmtree(self._draft(boundary), ignore_errors=True)
         _say(f"{PASSED}{boundary.name}")
         return 0
@@ -194,7 +194,7 @@ class _Keeper:
 
     def _listing(self) -> dict[str, str]:
         """Return what lies in the build's directory besides the tree: size and time of each file."""
-        found = {}
+        entries = {}
         for folder, folders, files in os.walk(self.build):
             if Path(folder) == self.build:
                 folders[:] = [name for name in folders if name not in ("mnt", "built")]
@@ -204,8 +204,8 @@ class _Keeper:
                 path = Path(folder, name)
                 info = path.lstat()
                 # The mode changes when a kept tree takes a script's place.
-                found[str(path.relative_to(self.build))] = f"{info.st_size} {info.st_mtime_ns}"
-        return {name: stamp for name, stamp in found.items() if name not in _ALWAYS_NEW}
+                entries[str(path.relative_to(self.build))] = f"{info.st_size} {info.st_mtime_ns}"
+        return {name: stamp for name, stamp in entries.items() if name not in _ALWAYS_NEW}
 
     def _made_besides(self) -> list[str]:
         before = json.loads((self.directory / "before.json").read_text())

@@ -67,7 +67,7 @@ def is_asked_for(options: argparse.Namespace) -> bool:
 def is_missing(options: argparse.Namespace) -> bool:
     """Whether the guard should have a mount namespace of its own, and is in that of its starter instead.
 
-    What it mounts would then be mounted for the whole machine.
+    Its mounts would then be mounts of the whole machine.
     """
     return bool(options.apart_from == _mount_namespace())
 
@@ -127,7 +127,7 @@ def rejoin(namespace: int, kind: int) -> None:
 
 
 class MachineProc:
-    """The /proc that was mounted when this was made, even if another one is mounted over it later.
+    """The /proc that was mounted when this was made, even if another /proc is mounted over it later.
 
     psutil reads what is at /proc by its path, which may be another namespace's by then.
     """

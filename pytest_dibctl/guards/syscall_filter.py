@@ -50,12 +50,15 @@ SOCKET_FAMILIES: Final = (1, 2, 10, 16)
 
 _ALLOW: Final = 0x7FFF0000
 _ERRNO: Final = 0x00050000
-"""What a filter does with a call: let it pass; answer with the error whose number is added, 0 for success."""
+"""Actions of a filter for a call: let it pass; answer with the error whose number is added, 0 for success."""
 _BAD_ARCHITECTURE: Final = 2
 _NO_NEW_PRIVILEGES: Final = 3
 _SPECULATION_ALLOWED: Final = 7
-"""Attributes of a filter: what becomes of calls of an architecture that it does not know, whether programs
-may gain no privileges, and whether older kernels leave out the slow mitigation that comes with a filter."""
+"""Attributes of a filter.
+
+They are the action for calls of an unknown architecture, the ban on new privileges, and whether older kernels
+leave out the slow mitigation that comes with a filter.
+"""
 _EQUAL, _GREATER, _MASKED_EQUAL = 4, 6, 7
 _UNKNOWN: Final = -1
 _OTHER_ARCHITECTURES: Final = {"x86_64": (0x40000003,), "aarch64": (0x40000028,)}

@@ -1,7 +1,7 @@
 """Why guests do not let us in: the causes by name, and the words on a console that give them away.
 
-Data only; ``causes.py`` applies it. The first sign that is found names the cause, so particular signs stand
-before general ones, and what comes first in a boot before what follows from it.
+Data only; ``causes.py`` applies it. The first sign that is found names the cause. So particular signs stand
+before general ones, and signs of a fault before signs of its consequences.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 
 
 class Proof(enum.Enum):
-    """What must bear out a line before it may end a wait: any program of a guest can print any line."""
+    """Evidence that a line needs before it may end a wait: any program of a guest can print any line."""
 
     KERNEL = "no process of the guest runs any more"
     FIRMWARE = "no operating system runs yet"
@@ -24,7 +24,7 @@ class Proof(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A cause: what it is in one sentence, and what to do next."""
+    """A cause: a sentence about it, and a hint."""
 
     text: str
     hint: str
@@ -63,7 +63,7 @@ CAUSES: Final[Mapping[str, Kind]] = MappingProxyType(
             "or files that are not there",
         ),
         "boot-loader-menu": Kind(
-            text="the guest's boot loader waits for somebody at its menu",
+            text="the guest's boot loader waits at its menu for a choice",
             hint="set a timeout in its configuration (GRUB_TIMEOUT, or TIMEOUT and PROMPT 0 of syslinux)",
         ),
         "initrd-emergency-shell": Kind(
@@ -86,10 +86,10 @@ CAUSES: Final[Mapping[str, Kind]] = MappingProxyType(
         "out-of-memory": Kind(text="the guest ran out of memory", hint=_MEMORY),
         "flavor-mismatch": Kind(
             text="the instance is too small for the image",
-            hint="take a flavor with more disk and memory, or set min_disk and min_ram of the image right",
+            hint="take a flavor with more disk and memory, or correct min_disk and min_ram of the image",
         ),
         "selinux-relabel": Kind(
-            text="the guest relabels its files for SELinux, and boots again after it",
+            text="the guest relabels its files for SELinux, and then boots again",
             hint="label the image when it is built (setfiles, no /.autorelabel in the image)",
         ),
         "wrong-architecture": Kind(
@@ -112,7 +112,7 @@ CAUSES: Final[Mapping[str, Kind]] = MappingProxyType(
         ),
         "metadata-unreachable": Kind(
             text="cloud-init does not reach the metadata service",
-            hint="set nova.config_drive, or see to the route to 169.254.169.254; locally, have cloud-init's "
+            hint="set nova.config_drive, or check the route to 169.254.169.254; locally, let cloud-init's "
             "datasource_list name NoCloud or ConfigDrive",
         ),
         "cloud-init-no-datasource": Kind(
@@ -122,8 +122,7 @@ CAUSES: Final[Mapping[str, Kind]] = MappingProxyType(
         ),
         "cloud-init-broken": Kind(
             text="cloud-init failed in the guest",
-            hint="its log is /var/log/cloud-init.log in the image's root; user data and /etc/cloud are what "
-            "it reads",
+            hint="its log is /var/log/cloud-init.log in the image's root; it reads user data and /etc/cloud",
         ),
         "sshd-not-started": Kind(
             text="the guest runs no ssh server",
@@ -137,7 +136,8 @@ CAUSES: Final[Mapping[str, Kind]] = MappingProxyType(
         ),
         "key-not-installed": Kind(
             text="the guest did not install the ssh key",
-            hint="check that cloud-init (or what reads the seed instead) runs and gives the key to this user",
+            hint="check that cloud-init (or the program that reads the seed instead) runs and gives the key "
+            "to this user",
         ),
         "wrong-user": Kind(
             text="the guest has no login for this user",
@@ -145,9 +145,9 @@ CAUSES: Final[Mapping[str, Kind]] = MappingProxyType(
         ),
         "host-key-not-taken": Kind(
             text="the guest shows another host key than the one it was given",
-            hint="cloud-init (or what reads the seed instead) must apply ssh_keys before the ssh server "
-            "starts; for an image that makes its own key, set ssh_host_key: first-seen in the environment's "
-            "section",
+            hint="cloud-init (or the program that reads the seed instead) must apply ssh_keys before the "
+            "ssh server starts; for an image that makes its own key, set ssh_host_key: first-seen in "
+            "the environment's section",
         ),
         "security-group": Kind(
             text="packets to the instance get no answer although it has booted",
@@ -273,7 +273,7 @@ SIGNS: Final = (
     _sign("boot-loader-failed", "No DEFAULT or UI configuration directive found", None, _FIRMWARE),
     _sign("boot-loader-failed", "Failed to load ldlinux", r"Failed to load ldlinux\.\w+", _FIRMWARE),
     _sign("boot-loader-failed", "Loading ", r"Loading \S+\.\.\..{0,80}failed:", _FIRMWARE),
-    # The firmware repeats on the serial port what a loader writes there itself.
+    # The firmware repeats a loader's output on the serial port.
     _sign("boot-loader-menu", "boot:", r"^(?:boot:\s*)+$", _FIRMWARE, _MENU_QUIET),
     _sign(
         "boot-loader-menu",
@@ -375,4 +375,4 @@ STATUS_SIGNS: Final = (
     _sign("wrong-architecture", "Exec format error"),
     _sign("no-init", "init", r"execv\(.*\) failed: No such file|[Nn]o such file or directory.*init"),
 )
-"""The same for what a cloud, QEMU or systemd-nspawn says of an instance."""
+"""The same for the words of a cloud, QEMU or systemd-nspawn about an instance."""

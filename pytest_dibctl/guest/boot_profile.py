@@ -30,7 +30,7 @@ systemd-analyze time 2>&1 | sed 's/^/time /'
 UNITS: Final = """export LC_ALL=C SYSTEMD_COLORS=0 SYSTEMD_PAGER=
 systemd-analyze blame 2>/dev/null | head -n 200 | sed 's/^/blame /'
 """
-"""What each unit took: that takes a guest without KVM 2 to 7 seconds, and ``COMMAND`` 0.3."""
+"""The times of the units: this takes a guest without KVM 2 to 7 seconds, and ``COMMAND`` 0.3."""
 MORE: Final = """export LC_ALL=C SYSTEMD_COLORS=0 SYSTEMD_PAGER=
 systemd-analyze critical-chain 2>/dev/null | head -c 100000
 echo '<!-- plot -->'
@@ -69,7 +69,7 @@ def of_answer(output: str) -> BootProfile | None:
 
     It is None without systemd, or before it is done.
     """
-    # The guest may send what it likes; the patterns would take hours for one line of it.
+    # The guest may send any text; for a hostile line the patterns would take hours.
     lines = [line[:LONGEST_LINE] for line in output[:LARGEST_ANSWER].split("\n")]
     told = next((line[5:] for line in lines if line.startswith("time Startup finished in")), None)
     if told is None:

@@ -1,4 +1,4 @@
-"""What a guest that boots is at, by the last telling line of its console."""
+"""The stage of a booting guest, by the last decisive line of its console."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SIGNS = (
 
 def of(console: Callable[[], str]) -> str | None:
     """Return the stage of the guest whose console ``console`` returns; None where it cannot be read."""
-    with contextlib.suppress(Exception):  # the guest may be going: whoever shows the stage needs no reason
+    with contextlib.suppress(Exception):  # the guest may be ending: a stage is shown without a reason
         return stage(console())
     return None
 

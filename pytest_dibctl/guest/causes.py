@@ -1,4 +1,4 @@
-"""Naming why a guest does not let us in, from its console, its port, its login and its image's files.
+"""The cause of a failed boot or login, from the console, the port, the login and the image's files.
 
 Console text is the guest's: it names a cause, and nothing is done because of it alone.
 """
@@ -22,7 +22,7 @@ MOST_LOOKS: Final = 50
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cause:
-    """A named cause: its stable id out of ``CAUSES``, a sentence, what to do next, and the guilty line.
+    """A named cause: its stable id out of ``CAUSES``, a sentence, a hint, and the line that shows it.
 
     ``line`` counts from 1 in the console without escape sequences; None where no line gives it away.
     """
@@ -35,17 +35,17 @@ class Cause:
 
     @property
     def lead(self) -> str:
-        """What a report begins with."""
+        """The beginning of a report."""
         where = f"\n  console line {self.line}: {self.said}" if self.line is not None else ""
         return f"{self.text} [{self.id}]{where}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What is known of an instance that does not let us in.
+    """Evidence of an instance that accepts no login.
 
-    ``symptom`` is that of the error (see ``errors.DibctlError``), ``output`` what ssh said, ``status`` what
-    the cloud said, ``arch`` the machine's architecture where it is known.
+    ``symptom`` is that of the error (see ``errors.DibctlError``), ``output`` the words of ssh, ``status`` the
+    words of the cloud, ``arch`` the machine's architecture where it is known.
     """
 
     console: str = ""
@@ -68,7 +68,7 @@ class Match:
 
 
 def made(cause: str, *, text: str = "", line: int | None = None, said: str = "") -> Cause:
-    """Return the cause of that id; ``text`` is what is known beyond its sentence."""
+    """Return the cause of that id; ``text`` are details beyond its sentence."""
     kind = CAUSES[cause]
     return Cause(
         id=cause, text=f"{kind.text}{f': {text}' if text else ''}", hint=kind.hint, line=line, said=said
@@ -156,9 +156,11 @@ def _by_files(evidence: Evidence) -> Cause | None:
     files = evidence.files
     if files is None:
         return None
-    wanted = _ENGINE_ARCH.get(evidence.arch or "")
-    if files.architecture is not None and wanted is not None and files.architecture != wanted:
-        return made("wrong-architecture", text=f"they are for {files.architecture}, the machine is {wanted}")
+    machine_arch = _ENGINE_ARCH.get(evidence.arch or "")
+    if files.architecture is not None and machine_arch is not None and files.architecture != machine_arch:
+        return made(
+            "wrong-architecture", text=f"they are for {files.architecture}, the machine is {machine_arch}"
+        )
     if files.autorelabel:
         return made("selinux-relabel", text="the image has /.autorelabel")
     blind = files.datasources is not None and not _has_seed_source(files.datasources, evidence.engine)
@@ -210,8 +212,8 @@ def _refused(evidence: Evidence, files: LoginFacts) -> Cause:
 
 
 def _has_seed_source(names: Sequence[str], engine: str) -> bool:
-    wanted = {"configdrive", "openstack"} if engine == "openstack" else {"nocloud", "configdrive"}
-    return bool(wanted & {name.lower() for name in names})
+    sources = {"configdrive", "openstack"} if engine == "openstack" else {"nocloud", "configdrive"}
+    return bool(sources & {name.lower() for name in names})
 
 
 def _has_booted(text: str) -> bool:

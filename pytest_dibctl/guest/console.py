@@ -1,4 +1,4 @@
-"""The text of a serial console: cleaned, bounded, and what cloud-init prints there."""
+"""The text of a serial console: its cleaning, its limits, and cloud-init's messages in it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 EXCERPT_LINES = 20
 """Lines of the console that an error message quotes."""
 LAST_LINES = "\nlast lines of the console:"
-"""What stands in an error's message before lines of the console."""
+"""The words in an error's message before lines of the console."""
 LONGEST_LINE = 1000
 """Characters of a line that are quoted."""
 
@@ -75,7 +75,7 @@ def users_with_keys(text: str) -> tuple[str, ...]:
 
 
 _OTHER_USER = re.compile(r'Please login as the user "([^"\s]{1,32})" rather than the user')
-"""What cloud-init has root's key say."""
+"""The words that cloud-init puts into root's key."""
 
 
 def other_users(ssh_output: str, text: str) -> tuple[str, ...]:

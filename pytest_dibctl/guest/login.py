@@ -45,8 +45,8 @@ class HostKeyPolicy:
 
     ``known`` are lines of public keys. With ``first_seen`` and no known key, ssh accepts the first key that
     the server shows and refuses every other key from then on. ``learn`` asks the guest for its keys over a
-    channel that the network cannot forge, such as its console: it returns no keys until the guest has told
-    them, and None when there is no such channel, after which ``first_seen`` applies.
+    channel that the network cannot forge, such as its console. It returns no keys until the guest has told
+    them. It returns None when there is no such channel; then ``first_seen`` applies.
     """
 
     known: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ def judge_attempt(result: process.Result) -> tuple[Login, str]:
 
 
 class Access(Protocol):
-    """What the wait needs of a way into a guest."""
+    """The methods of a login that the wait needs."""
 
     @property
     def ip(self) -> str: ...
@@ -126,8 +126,8 @@ class Wait:
 
     ``check`` is called between attempts; an error that it raises ends the wait. ``progress`` gets lines to
     show, the same one at most every ``TELL_EVERY`` seconds. ``console`` returns the guest's console so far:
-    it tells a login that is refused from one that is too early. ``listening`` says that the ssh server is
-    known to listen, or about to. Call ``for_banner``, then ``for_login``.
+    it distinguishes a refused login from an early one. ``listening`` says that the ssh server is known to
+    listen, or about to. Call ``for_banner``, then ``for_login``.
     """
 
     access: Access
@@ -157,7 +157,7 @@ class Wait:
     def for_banner(self) -> None:
         """Wait until an ssh server answers at the port.
 
-        Raises PortTimeoutError that says what the port showed last.
+        Raises PortTimeoutError with the last state of the port.
         """
         if self.listening:
             return  # the probe would have the guest start a server for it, which takes a slow guest a second
@@ -211,14 +211,14 @@ class Wait:
 
     def _attempt(self, seconds: float) -> tuple[Login, str]:
         """Log in once; a guest that is found dead meanwhile ends the attempt, and the wait by an error."""
-        over, found = threading.Event(), list[BaseException]()
+        over, errors = threading.Event(), list[BaseException]()
 
         def watch() -> None:
             while not over.wait(WATCH_EVERY):
                 try:
                     self.check()
                 except BaseException as error:  # noqa: BLE001 -- raised below, in the thread that waits
-                    found.append(error)
+                    errors.append(error)
                     over.set()
 
         watcher = threading.Thread(target=watch, name="watch over a login", daemon=True)
@@ -228,12 +228,12 @@ class Wait:
         finally:
             over.set()
             watcher.join(WATCH_END)
-        if found and outcome[0] is not Login.DONE:
-            raise found[0]
+        if errors and outcome[0] is not Login.DONE:
+            raise errors[0]
         return outcome
 
     def _is_final(self, output: str, seconds: float) -> bool:
-        """Whether a login that has been refused for ``seconds`` will be refused for good."""
+        """Whether a login that has been refused for ``seconds`` will always be refused."""
         if console.names_other_user(output):
             return True
         if seconds < REFUSAL_GRACE:
@@ -253,8 +253,8 @@ class Wait:
             self.check()
             if self._left <= 0:
                 raise PortTimeoutError(
-                    f"the ssh server at {self._where} answers, but the guest printed no ssh host keys on its "
-                    f"console within {self.timeout:g} s, so there is no telling whether it is the guest",
+                    f"the ssh server at {self._where} answers, but the guest printed no ssh host keys on "
+                    f"its console within {self.timeout:g} s, so it may be another machine",
                     hint="cloud-init prints them when the console is the kernel's (console=ttyS0); for an "
                     "image that does not, set ssh_host_key: first-seen in the environment's nova section",
                 )
@@ -294,14 +294,14 @@ class Wait:
                 symptom="login-refused",
             )
         return PortTimeoutError(
-            f"{server}, but no login as {user} came to an end within {self.timeout:g} s\n  {output}",
+            f"{server}, but no login as {user} ended within {self.timeout:g} s\n  {output}",
             hint="the guest may be too slow or out of memory: look at its console",
             symptom="login-broken",
         )
 
     def _refused(self, output: str) -> PortTimeoutError:
         user, finished = self.access.username, console.cloud_init_has_finished(self._console())
-        reason = "; cloud-init has come to its end" if finished else ""
+        reason = "; cloud-init has finished" if finished else ""
         return PortTimeoutError(
             f"the ssh server at {self._where} refuses the login as {user}{reason}\n  {output}",
             hint=self._whose_key(output),
@@ -309,7 +309,7 @@ class Wait:
         )
 
     def _whose_key(self, output: str) -> str:
-        """Return what to do about a refused login."""
+        """Return a hint for a refused login."""
         user = self.access.username
         users = console.other_users(output, self._console())
         if users and user not in users:

@@ -35,9 +35,9 @@ BANNER_LIMIT = 8192
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProbeResult:
-    """What the latest attempt showed, as a text and a hint; ``answers`` is true once a banner was read.
+    """The result of the latest attempt, as a text and a hint; ``answers`` is true once a banner was read.
 
-    ``symptom`` is what an error for it bears.
+    ``symptom`` is that of its error.
     """
 
     symptom: str

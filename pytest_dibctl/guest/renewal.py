@@ -1,8 +1,8 @@
-"""What makes a guest that goes on from a saved state one of its own: new keys, names, numbers and time.
+"""Renewal of a guest that goes on from a saved state: new keys, names, random numbers and time.
 
 Before the state is saved, a shell is left in the guest that reads from its second serial line. Only QEMU's
-starter reaches that line, so the state needs no secret, and no port of the guest need be open: the shell is
-sent what the guest becomes, renews it and ends.
+starter reaches that line, so the state needs no secret, and no port of the guest need be open. The shell
+receives the new values, renews the guest and ends.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def reseeding_program() -> bytes:
     return header + segment + _MACHINE_CODE
 
 
-# Processes cost a guest without KVM most: what the shell can do itself, it does.
+# Processes cost a guest without KVM most, so the shell does as much as it can by itself.
 _RENEW: Final = r"""
 fail() { echo "@FAILED@ $1"; exit 1; }
 put() { printf '%s\n' "$2" > "$1"; } 2> /dev/null
@@ -193,7 +193,7 @@ setsid sh -c @WAITING@ <&3 >&3 2> /dev/null 3>&- &
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Renewal:
-    """What a guest becomes: ``host_key`` is the text of a private key file; ``old_*`` is what it was.
+    """The new values of a guest: ``host_key`` is the text of a private key file; ``old_*`` are former values.
 
     ``key`` and ``old_key`` are lines of authorized_keys.
     """
@@ -206,7 +206,7 @@ class Renewal:
     public_host_key: str
 
     def values(self, *, now: float, nonce: str) -> str:
-        """Return what the waiting shell is told; ``now`` is the time in seconds since the epoch.
+        """Return the input of the waiting shell; ``now`` is the time in seconds since the epoch.
 
         It fits into the 4096 bytes that a terminal's line keeps for a reader.
         """
@@ -226,12 +226,12 @@ class Renewal:
 
 
 def renew(ask: Ask, renewal: Renewal, *, now: float, timeout: float) -> None:
-    """Renew a guest that has just gone on from its state; raises DibctlError with what could not be."""
+    """Renew a guest that has just gone on from its state; raises DibctlError that names the failed part."""
     nonce = secrets.token_hex(16)
     answer = ask(f"{renewal.values(now=now, nonce=nonce)}{_END}\n", timeout)
     if answer == f"{_DONE} {nonce}":
         return
-    # What the guest says is shown, and never more than that.
+    # The guest's answer is only shown, and never used in any other way.
     reason = answer.removeprefix(f"{_FAILED} ")
     raise DibctlError(f"the guest could not renew {visible_line(reason)[:200] or 'itself'}")
 
@@ -255,16 +255,16 @@ def prepare(run: Callable[..., process.Result], *, public_key: str) -> None:
 def ping(ask: Ask) -> None:
     """See that the waiting shell outlives the login that has started it; raises DibctlError."""
     if not any(ask(f"{_PING}\n", 5.0) == _HERE for _ in range(PINGS)):
-        raise DibctlError("no process outlives a login there")
+        raise DibctlError("the guest ends all processes of a login")
 
 
 def dismiss(ask: Ask, *, now: float) -> None:
-    """End the waiting shell of a guest that stays what it is, and tell it what it missed of the time."""
+    """End the waiting shell of a guest that is not renewed, and set the guest's clock."""
     ask(f"{_assigned({'renewed': 'no', 'now': f'{now:.0f}', 'nonce': 'x'})}{_END}\n", 20.0)
 
 
 def version() -> str:
-    """Return a digest of what is left in a guest: a state that holds something else cannot be renewed."""
+    """Return a digest of the program left in a guest: a state with another program cannot be renewed."""
     return hashlib.sha256(_PREPARE.encode()).hexdigest()
 
 

@@ -142,8 +142,8 @@ class SshAccess:
         never be ready. ``progress`` gets lines to show. ``console`` returns the guest's console so far.
         ``listening`` says that the ssh server of the guest is known to listen.
 
-        Raises PortTimeoutError after ``timeout`` seconds, or earlier for a login that will always be refused;
-        it says what failed: no listener, no banner, another host key, or a refused login.
+        Raises PortTimeoutError after ``timeout`` seconds, or earlier for a login that will always be refused.
+        The error names the failure: no listener, no banner, another host key, or a refused login.
         """
         self.disconnect()  # a shared connection to the guest's previous boot would hang
         wait = Wait(
@@ -258,7 +258,7 @@ def _config(access: SshAccess, *, multiplexed: bool) -> str:
         "BatchMode": "yes",
         "PreferredAuthentications": "publickey",
         "ConnectTimeout": f"{LOGIN_PATIENCE:g}",
-        # A guest that is switched off does not close the connection; one that stalls has a minute.
+        # A guest that is switched off does not close the connection; a guest that stalls has a minute.
         "ServerAliveInterval": "10",
         "ServerAliveCountMax": "6",
         "LogLevel": "ERROR",

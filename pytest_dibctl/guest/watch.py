@@ -1,4 +1,4 @@
-"""What goes wrong in a guest that passes: crashes, warnings and kills in its console, journal and units."""
+"""Trouble in a guest whose tests pass: crashes, warnings and kills in its console, journal and units."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONGEST: Final = 240
 LARGEST_ANSWER: Final = 1 << 20
 """Characters of a guest's answer that are looked at."""
 _STAMP: Final = re.compile(r"^\[[ \d.]+\] (?:kernel: )?")
-"""What the console, or the journal, writes before the kernel's words."""
+"""The prefix of the kernel's words in the console and the journal."""
 
 
 def _sign(kind: str, needle: str, pattern: str | None = None) -> Sign:
@@ -71,7 +71,7 @@ fi | grep -aE '{WORDS}' | tail -n 200 | cut -c 1-1000 | sed 's/^/line /'
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trouble:
-    """Something that went wrong: its kind, where it was seen, its last line, and how often it was seen.
+    """Trouble in a guest: its kind, its source, its last line, and how often it was seen.
 
     ``allowed`` is the reason why the image's configuration takes it for none.
     """
@@ -90,28 +90,28 @@ class Trouble:
 
 def of_text(text: str, source: str, *, kernel: bool = True) -> list[Trouble]:
     """Return the troubles that lines of a text tell; without ``kernel`` those of a kernel do not count."""
-    found: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     last: dict[tuple[str, str], str] = {}
     for match in causes.matches(text, SIGNS, every=True):
         if match.sign.cause in KERNEL_KINDS and not kernel:
             continue
         key = (match.sign.cause, _shape(match.line))
-        found[key] += 1
+        counts[key] += 1
         last.setdefault(key, visible_line(match.line.strip()[:LONGEST]))
     return [
         Trouble(kind=kind, source=source, said=last[kind, shape], times=times)
-        for (kind, shape), times in found.items()
+        for (kind, shape), times in counts.items()
     ][:MOST_KINDS]
 
 
 def _shape(line: str) -> str:
-    """Return what makes two lines the same: their words without numbers and times."""
+    """Return the common shape of equal lines: their words without numbers and times."""
     return re.sub(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+", "#", line)[:120]
 
 
 def of_answer(output: str, *, kernel: bool = True) -> list[Trouble]:
     """Return the troubles that the output of ``COMMAND`` tells."""
-    # Far more than COMMAND asks for: the guest may send what it likes.
+    # Far more than COMMAND asks for: the guest may send any text.
     lines = output[:LARGEST_ANSWER].split("\n")
     troubles = [
         Trouble(kind="failed unit", source="units", said=visible_line(line[5:].split(" ")[0][:LONGEST]))

@@ -1,1 +1,1 @@
-"""An image as a file: what it is, what is in it, what was tested of it."""
+"""An image as a file: its format, its contents, its tests."""

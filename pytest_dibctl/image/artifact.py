@@ -20,7 +20,7 @@ from pytest_dibctl.image import formats
 from pytest_dibctl.system import files, process
 
 Layout = Literal["disk", "filesystem", "unknown"]
-"""What the first bytes say: a boot sector, a bare filesystem (boots only with a kernel beside it) ..."""
+"""The layout by the first bytes: a boot sector, a bare filesystem (boots only with a kernel beside it) ..."""
 
 _HEAD = 128 * 1024
 """Bytes read from the start of the virtual disk; btrfs keeps its magic at 64 KiB + 64."""
@@ -43,7 +43,7 @@ _RECORD = ".dibctl.json"
 class Artifact:
     """An image file: ``size`` and ``virtual_size`` are bytes, ``sha512`` is hex and of the file's bytes.
 
-    ``unproven`` is a file that is used in place of a built one although nothing shows that it was made of it.
+    ``unproven`` is a file that is used in place of a built file, without proof that it was made of that file.
     """
 
     path: Path
@@ -63,7 +63,7 @@ class Artifact:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What tells one state of a file from another without reading it; ``mtime_ns`` is nanoseconds."""
+    """The identity of a file's state, without reading the file; ``mtime_ns`` is nanoseconds."""
 
     size: int
     mtime_ns: int
@@ -87,8 +87,8 @@ class Identity:
 def stem(path: Path) -> Path:
     """Return ``path`` without its last suffix if that suffix names an image format.
 
-    ``<stem>.vmlinuz`` and ``<stem>.initrd`` beside the image are its kernel and initrd, and ``<stem>`` is
-    what disk-image-create is given as the name of its output.
+    ``<stem>.vmlinuz`` and ``<stem>.initrd`` beside the image are its kernel and initrd, and ``<stem>`` is the
+    output name for disk-image-create.
     """
     return path.with_suffix("") if path.suffix in _SUFFIXES else path
 
@@ -105,10 +105,10 @@ def record_file(path: Path) -> Path:
 
 
 def inspect(path: Path, *, packed: bool = False) -> Artifact:
-    """Return what lies at ``path``; ``packed`` allows an archive of an image.
+    """Return the image file at ``path``; ``packed`` allows an archive of an image.
 
-    The digest is read from the build's record, or from the user's cache, when the file is the one they
-    are of; else the file is read once.
+    The digest is read from the build's record or from the user's cache, if these are about this file; else
+    the file is read once.
 
     Raises ArtifactError when the file is missing, unreadable, empty, truncated or damaged, and when it is
     no image by itself, as ``formats.of`` says.
@@ -131,7 +131,7 @@ def inspect(path: Path, *, packed: bool = False) -> Artifact:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verified:
-    """What a file is, without its digest; ``virtual_size`` is bytes."""
+    """The facts of an image file without its digest; ``virtual_size`` is bytes."""
 
     disk_format: str
     virtual_size: int
@@ -145,7 +145,7 @@ def _verified(path: Path, identity: Identity, packed: bool) -> Verified:  # noqa
 
 
 def verify(path: Path, *, packed: bool = False) -> Verified:
-    """Return what ``path`` is; raises ArtifactError unless it is a whole image by itself.
+    """Return the facts of ``path``; raises ArtifactError unless it is a whole image by itself.
 
     ``packed`` allows an archive of an image.
     """
@@ -194,7 +194,7 @@ def _image_info(path: Path, disk_format: str) -> Mapping[str, Any]:
         reason = complaint or f"qemu-img exited with {result.returncode}"
         raise ArtifactError(f"{path}: not a readable image: {reason}", hint="build or fetch it again")
     info: Mapping[str, Any] = json.loads(result.output)
-    # What formats.of overlooked, should a newer QEMU know more ways to name a file.
+    # A reference that formats.of overlooked: a newer QEMU may know more ways to name a file.
     specific = info.get("format-specific", {}).get("data", {})
     if "backing-filename" in info or "data-file" in specific or specific.get("corrupt"):
         raise ArtifactError(f"{path}: is no image by itself, or damaged", hint=formats.AGAIN)
@@ -302,7 +302,7 @@ def file_digest(path: Path, algorithm: str, *, sha512: str) -> str:
 
 
 def refuse_changed(path: Path, sha512: str) -> None:
-    """Raise ArtifactError if the file is not what it was when it had this digest, or cannot be read."""
+    """Raise ArtifactError if the file has changed since it had this digest, or cannot be read."""
     if _computed(path) != sha512:
         raise changed(path)
 
@@ -315,7 +315,7 @@ def changed(path: Path) -> ArtifactError:
     with contextlib.suppress(OSError):
         _cache_file(path).unlink(missing_ok=True)
     return ArtifactError(
-        f"{path} is not what was tested: its bytes changed since its digest was computed",
+        f"{path} is not the tested file: its bytes changed after its digest was computed",
         hint="build and test it again; if these bytes are wanted, `touch` it and test it first",
     )
 
@@ -332,7 +332,7 @@ def unchanged(path: Path, sha512: str) -> Iterator[None]:
     yield
     if _change(path) != before:
         raise ArtifactError(
-            f"{path} changed while it was read", hint="repeat that, when nothing writes to the file any more"
+            f"{path} changed while it was read", hint="try again when no process writes to the file any more"
         )
 
 
@@ -350,7 +350,7 @@ def digest_of(path: Path) -> str:
 
 
 def file_entry(identity: Identity, sha512: str) -> dict[str, Any]:
-    """Return what a record says of the image file itself; ``recorded_digest`` reads it."""
+    """Return a record's facts of the image file itself; ``recorded_digest`` reads it."""
     return {"file": {**dataclasses.asdict(identity), "sha512": sha512}}
 
 

@@ -1,6 +1,6 @@
-"""What kind of image a file is, by its own first bytes, and whether it is whole by itself.
+"""The format of an image file, by its first bytes, and whether the file is whole by itself.
 
-QEMU is told the format that was found here and never asked to guess: it would open whatever other file a
+QEMU is told the format that was found here and never asked to guess: it would open any other file that a
 header names. So a header that names another file is refused before QEMU sees it.
 """
 
@@ -44,7 +44,7 @@ ARCHIVES: Final = (
     (0, b"MSWIM\0\0\0", "a wim archive"),
     (0, b"xar!", "a xar archive"),
 )
-"""Offset and first bytes of what an image may be packed in."""
+"""Offset and first bytes of archives that an image may be packed in."""
 
 FOREIGN: Final = (
     (0, b"# Disk DescriptorFile", "a VMDK descriptor, whose data is in other files"),
@@ -60,7 +60,7 @@ FOREIGN: Final = (
     (0, b"<!DOCTYPE", "a web page"),
     (0, b"<html", "a web page"),
 )
-"""Offset and first bytes of what is no image that can be booted, tested and published."""
+"""Offset and first bytes of files that cannot be booted, tested and published."""
 
 _MAGICS: Final = (
     (0, b"QFI\xfb", "qcow2"),
@@ -89,30 +89,30 @@ AGAIN: Final = "build or fetch it again"
 def of(path: Path, *, packed: bool = False) -> str:
     """Return QEMU's name for the format of a file, "raw" where it has none.
 
-    ``packed`` allows archives, which are "raw" then. Raises ArtifactError for a file that is no image by
-    itself: one that refers to another file, an archive, an image that is marked as damaged, or one of
-    another format than its name says. Raises OSError when it cannot be read.
+    ``packed`` allows archives, which are "raw" then. Raises ArtifactError for a file that is no whole image:
+    it refers to another file, is an archive, is marked as damaged, or has another format than its name says.
+    Raises OSError when it cannot be read.
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)
-        found = next((kind for offset, magic, kind in _MAGICS if _has(head, offset, magic)), "raw")
-        promised = NAMED.get(path.suffix.lower(), found)
-        if found == "raw":
+        disk_format = next((kind for offset, magic, kind in _MAGICS if _has(head, offset, magic)), "raw")
+        promised = NAMED.get(path.suffix.lower(), disk_format)
+        if disk_format == "raw":
             _refuse_foreign(path, head, promised, packed=packed)
-        if found != promised:
-            raise _misnamed(path, promised, found)
-        check = _CHECKS.get(found)
+        if disk_format != promised:
+            raise _misnamed(path, promised, disk_format)
+        check = _CHECKS.get(disk_format)
         refused = check(file, head) if check is not None else None
     if refused is not None:
         reason, hint = refused
         raise ArtifactError(f"{path}: {reason}", hint=hint)
-    return found
+    return disk_format
 
 
 def refuse_other(path: Path, disk_format: str, declared: str, *, where: str) -> None:
     """Raise ArtifactError for a file that is declared, at ``where``, to be of another format than it is.
 
-    ``disk_format`` is what ``of`` returned. Formats that QEMU does not know, such as iso, are raw to it.
+    ``disk_format`` is the result of ``of``. Formats that QEMU does not know, such as iso, are raw to it.
     """
     known = {*NAMED.values(), *QEMU_NAMES}
     expected = QEMU_NAMES.get(declared, declared) if declared in known else "raw"
@@ -129,12 +129,12 @@ def _has(head: bytes, offset: int, magic: bytes) -> bool:
 
 
 def _refuse_foreign(path: Path, head: bytes, promised: str, *, packed: bool) -> None:
-    archive = next((what for offset, magic, what in ARCHIVES if _has(head, offset, magic)), None)
+    archive = next((name for offset, magic, name in ARCHIVES if _has(head, offset, magic)), None)
     if archive is not None and not packed:
         raise ArtifactError(f"{path}: is {archive}, and no image by itself", hint="unpack it first")
     if promised != "raw":
         raise _misnamed(path, promised, "raw")
-    foreign = next((what for offset, magic, what in FOREIGN if _has(head, offset, magic)), None)
+    foreign = next((name for offset, magic, name in FOREIGN if _has(head, offset, magic)), None)
     if foreign is not None:
         raise ArtifactError(
             f"{path}: is {foreign}, and no image that can be used",

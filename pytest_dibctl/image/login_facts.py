@@ -1,4 +1,4 @@
-"""What an image's files say of logging in to it: asked only after a login has failed, to name the cause."""
+"""Facts about the login from an image's files: read only after a login has failed, to name the cause."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _DATASOURCES: Final = re.compile(r"^datasource_list:\s*\[([^\]]*)\]", re.MULTILI
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoginFacts:
-    """What the files say; None where they do not tell. ``architecture`` is that of the image's programs."""
+    """Facts in the files, None if unknown. ``architecture`` is that of the image's programs."""
 
     has_ssh_server: bool | None = None
     ssh_enabled: bool | None = None
@@ -49,7 +49,7 @@ class LoginFacts:
 
 
 def read(tree: ImageTree, username: str) -> LoginFacts:
-    """Return what the image says of a login as ``username``; raises OSError for what is no regular file."""
+    """Return the image's facts about a login as ``username``; raises OSError for an irregular file."""
     cloud_init = tree.exists("usr/bin/cloud-init")
     return LoginFacts(
         has_ssh_server=any(tree.exists(name) for name in _SERVERS),
@@ -81,12 +81,12 @@ def _forbids(tree: ImageTree, username: str) -> str | None:
     """Return the line of sshd's configuration that forbids a login with a key, None if there is none."""
     # sshd_config includes the others at its beginning, and a keyword's first value counts.
     names = [*sorted(tree.glob("etc/ssh/sshd_config.d/*.conf")), "etc/ssh/sshd_config"]
-    given: dict[str, tuple[list[str], str]] = {}
+    settings: dict[str, tuple[list[str], str]] = {}
     for line in (line for name in names for line in _unconditional(tree.read(name, LONGEST))):
         keyword, *words = re.split(r"[\s=]+", line.strip())
-        if keyword.lower() in {"allowusers", "denyusers"} and keyword.lower() in given:
-            given[keyword.lower()][0].extend(words)  # these add up
-        given.setdefault(keyword.lower(), (words, line.strip()[:200]))
+        if keyword.lower() in {"allowusers", "denyusers"} and keyword.lower() in settings:
+            settings[keyword.lower()][0].extend(words)  # these add up
+        settings.setdefault(keyword.lower(), (words, line.strip()[:200]))
     forbidding: dict[str, Callable[[list[str]], bool]] = {
         "allowusers": lambda words: not _is_among(username, words),
         "denyusers": lambda words: _is_among(username, words),
@@ -94,7 +94,8 @@ def _forbids(tree: ImageTree, username: str) -> str | None:
         "permitrootlogin": lambda words: username == "root" and words[:1] == ["no"],
     }
     return next(
-        (line for key, (words, line) in given.items() if key in forbidding and forbidding[key](words)), None
+        (line for key, (words, line) in settings.items() if key in forbidding and forbidding[key](words)),
+        None,
     )
 
 
@@ -113,11 +114,11 @@ def _is_among(username: str, patterns: list[str]) -> bool:
 
 def _datasources(tree: ImageTree) -> tuple[str, ...] | None:
     """Return the last ``datasource_list`` in the order in which cloud-init reads its files."""
-    found: tuple[str, ...] | None = None
+    datasources: tuple[str, ...] | None = None
     for name in ["etc/cloud/cloud.cfg", *tree.glob("etc/cloud/cloud.cfg.d/*.cfg")]:
         for match in _DATASOURCES.finditer(tree.read(name, LONGEST)):
-            found = tuple(word.strip(" '\"") for word in match[1].split(",") if word.strip(" '\""))
-    return found
+            datasources = tuple(word.strip(" '\"") for word in match[1].split(",") if word.strip(" '\""))
+    return datasources
 
 
 def _architecture(tree: ImageTree) -> str | None:

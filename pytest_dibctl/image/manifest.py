@@ -1,7 +1,7 @@
 """The packages in an image, as diskimage-builder's ``dpkg`` element writes them down beside it.
 
-A published image carries them in a property, compressed: what is current somewhere can then be compared with
-what was just built, without a download.
+A published image carries them in a property, compressed. So a current image can be compared with a new build
+without a download.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ PRESENT = {
     "F": " (half configured)",
     "H": " (half installed)",
 }
-"""What is said behind the version, by dpkg's state: the second letter of its status, after what is wanted.
+"""The words after the version, by dpkg's state: the second letter of the status, after the desired action.
 
-A package that is held, or chosen for removal, is there all the same; of the states that are left out, not
-installed and only configuration left, no program is there.
+A package that is held, or chosen for removal, is still installed. Packages of the other states have no
+programs: they are not installed, or only their configuration is left.
 """
 DAMAGED = " (to be reinstalled)"
-"""What is said of a package whose status has R as its third letter."""
+"""The words for a package whose status has R as its third letter."""
 
 Packages = Mapping[str, str]
 """Versions by name; of an architecture that is not the image's main one, the name has it behind a colon."""
@@ -58,7 +58,7 @@ class Difference:
 
     @property
     def kind(self) -> Change:
-        """What happened to it."""
+        """The kind of the change."""
         if self.before is None:
             return "added"
         return "removed" if self.after is None else "changed"
@@ -99,7 +99,7 @@ def packed(packages: Packages) -> str | None:
 
 
 def unpacked(text: str) -> Packages:
-    """Return the packages of a property; raises ArtifactError for one that holds none."""
+    """Return the packages of a property; raises ArtifactError for a property that holds none."""
     try:
         plain = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), MOST)
         versions = json.loads(plain)
@@ -109,7 +109,7 @@ def unpacked(text: str) -> Packages:
 
 
 def differences(before: Packages, after: Packages) -> Iterator[Difference]:
-    """Yield what differs, by name."""
+    """Yield the differences, by name."""
     for package in sorted({*before, *after}):
         old, new = before.get(package), after.get(package)
         if old != new:

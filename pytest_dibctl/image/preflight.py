@@ -1,4 +1,4 @@
-"""What this machine must have to open an image's files."""
+"""The requirements for opening an image's files on this machine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pytest_dibctl.system import checks
 from pytest_dibctl.system.checks import Check
 
 TREE_TOOLS: Final = ("qemu-storage-daemon", "nsenter", "blkid", "sfdisk", "bwrap")
-"""What opens an image's files, besides mount and the tools of every guard."""
+"""Programs that open an image's files, besides mount and the tools of every guard."""
 
 
 def for_trees(image: Entry[Image]) -> None:
-    """Check what ``image`` entries need to open the image's files.
+    """Check the requirements of ``image`` entries.
 
     Raises one PreflightError that names everything that is missing.
     """
@@ -26,7 +26,7 @@ def for_trees(image: Entry[Image]) -> None:
 
 
 def tree_checks() -> Iterator[Check]:
-    """Yield what is to be checked before an image's files are opened."""
+    """Yield the checks that must pass before an image's files are opened."""
     yield from map(checks.tool, (*namespace.TOOLS, *TREE_TOOLS, "mount"))
     yield checks.root("`image` entries mount the image")
     if os.geteuid() == 0:  # others may not even look

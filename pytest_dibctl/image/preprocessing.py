@@ -52,15 +52,16 @@ def preprocessed(
     progress: Callable[[str], None],
     stopped: threading.Event | None = None,
 ) -> Iterator[Artifact]:
-    """Yield the file to upload: what the section's command makes of ``artifact``; without a section, itself.
+    """Yield the file to upload: the output of the section's command; without a section, ``artifact`` itself.
 
-    ``disk_format`` and ``container_format`` are what Glance will be told; ``where`` is the place of the
-    section, for messages. The command runs in ``cwd``, which its output is relative to. What it made goes
-    when the block ends, unless ``settings`` says otherwise. What a failed or interrupted command leaves is
-    removed. ``stopped`` interrupts it from another thread.
+    ``disk_format`` and ``container_format`` are those of the upload to Glance; ``where`` is the place of the
+    section, for messages. The command runs in ``cwd``, which its output is relative to. The file that it made
+    is removed when the block ends, unless ``settings`` says otherwise. A file that a failed or interrupted
+    command left is removed. ``stopped`` interrupts it from another thread.
 
     With ``use_existing``, a file that is there is taken and never removed. It is ``unproven`` unless a record
-    beside it says that this command made it of ``artifact``; one that was made of another is made again.
+    beside it says that this command made it of ``artifact``; a file that was made of another artifact is made
+    again.
 
     Raises PreprocessingError when the command fails, or makes no image or one of another format than Glance
     is told, ConfigError for names that cannot be
@@ -89,12 +90,12 @@ def preprocessed(
     )
     job.refuse_what_cannot_work()
     with job.locked():
-        taken = job.take() if settings.use_existing and job.is_whole() else None
-        made = taken or job.make()
+        existing = job.take() if settings.use_existing and job.is_whole() else None
+        result = existing or job.make()
         try:
-            yield made
+            yield result
         finally:
-            if settings.delete_processed_after_upload and taken is None:
+            if settings.delete_processed_after_upload and existing is None:
                 job.remove()
 
 
@@ -167,27 +168,27 @@ class _Job:
 
     def take(self) -> Artifact | None:
         """Return the output that is there, None if it was made by this tool, but not of this image."""
-        there = self._inspected(hint=f"remove it, or set use_existing to false ({self.where})")
+        artifact = self._inspected(hint=f"remove it, or set use_existing to false ({self.where})")
         name, source = self.output.name, self.source.path.name
         record = self._read_record()
-        if record is None or record.get("sha512") != there.sha512:
+        if record is None or record.get("sha512") != artifact.sha512:
             self.progress(
                 f"{name} is there already, and used; nothing shows that it was made of {source}, so no test "
                 "run vouches for it"
             )
-            return dataclasses.replace(there, unproven=True)
-        if record != self._record_of(there):
+            return dataclasses.replace(artifact, unproven=True)
+        if record != self._record_of(artifact):
             self.progress(f"{name} was made of another image or by another command, and is made again")
             return None
         self.progress(f"{name} is there already, made of {source}, and used")
-        return there
+        return artifact
 
     @property
     def _record(self) -> Path:
         return self.output.with_name(f".{self.output.name}.made")
 
     def _record_of(self, made: Artifact) -> dict[str, object]:
-        """Return what the record of an output says: of what, how and that it is this one."""
+        """Return the record of an output: its source, its command, and its own identity."""
         return {"source": self.source.sha512, "command": list(self.argv), "sha512": made.sha512}
 
     def _read_record(self) -> dict[str, object] | None:
@@ -199,7 +200,7 @@ class _Job:
         return record if isinstance(record, dict) else None
 
     def make(self) -> Artifact:
-        """Run the command and return what it made."""
+        """Run the command and return its output file."""
         before = Identity.if_any(self.output)
         started = time.monotonic()
         self.progress(f"preprocessing: {process.command_line(self.argv)}")
@@ -207,8 +208,8 @@ class _Job:
             self._unfinished.touch()
             with images.unchanged(self.source.path, self.source.sha512):
                 self._execute()
-            made = self._inspected(hint="the command has to write an image to %(output_filename)s")
-            files.write_atomically(self._record, json.dumps(self._record_of(made)))
+            artifact = self._inspected(hint="the command has to write an image to %(output_filename)s")
+            files.write_atomically(self._record, json.dumps(self._record_of(artifact)))
         except BaseException as error:
             if Identity.if_any(self.output) != before:
                 self.remove()
@@ -219,8 +220,10 @@ class _Job:
             raise
         self._unfinished.unlink(missing_ok=True)
         took = f"{time.monotonic() - started:.1f} s"
-        self.progress(f"{self.output.name}: {made.size / MIB:.0f} MiB of {made.disk_format} in {took}")
-        return made
+        self.progress(
+            f"{self.output.name}: {artifact.size / MIB:.0f} MiB of {artifact.disk_format} in {took}"
+        )
+        return artifact
 
     def remove(self) -> None:
         """Remove the output."""
@@ -251,16 +254,16 @@ class _Job:
 
     def _inspected(self, *, hint: str) -> Artifact:
         try:
-            made = images.inspect(self.output, packed=self.packed)
+            artifact = images.inspect(self.output, packed=self.packed)
             if not self.packed:
-                told = "Glance's disk_format"
-                formats.refuse_other(self.output, made.disk_format, self.disk_format, where=told)
+                declared_by = "Glance's disk_format"
+                formats.refuse_other(self.output, artifact.disk_format, self.disk_format, where=declared_by)
         except ArtifactError as error:
             raise PreprocessingError(f"{self.where}: {error.message}", hint=hint) from None
         # A whole disk made of a bare filesystem boots by itself.
-        same_kind = made.layout in {self.source.layout, "unknown"}
-        booted_by = self.source if same_kind else made
-        return dataclasses.replace(made, kernel=booted_by.kernel, initrd=booted_by.initrd)
+        same_kind = artifact.layout in {self.source.layout, "unknown"}
+        booted_by = self.source if same_kind else artifact
+        return dataclasses.replace(artifact, kernel=booted_by.kernel, initrd=booted_by.initrd)
 
     def _unwritable(self, error: OSError) -> PreprocessingError:
         return self._failure(f"{error.filename or self.output}: {error.strerror or error}")

@@ -1,4 +1,4 @@
-"""The packages of what was published of an image from here: a test run can say what has changed since.
+"""The packages of an image that was published from here, so that a test run can name later changes.
 
 ``dibctl upload`` writes them beside the image's file. A published image tells them too, but a test run has no
 login to the clouds that it is not for.
@@ -21,7 +21,7 @@ from pytest_dibctl.system import files
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Changes:
-    """In which packages a built image differs from what was published in an environment on a day."""
+    """The packages in which a built image differs from an image that was published on a day."""
 
     environment: str
     day: str
@@ -42,7 +42,7 @@ def remember(image: Path, environments: Iterable[str]) -> None:
 
 
 def changes(image: Path) -> Iterator[Changes]:
-    """Yield the changes of an image's file against what was published from here; raises ArtifactError."""
+    """Yield the changes of an image's file against the images published from here; raises ArtifactError."""
     after = manifest.read(image)
     if after is None:
         return

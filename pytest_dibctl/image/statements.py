@@ -1,12 +1,12 @@
-"""What test runs say of an image file: in-toto test-result statements, one a line, in a file beside it.
+"""Statements of test runs about an image file: in-toto test results, one a line, in a file beside it.
 
 Runs write one for each image and environment; publishing reads them. A statement vouches for a file only if
-its digest is the file's, and the run was whole: its exit status was 0, every test of every entry ran and
-passed, and none was left out by an option, a setting, a conftest file or a plugin. A skip counts as passed
-only where a shipped test says that it does not apply; the statement has its reason. A failure that
-images.yaml says is known counts as passed until its last day. The files of the tests
-have to be those that ran. An environment whose engine lacks parts of a machine (a container) vouches for
-nothing alone; of a ladder of environments the last one in which a test ran has the word.
+its digest is the file's and the run was whole. A whole run has the exit status 0; every test of every entry
+ran and passed; and no option, setting, conftest file or plugin left a test out. A skip counts as passed only
+where a shipped test says that it does not apply; the statement has its reason. A failure that images.yaml
+says is known counts as passed until its last day. The files of the tests have to be those that ran. An
+environment whose engine lacks parts of a machine (a container) vouches for nothing alone; of a ladder of
+environments the last one in which a test ran has the word.
 """
 
 from __future__ import annotations
@@ -37,17 +37,16 @@ LOCK_PATIENCE = 10.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Statement:
-    """What one run found out about one image in one environment.
+    """The result of one run for one image in one environment.
 
     ``entries`` are the lines of ``tests_list`` that ran; ``finished`` is UTC, ISO 8601; ``configuration`` is
     the file that lists the tests and ``configuration_sha256`` its digest. ``not_applicable`` are shipped
     tests that said so, with their reasons; ``known_failures`` are tests that failed as images.yaml says, each
     with ``url`` and ``until``, the last day on which that excuses it. ``test_files`` are the files of the
     tests, as ``named`` names them, with their SHA-256; None in a statement of a version that did not write
-    them. ``environment`` is the one that the statement is about, ``environment_vouches`` whether it counts
-    for an upload; ``ladder`` are all environments in which tests ran, in order, where each ran some of them.
-    ``resumed`` says that no instance has booted in the run: all went on from ready states, which vouches
-    for nothing.
+    them. ``environment`` is the subject's environment, ``environment_vouches`` whether it counts for an
+    upload. ``ladder`` are all environments of a ladder in which tests ran, in order. ``resumed`` says that no
+    instance has booted in the run: all went on from ready states, which vouches for nothing.
     """
 
     file: str
@@ -93,7 +92,7 @@ class Statement:
 
     def is_expired(self, day: dt.date) -> bool:
         """Whether a known failure that it excuses counts again on ``day``."""
-        # Days of ISO 8601 are in order as texts are; one that is no day excuses nothing.
+        # Days of ISO 8601 have the order of their texts; a text that is no day excuses nothing.
         return any(known.get("until", "") < day.isoformat() for known in self.known_failures.values())
 
     def same_matter(self, other: Statement) -> bool:
@@ -154,7 +153,7 @@ def file_of(image: Path) -> Path:
 
 
 def read(image: Path) -> tuple[Statement, ...]:
-    """Return the statements about an image file, as they were written; what is no statement is left out."""
+    """Return the statements about an image file, as written; a line that is no statement is left out."""
     try:
         lines = file_of(image).read_text().splitlines()
     except (OSError, UnicodeDecodeError):
@@ -200,7 +199,7 @@ def passed_elsewhere(
 def partial(image: Entry[Image], path: Path, sha512: str) -> int:
     """Return how many runs passed that left out tests of an image: these do not add up to a whole one.
 
-    Each of them saw an instance of its own, and none knows what the others left out.
+    Each of them saw its own instance, and none knows which tests the others left out.
     """
     return sum(
         statement.sha512 == sha512
@@ -230,7 +229,7 @@ def _passing(
 
 
 def named(path: Path, cwd: Path) -> str:
-    """Return what statements call the file of a test: relative to ``cwd`` where it lies below, else absolute.
+    """Return a test file's name in statements: relative to ``cwd`` where it lies below, else absolute.
 
     A shipped test is called by its path in the folder of the shipped ones, wherever that is installed.
     """
@@ -280,12 +279,12 @@ def _located(name: str, image: Entry[Image], cwd: Path) -> Path:
 
 def _tests_now(image: Entry[Image], cwd: Path) -> set[str]:
     """Return the files of the tests that are listed now, those in listed folders by pytest's usual names."""
-    found: set[str] = set()
+    tests: set[str] = set()
     for index, entry in enumerate(image.settings.tests.tests_list):
         for path in tests_list.expand(entry, image, cwd, index=index):
             usual = [*path.rglob("test_*.py"), *path.rglob("*_test.py")] if path.is_dir() else [path]
-            found |= {os.path.realpath(file) for file in usual}
-    return found
+            tests |= {os.path.realpath(file) for file in usual}
+    return tests
 
 
 def configuration_of(image: Entry[Image]) -> dict[str, str]:

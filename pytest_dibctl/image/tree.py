@@ -1,7 +1,7 @@
 """An image's content as a file tree, opened read-only without a guest, and closed in every case.
 
-Only its guard (``guards.image_mount``), and what is started through the guard, see the mounted tree. This
-process reads the files through ``/proc/<guard>/root``, commands are run in the guard's namespaces.
+Only its guard (``guards.image_mount``), and processes that are started through the guard, see the mounted
+tree. This process reads the files through ``/proc/<guard>/root``, commands are run in the guard's namespaces.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MOST_LINKS = 40
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TreeItem:
-    """A file, directory or anything else in the tree: its path in the image, and what lstat says."""
+    """A file, directory or other entry of the tree: its path in the image, and its lstat."""
 
     name: str
     stat: os.stat_result
@@ -119,11 +119,11 @@ class ImageTree:
             raise ArtifactError(f"{self.artifact.path}: its file tree is not open any more")
 
     def path(self, name: str) -> Path:
-        """Return the path, for this process, of what the image calls ``name``.
+        """Return the path, for this process, of the image's file ``name``.
 
-        Symbolic links are followed as they would be in the image, so that nothing of this machine is
-        ever met; there may be nothing at the end of them, or something that is no regular file: ``open``
-        and ``read`` refuse that. Raises OSError (ELOOP) for links in a circle.
+        Symbolic links are followed as in the image, so the path never leads to a file of this machine. The
+        end of a link may be missing or no regular file: ``open`` and ``read`` refuse that. Raises OSError
+        (ELOOP) for links in a circle.
         """
         resolved: list[str] = []
         ahead = list(reversed(PurePosixPath("/", name).parts[1:]))
@@ -177,7 +177,7 @@ class ImageTree:
     def read(self, name: str, most: int = LONGEST) -> str:
         """Return the text of a file, empty where there is none.
 
-        Raises OSError for what is no regular file, and EFBIG for one of more than ``most`` bytes.
+        Raises OSError for a file that is not regular, and EFBIG for a file of more than ``most`` bytes.
         """
         try:
             content = self.read_bytes(name, most + 1)
@@ -247,7 +247,7 @@ def _guarded(artifact: Artifact, directory: Path) -> Iterator[ImageTree]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # Unmarked: what it holds has to be let go in its order, which it knows.
+        # Unmarked: it releases its resources itself, in its own order.
         env={process.RUN: ""},
     )
     try:
@@ -270,7 +270,7 @@ def _close(guard: subprocess.Popen[str]) -> None:
 
 
 def _answer(guard: subprocess.Popen[str], artifact: Artifact, directory: Path) -> ImageTree:
-    """Wait for the guard to say what it opened."""
+    """Wait for the guard's message about the opened tree."""
     assert guard.stdout is not None
     assert guard.stderr is not None
     ready, _, _ = select.select([guard.stdout], [], [], OPENING_MAY_TAKE)
@@ -295,7 +295,7 @@ def _answer(guard: subprocess.Popen[str], artifact: Artifact, directory: Path) -
 
 
 def remove(directory: Path) -> None:
-    """Remove what may be left of a dead run's tree that was opened in ``directory``; raises OSError.
+    """Remove the leftovers of a dead run's tree that was opened in ``directory``; raises OSError.
 
     Its guard dies with the run, unless it was stopped or could not be scheduled.
     """

@@ -27,15 +27,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--dib-env",
         action="append",
         metavar="LABELS",
-        help="test in these environments instead of the one that each image names: labels, comma lists, "
-        "globs, or `all`; repeatable; each image is tested in each environment",
+        help="test each image in each of these environments, instead of the environment that it names: "
+        "labels, comma lists, globs, or `all`; repeatable",
     )
     add(
         "--dib-ladder",
         action="append",
         metavar="LABELS",
         help="test in these environments one after the other: each test runs once, in the first environment "
-        "that has what it needs; the next is booted only if all before have passed; setting: dibctl_ladder",
+        "that has what it needs; the next environment is booted only if all tests before it have "
+        "passed; setting: dibctl_ladder",
     )
     add("--dib-input", metavar="FILE", help="test this image file instead of building one")
     add(
@@ -62,12 +63,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add(
         "--dib-keep-on-kill",
         action="store_true",
-        help="if the run or a worker is killed (SIGKILL), leave what it has made for `dibctl cleanup`",
+        help="if the run or a worker is killed (SIGKILL), leave its resources for `dibctl cleanup`",
     )
     add(
         "--dib-use-existing-image",
         metavar="ID",
-        help="boot this image of the test environment's Glance; nothing is built, and it is not removed",
+        help="boot this image of the test environment's Glance; nothing is built, and the image is not "
+        "removed",
     )
     add(
         "--dib-upload-only",
@@ -77,7 +79,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add(
         "--dib-use-existing-instance",
         metavar="ID",
-        help="test this running instance; it is neither made nor removed",
+        help="test this running instance; nothing is booted, and the instance is not removed",
     )
     add(
         "--dib-private-key-file",
@@ -87,7 +89,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add(
         "--dib-trace",
         action="store_true",
-        help="have shell scripts of tests_list show each command before they run it (sh -x)",
+        help="make shell scripts of tests_list show each command before they run it (sh -x)",
     )
     add(
         "--dib-stop-on-fail",
@@ -100,7 +102,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--dib-continue-on-fail",
         dest="dib_stop_on_fail",
         action="store_false",
-        help="run all entries of tests_list whatever fails (the default under pytest)",
+        help="run all entries of tests_list, also after a failed one (the default under pytest)",
     )
     add(
         "--dib-instances",
@@ -118,17 +120,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add(
         "--dib-logs",
         metavar="DIR",
-        help="copy consoles and build logs there (with --junit-xml=FILE.xml or --dib-report=FILE: FILE.logs)",
+        help="copy consoles and build logs to this folder (default with --junit-xml=FILE.xml or "
+        "--dib-report=FILE: FILE.logs)",
     )
     add(
         "--dib-summary",
         metavar="FILE",
-        help="write a summary in Markdown there; $GITHUB_STEP_SUMMARY is appended to",
+        help="write a summary in Markdown to this file; the file of $GITHUB_STEP_SUMMARY is appended to",
     )
     add(
         "--dib-report",
         metavar="FILE",
-        help="write a report as one HTML file there; consoles and pictures of --dib-logs are in it",
+        help="write a report to this one HTML file, with the consoles and pictures of --dib-logs",
     )
     parser.addini(
         "dibctl_build_jobs",
@@ -138,12 +141,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addini(
         "dibctl_keep_days",
-        "days until `dibctl cleanup --expired` may remove what the keep-failed options kept (7; 0: never)",
+        "days until `dibctl cleanup --expired` may remove the images and instances that the keep-failed "
+        "options kept (7; 0: never)",
         default="7",
     )
     parser.addini(
         "dibctl_ladder",
-        "the value of --dib-ladder in runs that name no environment, and nothing that exists already",
+        "the value of --dib-ladder in runs that name no environment and no existing image or instance",
         default="",
     )
     parser.addini("dibctl_warm", "the value of --dib-warm", type="bool", default=False)
@@ -154,7 +158,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             help=f"read this file instead of searching for {kind}.yaml",
         )
     # How `dibctl test` learns which kind of error ended its pytest.
-    add("--dib-result-file", metavar="FILE", help="write dibctl's exit code and its reason there, as JSON")
+    add(
+        "--dib-result-file",
+        metavar="FILE",
+        help="write dibctl's exit code and its reason to this file, as JSON",
+    )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -187,7 +195,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     # Known without --dib-image too: strict markers would refuse the files that use them.
     config.addinivalue_line(
-        "markers", "dib_pristine: the test gets an instance as it was when it first let us log in"
+        "markers", "dib_pristine: the test gets an instance in the state of its first login"
     )
     config.addinivalue_line(
         "markers", "dib_first_boot: the test needs an instance that boots for the first time: no warm start"

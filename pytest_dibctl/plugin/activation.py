@@ -1,4 +1,4 @@
-"""How a pytest run becomes one that tests images: configuration, plan, refusals, then the hooks."""
+"""The start of a pytest run that tests images: configuration, plan, refusals, then the hooks."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _add_ini_lines(config: pytest.Config) -> None:
     for category in ("DeprecationWarning", "PendingDeprecationWarning"):
         # openstacksdk raises these in its own calls; under `-W error` each would fail.
         config.addinivalue_line("filterwarnings", rf"ignore::{category}:openstack\..*")
-    # `ssl_insecure: true` is somebody's decision; as an error the warning would fail every call.
+    # `ssl_insecure: true` is the operator's decision; as an error the warning would fail every call.
     config.addinivalue_line("filterwarnings", "ignore:Unverified HTTPS request")
 
 
@@ -141,7 +141,7 @@ def _register_hooks(session: DibSession) -> None:
     register(end, "end")
     register(fixtures, "fixtures")
     register(facts, "facts")
-    # testinfra brings a fixture `host` too; of two plugins the one registered last wins.
+    # testinfra brings a fixture `host` too; of two plugins the last registered wins.
     register(host, "host")
     if not session.is_worker:
         register(junit.Attachments(config), "attachments")

@@ -1,4 +1,4 @@
-"""What a run tested is written beside each image, and whether the run left out nothing that is listed."""
+"""Statements beside each image: the tests of the run, and whether the run left out a listed test."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class _TargetOutcomes:
 
     def tests(self, outcome: str) -> tuple[str, ...]:
         """Return the node ids of the tests with an outcome, sorted."""
-        return tuple(sorted(nodeid for nodeid, given in self.outcomes.items() if given == outcome))
+        return tuple(sorted(nodeid for nodeid, result in self.outcomes.items() if result == outcome))
 
     def is_settled(self, nodeid: str) -> bool:
         """Whether a test passed, failed, failed with its step, or said of itself that it does not apply."""
@@ -65,7 +65,7 @@ class _TargetOutcomes:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Matter:
-    """What one statement is about: a target, or the rungs of one image, in order.
+    """The subject of one statement: a target, or the rungs of one image, in order.
 
     ``targets`` are these with their outcomes, ``collected`` what is known of the tests of each.
     """
@@ -121,7 +121,7 @@ class _Matter:
     def last(self) -> Entry[TestEnvironment]:
         """The environment that has the word: the last in which a test ran.
 
-        What failed takes back what was said of the one that it was on the way to.
+        A failure withdraws the earlier statement about the environment that it was on the way to.
         """
         every = [target for target, _ in self.targets]
         return ((not self.outcomes.tests("failed") and self._ran) or every)[-1].environment
@@ -148,7 +148,7 @@ class Attestation:
     # Before xdist's workers report, and before a test can change its own file.
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Put down which tests there are, with their files; what was collected and is gone was left out."""
+        """Record the tests, with their files; a test that was collected and is gone was left out."""
         left = {item.nodeid for item in session.items}
         self._left_out(len(self._session.collected - left))
         collected: dict[str, dict[str, Any]] = {}
@@ -281,7 +281,7 @@ class Attestation:
             statements.add(path, statement)
         except OSError as error:
             self._session.warnings.append(
-                f"{image.label}: what was tested could not be written beside {path}: {error}"
+                f"{image.label}: the test statement could not be written beside {path}: {error}"
             )
         if statement.passed_all and not statement.vouches:
             self._session.notes.append(_why_not_vouching(statement))
@@ -290,12 +290,12 @@ class Attestation:
 def _why_not_vouching(statement: Statement) -> str:
     if statement.resumed:
         return (
-            f"{statement.label}: passed on instances that did not boot, which does not vouch for it: uploads "
-            "with `require_tested` want a run without --dib-warm, or with a test that needs a first boot"
+            f"{statement.label}: passed on resumed instances only, which does not vouch for it: uploads "
+            "with `require_tested` need a run without --dib-warm, or with a test that needs a first boot"
         )
     return (
         f"{statement.label}: passed in {statement.environment}, which does not vouch for it: uploads with "
-        "`require_tested` want a test run in an environment that does"
+        "`require_tested` need a test run in an environment that does"
     )
 
 

@@ -45,7 +45,7 @@ class EntryBudgets:
                 self._session.run_state.add(_tally("spent", target, entry), spent)
 
     def limit(self, item: pytest.Item) -> None:
-        """Limit an item that runs a script to what is left; skip an item whose entry is over."""
+        """Limit an item that runs a script to the remaining time; skip an item whose entry has none left."""
         entry, target = item.stash.get(ENTRY, None), target_of(item)
         if entry is None or target is None:
             return
@@ -68,7 +68,7 @@ class EntryBudgets:
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_timeout_set_timer(self, item: pytest.Item, settings: Any) -> object:
-        """Run pytest-timeout's timer for what is left of the entry's budget if that is less."""
+        """Run pytest-timeout's timer for the rest of the entry's budget if that is less."""
         left = self.seconds_left(item)
         if left >= settings.timeout:
             return None

@@ -95,7 +95,7 @@ def _collected(items: Sequence[pytest.Item]) -> CollectedTests:
 
 
 class ImageCollector:
-    """What pytest collects in a run with images: what ``plan`` says, which ``catalog`` places."""
+    """The tests that pytest collects in a run with images: those of ``plan``, with places of ``catalog``."""
 
     def __init__(self, config: pytest.Config, *, catalog: Catalog, plan: planning.Plan) -> None:
         self._config = config
@@ -105,7 +105,7 @@ class ImageCollector:
     # -- files -----------------------------------------------------------------------------------
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-        """Collect what pytest would not: scripts, commands, and listed files of any name in a folder."""
+        """Collect items that pytest would not: scripts, commands, and listed files of any name."""
         if file_path.suffix == ".py":
             patterns = self._config.getini("python_files")
             usual = python.path_matches_patterns(file_path, patterns) or parent.session.isinitpath(file_path)
@@ -155,7 +155,7 @@ class ImageCollector:
     # -- tests -----------------------------------------------------------------------------------
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Parametrize every test of an image module by image and by what it looks at, at session scope."""
+        """Parametrize every test of an image module by image and by its subject, at session scope."""
         module = metafunc.definition.getparent(modules.ImageModule)
         if module is None or "image" not in metafunc.fixturenames:
             return
@@ -209,13 +209,13 @@ class ImageCollector:
         if self._config.getoption("dib_upload_only"):
             return  # every test asks for the upload then, and none is run
         for item in items:
-            asked = sorted(_asks_for(item)) if modules.view_of(item) == planning.TREE else None
-            if asked:
+            fixtures = sorted(_asks_for(item)) if modules.view_of(item) == planning.TREE else None
+            if fixtures:
                 entry = item.stash[ENTRY]
                 where = f"{self._place(entry)}: " if entry else ""
                 raise pytest.UsageError(
                     f"{where}{item.nodeid} is for the files of an image, without a guest, and asks for "
-                    f"{' and '.join(asked)}\nhint: list what needs an instance as `- pytest:`"
+                    f"{' and '.join(fixtures)}\nhint: list what needs an instance as `- pytest:`"
                 )
 
     def _place(self, entry: planning.PlannedEntry) -> str:
@@ -238,7 +238,7 @@ class ImageCollector:
 
 
 def _asks_for(item: pytest.Item) -> set[str]:
-    """Return what an item asks for that only an instance can give."""
+    """Return the fixtures of an item that only an instance can give."""
     marked = {PRISTINE_MARK} if item.get_closest_marker(PRISTINE_MARK) else set()
     return marked | (NEED_A_BOOT & set(getattr(item, "fixturenames", ())))
 
@@ -258,5 +258,5 @@ def _limit(item: pytest.Item) -> None:
 
 
 def _own_timeout(item: pytest.Item) -> Any:
-    """Return what pytest-timeout would apply to the item by itself."""
+    """Return the timeout that pytest-timeout itself would apply to the item."""
     return pytest_timeout._get_item_settings(item)  # noqa: SLF001 -- no public name knows marker, option and ini

@@ -23,7 +23,7 @@ from pytest_dibctl.system import signals
 
 
 class SessionEnd:
-    """What follows the last finalizer; ``controller`` is there in an xdist controller only.
+    """The steps after the last finalizer; ``controller`` is set in an xdist controller only.
 
     ``begun`` says that the end has come, so that nothing calls it a second time.
     """
@@ -74,7 +74,7 @@ class SessionEnd:
             cache.set("cache/lastfailed", last_failed | dict.fromkeys(self._session.dependents, True))
 
     def _remove_the_rest(self) -> None:
-        """Remove what is left if the run ended before its fixtures could."""
+        """Remove the leftovers if the run ended before its fixtures could."""
         if self._controller is not None:
             self._controller.finish()
         elif self._session.ledger.records():
@@ -134,7 +134,7 @@ class SessionEnd:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _note(self, session: pytest.Session) -> str:
-        """Return what the summary's table cannot show."""
+        """Return the notes that the summary's table cannot show."""
         reason, target_reports = self._session.verdict.reason, self._session.target_reports
         if reason and not any(target_report.failed for target_report in target_reports.values()):
             return reason
@@ -144,7 +144,7 @@ class SessionEnd:
     def pytest_unconfigure(self) -> None:
         """Mark the run as finished, unless its guardian has something to remove.
 
-        That is what was given up, and what is left though no summary names it.
+        These are removals that were given up, and leftovers that no summary names.
         """
         if not self._rest_removed or signals.abandoned():
             return
@@ -156,7 +156,7 @@ class SessionEnd:
 def report_header(
     reports: Mapping[str, TargetReport], *, status: int, note: str, told: Sequence[str] = ()
 ) -> html_report.Header:
-    """Return what the HTML report says of the run as a whole, which ended with an exit status.
+    """Return the HTML report's words for the whole run, which ended with an exit status.
 
     A report of no image, as of what the run itself left, is not counted.
     """
@@ -176,7 +176,7 @@ def report_header(
 
 
 def worker_cleanup(session: DibSession) -> WorkerCleanup:
-    """Return what removes the things that a session's processes leave."""
+    """Return the object that removes the resources of a session's processes."""
     return WorkerCleanup(
         ledger=session.ledger,
         catalog=session.catalog,

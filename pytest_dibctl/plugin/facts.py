@@ -98,8 +98,8 @@ def ssh(ssh_access: SshAccess) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def port(dib_run: TargetRun, instance: Instance, ssh_access: SshAccess) -> dict[str, Any]:  # noqa: ARG001 -- it waits
     """The port that was waited for: ip, port, timeout, and delay, the seconds waited."""
-    wanted = dib_run.image.settings.tests.wait_for_port or merge.login(dib_run.image)[1]
-    endpoint = instance.endpoint(wanted)
+    number = dib_run.image.settings.tests.wait_for_port or merge.login(dib_run.image)[1]
+    endpoint = instance.endpoint(number)
     return {
         "ip": endpoint.ip,
         "port": endpoint.port,
@@ -118,7 +118,7 @@ def image_config(image: Entry[Image]) -> dict[str, Any]:
 def image_info(cloud_image: CloudImage | None) -> dict[str, Any]:
     """The image as the cloud knows it: id, name, disk_format, sha512, properties, and what Glance adds."""
     if cloud_image is None:
-        pytest.skip("--dib-use-existing-instance: what image the instance was made from is not known")
+        pytest.skip("--dib-use-existing-instance: the image of the instance is not known")
     return {
         **cloud_image.details,
         "id": cloud_image.id,
@@ -137,7 +137,7 @@ class CamelCase:
 
     @property
     def SystemInfo(self) -> Any:  # noqa: N802 -- its name then
-        """What ``system_info`` is today, with the ``hostname`` that it had."""
+        """Today's ``system_info``, with its former ``hostname``."""
         info = self._backend.system_info
         if not hasattr(info, "hostname"):
             info.hostname = self._backend.check_output("hostname")
@@ -164,18 +164,20 @@ def ssh_client(ssh_access: SshAccess) -> Iterator[Any]:
 
 def _client(name: str, service: str) -> Callable[..., Any]:
     def client(dib_run: TargetRun, cloud: Cloud) -> Any:
-        found = cloud.client(service)
-        if found is None:
+        sdk_client = cloud.client(service)
+        if sdk_client is None:
             label = dib_run.environment.label
             pytest.skip(f"`{name}` needs an OpenStack environment; {label} is on this machine")
-        return found
+        return sdk_client
 
-    what = "connection" if service == "connection" else f"client of the {service} API"
+    noun = "connection" if service == "connection" else f"client of the {service} API"
     client.__doc__ = (
-        f"openstacksdk's {what}, logged in to the test environment; elsewhere the test is skipped."
+        f"openstacksdk's {noun}, logged in to the test environment; elsewhere the test is skipped."
     )
-    made: Callable[..., Any] = pytest.fixture(scope="session", name=name)(client)  # which reads the docstring
-    return made
+    fixture: Callable[..., Any] = pytest.fixture(scope="session", name=name)(
+        client
+    )  # which reads the docstring
+    return fixture
 
 
 nova = _client("nova", "compute")

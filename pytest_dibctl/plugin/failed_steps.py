@@ -1,4 +1,4 @@
-"""A step that failed is told once, by the first test that needed it; the others are skipped with that reason.
+"""A failed step is reported once, by the first test that needed it; the others are skipped with that reason.
 
 A build, an upload or a boot is a session fixture here. pytest raises its error again in every test that asks
 for it, and would report one cause as many errors.
@@ -29,7 +29,7 @@ STEPS = MappingProxyType(
         "ssh_access": "{image} in {environment} did not become ready",
     }
 )
-"""What is said of each step that failed, by its fixture."""
+"""The words for each failed step, by its fixture."""
 
 
 class FailedSteps:
@@ -72,7 +72,7 @@ class FailedSteps:
     ) -> str | None:
         """Make the report of a test whose step failed an error, or a skip if an earlier test has told it.
 
-        Return the reason of the skip. A mark like xfail excuses what a test finds, not a step before it.
+        Return the reason of the skip. A mark like xfail excuses a test's failure, not a step before it.
         """
         vars(report).pop("wasxfail", None)
         first = self.first_test(excinfo.value, item.nodeid)
@@ -82,15 +82,15 @@ class FailedSteps:
             report.longrepr = str(excinfo.value) if ours else item.repr_failure(excinfo)
             return None
         error = excinfo.value
-        told = isinstance(error, DibctlError) and error.follows
-        reason = words if told else f"{words}, see {first}"
+        is_reported = isinstance(error, DibctlError) and error.follows
+        reason = words if is_reported else f"{words}, see {first}"
         report.outcome = "skipped"
         report.longrepr = (str(item.path), (item.location[1] or 0) + 1, f"Skipped: {reason}")
         return reason
 
 
 def hide_internals(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-    """End a traceback where a test calls a function of ours, for errors that say what is wrong by themselves.
+    """End a traceback where a test calls a function of ours, for errors that explain themselves.
 
     These are our own, and tests that were ended because their time was over. A fault of ours keeps all of it.
     """
@@ -105,7 +105,7 @@ def hide_internals(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseExceptio
     while entry is not None and (following := entry.tb_next) is not None:
         if _is_internal(following):
             entry.tb_next = None
-            # What else was raised on the way is ours too.
+            # Other errors that were raised on the way come from this plugin too.
             excinfo.value.__suppress_context__ = True
             excinfo.value.__cause__ = None
             excinfo.traceback = type(excinfo.traceback)(excinfo.tb)

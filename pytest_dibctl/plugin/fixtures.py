@@ -1,4 +1,4 @@
-"""The ladder image, artifact, cloud_image, keypair, instance, ssh_access; operations, and what runs scripts.
+"""The ladder image, artifact, cloud_image, keypair, instance, ssh_access; operations, and script runners.
 
 Each step is a session-scoped fixture of a few lines over a context manager of ``run``, so a
 conftest can override any of them. All are parametrized through ``image``.
@@ -53,7 +53,7 @@ def image(request: pytest.FixtureRequest) -> Entry[Image]:
 
 @pytest.fixture(scope="session")
 def dib_run(image: Entry[Image], request: pytest.FixtureRequest) -> TargetRun:  # noqa: ARG001 -- it sets current
-    """What this run knows of the image so far.
+    """The state of the image in this run.
 
     It has ``phases`` in seconds, ``digest``, ``environment`` and ``failed``.
     """
@@ -72,7 +72,7 @@ def dib_later_rungs(
     dib_run: TargetRun,  # noqa: ARG001 -- the image and environment of the fixture
     request: pytest.FixtureRequest,
 ) -> None:
-    """The test environments of the ladder's later rungs, opened once: a step of its own to blame."""
+    """The test environments of the ladder's later rungs, opened once before the build."""
     session = request.config.stash[KEY]
     for rung in session.plan.later(session.current):
         if rung in session.booting:
@@ -87,14 +87,14 @@ def artifact(dib_run: TargetRun, request: pytest.FixtureRequest) -> Artifact:
     """
     session = request.config.stash[KEY]
     if session.current in session.booting:
-        request.getfixturevalue("cloud")  # what is wrong there is told before a build of minutes
+        request.getfixturevalue("cloud")  # errors there are reported before a build of minutes
     request.getfixturevalue("dib_later_rungs")
     return building.artifact(dib_run)
 
 
 @pytest.fixture(scope="session")
 def dib_view(request: pytest.FixtureRequest) -> str:
-    """What the test looks at: ``instance``, or in ``image`` entries ``tree``, the image's files."""
+    """The subject of the test: ``instance``, or ``tree``, the image's files, in ``image`` entries."""
     return str(request.param)
 
 
@@ -104,13 +104,13 @@ def image_tree(
     dib_view: str,  # noqa: ARG001 -- closed before the tests that look at the instance begin
     request: pytest.FixtureRequest,
 ) -> Iterator[ImageTree]:
-    """What is in the image's file, read-only and without a guest.
+    """The image's files, read-only and without a guest.
 
     It has ``path(name)``, ``open(name)``, ``read(name)``, ``read_bytes(name)``, ``is_file(name)``,
     ``glob(pattern)``, ``walk()``, ``device`` and ``disk``.
     """
     if not dib_run.options.has_file:
-        pytest.skip("what exists already is tested, and what file it was made from is not known")
+        pytest.skip("the tested image or instance exists already, and its file is not known")
     built = request.getfixturevalue("artifact")
     session = request.config.stash[KEY]
     if session.may_boot_early(dib_run):
@@ -123,7 +123,7 @@ def image_tree(
 def dib_early_boot(dib_run: TargetRun, request: pytest.FixtureRequest) -> Iterator[None]:
     """An instance that boots while the image's files are looked at; ``instance`` takes it over.
 
-    What goes wrong on the way to it is told by the first test that needs it, and is no matter of the files.
+    The first test that needs the instance reports an error of this boot; tests of the files do not.
     """
     session = request.config.stash[KEY]
     with contextlib.ExitStack() as stack:
@@ -136,7 +136,7 @@ def dib_early_boot(dib_run: TargetRun, request: pytest.FixtureRequest) -> Iterat
 
 @pytest.fixture(scope="session")
 def cloud(dib_run: TargetRun) -> Iterator[Cloud]:
-    """The test environment, opened; ``capabilities`` is what its engine has of a machine."""
+    """The test environment, opened; ``capabilities`` are those of its engine."""
     with environments.opened(dib_run) as opened:
         yield opened
 
@@ -162,7 +162,7 @@ def cloud_image(
 
 @pytest.fixture(scope="session")
 def dib_upload_only(cloud_image: CloudImage | None) -> None:
-    """What every test asks for with --dib-upload-only: the upload, and to be skipped."""
+    """The upload of --dib-upload-only: every test asks for this fixture, and is skipped after the upload."""
     assert cloud_image is not None
     pytest.skip(f"--dib-upload-only: {cloud_image.name} ({cloud_image.id}) is uploaded")
 
@@ -209,7 +209,7 @@ def ssh_access(
 
 
 def _offer_shell(session: DibSession, target_run: TargetRun, access: SshAccess) -> None:
-    """Open ``--dib-shell``'s shell if the image failed, and nobody wants the run to end."""
+    """Open ``--dib-shell``'s shell if the image failed and the run is not to end."""
     if not (session.options.shell and target_run.failed) or signals.interrupted():
         return
     session.progress.announce(
@@ -260,19 +260,22 @@ def revert(_dib_operations: GuestOperations) -> Callable[..., float]:
 
 @pytest.fixture(autouse=True)
 def _dib_pristine(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Give ``dib_first_boot`` and ``dib_pristine`` tests the instance they need; note who used it."""
+    """Give ``dib_first_boot`` and ``dib_pristine`` tests the instance they need; note its use."""
     target = modules.target_of(request.node)
     if target is None:
         yield
         return
     target_run = request.config.stash[KEY].target_run(target)
     wants_first_boot = target_run.options.warm and collection.needs_first_boot(request.node)
-    # The login only where it is needed: such a test may be about a guest that lets nobody in.
+    # Log in only where it is needed: such a test may be about a guest that accepts no login.
     if wants_first_boot and warming.is_resumed(request.getfixturevalue("instance")):
         request.getfixturevalue("_dib_operations").require_first_boot()
     if request.node.get_closest_marker(collection.PRISTINE_MARK):
         if target_run.options.existing_instance is not None:
-            pytest.skip("--dib-use-existing-instance: it is not ours, and not put back to its first state")
+            pytest.skip(
+                "--dib-use-existing-instance: the run did not make the instance, so it is not put back to "
+                "its first state"
+            )
         request.getfixturevalue("_dib_operations").restore_pristine()
     yield
     # Asked only now: a test may get the instance in the middle of its body. `host` got it maybe long before.
@@ -307,7 +310,7 @@ def dib_runner(
     environment_variables: Mapping[str, str],
     request: pytest.FixtureRequest,
 ) -> scripts.Runner:
-    """What runs the script or command that the test stands for, made as its entry wants it."""
+    """The runner of the test's script or command, with the settings of its entry."""
     item, get = request.node, request.getfixturevalue
     entry = item.stash[modules.ENTRY]
     cwd = request.config.invocation_params.dir

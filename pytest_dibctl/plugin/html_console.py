@@ -26,7 +26,7 @@ CONSOLE = ".console.log"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Console:
-    """What is read of a console; only if that is the ``whole`` of it its lines have their true numbers."""
+    """The part of a console that is read; its lines have their true numbers only if it is the ``whole``."""
 
     text: str
     whole: bool

@@ -37,7 +37,7 @@ LANES = {"ready": "login"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Header:
-    """What is said of the run as a whole; ``note`` is what the targets cannot tell, empty without one.
+    """The words for the run as a whole; ``note`` is text that no target has, empty without one.
 
     ``told`` are lines on the configuration, like those on known failures.
     """
@@ -89,8 +89,8 @@ def _matrix(target_reports: Mapping[str, TargetReport], names: Mapping[str, str]
     for image in images:
         row = [el("td", el("strong", image), class_="name")]
         for environment in environments:
-            found = cells.get((image, environment))
-            row.append(el("td", _linked_badge(*found) if found else _soft("-")))
+            cell = cells.get((image, environment))
+            row.append(el("td", _linked_badge(*cell) if cell else _soft("-")))
         rows.append(el("tr", *row))
     return el("section", el("div", el("table", *rows), class_="scroll"))
 
@@ -204,7 +204,7 @@ def _bars(span: Span, parts: Mapping[str, float], whole: Span) -> Iterator[Marku
     colour = "bad" if span.failed else span.name if span.name in COLOURED else "other"
     yield _bar(dataclasses.replace(span, title=span.title or span.name), whole, colour)
     at = span.start
-    # What the phases of a build add up to is less than the step took, by what comes before and after.
+    # The phases of a build add up to less than the step: some work comes before and after them.
     for phase, seconds in parts.items():
         if at + seconds <= span.end:
             part = Span(name=span.name, start=at, end=at + seconds, title=phase)
@@ -299,7 +299,7 @@ def _changes(change: Changes) -> Markup:
 
 
 def _facts(target: TargetReport) -> Iterator[Markup]:
-    shown = {
+    rows = {
         "image": target.image,
         "environment": target.environment,
         "file": target.file or "",
@@ -312,7 +312,7 @@ def _facts(target: TargetReport) -> Iterator[Markup]:
             if not name.startswith("dib_seconds_") and name not in HIDDEN_FACTS
         },
     }
-    pairs = [part for name, value in shown.items() if value for part in (el("dt", name), el("dd", value))]
+    pairs = [part for name, value in rows.items() if value for part in (el("dt", name), el("dd", value))]
     yield el("details", el("summary", el("strong", "Facts")), el("dl", *pairs))
 
 

@@ -1,4 +1,4 @@
-"""What pytest's JUnit report is given beyond properties: attachments, and crashed tests' properties."""
+"""Additions to pytest's JUnit report beyond properties: attachments, and crashed tests' properties."""
 
 from __future__ import annotations
 

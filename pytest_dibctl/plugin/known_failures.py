@@ -1,4 +1,4 @@
-"""Failures that images.yaml says are known: their tests run, and pytest's xfail takes what they find.
+"""Known failures of images.yaml: their tests run, and their failures become pytest's xfail.
 
 After a failure's last day its tests count again, and the summary says so. A failed step is never excused.
 """
@@ -51,7 +51,7 @@ class KnownFailures:
                 if day <= known.until and KNOWN not in item.stash:
                     item.stash[KNOWN] = known
                     item.add_marker(pytest.mark.xfail(reason=reason_of(known), strict=False))
-        # A module that cannot be imported has tests that nothing is known of.
+        # The tests of a module that cannot be imported are unknown.
         whole = self._collects_all and not session.testsfailed
         self._session.run_state.put(TOLD, list(self._to_tell(day, tests, whole=whole)))
         self._session.run_state.put(MARKED, list(self._marked(day, tests)) if whole else [])
@@ -65,7 +65,7 @@ class KnownFailures:
         )
 
     def _to_tell(self, day: dt.date, tests: Mapping[int, list[str]], *, whole: bool) -> Iterator[str]:
-        """Yield what the summary says of known failures that do not apply."""
+        """Yield the summary's notes on known failures that do not apply."""
         for place, known in self._all_known():
             if day > known.until:
                 yield (
@@ -89,7 +89,7 @@ class KnownFailures:
 
 
 def told(session: DibSession) -> list[str]:
-    """Return what the end of a run says of known failures that do not apply, or whose tests all pass now."""
+    """Return the notes at the end of a run on known failures that do not apply, or whose tests all pass."""
     state = session.run_state
     return [
         *(state.get(TOLD) or ()),
@@ -126,7 +126,7 @@ def is_of(pattern: str, nodeid: str, entry: PlannedEntry | None) -> bool:
 
 
 def reason_of(known: KnownFailure) -> str:
-    """Return what reports say of a known failure."""
+    """Return the words of reports for a known failure."""
     why = f"{known.reason}: " if known.reason else ""
     return f"{why}{known.url} (known until {known.until})"
 

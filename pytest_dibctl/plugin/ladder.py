@@ -1,7 +1,7 @@
 """A ladder: test environments from quick to complete, of which each test gets the first that serves it.
 
-The targets of an image are the rungs. A test is collected for one of them. A rung begins only when the one
-before it is over, and its tests are skipped if one of an earlier rung failed.
+The targets of an image are the rungs. A test is collected for one of them. A rung begins only when the rung
+before it is over. Its tests are skipped if a test of an earlier rung failed.
 """
 
 from __future__ import annotations
@@ -73,6 +73,6 @@ def summary(session: DibSession) -> Iterator[str]:
         parts = []
         for rung in session.plan.rungs(image):
             report = session.target_reports.get(rung.id)
-            told = outcomes(report) if report else ""
-            parts.append(f"{rung.environment.label}: {told or 'no test ran'}")
+            counts = outcomes(report) if report else ""
+            parts.append(f"{rung.environment.label}: {counts or 'no test ran'}")
         yield f"ladder of {image.label}: {'; '.join(parts)}"

@@ -144,7 +144,7 @@ def duration(seconds: float) -> str:
 
 
 class Board:
-    """What each target is at: the last line of its step, and since when."""
+    """The step of each target: its last line, and its start."""
 
     def __init__(self, clock: Any = time.monotonic) -> None:
         self._clock = clock

@@ -16,7 +16,7 @@ LONGEST_TEXT = 4000
 """Characters shown of one failure, its end; GitHub takes a mebibyte for a whole step."""
 MOST_FAILURES = 50
 SIGNS = MappingProxyType({"passed": "✅", "failed": "❌", "not run": "⚪"})
-"""What stands for a target's verdict."""
+"""The signs for a target's verdict."""
 ORDER = ("passed", "failed", "errors", "skipped", "xfailed", "xpassed", "reruns")
 
 
@@ -61,9 +61,9 @@ def markdown(
     if known or told:
         lines = (f"- {_escaped(line)}" for line in (*known, *told))
         parts.append("### Known failures\n\n" + "\n".join(lines))
-    seen = [f"- {_escaped(f'{label}: {line}')}" for label, of in target_reports.items() for line in of.seen]
-    if seen:
-        parts.append("### Seen in guests\n\n" + "\n".join(seen))
+    notes = [f"- {_escaped(f'{label}: {line}')}" for label, of in target_reports.items() for line in of.seen]
+    if notes:
+        parts.append("### Seen in guests\n\n" + "\n".join(notes))
     left = [line for label, target_report in target_reports.items() for line in _left(label, target_report)]
     if left:
         parts.append("### Still there\n\n" + "\n".join(left))

@@ -32,7 +32,7 @@ LIVE_LIMIT = 16 << 20
 
 
 class ImageModule(pytest.Module):
-    """A test module whose every test is run for an image, even one that asks for no fixture."""
+    """A test module whose tests all run for an image, even a test that asks for no fixture."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -89,26 +89,26 @@ def _module_of(path: Path, tests: Iterable[tuple[str, str]]) -> types.ModuleType
 
 
 def function_name(path: Path) -> str:
-    """Return what a script's test is called: its name without suffix; pytest gives dots another meaning."""
+    """Return the name of a script's test: the file's without suffix; pytest gives dots another meaning."""
     return path.stem.replace(".", "_")
 
 
 def command_name(place: str) -> str:
-    """Return what an external test is called: "external_1" is the first of its image."""
+    """Return the name of an external test: "external_1" is the first of its image."""
     index = int(re.sub(r"\D", "", place))
     return f"external_{index + 1}"
 
 
 def target_of(item: pytest.Item) -> Target | None:
     """Return the target an item is for."""
-    found = _parameter(item, "image")
-    return found if isinstance(found, Target) else None
+    target = _parameter(item, "image")
+    return target if isinstance(target, Target) else None
 
 
 def view_of(item: pytest.Item) -> str | None:
-    """Return what an item looks at; None for a test that is for no image."""
-    found = _parameter(item, "dib_view")
-    return found if isinstance(found, str) else None
+    """Return the subject of an item; None for a test that is for no image."""
+    view = _parameter(item, "dib_view")
+    return view if isinstance(view, str) else None
 
 
 def planned_entry(item: pytest.Item, plan: Plan) -> PlannedEntry | None:
@@ -175,7 +175,7 @@ class _Output:
                 print(bounded_log.limit_note(LIVE_LIMIT))  # noqa: T201 -- see above
 
     def shown(self) -> list[str]:
-        """Return the last lines, after one that counts those that are not kept."""
+        """Return the last lines, after a line that counts the lines that are not kept."""
         if not self._lines:
             return ["[it wrote nothing]"]
         left_out = self._lines - len(self._last)

@@ -1,4 +1,4 @@
-"""What tests need of a test environment's engine, and tests that are skipped because theirs lacks it."""
+"""The capabilities that tests need, and the skipping of tests whose engine lacks one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNMET: pytest.StashKey[bool] = pytest.StashKey()
 
 
 def needs_of(item: pytest.Item, entry: planning.PlannedEntry | None) -> frozenset[str]:
-    """Return what a test's marks and its entry say it needs; a test of an image's files needs nothing."""
+    """Return the capabilities that a test's marks and its entry name; a test of files needs none."""
     if modules.view_of(item) != planning.INSTANCE:
         return frozenset()
     marked = {name for marker in item.iter_markers(MARK) for name in marker.args}
@@ -31,7 +31,7 @@ def meets(target: Target, needs: Collection[str]) -> bool:
 
 
 def skip_unmet(items: Iterable[pytest.Item], catalog: Catalog) -> None:
-    """Mark each test to be skipped whose engine lacks what it needs: nothing is set up for it.
+    """Mark each test to be skipped whose engine lacks a capability: nothing is set up for it.
 
     Raises pytest.UsageError for marks that name no capability.
     """
@@ -48,12 +48,12 @@ def skip_unmet(items: Iterable[pytest.Item], catalog: Catalog) -> None:
 
 
 def is_unmet(item: pytest.Item) -> bool:
-    """Whether a test is skipped because its engine lacks what it needs."""
+    """Whether a test is skipped because its engine lacks a capability."""
     return item.stash.get(_UNMET, False)
 
 
 def _mistakes(item: pytest.Item) -> Iterator[str]:
-    """Yield what is wrong with a test's marks, once for all targets that it is for."""
+    """Yield the errors of a test's marks, once for all of its targets."""
     where = item.nodeid.partition("[")[0]
     for marker in item.iter_markers(MARK):
         if marker.kwargs or not marker.args:
@@ -65,7 +65,7 @@ def _mistakes(item: pytest.Item) -> Iterator[str]:
 
 
 def _reason(target: Target, needs: frozenset[str], catalog: Catalog) -> str:
-    """Return what the environment of a target lacks, and which environments have it."""
+    """Return the words for a missing capability of a target, and for environments that have it."""
     own = target.environment
     lacks = f"{own.label} has {engines.absence(needs - own.settings.capabilities)}"
     able = [

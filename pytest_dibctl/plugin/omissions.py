@@ -1,7 +1,7 @@
 """Tests of listed files that are never collected: a setting, a conftest file or a plugin leaves them out.
 
-Statements must not call such a run whole. What the test files say of themselves, ``__test__ = False`` for
-one, is theirs to say; their digests are in the statement.
+Statements must not call such a run whole. Test files may leave themselves out, as with ``__test__ = False``;
+their digests are in the statement.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pytest_dibctl.plugin.modules import ImageModule
 from pytest_dibctl.plugin.session import DibSession
 
 USUAL_FILES = ("test_*.py", "*_test.py")
-"""What pytest takes for a file of tests unless a setting says otherwise."""
+"""The patterns of test files in pytest, unless a setting says otherwise."""
 NOT_OURS = ("__pycache__", ".*")
 """Folders in which no tests are."""
 
 
 class Omissions:
-    """Notes what is collected, and counts what is not though it looks like a test."""
+    """Notes the collected tests, and counts those that look like tests and are not collected."""
 
     def __init__(self, session: DibSession) -> None:
         self._session = session

@@ -1,4 +1,4 @@
-"""The ``--dib-*`` options as values of ours, and what they refuse together."""
+"""The ``--dib-*`` options as values, and the combinations that are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def path_of(text: str | None) -> Path | None:
 
 
 def run_options(config: pytest.Config) -> RunOptions:
-    """Return what the command line asks for; raises pytest.UsageError."""
+    """Return the options of the command line; raises pytest.UsageError."""
     options: Any = config.option
     return RunOptions(
         build=options.dib_build,
@@ -48,12 +48,14 @@ def run_options(config: pytest.Config) -> RunOptions:
 
 def only_shows(config: pytest.Config) -> bool:
     """Whether pytest lists tests or fixtures and runs nothing, so that the machine need not be able to."""
-    given = config.option
-    return bool(given.collectonly or given.showfixtures or given.show_fixtures_per_test or given.setupplan)
+    options = config.option
+    return bool(
+        options.collectonly or options.showfixtures or options.show_fixtures_per_test or options.setupplan
+    )
 
 
 def is_warm(config: pytest.Config) -> bool:
-    """Whether instances may go on from ready states: what the command line says, else the ini option."""
+    """Whether instances may resume ready states: by the command line, else by the ini option."""
     return bool(config.option.dib_warm or config.getini("dibctl_warm"))
 
 
@@ -81,7 +83,7 @@ def _ladder(config: pytest.Config) -> tuple[str, ...]:
 
 
 def keep_days(config: pytest.Config) -> float:
-    """Return for how many days what failed is kept: what the ini option says; raises pytest.UsageError."""
+    """Return the days for which failed resources are kept, by the ini option; raises pytest.UsageError."""
     text = str(config.getini("dibctl_keep_days"))
     try:
         days = float(text)
@@ -93,23 +95,23 @@ def keep_days(config: pytest.Config) -> float:
 
 
 def build_jobs(config: pytest.Config) -> int:
-    """Return how many builds may go on at once: what the ini option says, else half of the cores.
+    """Return how many builds may go on at once: by the ini option, else half of the cores.
 
     Raises pytest.UsageError for a negative number.
     """
-    given: int = config.getini("dibctl_build_jobs")
-    if given < 0:
-        raise pytest.UsageError(f"dibctl_build_jobs is {given}; it must be 0 (half of the cores) or more")
-    return given or max(1, len(os.sched_getaffinity(0)) // 2)
+    jobs: int = config.getini("dibctl_build_jobs")
+    if jobs < 0:
+        raise pytest.UsageError(f"dibctl_build_jobs is {jobs}; it must be 0 (half of the cores) or more")
+    return jobs or max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 def _logs_directory(config: pytest.Config) -> Path | None:
-    """Return where logs are copied to: what --dib-logs says, else a folder beside the JUnit or HTML file."""
-    given: str | None = config.option.dib_logs
+    """Return where logs are copied to: the folder of --dib-logs, else one beside the JUnit or HTML file."""
+    directory: str | None = config.option.dib_logs
     cwd = Path(config.invocation_params.dir)
     junit_xml: str | None = config.getoption("xmlpath", None)
-    if given:
-        return cwd / given
+    if directory:
+        return cwd / directory
     if junit_xml:
         file = os.path.expandvars(os.path.expanduser(junit_xml))  # noqa: PTH111 -- as pytest does it
         return (cwd / file).with_suffix(".logs")
@@ -126,11 +128,11 @@ def refuse_contradictions(config: pytest.Config, plan: Plan) -> None:
     images = [image.label for image in plan.images]
     environments = [target.environment.label for target in plan.targets]
     sources = ("dib_input", "dib_use_existing_image", "dib_use_existing_instance")
-    given = [_flag(option) for option in sources if getattr(options, option)]
+    chosen = [_flag(option) for option in sources if getattr(options, option)]
     if options.dib_upload_only:
-        given = [*(flag for flag in given if flag != _flag("dib_input")), "--dib-upload-only"]
-    if len(given) > 1:
-        raise DibctlError(f"{' and '.join(given)} exclude each other")
+        chosen = [*(flag for flag in chosen if flag != _flag("dib_input")), "--dib-upload-only"]
+    if len(chosen) > 1:
+        raise DibctlError(f"{' and '.join(chosen)} exclude each other")
     for option in sources:
         if getattr(options, option) and len(images) > 1:
             raise DibctlError(
@@ -161,7 +163,7 @@ def refuse_what_cannot_work(plan: Plan, options: RunOptions) -> None:
 
 
 def refuse_what_validate_finds(plan: Plan, options: RunOptions, cwd: Path) -> None:
-    """Raise a DibctlError for what `dibctl validate` finds wrong with the run's images and environments.
+    """Raise a DibctlError for errors of `dibctl validate` in the run's images and environments.
 
     Without this every test that needs the build would report it.
     """
@@ -193,10 +195,11 @@ def refuse_shadowing_modules(plan: Plan) -> None:
     The libraries that talk to OpenStack count only where the run will.
     """
     in_openstack = not all(target.environment.settings.is_local for target in plan.targets)
-    found = shadowed.clashes(without=() if in_openstack else ("openstacksdk",))
-    if found:
+    clashes = shadowed.clashes(without=() if in_openstack else ("openstacksdk",))
+    if clashes:
         raise pytest.UsageError(
-            "\n".join(map(str, found)) + "\nhint: rename the file, or run pytest with --import-mode=importlib"
+            "\n".join(map(str, clashes))
+            + "\nhint: rename the file, or run pytest with --import-mode=importlib"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a run tests: which file of ``tests_list`` is for which images, in which order."""
+"""The plan of a run: which file of ``tests_list`` is for which images, in which order."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from pytest_dibctl.run.targets import Target, unlike
 
 SHIPPED = re.compile(r"image_tests/(?:tree/)?test_(\w+)\.py(.*)$", re.DOTALL)
 SCRIPT_KINDS, FILE_KINDS = ("shell", "ssh", "image"), ("pytest", "image")
-"""What kinds of entries a script, and a file of pytest tests, may be listed under."""
+"""The kinds of entries that may list a script, and a file of pytest tests."""
 EXTERNAL = "external"
 """The kind of an external test."""
 INSTANCE, TREE = "instance", "tree"
-"""What a test looks at: a running instance, or the files of an image."""
+"""The subject of a test: a running instance, or the files of an image."""
 RUNNING_ORDER = ("image", EXTERNAL)
 """The kinds that run before all others of an image; what needs no guest comes first."""
 SMOKE_TEST = TestEntry(pytest=f"{tests_list.GENERIC}login")
-"""What an image without ``tests_list`` is tested with: that it boots and lets us log in."""
+"""The test of an image without ``tests_list``: it boots and accepts a login."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,11 +52,11 @@ class PlannedEntry:
 
     @property
     def key(self) -> tuple[str, int]:
-        """What identifies the entry within a run."""
+        """The identity of the entry within a run."""
         return (self.image, self.index)
 
     def covers(self, path: Path) -> bool:
-        """Whether ``path`` is one of the entry's files or lies in one of its directories."""
+        """Whether ``path`` is among the entry's files or lies in one of its directories."""
         text = str(path)  # asked for each file and folder that pytest meets: comparing paths takes longer
         return any(text == own or text.startswith(f"{own}/") for own in self._names)
 
@@ -75,7 +75,7 @@ class PlannedEntry:
 class Use:
     """One target that one file is for; ``entry`` is None for a file named on the command line only.
 
-    ``view`` is what its tests look at.
+    ``view`` is the subject of its tests.
     """
 
     target: Target
@@ -86,7 +86,7 @@ class Use:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run tests: targets in the order of the command line, with the entries of their images.
+    """The plan of a run: targets in the order of the command line, with the entries of their images.
 
     With ``paths_given`` the command line names the tests, and each of them is for every image; ``given``
     are the files among them. With ``ladder`` an image's targets are rungs: each test is for one of them.
@@ -180,8 +180,8 @@ class Plan:
 
     def commands(self, path: Path) -> tuple[str, ...]:
         """Return the places of the external tests that the file ``path`` lists, for any image, in order."""
-        found = [entry.place for entry in self.entries if entry.kind == EXTERNAL and path in entry.paths]
-        return tuple(dict.fromkeys(found))
+        places = [entry.place for entry in self.entries if entry.kind == EXTERNAL and path in entry.paths]
+        return tuple(dict.fromkeys(places))
 
     def is_listed(self, path: Path) -> bool:
         """Whether an entry names ``path`` itself."""
@@ -193,7 +193,7 @@ class Plan:
         return [entry for entry in self.entries if entry.key not in present]
 
     def order(self, target: Target, entry: PlannedEntry | None) -> tuple[int, int]:
-        """Return what items are sorted by: target, then entry."""
+        """Return the sorting key of an item: target, then entry."""
         return (self.targets.index(target), -1 if entry is None else entry.index)
 
 
@@ -270,7 +270,7 @@ def absolute(path: Path, cwd: Path) -> Path:
 
 
 def paths(the_plan: Plan) -> list[str]:
-    """Return what pytest has to collect, in order."""
+    """Return the paths that pytest has to collect, in order."""
     return list(dict.fromkeys(str(path) for entry in the_plan.entries for path in entry.paths))
 
 

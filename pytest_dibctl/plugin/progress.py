@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RARELY = 60.0
 """Seconds between two plain lines of one step."""
 TICK = 0.3
-"""Seconds between two looks at what there is to show."""
+"""Seconds between two updates of the shown lines."""
 LOOK = 2.0
 """Seconds between two looks at a guest's console."""
 WARNING = "warning"
@@ -33,10 +33,10 @@ WARNING = "warning"
 
 
 class ProgressOutput:
-    """Shows what the steps of a run say; ``directory`` is the run's.
+    """Shows the progress of a run's steps; ``directory`` is the run's.
 
     On a worker of xdist it hands everything to the controller. ``boot_stage`` is asked now and then, at a
-    terminal, for what the guests of this process are at, by their targets' ids.
+    terminal, for the stages of this process's guests, by their targets' ids.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ProgressOutput:
         self._worker = worker_id(config) or ""
         self._board = Board()
         self._lock = threading.RLock()
-        """Held while the feed is read, and while what is known of the steps is changed or shown."""
+        """Held while the feed is read, and while the known steps are changed or shown."""
         self._screen: Screen | None = None
         self._told: dict[tuple[str, str], float] = {}
         self._thread: threading.Thread | None = None
@@ -73,9 +73,9 @@ class ProgressOutput:
 
     def _screen_of_pytest(self) -> Screen | None:
         # Options are missing where their plugin was left out with -p.
-        given = self._config.getoption
-        has_debugger = given("usepdb", default=False) or given("trace", default=False)
-        if given("capture", default="no") == "no" or has_debugger or self._reporter is None:
+        getoption = self._config.getoption
+        has_debugger = getoption("usepdb", default=False) or getoption("trace", default=False)
+        if getoption("capture", default="no") == "no" or has_debugger or self._reporter is None:
             return None  # others write to the terminal besides
         writer = self._config.get_terminal_writer()
         file = vars(writer).get("_file")  # pytest's own writers have it, others need not
@@ -124,13 +124,13 @@ class ProgressOutput:
         self._take(Word(target=target, worker=self._worker, step=name))
 
     def worker_ended(self, worker: str) -> None:
-        """Show no step of a worker any more; one that died has told no end."""
+        """Show no step of a worker any more; a worker that died reported no end."""
         with self._lock:
             self._read_feed()
             self._board.forget(worker)
 
     def announce(self, line: str) -> None:
-        """Show a line to the person at the terminal, whatever the options."""
+        """Show a line to the person at the terminal, with every option."""
         with self.uncaptured():
             self._print(line)
 

@@ -1,4 +1,4 @@
-"""What the processes of a run say of their steps, in a file of the run's directory.
+"""The progress of the processes of a run, in a file of the run's directory.
 
 xdist hands reports of tests to its controller and nothing else. So each worker appends lines to one file, and
 the controller, which has the terminal, reads on where it stopped.
@@ -50,7 +50,7 @@ class Feed:
             os.close(descriptor)
 
     def new(self) -> Iterator[Word]:
-        """Yield what was said since the last call; words that a full disk has cut are left out."""
+        """Yield the entries since the last call; entries that a full disk has cut are left out."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._read)

@@ -1,8 +1,8 @@
-"""Secrets stay out of what pytest shows and writes, whatever its options.
+"""Secrets stay out of pytest's output, with every option of pytest.
 
 A failure, a time-out or an interrupt may fall into a call of openstacksdk, whose frames hold tokens and
 passwords. Tracebacks end where such a call begins, so that no option shows its variables. Known secrets in
-what is left, such as variables and output of tests, are replaced.
+the remaining text, such as variables and output of tests, are replaced.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Redacting:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
-        """Replace secrets in what is written to the terminal; stacks of pytest-timeout go there directly."""
+        """Replace secrets in text for the terminal; stacks of pytest-timeout go there directly."""
         if not session.config.pluginmanager.has_plugin("terminalreporter"):
             return  # a worker: what it reports is shown by the controller
         writer = session.config.get_terminal_writer()

@@ -1,4 +1,4 @@
-"""What the process that ran a test puts on its report: the image's facts, and why the test failed."""
+"""The additions to a test's report by the process that ran it: the image's facts, and the failure's cause."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Reporting:
             if follows:
                 _tell_no_failure(call, follows)
         if isinstance(error, TroubleError):
-            # A mark like xfail excuses what its test finds, not the look after the target's last one.
+            # A mark like xfail excuses its test's failure, not the look after the target's last test.
             vars(report).pop("wasxfail", None)
             report.outcome, report.longrepr = "failed", str(error)
         if hasattr(report, "wasxfail") and (known := item.stash.get(known_failures.KNOWN, None)):
@@ -91,15 +91,15 @@ class Reporting:
         error: BaseException | None,
         target_run: TargetRun,
     ) -> None:
-        """Add to a failed report what the traceback does not tell."""
+        """Add the facts to a failed report that the traceback does not tell."""
         entry = item.stash.get(ENTRY, None)
         if entry is not None and report.when == "call" and self._budgets.seconds_left(item) <= 0:
             text = f"the tests of {entry.written} share {entry.timeout:g} s, which are spent now"
             report.sections.append(("dibctl", text))
         if isinstance(error, DibctlError) and report.when != "call":
             report.longrepr = str(error)
-        told = isinstance(error, DibctlError) and LAST_LINES in error.message
-        if target_run.guest.instance is not None and not target_run.failed and not told:
+        has_console = isinstance(error, DibctlError) and LAST_LINES in error.message
+        if target_run.guest.instance is not None and not target_run.failed and not has_console:
             self._show_console(report, error, target_run.guest.instance, target_run.label)
 
     def _show_console(
@@ -149,7 +149,7 @@ def _judged(notes: Notes, item: pytest.Item, error: BaseException | None, *, ste
 
 
 def _put_facts(item: pytest.Item, target_run: TargetRun) -> None:
-    """Put what is known of the image on the item, as properties that pytest copies to the report."""
+    """Put the image's known facts on the item, as properties that pytest copies to the report."""
     seconds = {**target_run.seconds_elsewhere, **target_run.phases}
     facts = {
         "image": target_run.label,

@@ -1,4 +1,4 @@
-"""pytest's reports of image tests: what this plugin writes on them, and the one place that reads them.
+"""pytest's reports of image tests: the data that this plugin adds, and the only place that reads it.
 
 A test's own process writes; xdist carries the report to its controller as JSON.
 """
@@ -21,7 +21,7 @@ LOGS = (f"{PREFIX}console_log", f"{PREFIX}screen", f"{PREFIX}build_log")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Notes:
-    """What the process that ran a test adds to its report, beside the properties; plain data.
+    """The data that the process of a test adds to its report, beside the properties; plain data.
 
     ``phases`` are the seconds that the process has spent on the target up to now. ``entry`` is the turn of
     the test's entry among those of its image, None for a file named on the command line only.
@@ -85,7 +85,7 @@ class PhaseReport:
 
 
 def read(report: pytest.TestReport, plan: Plan) -> PhaseReport | None:
-    """Return what a report says of a target of ``plan``, None for a test of no image."""
+    """Return a report's data of a target of ``plan``, None for a test of no image."""
     facts = facts_of(report)
     target = plan.target(facts.get(f"{PREFIX}image"), facts.get(f"{PREFIX}environment"))
     if target is None:

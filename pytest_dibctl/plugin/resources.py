@@ -1,4 +1,4 @@
-"""What a run holds from its configuration to its end: ledger, guardian and signal handlers."""
+"""Resources of a run from its configuration to its end: ledger, guardian and signal handlers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from pytest_dibctl.system import process, signals
 class RunResources:
     """The run's ledger, opened; on a worker, whose ``run_id`` is its controller's, another hold on it.
 
-    pytest closes them by its hook. ``guard`` is to be called before anything is made: it starts the
-    guardian, which removes it if this process is killed. Raises DibctlError if the ledger cannot be opened.
+    pytest closes them by its hook. ``guard`` is to be called before the first resource is made: it starts the
+    guardian, which removes the resources if this process is killed. Raises DibctlError if the ledger cannot
+    be opened.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class RunResources:
     def begin_guard(self) -> None:
         """Call ``guard`` in the background: a guardian takes a third of a second to start.
 
-        What is wrong with it is raised by the next call, before anything is made.
+        The next call raises its error, before any resource is made.
         """
 
         def begin() -> None:
@@ -71,14 +72,14 @@ class RunResources:
         self._beginning.start()
 
     def not_removed(self) -> list[Record]:
-        """Return the records of what the run has made, and neither removed nor kept; keys are left out.
+        """Return the records of resources that the run has neither removed nor kept; keys are left out.
 
         A key stays as long as the instance that it opens.
         """
         return [record for record in self.ledger.records() if record.kept is None and record.kind != "key"]
 
     def _outlook(self) -> list[str]:
-        """Return what is still to be removed, in words; nothing on a worker, whose controller says it."""
+        """Return the resources still to be removed, in words; none on an xdist worker."""
         if self._is_worker:
             return []
         return [f"{record.kind} {record.name}" for record in self.not_removed()]

@@ -61,7 +61,7 @@ class Results:
         target_report.add_facts(report.facts, guest=report.worker or "")
         if report.outcome is not None:
             target_report.outcomes[report.outcome] += 1
-            # What a failed setup took is the time of a step, such as the build.
+            # The time of a failed setup belongs to a step, such as the build.
             seconds = report.seconds if report.when == "call" else 0.0
             result = TestResult(
                 nodeid=report.nodeid, outcome=report.outcome, seconds=seconds, reason=report.reason

@@ -1,6 +1,6 @@
-"""The state of a pytest session with images: what its hooks share, and what fixtures reach.
+"""The state of a pytest session with images: the parts that its hooks share and its fixtures reach.
 
-It has no hooks of its own. Under xdist each process has one; ``run_state`` is what they have in common.
+It has no hooks of its own. Under xdist each process has one; they share ``run_state``.
 """
 
 from __future__ import annotations
@@ -60,11 +60,10 @@ class Verdict:
 class DibSession:
     """One pytest session with images; fixtures reach it through ``config.stash[KEY]``.
 
-    ``booting`` are the targets with a test that looks at an instance, ``wanting_pristine`` those with a
-    test that asks for a first-booted one, ``wanting_first_boot`` those with a test that must not have a warm
-    one; all are known once tests are collected. ``target_reports`` are
-    kept by the id of their target. ``notes`` and ``warnings`` are lines that the terminal shows with the
-    summary.
+    ``booting`` are the targets with a test of an instance, ``wanting_pristine`` those with a test that needs
+    a first-booted instance, ``wanting_first_boot`` those with a test that must not have a resumed instance.
+    All are known once tests are collected. ``target_reports`` are kept by the id of their target. ``notes``
+    and ``warnings`` are lines that the terminal shows with the summary.
     """
 
     def __init__(
@@ -119,7 +118,7 @@ class DibSession:
 
     @property
     def run_state(self) -> RunState:
-        """What this process has in common with the run's others."""
+        """The state that this process shares with the run's other processes."""
         return RunState(directory=self.ledger.directory)
 
     # -- targets ---------------------------------------------------------------------------------
@@ -153,15 +152,15 @@ class DibSession:
     def may_boot_early(self, target_run: TargetRun) -> bool:
         """Whether the instance may boot while the image's files are looked at: a test here will need it.
 
-        A container is one that costs nothing if the files are found wrong. Of several instances of an image
-        none may be this process's.
+        A container costs nothing if a test of the files fails. Of several instances of an image none may be
+        this process's.
         """
         is_sure = not (self.is_worker and self.config.option.dib_instances > 1)
         engine = target_run.environment.settings.engine
         return is_sure and engine in EARLY and self.current in self.booting and target_run.options.has_file
 
     def _boot_stages(self) -> dict[str, str]:
-        """Return what guests are at on the way to a login."""
+        """Return the stages of guests on the way to a login."""
         stages: dict[str, str] = {}
         for target, target_run in tuple(self.target_runs.items()):
             instance = target_run.guest.instance
@@ -194,12 +193,12 @@ class DibSession:
         return target is not None and self.target_report(target.id).failed
 
     def add_removal(self, removal: Removal) -> None:
-        """Enter what became of a resource, with its target, its image, or with the run."""
+        """Enter the outcome for a resource, with its target, its image, or with the run."""
         target = self.plan.target(removal.image, removal.environment)
         self.target_report(target.id if target else removal.image or "run").add_removal(removal)
 
     def leftovers(self) -> list[Removal]:
-        """Return what could not be removed, as far as reports tell."""
+        """Return the resources that could not be removed, as far as reports tell."""
         return [
             leftover for target_report in self.target_reports.values() for leftover in target_report.leftovers
         ]

@@ -1,4 +1,4 @@
-"""What summaries show of a target: seconds of its phases, outcomes, and resources kept or left."""
+"""The data of a target for summaries: seconds of its phases, outcomes, and resources kept or left."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Span:
-    """When a step of a target, or one of its tests, was on; both times are seconds since the epoch."""
+    """The time of a step or test of a target; start and end are seconds since the epoch."""
 
     name: str
     start: float
@@ -50,7 +50,7 @@ class Span:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TestResult:
-    """What became of one test, or of its setup or teardown if that failed.
+    """The outcome of one test, or of its setup or teardown if that failed.
 
     ``seconds`` are those of the test itself: the time of its setup and teardown is that of steps.
     ``reason`` is why it was skipped or expected to fail.
@@ -66,7 +66,7 @@ class TestResult:
 
 @dataclasses.dataclass(kw_only=True)
 class TargetReport:
-    """What the summaries show of one target; under xdist the sum of what its workers report.
+    """The data of one target for summaries; under xdist the sum of its workers' reports.
 
     ``phases`` are seconds by step. ``reused`` is why the image was not built, None if it was. ``digest``
     is its file's SHA-512 in hex. ``outcomes``, ``failures``, ``known_failures`` and ``dependents`` are
@@ -93,9 +93,9 @@ class TargetReport:
     instances: list[str] = dataclasses.field(default_factory=list)
     logs: list[str] = dataclasses.field(default_factory=list)
     seen: list[str] = dataclasses.field(default_factory=list)
-    """What went wrong in guests, and how long they booted: lines for the summary."""
+    """Trouble in guests, and the times of their boots: lines for the summary."""
     removals: list[Removal] = dataclasses.field(default_factory=list)
-    """What was kept, and what could not be removed; one for each resource."""
+    """Resources that were kept or could not be removed; one entry for each."""
     outcomes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     failures: list[Failure] = dataclasses.field(default_factory=list)
     known_failures: list[str] = dataclasses.field(default_factory=list)
@@ -112,12 +112,12 @@ class TargetReport:
 
     @property
     def kept(self) -> list[Removal]:
-        """What was left on purpose."""
+        """Resources that were kept on purpose."""
         return [removal for removal in self.removals if removal.state is State.KEPT]
 
     @property
     def leftovers(self) -> list[Removal]:
-        """What could not be removed."""
+        """Resources that could not be removed."""
         return [removal for removal in self.removals if removal.failed]
 
     @property
@@ -134,7 +134,7 @@ class TargetReport:
         return outcomes
 
     def as_data(self) -> dict[str, Any]:
-        """Return what a worker sends to its controller, plain data; ``from_data`` reads it."""
+        """Return a worker's data for its controller, plain data; ``from_data`` reads it."""
         data = dataclasses.asdict(self)
         for here_only in HERE_ONLY:
             del data[here_only]
@@ -168,7 +168,7 @@ class TargetReport:
         self.removals += other.removals
 
     def add_test(self, result: TestResult, *, started: float) -> None:
-        """Add what became of a test, which began at a time; 0 where that is not known."""
+        """Add the outcome of a test, which began at a time; 0 where that is not known."""
         self.tests.append(result)
         if result.outcome != "skipped" and started > 0 and result.seconds > 0:
             failed = result.outcome in {"failed", "errors"}
@@ -176,7 +176,7 @@ class TargetReport:
             self.spans.append(Span(name="tests", start=started, end=end, failed=failed, title=result.nodeid))
 
     def add_removal(self, removal: Removal) -> None:
-        """Add what the controller removed, kept or could not remove; a leftover only once."""
+        """Add a removal of the controller: removed, kept or left; a leftover only once."""
         if removal.seconds:
             self.phases["cleanup"] = self.phases.get("cleanup", 0.0) + removal.seconds
         known = removal.failed and any(removal.resource == left.resource for left in self.leftovers)
@@ -191,7 +191,7 @@ class TargetReport:
 
 
 def report_of(target_run: TargetRun) -> TargetReport:
-    """Return what this process reports of a target run."""
+    """Return this process's report of a target run."""
     return TargetReport(
         image=target_run.label,
         environment=target_run.environment.label,
@@ -221,7 +221,7 @@ def columns(target_reports: Mapping[str, TargetReport]) -> tuple[str, ...]:
 
 
 def verdict(target_report: TargetReport) -> str:
-    """Return in one word what became of a target: "passed", "failed" or "not run"."""
+    """Return the outcome of a target in one word: "passed", "failed" or "not run"."""
     if target_report.failures or target_report.leftovers:
         return "failed"
     ran = sum(target_report.outcomes[name] for name in ("passed", "xpassed", "xfailed"))

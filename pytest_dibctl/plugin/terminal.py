@@ -1,4 +1,4 @@
-"""What the terminal shows of a session with images: its header and its summary."""
+"""The terminal's header and summary of a session with images."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class TerminalOutput:
         return f"{forecast.path}, {forecast.text}"
 
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
-        """Print phase times per image, then what was kept and what could not be removed."""
+        """Print phase times per image, then the kept resources and those that could not be removed."""
         target_reports = self._session.target_reports
         if not target_reports or self._is_quiet(terminalreporter):
             return
@@ -104,11 +104,11 @@ class TerminalOutput:
             _write_removals(terminalreporter, label, target_report)
 
     def _is_quiet(self, terminalreporter: TerminalReporter) -> bool:
-        """Whether -q was given and there is nothing that has to be known."""
+        """Whether -q was given and there is no news that must be shown."""
         reports = self._session.target_reports.values()
-        told = any(report.failed or report.kept for report in reports) or bool(self._session.warnings)
-        told = told or bool(self._session.run_state.get(known_failures.TOLD))
-        return terminalreporter.config.get_verbosity() < 0 and not told
+        has_news = any(report.failed or report.kept for report in reports) or bool(self._session.warnings)
+        has_news = has_news or bool(self._session.run_state.get(known_failures.TOLD))
+        return terminalreporter.config.get_verbosity() < 0 and not has_news
 
 
 def _write_table(terminalreporter: TerminalReporter, target_reports: Mapping[str, TargetReport]) -> None:

@@ -14,7 +14,7 @@ LOG_HANDLERS = ("log_cli_handler", "log_file_handler")
 
 
 def make_visible(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Escape what a terminal would obey in a report's failure and its captured output; replace secrets."""
+    """Escape control characters in a report's failure and its captured output; replace secrets."""
     report.sections = [(visible(name), visible(text)) for name, text in report.sections]
     report.longrepr = visible_value(report.longrepr)
 

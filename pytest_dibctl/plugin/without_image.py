@@ -93,7 +93,7 @@ class WithoutImage:
             pytest.skip(f"it asks for {error.argname}; {MISSING}")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Count what was skipped so, by workers of xdist too."""
+        """Count the tests that were skipped so, by workers of xdist too."""
         self._skipped += isinstance(report.longrepr, tuple) and MISSING in report.longrepr[2]
 
     def _reason(self, item: pytest.Item) -> str | None:
@@ -112,7 +112,7 @@ class WithoutImage:
         return None
 
     def _listings_for(self, path: Path) -> list[_Listing]:
-        """Return what the repositories around a test file, and the one that pytest was called in, list."""
+        """Return the listed tests of the repositories around a test file and around pytest's directory."""
         places = [self._config.invocation_params.dir, *path.parents, *Path(os.path.realpath(path)).parents]
         listings = []
         for place in dict.fromkeys(places):
@@ -123,8 +123,8 @@ class WithoutImage:
 
     def _given(self, place: Path) -> Path | None:
         """Return the file of --dib-images-config, which is relative to where pytest was called."""
-        given = self._config.getoption("dib_images_config", None)
-        return place / given if given and place == self._config.invocation_params.dir else None
+        named = self._config.getoption("dib_images_config", None)
+        return place / named if named and place == self._config.invocation_params.dir else None
 
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
         """Say that tests were left out, also where reasons are not shown."""
@@ -152,7 +152,7 @@ class _Listing:
 
 
 def _listing(place: Path, given: Path | None) -> _Listing:
-    """Return what the repository in a folder lists; nothing for a folder that is none."""
+    """Return the listed tests of the repository in a folder; none for a folder without one."""
     found = [place / folder / name for folder in FOLDERS for name in FILES if _exists(place / folder / name)]
     if given is None and not found:
         return _Listing()

@@ -1,4 +1,4 @@
-"""Opening a region of an environment; the one place of ``publish`` that knows there is an OpenStack."""
+"""Opening a region of an environment: the only place of ``publish`` that knows of OpenStack."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def open_region(
     keystone = environment.settings.keystone
     if keystone is None:
         raise ConfigError(
-            f"{environment.at()}: this environment has no keystone section, so nobody can log in there",
-            hint="external_upload alone can upload, and nothing else",
+            f"{environment.at()}: this environment has no keystone section, so there is no login",
+            hint="such an environment can only upload, with external_upload",
         )
     where = environment.at("keystone")
     credentials = resolve(keystone, environ, "publish", where=where, fixed_cloud=fixed_cloud)

@@ -1,4 +1,4 @@
-"""What an image is to be in an environment, and whether an existing image is equal to that."""
+"""The desired image of an environment, and whether an existing image is equal to it."""
 
 from __future__ import annotations
 
@@ -28,20 +28,22 @@ log = logging.getLogger(__name__)
 
 SHA512 = image_state.SHA512
 SPEC, LABEL, CONVERSION = "dibctl_spec", "dibctl_label", "dibctl_conversion"
-"""Properties of a published image: the digest of the built file, which is the one that was tested; a digest
-of all that Glance was told; the label in images.yaml; and what made the uploaded file of the built one."""
+"""Properties of a published image.
+
+They hold the digest of the built file, which is the tested file; a digest of all settings sent to Glance; the
+label in images.yaml; and the conversion from the built to the uploaded file.
+"""
 TESTED, PACKAGES = "dibctl_tested", "dibctl_packages"
-"""Properties that say when and where the image passed its tests, and what packages it has."""
+"""Properties about the image's passed tests (time and environment), and about its packages."""
 BUILT, BUILDER, RECIPE = "dibctl_built", "dibctl_builder", "dibctl_recipe"
-"""Properties that say when the file was built, by which diskimage-builder, and a digest of all that it was
-built of."""
+"""Properties about the build: its time, diskimage-builder's version, and a digest of its inputs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conversion:
     """How another file is made of the built one before its upload; equal ones are made once for all.
 
-    ``described`` is what the published image says of it.
+    ``described`` is the value of the published image's property.
     """
 
     settings: Preprocessing
@@ -61,9 +63,9 @@ class Conversion:
 class Wanted:
     """An image in an environment. ``timeout`` is seconds for the upload; ``members`` ids or names.
 
-    ``sha512`` is of the built file, before any ``conversion``; ``rule`` says what obsolete means,
-    ``tested`` when and where it passed its tests, None if no run vouches for it; ``packages`` are packed;
-    ``build`` are properties that say how it was built.
+    ``sha512`` is of the built file, before any ``conversion``. ``rule`` says what obsolete means. ``tested``
+    says when and where the image passed its tests, None if no run vouches for it. ``packages`` are packed.
+    ``build`` are properties about its build.
     """
 
     spec: ImageSpec
@@ -81,7 +83,7 @@ class Wanted:
 
     @property
     def facts(self) -> dict[str, str]:
-        """The properties that are no part of what makes an image the same.
+        """The properties that do not count when images are compared.
 
         Tests may run again, manifests and records of a build get lost, and the same bytes be built twice.
         """
@@ -90,11 +92,11 @@ class Wanted:
 
 
 UNPROVEN = "no: nothing shows that this file was made of the one that was tested"
-"""What the image says of its tests where ``preprocessing.use_existing`` took a file of unknown origin."""
+"""The property about tests, where ``preprocessing.use_existing`` took a file of unknown origin."""
 
 
 def unproven(wanted: Wanted, environment: Entry[UploadEnvironment], file: Artifact) -> Wanted:
-    """Return what an image is to be whose file may have been made of another one than the tested.
+    """Return the desired image for a file that may have been made of another file than the tested.
 
     Raises UntestedError where a test run must vouch for it.
     """
@@ -107,9 +109,9 @@ def unproven(wanted: Wanted, environment: Entry[UploadEnvironment], file: Artifa
 
 
 def wanted(image: Entry[Image], environment: Entry[UploadEnvironment], built: Artifact) -> Wanted:
-    """Return what ``built`` is to be in ``environment``.
+    """Return the desired image of ``built`` in ``environment``.
 
-    Raises ConfigError for what cannot be, UntestedError where no test run vouches for it and one must.
+    Raises ConfigError for impossible settings, UntestedError if a test run must vouch for it and none does.
     """
     glance = merge.glance(image, environment)
     if glance.name is None:
@@ -160,7 +162,7 @@ def wanted(image: Entry[Image], environment: Entry[UploadEnvironment], built: Ar
 
 
 def _build(built: Artifact) -> dict[str, str]:
-    """Return what the record beside the file says of its build, empty if it is of another file."""
+    """Return the facts of its build in the record beside the file, empty if the record is of another file."""
     record = fingerprint.load(built.path)
     if record is None or record.sha512 != built.sha512:
         return {}
@@ -221,7 +223,7 @@ def _untested(image: Entry[Image], environment: Entry[UploadEnvironment], built:
 
 
 def is_same(image: ImageRecord, wanted: Wanted) -> bool:
-    """Whether an image has the bytes and the properties that are wanted, whether or not it is hidden."""
+    """Whether an image has the desired bytes and properties; it may be hidden."""
     spec = wanted.spec
     described = (image.disk_format, image.container_format, image.visibility, image.min_disk, image.min_ram)
     if described != (spec.disk_format, spec.container_format, spec.visibility, spec.min_disk, spec.min_ram):

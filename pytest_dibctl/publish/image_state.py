@@ -15,7 +15,7 @@ from pytest_dibctl.errors import ApiError
 AT, BY = FACTS
 """The properties that hold when an image became obsolete, and the id of its successor."""
 NO_TIME = "unknown"
-"""What ``AT`` says where the server tells no time: the time of the image's last change counts then."""
+"""The value of ``AT`` if the server tells no time: then the time of the image's last change counts."""
 SHA512 = "dibctl_sha512"
 """The property of each published image that holds the digest of the built file, which was tested."""
 
@@ -47,7 +47,7 @@ def is_current(image: ImageRecord, rule: Obsoleting) -> bool:
 
 
 def obsolete_name(name: str, rule: Obsoleting, where: str) -> str:
-    """Return what an image called ``name`` is called once it is obsolete; raises ConfigError."""
+    """Return the name of an image called ``name`` once it is obsolete; raises ConfigError."""
     return interpolate.text(rule.name, {"name": name}, where)[:LONGEST_NAME]
 
 
@@ -60,7 +60,8 @@ def companion_name(name: str, key: str) -> str:
 def has_obsolete_name(image: ImageRecord, rule: Obsoleting) -> bool:
     """Whether an image is called as ``rule`` calls obsolete ones.
 
-    Properties alone prove nothing: Cinder copies an image's properties to what users make of their volumes.
+    Properties alone prove nothing: Cinder copies an image's properties to images that users make of their
+    volumes.
     """
     before, _, after = interpolate.text(rule.name, {"name": "\0"}, "").partition("\0")
     if len(image.name) == LONGEST_NAME:  # its end may have been cut off
@@ -93,7 +94,7 @@ def restoration(image: ImageRecord, change: Change) -> Change:
 
 
 def obsolete_since(image: ImageRecord) -> dt.datetime:
-    """Return when an image became obsolete; for one that does not say it, when it was changed last."""
+    """Return when an image became obsolete; without a record of it, when it was changed last."""
     try:
         moment = dt.datetime.fromisoformat(image.properties[AT])
     except (KeyError, ValueError):

@@ -67,7 +67,7 @@ class Jobs:
 
 
 class _Job:
-    """A call in a daemon thread; ``error`` is what it raised."""
+    """A call in a daemon thread; ``error`` is its exception."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -113,8 +113,8 @@ def _finish(jobs: Sequence[_Job]) -> None:
 def _wait(jobs: Sequence[_Job]) -> None:
     """Wait until the jobs that were started have ended.
 
-    It polls: a signal that comes just before Python blocks in a lock does not wake it up, and an exception
-    out of a signal's handler can leave a lock of the standard library taken for ever.
+    It polls. A signal that comes just before Python blocks in a lock does not wake it up, and an exception
+    from a signal's handler can leave a lock of the standard library taken for ever.
     """
     pauses = growing(LONGEST_POLL / 20, factor=1.5, longest=LONGEST_POLL)
     wait_until(lambda: all(job.ended for job in jobs), poll=pauses)

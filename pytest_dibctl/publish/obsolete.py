@@ -14,7 +14,7 @@ from pytest_dibctl.publish import image_state
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Marked:
-    """What became of one image: ``changed`` is False for one that was obsolete already, or failed."""
+    """The outcome for one image: ``changed`` is False if it was obsolete already, or if the change failed."""
 
     image_id: str
     name: str = ""
@@ -23,7 +23,7 @@ class Marked:
 
 
 def mark(region: Region, image_ids: Sequence[str], rule: Obsoleting, *, where: str) -> list[Marked]:
-    """Make images obsolete and return what became of each, in their order.
+    """Make images obsolete and return the outcome for each, in their order.
 
     An error of one image stands in its ``error`` and does not stop the others. ``where`` is the setting of
     the obsolete name, for messages.
@@ -39,8 +39,8 @@ def _mark(region: Region, image_id: str, rule: Obsoleting, where: str) -> Marked
                 f"image {image_id} ({image.name}) belongs to project {image.owner}, and is left alone",
                 hint="log in to that project to make it obsolete",
             )
-        if (what := _no_production_image(image)) is not None:
-            raise ApiError(f"image {image_id} ({image.name}) is {what}, and is left alone")
+        if (kind := _no_production_image(image)) is not None:
+            raise ApiError(f"image {image_id} ({image.name}) is {kind}, and is left alone")
         if image_state.is_obsolete(image, rule) and image_state.is_marked(image):
             return Marked(image_id=image_id, name=image.name)
         now = image_state.time_of(region)
@@ -51,7 +51,7 @@ def _mark(region: Region, image_id: str, rule: Obsoleting, where: str) -> Marked
 
 
 def _no_production_image(image: ImageRecord) -> str | None:
-    """Return what an image is that no command may make obsolete, None for one in production."""
+    """Return the kind of an image that no command may make obsolete, None for a published image."""
     if image.is_snapshot:
         return "a snapshot of a user's server or volume"
     if image.tags & {TEST, KEPT}:

@@ -38,7 +38,7 @@ class Passage:
         self._sendings += 1
         # Of a kind that cannot be computed here the MD5 stands in, where the source tells one.
         digest = hashlib.new(self._algorithm or "md5", usedforsecurity=False)
-        done, held = 0, b""
+        done, pending = 0, b""
         for block in self._region.download(self._image.id):
             if time.monotonic() > self._deadline:
                 raise LateError
@@ -46,14 +46,14 @@ class Passage:
             done += len(block)
             if done > len(self):
                 self._check(done, "")
-            if held:
-                yield held
-            held = block
+            if pending:
+                yield pending
+            pending = block
             self._sent(done, len(self))
         # Before the last block is sent: a damaged image stays incomplete, so Glance never activates it.
         self._check(done, digest.hexdigest())
-        if held:
-            yield held
+        if pending:
+            yield pending
 
     def _check(self, done: int, digest: str) -> None:
         expected = self._image.hash_value if self._algorithm else self._image.checksum

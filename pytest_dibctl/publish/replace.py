@@ -1,8 +1,8 @@
 """Replace the older images of a name by a new one, in one region, or leave all as it was before.
 
 The new image is hidden until it is whole. It becomes visible before the first older one ceases to be current:
-for a moment there are two, at no time is there none. When anything fails after that, the older ones are
-restored first, and the new one goes only once one of them is seen to be current again.
+for a moment there are two, at no time is there none. When anything fails after that, the older images are
+restored first. The new image is removed only once an older one is seen to be current again.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ def nothing() -> None:
 class Work:
     """One image on its way to one region.
 
-    ``content`` makes the bytes to send, once it is sure that they are needed; ``obsolete`` says whether older
-    images make place; ``go_on`` is called between steps and raises to give up, until the new image shows.
+    ``content`` makes the bytes to send, once they are known to be needed. ``obsolete`` says whether older
+    images become obsolete. ``go_on`` is called between steps until the new image is visible; it raises to
+    give up.
     """
 
     region: Region
@@ -92,33 +93,33 @@ def look(region: Region, wanted: Wanted, *, obsolete: bool = True) -> Found:
 def _same(current: Sequence[ImageRecord], wanted: Wanted, *, obsolete: bool) -> ImageRecord | None:
     """Return the current image that equals the wanted one; ``current`` is in order, the newest first.
 
-    Of several current images the newest stays, whichever command repairs that: if each command preferred its
-    own one, two at a time could make both obsolete.
+    Of several current images the newest stays, for every command: if each command preferred its own image,
+    two simultaneous commands could make both obsolete.
     """
     candidates = current[:1] if obsolete else current
     return next((image for image in candidates if is_same(image, wanted)), None)
 
 
 def replace(work: Work) -> Replaced:
-    """Make the wanted image the current one of its name; raises DibctlError, everything being as before.
+    """Make the desired image the current one of its name; raises DibctlError after it has undone its changes.
 
-    What could not be put back is said in notes of the error.
+    Notes of the error name the parts that could not be put back.
     """
-    found = look(work.region, work.wanted, obsolete=work.obsolete)
+    existing = look(work.region, work.wanted, obsolete=work.obsolete)
     members = [work.region.project(member) for member in work.wanted.members]
-    if found.same is not None:
-        pending = _share(work, found.same, members)
+    if existing.same is not None:
+        pending = _share(work, existing.same, members)
         facts = work.wanted.facts
-        news = {key: value for key, value in facts.items() if key not in found.same.properties}
+        news = {key: value for key, value in facts.items() if key not in existing.same.properties}
         if news:
-            work.region.change(found.same.id, Change(properties=news))
-        obsoleted = tuple(_obsoleted(work, found.older, found.same, []))
-        _tidy_up(work, found.same)
-        return Replaced(image=found.same, uploaded=False, obsoleted=obsoleted, pending=pending)
+            work.region.change(existing.same.id, Change(properties=news))
+        obsoleted = tuple(_obsoleted(work, existing.older, existing.same, []))
+        _tidy_up(work, existing.same)
+        return Replaced(image=existing.same, uploaded=False, obsoleted=obsoleted, pending=pending)
     made = _Made(claim=unfinished.new_claim())
     changed: list[tuple[ImageRecord, Change]] = []
     try:
-        image = _hidden(work, found, made)
+        image = _hidden(work, existing, made)
         pending = _share(work, image, members)
         work.go_on()
         if not unfinished.is_claimed(work.region, image.id, made.claim):
@@ -126,10 +127,10 @@ def replace(work: Work) -> Replaced:
             made.image, made.parts = None, []
         made.shown = True
         image = _reveal(work, image)
-        losers, winner = _judged(work, found, image)
+        losers, winner = _judged(work, existing, image)
         obsoleted = tuple(_obsoleted(work, losers, winner, changed))
     except BaseException as error:
-        _roll_back(work, made, changed, found.older, error)
+        _roll_back(work, made, changed, existing.older, error)
         raise
     _tidy_up(work, image)
     return Replaced(image=image, uploaded=True, obsoleted=obsoleted, pending=pending)
@@ -137,9 +138,9 @@ def replace(work: Work) -> Replaced:
 
 @dataclasses.dataclass(kw_only=True)
 class _Made:
-    """The ids of what is there of a new image, and goes if anything fails.
+    """The ids of a new image and its parts, which are removed if anything fails.
 
-    One that was ``taken`` up was there before, and is unfinished again then.
+    An image that was ``taken`` over existed before, and is unfinished again then.
     """
 
     claim: str
@@ -150,9 +151,9 @@ class _Made:
 
 
 def _hidden(work: Work, found: Found, made: _Made) -> ImageRecord:
-    """Return the new image, whole and hidden; ``made`` gets the ids of what was made."""
+    """Return the new image, whole and hidden; ``made`` gets the ids of the made images."""
     for image in found.unfinished:
-        # One that is older than a current image would have to make place for that one.
+        # An image that is older than a current image would have to make place for it.
         overtaken = work.obsolete and found.current and _age(image) < _age(found.current[0])
         if overtaken or not is_same(image, work.wanted) or not _has_whole_parts(work, image):
             continue
@@ -208,7 +209,7 @@ def _created(work: Work, spec: ImageSpec, content: Content) -> ImageRecord:
 
 
 def _share(work: Work, image: ImageRecord, members: Sequence[str]) -> tuple[str, ...]:
-    """Share an image and what belongs to it; return the projects that have not accepted it."""
+    """Share an image and its companions; return the projects that have not accepted it."""
     pending = []
     for member in members:
         for companion in work.wanted.companions:
@@ -238,7 +239,7 @@ def _age(image: ImageRecord) -> tuple[dt.datetime, str]:
 
 
 def _judged(work: Work, found: Found, image: ImageRecord) -> tuple[tuple[ImageRecord, ...], ImageRecord]:
-    """Return the current images that make place, the newest first, and the one that stays.
+    """Return the current images that become obsolete, the newest first, and the image that stays.
 
     Another upload may have published meanwhile: the newest of these images stays, by creation and then by
     id. Each upload looks after its image shows, so at least the last one sees all of them, and none makes
@@ -281,7 +282,7 @@ def _roll_back(
     older: Sequence[ImageRecord],
     error: BaseException,
 ) -> None:
-    """Restore the older images, then remove what was made; what fails becomes a note on ``error``."""
+    """Restore the older images, then remove the new ones; a failure becomes a note on ``error``."""
     if changed:
         work.tell("going back to the older image")
     older = tuple(image for image in older if made.image != image.id)
@@ -304,7 +305,7 @@ def _roll_back(
 
 
 def _why_it_stays(work: Work, made: _Made, older: Sequence[ImageRecord]) -> str | None:
-    """Return why the new image must stay where it is, None if nobody can need it."""
+    """Return why the new image must stay, None if it cannot be needed."""
     assert made.image is not None
     if older and not _any_current(work, older):
         return "none of the older ones is known to be current"
@@ -326,7 +327,7 @@ def _remove_parts(work: Work, made: _Made, error: BaseException) -> None:
 
 
 def _hide_again(work: Work, made: _Made) -> None:
-    """Make a published image what it was when it was taken up, so that the next upload finds it."""
+    """Give an image back the state in which it was taken over, so that the next upload finds it."""
     assert made.taken is not None
     facts = {key: made.taken.properties.get(key) for key in work.wanted.facts}
     work.region.change(
@@ -370,7 +371,7 @@ def _noting(error: BaseException, left: str) -> Iterator[None]:
 
 
 def _tidy_up(work: Work, image: ImageRecord) -> None:
-    """Mark a published image's companions as finished, and sweep what earlier uploads of its name left."""
+    """Mark a published image's companions as finished, and sweep leftovers of earlier uploads of its name."""
     unfinished.settle(work.region, image)
     name = work.wanted.spec.name
     names = {name, *(image_state.companion_name(name, key) for key in BOOT_KEYS)}

@@ -44,9 +44,8 @@ class Policy:
 class Candidate:
     """An obsolete image. ``size`` is bytes, ``since`` when it became obsolete.
 
-    ``named`` says whether its name is that of an obsolete image, ``marked`` whether it bears the mark of a
-    replacement, which no current image does; ``companions`` are the ids of the kernel and
-    the initrd that it boots by.
+    ``named`` says whether its name is that of an obsolete image. ``marked`` says whether it has the mark of a
+    replacement, which no current image has. ``companions`` are the ids of its kernel and initrd.
     """
 
     id: str
@@ -64,12 +63,12 @@ class Candidate:
 
 
 Fate = Literal["deleted", "goes", "stays", "failed"]
-"""What becomes of a candidate; of one that would be deleted a plan says "goes"."""
+"""The outcome for a candidate; a plan says "goes" for a candidate that would be deleted."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What becomes of a candidate, and why."""
+    """A candidate's outcome, and its reason."""
 
     candidate: Candidate
     outcome: Fate
@@ -83,7 +82,7 @@ STOPPING = signals.Words(
 
 
 class RotationInterrupted(KeyboardInterrupt):
-    """A rotation was interrupted; ``verdicts`` say what had become of each candidate by then."""
+    """A rotation was interrupted; ``verdicts`` are the outcomes for the candidates by then."""
 
     def __init__(self, reason: str, verdicts: Sequence[Verdict]) -> None:
         super().__init__(reason)
@@ -91,7 +90,7 @@ class RotationInterrupted(KeyboardInterrupt):
 
 
 def plan(region: Region, policy: Policy) -> list[Verdict]:
-    """Return what a rotation would do; nothing is changed.
+    """Return the plan of a rotation; nothing is changed.
 
     Raises NovaForbiddenError for a user who may not see the servers of all projects.
     """
@@ -99,7 +98,7 @@ def plan(region: Region, policy: Policy) -> list[Verdict]:
 
 
 def rotate(region: Region, policy: Policy, *, tell: Callable[[str], None]) -> list[Verdict]:
-    """Delete the obsolete images that may be deleted, and return what became of each candidate.
+    """Delete the obsolete images that may be deleted, and return the outcome for each candidate.
 
     An image that cannot be deleted does not stop the others. Raises as ``plan``, before any deletion. An
     interruption waits for the deletion in progress, and is raised as RotationInterrupted.
@@ -141,9 +140,9 @@ class _Rotation:
     def plan(self) -> list[Verdict]:
         candidates = self._candidates()
         reasons = self._reasons(candidates)
-        asked = [candidate.id for candidate in candidates if candidate.id not in reasons]
-        if asked:
-            reasons |= {image_id: f"used by {user}" for image_id, user in self._region.uses(asked).items()}
+        ids = [candidate.id for candidate in candidates if candidate.id not in reasons]
+        if ids:
+            reasons |= {image_id: f"used by {user}" for image_id, user in self._region.uses(ids).items()}
         return [
             Verdict(candidate=candidate, outcome="stays", reason=reasons[candidate.id])
             if candidate.id in reasons
@@ -219,7 +218,7 @@ class _Rotation:
         return None
 
     def _is_still_obsolete(self, image: ImageRecord) -> bool:
-        """Whether an image is what it was when it was listed: ours, and no current one."""
+        """Whether an image is unchanged since it was listed: of this project, and not current."""
         return (
             image.owner == self._region.project_id
             and image_state.is_obsolete(image, self._rule)

@@ -1,4 +1,4 @@
-"""What is true of each image: built, tested, published, and whether any of that is outdated.
+"""The status of each image: built, tested, published, and which of these are outdated.
 
 Nothing is built, and nothing is changed in a cloud.
 """
@@ -38,11 +38,11 @@ Place = Literal["this file", "another file", "not published", "unreachable", "ex
 class Built:
     """The image's file; ``sha512`` is None where there is none.
 
-    ``finished`` is when its build ended, for a file that was built elsewhere when it was changed last.
-    ``fingerprint`` is the digest of all that it was built of, ``today`` that of what a build would be made of
-    now; None where this is not known. Of ``recipe``, "none" is that of a file that is not built yet, and
-    "elsewhere" that of one that is not built here. ``reason`` says why it is outdated, ``error`` why its
-    recipe cannot be used or the file cannot be read.
+    ``finished`` is the end of its build; for a file that was built elsewhere, it is the file's last change.
+    ``fingerprint`` is the digest of the inputs of its build, ``today`` that of the inputs of a build now;
+    None where it is not known. ``recipe`` is "none" for a file that is not built yet, and "elsewhere" for a
+    file that is not built here. ``reason`` says why it is outdated, ``error`` why its recipe cannot be used
+    or the file cannot be read.
     """
 
     file: Path
@@ -57,7 +57,7 @@ class Built:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tested:
-    """What test runs say of the file: by the statement that vouches for it, else by the newest one.
+    """The tests of the file: by the statement that vouches for it, else by the newest statement.
 
     Of ``outcome``, "elsewhere" is a pass in an environment that does not vouch for images, and "outdated" one
     of tests that have changed since, or of fewer than are listed now.
@@ -107,8 +107,8 @@ def status(
     """Return the status of each image; all clouds are asked at once, for ``timeout`` seconds at most.
 
     ``open_region`` logs in to an environment, at the Glance that an image names, and is called in threads.
-    What cannot be known is said in the
-    result; nothing is raised for it. A file whose digest is not known yet is read once.
+    The result names unknown values; no error is raised for them. A file whose digest is not known yet is read
+    once.
     """
     # The files are read while the clouds are asked.
     visits = _visits(images, environments, open_region)
@@ -157,7 +157,7 @@ def _built(image: Entry[Image], cwd: Path) -> Built:
 
 
 def _recipe(image: Entry[Image], file: Path, cwd: Path) -> Built:
-    """Return what is known of a build without its file; raises DibctlError for a broken recipe."""
+    """Return the known facts of a build without its file; raises DibctlError for a broken recipe."""
     plan = plan_for(image, file, cwd)
     reason = plan.outdated()
     return Built(
@@ -219,7 +219,7 @@ class _Visit:
         return not self._thread.is_alive()
 
     def stop(self) -> None:
-        """Have the thread ask nothing more; what it has learned by now counts."""
+        """Let the thread ask nothing more; its results so far count."""
         self._stopped.set()
 
     def _run(self) -> None:

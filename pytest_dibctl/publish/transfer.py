@@ -1,8 +1,8 @@
 """An image from one region to another: bytes, formats, properties, visibility, owner and members.
 
 The bytes go from one Glance to the other where the destination's can fetch them, else through this process,
-never through a file. An interrupted transfer leaves an image that is hidden and tagged: the next transfer
-completes it if its bytes are whole, and removes it once it is old.
+never through a file. An interrupted transfer leaves a hidden and tagged image. The next transfer completes it
+if its bytes are whole, and removes it once it is old.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ WORDS = signals.Words(
 def transfer(request: Request) -> Transferred:
     """Transfer an image; when it raises DibctlError, the destination is as it was before.
 
-    Raises ImageNotFoundError when the source has no such image, ApiError for one that is not active. Notes of
-    the error say what could not be undone.
+    Raises ImageNotFoundError when the source has no such image, ApiError when it is not active. Notes of the
+    error name the changes that could not be undone.
     """
     source = _source(request)
     running = _Transfer(request)
@@ -67,7 +67,7 @@ def _undo(running: _Transfer, error: BaseException) -> None:
 
 
 def _source(request: Request) -> ImageRecord:
-    """Return the image that ``request.what`` names: the newest current one, else the one of that id."""
+    """Return the image that ``request.what`` names: the newest current image, else the image of that id."""
     named = image_state.newest_first(
         image
         for image in request.source.images(name=request.what)
@@ -116,7 +116,7 @@ class _Transfer:
         self._made_parts: list[str] = []
 
     def copy(self, source: ImageRecord, *, is_part: bool = False) -> _Copy:
-        """Copy an image's bytes after those of its kernel and initrd; what is made stays hidden."""
+        """Copy an image's bytes after those of its kernel and initrd; the copies stay hidden."""
         parts: dict[str, _Copy] = {}
         for key in BOOT_KEYS if self._request.meta else ():
             if part_id := source.properties.get(key):
@@ -155,7 +155,7 @@ class _Transfer:
         return image, changes
 
     def undo(self, error: BaseException) -> None:
-        """Remove what was made, the image before its parts; what fails becomes a note on ``error``."""
+        """Remove the copies, the image before its parts; a failure becomes a note on ``error``."""
         if self._made_image is not None:
             self._remove(self._made_image, error)
         for part_id in self._made_parts:
@@ -164,8 +164,8 @@ class _Transfer:
     def _remove(self, image_id: str, error: BaseException, *, unless_needed: bool = False) -> None:
         where = self._destination.name
         try:
-            shown = image_id in self._shown
-            if not unfinished.is_claimed(self._destination, image_id, self._claim, or_published=shown):
+            is_visible = image_id in self._shown
+            if not unfinished.is_claimed(self._destination, image_id, self._claim, or_published=is_visible):
                 error.add_note(f"image {image_id} is left in {where}: another transfer has taken it up")
             elif unless_needed and (user := self._destination.needed_by(image_id)) is not None:
                 error.add_note(f"image {image_id} is left in {where}: {user}")
@@ -177,7 +177,7 @@ class _Transfer:
     def _existing(self, source: ImageRecord, wanted: Goal) -> ImageRecord | None:
         """Return an image that has name, formats and bytes already: a finished one rather."""
         spec = wanted.spec
-        found = image_state.newest_first(
+        images = image_state.newest_first(
             image
             for image in self._destination.images(name=source.name, owner=spec.owner)
             if image.status == "active"
@@ -185,7 +185,7 @@ class _Transfer:
             and (image.disk_format, image.container_format) == (spec.disk_format, spec.container_format)
             and same_bytes(image, source)
         )
-        for image in sorted(found, key=lambda image: UNFINISHED in image.tags):
+        for image in sorted(images, key=lambda image: UNFINISHED in image.tags):
             if UNFINISHED not in image.tags or unfinished.take_up(
                 self._destination, image, self._claim, timeout=self._request.timeout
             ):

@@ -1,4 +1,4 @@
-"""What a transferred image shall be at the destination, and how near an image there is to that."""
+"""The goal of a transfer at the destination, and how near an image there is to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_dibctl.publish.transfer_request import Request
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Goal:
-    """What the image shall be in the end; ``members`` are ids of the destination's projects."""
+    """The goal for the image; ``members`` are ids of the destination's projects."""
 
     spec: ImageSpec
     members: tuple[str, ...]
@@ -42,7 +42,7 @@ class Goal:
 
 
 def goal(request: Request, source: ImageRecord, parts: Mapping[str, str]) -> Goal:
-    """Return what the copy of ``source`` shall be.
+    """Return the goal for the copy of ``source``.
 
     ``parts`` maps properties that name its kernel and initrd to their ids at the destination. Raises
     NotInConfigError for a project without a counterpart at the destination.

@@ -1,4 +1,4 @@
-"""What a transfer is asked to do, and what it answers."""
+"""The request for a transfer, and its result."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Transferred:
-    """The image at the source, and the one at the destination.
+    """The image at the source, and its copy at the destination.
 
     ``how`` is "updated" if only the bytes were there, "fetched" if the destination's Glance got them itself.
     ``pending`` are the projects that have not accepted the image yet.

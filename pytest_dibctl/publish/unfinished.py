@@ -1,8 +1,8 @@
 """Images of a publication that was cut off, and the kernel and initrd that go with an image.
 
-An image bears the tag ``marks.UNFINISHED`` until it is published, and its kernel and initrd bear it as long,
-so that one search by the tag finds all that a killed process left. Its claim, a property, names the process
-that is at work on it: another one takes up only what no living process may publish or remove any more.
+An image bears the tag ``marks.UNFINISHED`` until it is published, and so do its kernel and initrd. So one
+search by the tag finds all images that a killed process left. Its claim, a property, names the process that
+works on it. Another process takes the image over only if no living process may publish or remove it any more.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def settle(region: Region, image: ImageRecord) -> None:
 def remove_companions(region: Region, part_ids: Iterable[str], *, owner: str) -> Iterator[ImageRecord]:
     """Delete the companions that went with a deleted image of ``owner``, and yield them.
 
-    One that another image needs stays, and so does, for the next time, one that cannot be deleted.
+    A kernel or initrd that another image needs stays. So does one that cannot be deleted; the next call tries
+    again.
     """
     for part_id in part_ids:
         with contextlib.suppress(DibctlError):

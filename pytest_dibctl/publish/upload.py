@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class UploadInterrupted(KeyboardInterrupt):
-    """An upload was interrupted; ``results`` say what had become of each environment by then."""
+    """An upload was interrupted; ``results`` are the outcomes for the environments by then."""
 
     def __init__(self, reason: str, results: Sequence[Result]) -> None:
         super().__init__(reason)
@@ -48,17 +48,17 @@ def file_of(image: Entry[Image], given: Path | None, cwd: Path) -> Artifact:
 
 
 def plan(request: Request) -> list[Result]:
-    """Look at every region, change nothing, and return what an upload would do."""
+    """Look at every region, change nothing, and return the plan of an upload."""
     with _Upload(request) as upload:
         return upload.plan()
 
 
 def upload(request: Request) -> list[Result]:
-    """Upload an image, and return what became of each environment, in their order.
+    """Upload an image, and return the outcome for each environment, in their order.
 
     An error in one environment is its result, and does not concern the others. An interruption stops all of
-    them: a new image that does not show yet is removed, one that shows makes the older ones obsolete. Then
-    UploadInterrupted is raised, or at once after the signals that abandon the upload.
+    them: a new image that is not visible yet is removed; a visible one still makes the older images obsolete.
+    Then UploadInterrupted is raised, or at once after the signals that abandon the upload.
     """
     with _Upload(request) as running, signals.undertaking(WORDS, running.unfinished):
         try:
@@ -70,12 +70,12 @@ def upload(request: Request) -> list[Result]:
 
 
 def _remember(request: Request, results: Sequence[Result]) -> None:
-    """Write beside the file what was published of it, for reports of later test runs."""
-    there = [result.environment for result in results if result.outcome in {"uploaded", "unchanged"}]
+    """Record beside the file that it was published, for reports of later test runs."""
+    environments = [result.environment for result in results if result.outcome in {"uploaded", "unchanged"}]
     try:
-        published.remember(request.built.path, there)
+        published.remember(request.built.path, environments)
     except (OSError, DibctlError):
-        log.warning("%s: what was published could not be written down", request.built.path, exc_info=True)
+        log.warning("%s: the record of the upload could not be written", request.built.path, exc_info=True)
 
 
 class _Upload:
@@ -110,7 +110,7 @@ class _Upload:
         return [target.label for target in self._targets if target.begun and target.result is None]
 
     def report(self) -> list[Result]:
-        """Return what became of each environment, now that nothing more is done."""
+        """Return the outcome for each environment, now that all work has ended."""
         return [target.report() for target in self._targets]
 
     def _survey(self) -> None:

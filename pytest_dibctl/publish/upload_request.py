@@ -1,4 +1,4 @@
-"""What an upload is asked to do, and what it answers."""
+"""The request for an upload, and its result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Request:
     """An image and the environments to upload it to.
 
     ``built`` is the image's file, and ``cwd`` the directory where commands run. ``open_region`` logs in to an
-    environment; the upload closes what it returns. Without ``obsolete`` older images stay current.
+    environment; the upload closes the region. Without ``obsolete`` older images stay current.
     """
 
     image: Entry[Image]
@@ -51,7 +51,7 @@ Outcome = Literal["uploaded", "unchanged", "external", "failed", "undone", "not 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-    """What became of one environment.
+    """The outcome for one environment.
 
     ``outcome`` is "uploaded", "unchanged", "external" or "failed", in a plan what it would be. After an
     interruption it is also "undone", "not begun", or "left" for an upload that was neither finished nor

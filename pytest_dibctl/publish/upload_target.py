@@ -1,4 +1,4 @@
-"""One environment of an upload: what is there, what would be done, and the upload itself."""
+"""One environment of an upload: its present images, the plan, and the upload itself."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Target:
 
     @property
     def needs_file(self) -> bool:
-        """Whether anything is to be sent: not where the image was current already when it was looked up."""
+        """Whether bytes are to be sent: not if the image was current already when it was looked up."""
         return self._found is None or self._found.same is None
 
     def close(self) -> None:
@@ -57,7 +57,7 @@ class Target:
             self._region.close()
 
     def survey(self) -> None:
-        """Find out what is wanted and what is there; nothing is changed."""
+        """Find the desired and the present images; nothing is changed."""
         with self._judged():
             templates.require_upload(self._environment)
             self._wanted = wanted(self._request.image, self._environment, self._request.built)
@@ -97,7 +97,7 @@ class Target:
         return self._completed(self.result or interrupted)
 
     def plan(self) -> Result:
-        """Return what ``send`` would do, or the error of ``survey``."""
+        """Return the plan of ``send``, or the error of ``survey``."""
         return self._completed(self.result or self._planned())
 
     def _planned(self) -> Result:

@@ -1,1 +1,1 @@
-"""A repository of images as a whole: what it begins with, what changed in it, and what CI does with it."""
+"""A repository of images as a whole: its first files, its changes, and its jobs in CI."""

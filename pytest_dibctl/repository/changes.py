@@ -28,9 +28,9 @@ MOST = 5
 """Reasons that are told of one image; others are counted."""
 _OF_THE_RECIPE = ("dib", "external_build")
 """Keys of an image that the fingerprint looks at."""
-_UNKNOWN = "is named by an absolute path into the repository, so what it was is unknown"
+_UNKNOWN = "is named by an absolute path into the repository, so its earlier content is unknown"
 _TOOLS = "requirements.txt"
-"""What CI installs before it builds and tests, by the name that `dibctl init` gives it."""
+"""The file of the packages that CI installs, by the name that `dibctl init` gives it."""
 _SETTINGS_OF_PYTEST = ("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg")
 
 
@@ -54,7 +54,7 @@ def reasons(
     cwd: Path,
     explicit: Mapping[Kind, Path | None],
 ) -> dict[str, tuple[str, ...]]:
-    """Return what differs from ``revision`` for each of ``images`` that differs, by label.
+    """Return the differences from ``revision`` of each of ``images`` that differs, by label.
 
     ``environments`` are where the images are tested, none for where each says itself. ``explicit`` are files
     that the user gave. Raises DibctlError where git cannot tell.
@@ -77,8 +77,8 @@ def reasons(
             now=_tree(now, repository, explicit),
             of_all=tuple(_of_all(repository, commit, then, now)),
         )
-        told = {image.label: tuple(compared.image(image.label, environments)) for image in images}
-    return {label: _few(found) for label, found in told.items() if found}
+        reasons_by_label = {image.label: tuple(compared.image(image.label, environments)) for image in images}
+    return {label: _few(found) for label, found in reasons_by_label.items() if found}
 
 
 def _few(found: tuple[str, ...]) -> tuple[str, ...]:
@@ -87,7 +87,7 @@ def _few(found: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _of_all(repository: Repository, commit: str, then: Path, now: Path) -> Iterator[str]:
-    """Yield what cannot be compared whatever the image; such things are rare, and any image may use them."""
+    """Yield inputs that cannot be compared for any image; these are rare, and any image may use them."""
     for path in repository.unknown_modules(commit):
         yield f"submodule {path} changed, and its files are not here"
     for tree, other in ((then, now), (now, then)):
@@ -103,7 +103,7 @@ def _strays(tree: Path, other: Path, top: Path) -> Iterator[str]:
             in_tree, path = Path(os.path.realpath(link)), link.relative_to(tree)
             at_work = Path(os.path.realpath(top / path.parent / link.readlink()))
             if in_tree.is_relative_to(other) or in_tree.is_relative_to(top) or at_work.is_relative_to(top):
-                yield f"link {path} leads out of the repository and back, so what it led to is unknown"
+                yield f"link {path} leads out of the repository and back, so its earlier target is unknown"
 
 
 def _tree(top: Path, repository: Repository, explicit: Mapping[Kind, Path | None]) -> _Tree:
@@ -140,7 +140,7 @@ class _Comparison:
     of_all: tuple[str, ...]
 
     def image(self, label: str, environments: Sequence[str]) -> Iterator[str]:
-        """Yield what differs of an image."""
+        """Yield the differences of an image."""
         new, old = self.now.catalog.images.get(label), self.then.catalog.images.get(label)
         if new is None:
             yield "its configuration is not in git"
@@ -178,8 +178,8 @@ class _Comparison:
         except DibctlError as error:
             yield f"its recipe was broken: {error.message.splitlines()[0]}"
             return
-        if said := fingerprint.changes(before, after):
-            yield said
+        if differences := fingerprint.changes(before, after):
+            yield differences
         recipe = plan.checked_recipe(new, plan.target_file(new, None, self.now.cwd), self.now.cwd)
         for element in recipe.elements if recipe is not None else ():
             if element.path.resolve().is_relative_to(self.repository.top.resolve()):
@@ -254,9 +254,9 @@ def _environment(entry: Entry[TestEnvironment], tree: _Tree) -> tuple[Any, ...]:
 def _test_files(image: Entry[Image], tree: _Tree) -> dict[str, str]:
     """Return the digests of the files that an image's tests are made of, by name.
 
-    These are the listed files and folders, the files beside a listed one and below its folder that are no
-    tests themselves, for it may import or source them, the conftest files above with the modules beside
-    them, and pytest's settings.
+    These are the listed files and folders, and pytest's settings. They include the files beside a listed file
+    and below its folder that are no tests, because the test may import or source them. They include the
+    conftest files above, with the modules beside them.
     """
     digests: dict[str, str] = {}
     for index, entry in enumerate(image.settings.tests.tests_list):
@@ -295,8 +295,8 @@ def _around(path: Path, tree: _Tree) -> Iterator[Path]:
         return
     # Of the working directory itself most files have nothing to do with tests.
     in_work = path.parent in (tree.cwd, tree.top)
-    found = path.parent.glob(f"*{path.suffix}") if in_work else _below(path.parent)
-    yield from _helpers(found, tree)
+    paths = path.parent.glob(f"*{path.suffix}") if in_work else _below(path.parent)
+    yield from _helpers(paths, tree)
 
 
 def _helpers(found: Iterable[Path], tree: _Tree) -> Iterator[Path]:

@@ -18,7 +18,7 @@ DEEPEST = 20
 LARGEST = 256 << 20
 """Bytes of one file."""
 _OUTCOMES: dict[str, Outcome] = {"error": "error", "failure": "failed", "skipped": "skipped"}
-"""What an element below a test case says, the worst first."""
+"""The outcomes that an element below a test case names, the worst first."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,17 +67,17 @@ def _distinct(files: Sequence[tuple[str, Path]]) -> Iterator[tuple[str, Path]]:
     """Yield names that no other part has, for CI shows one test of each name, and that XML can hold."""
     seen: set[str] = set()
     for name, path in files:
-        plain = told = "".join(char if char.isprintable() else "?" for char in name)
+        plain = unique = "".join(char if char.isprintable() else "?" for char in name)
         number = 1
-        while told in seen:
+        while unique in seen:
             number += 1
-            told = f"{plain} ({number})"
-        seen.add(told)
-        yield told, path
+            unique = f"{plain} ({number})"
+        seen.add(unique)
+        yield unique, path
 
 
 def read(name: str, path: Path) -> Part:
-    """Return the results of one file; what is wrong with it is its ``problem``."""
+    """Return the results of one file; ``problem`` names its fault."""
     if path.exists() and not path.is_file():  # a pipe would never end
         return Part(name=name, path=path, problem="it is no file")
     try:
@@ -85,7 +85,7 @@ def read(name: str, path: Path) -> Part:
     except OSError as error:
         return Part(name=name, path=path, problem=f"it cannot be read: {error.strerror}")
     except (expat.ExpatError, ET.ParseError, ValueError, LookupError) as error:
-        return Part(name=name, path=path, problem=f"it is no XML that is read here: {error}")
+        return Part(name=name, path=path, problem=f"it cannot be read as XML: {error}")
     suites = (
         [root] if root.tag == "testsuite" else root.findall("testsuite") if root.tag == "testsuites" else []
     )
@@ -97,15 +97,15 @@ def read(name: str, path: Path) -> Part:
 
 
 def _missing(root: ET.Element, suites: Sequence[ET.Element], cases: Sequence[Case]) -> str:
-    """Say what a file counts and does not show.
+    """Name the results that a file counts and does not show.
 
     The number of tests says little: pytest counts each subtest, and shows the test that they are parts of.
     """
     counted = [sum(_whole(suite.get(key)) for key in ("failures", "errors")) for suite in (root, *suites)]
     claimed = max(counted[0], sum(counted[1:]))
-    shown = sum(case.is_bad for case in cases)
-    if claimed > shown:
-        return f"it counts {claimed} failures and shows {shown}"
+    failures = sum(case.is_bad for case in cases)
+    if claimed > failures:
+        return f"it counts {claimed} failures and shows {failures}"
     if outside := sum(1 for _ in root.iter("testcase")) - len(cases):
         return f"it holds {outside} tests outside of a test suite"
     if not cases and (tests := sum(_whole(suite.get("tests")) for suite in suites)):
@@ -114,7 +114,7 @@ def _missing(root: ET.Element, suites: Sequence[ET.Element], cases: Sequence[Cas
 
 
 def _parsed(path: Path) -> ET.Element:
-    """Return a document's root; raises ValueError for what can be used to harm the reader.
+    """Return a document's root; raises ValueError for features that can harm the reader.
 
     Without a document type there are no entities, and so nothing that expands or is fetched.
     """
@@ -145,8 +145,8 @@ def _parsed(path: Path) -> ET.Element:
 
 
 def _case(element: ET.Element) -> Case:
-    properties = {found.get("name"): found.get("value", "") for found in element.iter("property")}
-    found = next(((tag, child) for tag in _OUTCOMES if (child := element.find(tag)) is not None), None)
+    properties = {outcome.get("name"): outcome.get("value", "") for outcome in element.iter("property")}
+    outcome = next(((tag, child) for tag in _OUTCOMES if (child := element.find(tag)) is not None), None)
     try:
         seconds = float(element.get("time", ""))
     except ValueError:
@@ -155,9 +155,9 @@ def _case(element: ET.Element) -> Case:
         name=f"{element.get('classname', '')}::{element.get('name', '')}",
         image=properties.get("dib_image", ""),
         environment=properties.get("dib_environment", ""),
-        outcome=_OUTCOMES[found[0]] if found else "passed",
+        outcome=_OUTCOMES[outcome[0]] if outcome else "passed",
         seconds=seconds if math.isfinite(seconds) and seconds > 0 else 0.0,
-        message="\n".join(filter(None, (found[1].get("message"), found[1].text))) if found else "",
+        message="\n".join(filter(None, (outcome[1].get("message"), outcome[1].text))) if outcome else "",
     )
 
 
@@ -170,7 +170,7 @@ def _whole(text: str | None) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Merged:
-    """The results of all parts; ``problems`` are what is wrong with the parts, by the part's name."""
+    """The results of all parts; ``problems`` are the faults of the parts, by the part's name."""
 
     parts: tuple[Part, ...]
     problems: tuple[tuple[str, str], ...]
@@ -190,8 +190,8 @@ class Merged:
 def merge(read_parts: Sequence[Part], expected: Sequence[str]) -> Merged:
     """Return the results of all parts together.
 
-    ``expected`` are images that must have a result, as "image" or "image@environment". A missing one is a
-    failure, and so is a part that cannot be read: a job that died must not look like one that passed.
+    ``expected`` are images that must have a result, as "image" or "image@environment". A missing result is a
+    failure, and so is a part that cannot be read: a job that died must not look like a job that passed.
     """
     problems = [(part.name, part.problem) for part in read_parts if part.problem]
     if not read_parts:
@@ -199,11 +199,11 @@ def merge(read_parts: Sequence[Part], expected: Sequence[str]) -> Merged:
     ran = [case for part in read_parts for case in part.cases]
     for target in dict.fromkeys(expected):
         image, _, environment = target.partition("@")
-        there = [case for case in ran if case.image == image and environment in ("", case.environment)]
+        cases = [case for case in ran if case.image == image and environment in ("", case.environment)]
         where = f" in {environment}" if environment else ""
-        if not there:
+        if not cases:
             problems.append((target, f"no test of image {image} has a result{where}"))
-        elif all(case.outcome == "skipped" for case in there):
+        elif all(case.outcome == "skipped" for case in cases):
             problems.append((target, f"all tests of image {image} were skipped{where}"))
     return Merged(parts=tuple(read_parts), problems=tuple(problems))
 

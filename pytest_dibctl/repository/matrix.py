@@ -27,16 +27,16 @@ PLAIN: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,79}")
 MOST_GITHUB: Final = 256
 """Jobs that GitHub makes of one matrix."""
 GITLAB_FILE: Final = ".gitlab/images.yml"
-"""What the jobs of GitLab's pipeline extend; `dibctl init` writes it."""
+"""The jobs that the jobs of GitLab's pipeline extend; `dibctl init` writes them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """What one job of CI tests: each of ``images`` in each of ``environments``.
+    """The tests of one job of CI: each of ``images`` in each of ``environments``.
 
     Without environments each image is tested where it says itself. ``id`` is no other job's, and can be part
-    of a file's name. ``seconds`` is how long earlier runs took, None if none is known. ``reasons`` are what
-    differs of each image from an earlier revision, empty if that was not asked for.
+    of a file's name. ``seconds`` is how long earlier runs took, None if none is known. ``reasons`` are each
+    image's differences from an earlier revision, empty if they were not asked for.
     """
 
     id: str
@@ -48,7 +48,7 @@ class Job:
 
     @property
     def targets(self) -> str:
-        """What ``dibctl merge --expect`` is told."""
+        """The argument of ``dibctl merge --expect``."""
         return ",".join(
             f"{image}@{environment}" if environment else image
             for image in self.images
@@ -71,13 +71,13 @@ def seconds_of(cases: Sequence[Case]) -> dict[tuple[str, str], float]:
 
 def seconds_here(images: Sequence[Entry[Image]], cwd: Path) -> dict[tuple[str, str], float]:
     """Return how long the builds took whose records lie beside the images' files."""
-    found = {}
+    seconds = {}
     for image in images:
         with contextlib.suppress(DibctlError, OSError):
             record = fingerprint.load(target_file(image, None, cwd))
             if record is not None and record.seconds:
-                found[image.label, ""] = record.seconds
-    return found
+                seconds[image.label, ""] = record.seconds
+    return seconds
 
 
 def jobs(
@@ -105,8 +105,8 @@ def jobs(
 def _known(image: str, environment: str, seconds: Seconds) -> float | None:
     if environment:
         return seconds.get((image, environment))
-    found = [value for (label, _), value in seconds.items() if label == image]
-    return max(found, default=None)
+    values = [value for (label, _), value in seconds.items() if label == image]
+    return max(values, default=None)
 
 
 def _of(images: Sequence[str], reasons: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
@@ -133,7 +133,7 @@ def shards(made: Sequence[Job], number: int) -> list[Job]:
     """Return at most ``number`` jobs of about equal time that have all tests of ``made``.
 
     All tests of one image are in one job: only a whole run vouches for an upload, and each job builds anew.
-    What no run has measured counts as the mean of what was.
+    An image without a measured time counts as the mean of the others.
     """
     by_image: dict[str, list[Job]] = {}
     for job in made:

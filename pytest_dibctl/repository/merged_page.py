@@ -21,7 +21,7 @@ def report(merged: Merged, title: str) -> str:
     """Return the file. Reports of parts lie beside their results: ``x.html`` beside ``x.xml``.
 
     Each is shown in a frame that runs no script, opens no window and belongs to no origin: it was written
-    elsewhere, and what it holds must not reach this page.
+    elsewhere, and its content must not reach this page.
     """
     return page(title, [el("header", el("h1", title), el("p", _summary(merged))), *_body(merged)])
 
@@ -32,12 +32,12 @@ def _body(merged: Merged) -> Iterator[Markup]:
     yield _matrix(merged)
     failed = [(part, case) for part in merged.parts for case in part.cases if case.is_bad]
     if failed:
-        shown = [_failure(part, case) for part, case in failed[:MOST_FAILURES]]
-        more = len(failed) - len(shown)
+        failures = [_failure(part, case) for part, case in failed[:MOST_FAILURES]]
+        more = len(failed) - len(failures)
         yield el(
             "section",
             el("h2", "Failures"),
-            *shown,
+            *failures,
             *([el("p", f"and {more} more")] if more else []),
             class_="failed",
         )
@@ -99,7 +99,7 @@ def _part(part: Part) -> Iterator[Markup]:
     content = _content(path)
     if content is None:
         return
-    # The one attribute whose value is a document: the browser takes it apart again only inside the frame.
+    # The only attribute whose value is a document: the browser parses it only inside the frame.
     frame = Markup(
         f'<iframe sandbox srcdoc="{html.escape(content)}" title="{html.escape(part.name)}" '
         'style="width: 100%; height: 85vh; border: 0" loading="lazy"></iframe>'

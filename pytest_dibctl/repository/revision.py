@@ -59,9 +59,9 @@ class Repository:
     @classmethod
     def around(cls, directory: Path) -> Repository:
         """Return the repository that a directory is in; raises DibctlError if it is in none."""
-        asked = ["rev-parse", "--show-toplevel", "--show-prefix"]
-        said = _text(directory, asked, "this folder is in no git repository that can be read")
-        top, _, prefix = said.partition("\n")
+        arguments = ["rev-parse", "--show-toplevel", "--show-prefix"]
+        output = _text(directory, arguments, "this folder is in no git repository that can be read")
+        top, _, prefix = output.partition("\n")
         return cls(top=Path(top), prefix=PurePosixPath(prefix.strip("\n")))
 
     def commit(self, revision: str) -> str:
@@ -72,23 +72,23 @@ class Repository:
         name = revision.removesuffix("...")
         if not name or name.startswith("-") or "\0" in name:
             raise DibctlError(f"{revision!r} is no revision: it may not be empty, nor begin with `-`")
-        found = self._resolved(name)
+        commit_id = self._resolved(name)
         if name == revision:
-            return found
-        with_head = ["merge-base", found, self._resolved("HEAD")]
+            return commit_id
+        with_head = ["merge-base", commit_id, self._resolved("HEAD")]
         return _text(self.top, with_head, f"{name} and HEAD have no commit in common").strip()
 
     def _resolved(self, name: str) -> str:
-        asked = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"]
+        arguments = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"]
         try:
-            found = _text(self.top, asked, f"there is no revision {name!r} here").strip()
+            commit = _text(self.top, arguments, f"there is no revision {name!r} here").strip()
         except DibctlError as error:
             raise DibctlError(
                 error.message, hint="in CI, fetch the whole history: `fetch-depth: 0`, or GIT_DEPTH: 0"
             ) from None
-        if not _ID.fullmatch(found):
-            raise DibctlError(f"git says {found!r} of revision {name!r}, which is no commit")
-        return found
+        if not _ID.fullmatch(commit):
+            raise DibctlError(f"git says {commit!r} of revision {name!r}, which is no commit")
+        return commit
 
     def lay_out(self, commit: str, target: Path) -> None:
         """Write the files of a commit below ``target``, an empty folder; raises DibctlError and OSError."""
@@ -232,7 +232,7 @@ def _text(directory: Path, arguments: list[str], problem: str) -> str:
 
 @contextlib.contextmanager
 def _output(directory: Path, arguments: list[str], stdin: IO[bytes] | None = None) -> Iterator[IO[bytes]]:
-    """Run git and yield what it wrote, as bytes; raises DibctlError."""
+    """Run git and yield its output, as bytes; raises DibctlError."""
     with tempfile.TemporaryFile() as written, tempfile.TemporaryFile() as errors:
         argv = _argv(directory, arguments)
         source: int | IO[bytes] = subprocess.DEVNULL if stdin is None else stdin

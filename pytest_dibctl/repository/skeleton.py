@@ -1,4 +1,4 @@
-"""The files of a new repository of images, and how they are written without harm to what is there."""
+"""The files of a new repository of images, and their writing without harm to existing files."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ class NewFile:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Written:
-    """What became of the files: the names of those that were written, and why the others were not."""
+    """The outcome for the files: the names of the written files, and why the others were not written."""
 
     written: tuple[str, ...]
     kept: Mapping[str, str]
 
 
 def distributions() -> Mapping[str, Mapping[str, Any]]:
-    """Return what there are recipes for: by label, the values of images.yaml."""
+    """Return the recipes: by label, the values of images.yaml."""
     data: dict[str, dict[str, Any]] = yaml.safe_load((TEMPLATES / "distributions.yaml").read_text())
     return data
 
@@ -242,13 +242,13 @@ def _create_by_draft(folder: int, name: str, file: NewFile, mode: int) -> bool:
 
 
 def _configured(directory: Path) -> dict[str, str]:
-    """Return the files that would speak against what is configured already, with the reason."""
+    """Return the files that would contradict the existing configuration, with the reason."""
     reasons: dict[str, str] = {}
     kinds: tuple[Kind, ...] = tuple(KINDS)
     for kind in kinds:
-        found, _ = search.find_files(kind, directory, directory / "no-system-folder")
-        if found:
-            reasons[f"{kind}.yaml"] = f"{search.display_path(found[-1], directory)} is there already"
+        files, _ = search.find_files(kind, directory, directory / "no-system-folder")
+        if files:
+            reasons[f"{kind}.yaml"] = f"{search.display_path(files[-1], directory)} is there already"
     if settings := _pytest_settings(directory):
         reasons["pytest.ini"] = f"{settings} has pytest's settings"
     return reasons

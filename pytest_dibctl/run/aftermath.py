@@ -1,4 +1,4 @@
-"""What is looked at once the tests of a target are over: what went wrong, and how long it booted."""
+"""The look back once the tests of a target are over: trouble in the guest, and the time of its boot."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ NOTABLE: Final = 0.1
 
 
 def look(target_run: TargetRun) -> TroubleError | None:
-    """Look at a guest whose tests are over; note what is found for reports, and return what fails the image.
+    """Examine a guest whose tests are over; note the findings for reports, and return errors of the image.
 
-    A guest that let nobody in tells nothing: its tests have told.
+    A guest that accepted no login is not asked: its tests have failed already.
     """
     instance = target_run.guest.instance
     if instance is None or target_run.guest.access is None:
         return None
     with target_run.phase("aftermath"):
         console = _console(instance)
-        # What a resumed guest tells of its boot is another run's.
+        # The boot that a resumed guest reports is another run's.
         booted = not warming.is_resumed(instance)
         # In one round trip: a login's command costs a guest without KVM a third of a second.
-        asked = time.monotonic()
+        started = time.monotonic()
         answer = _asked(target_run, watch.COMMAND + (boot_profile.COMMAND if booted else ""))
-        is_quick = time.monotonic() - asked < QUICK
+        is_quick = time.monotonic() - started < QUICK
         found = (
             _trouble(target_run, console, answer),
             _boot_time(target_run, console, answer, is_quick=is_quick) if booted else None,
@@ -83,20 +83,20 @@ def _error(target_run: TargetRun, troubles: list[Trouble]) -> TroubleError:
     return TroubleError(
         f"{target_run.label}: something went wrong in the guest{although}"
         + "".join(f"\n  {trouble}" for trouble in troubles),
-        hint=f"{place}: strict is true; what is no trouble may be listed under allow, each with its reason",
+        hint=f"{place}: strict is true; list harmless lines under allow, each with its reason",
     )
 
 
 def _boot_time(target_run: TargetRun, console: str, answer: str, *, is_quick: bool) -> TroubleError | None:
-    told = boot_profile.of_answer(answer)
-    profile = told or boot_profile.of_console(console, target_run.guest.boot_seconds)
+    measured = boot_profile.of_answer(answer)
+    profile = measured or boot_profile.of_console(console, target_run.guest.boot_seconds)
     budget = target_run.image.settings.tests.max_boot_time
     is_slow = budget is not None and profile.total > budget
-    if told is not None:
+    if measured is not None:
         whole = is_slow or (is_quick and target_run.options.logs is not None)
         if whole:
             units = _asked(target_run, boot_profile.UNITS)
-            profile = boot_profile.of_answer(f"{answer}\n{units}") or told
+            profile = boot_profile.of_answer(f"{answer}\n{units}") or measured
         _keep_profile(target_run, profile, whole=whole)
     target_run.guest.boot_stages = dict(profile.stages)
     target_run.guest.boot = f"booted in {profile.text}{_change(target_run, profile)}"
@@ -110,7 +110,7 @@ def _boot_time(target_run: TargetRun, console: str, answer: str, *, is_quick: bo
 
 
 def _asked(target_run: TargetRun, command: str) -> str:
-    """Return what the guest answers; empty when it does not."""
+    """Return the guest's answer; empty without one."""
     access = target_run.guest.access
     if access is not None:
         with contextlib.suppress(DibctlError):
@@ -128,7 +128,7 @@ def _console(instance: Instance) -> str:
 
 
 def _keep_profile(target_run: TargetRun, profile: BootProfile, *, whole: bool) -> None:
-    """Write what systemd tells of a boot, as a ``whole`` with its plot, beside the run's logs, if any."""
+    """Write systemd's report of a boot, as a ``whole`` with its plot, beside the run's logs, if any."""
     logs = target_run.options.logs
     if logs is None or target_run.guest.instance is None:
         return

@@ -49,12 +49,12 @@ class Attempt:
         )
 
     def note(self, **details: Any) -> None:
-        """Add to the record what a later removal must know."""
+        """Add the details for a later removal to the record."""
         self.record = self.record.update(**details)
 
     def begin(self, cloud: BootsEarly) -> None:
         """Begin to boot in the background; raises DibctlError and OSError."""
-        # What is told meanwhile is kept: only the main thread writes to the terminal.
+        # Progress is kept meanwhile: only the main thread writes to the terminal.
         rest = cloud.begin_boot(self._image, self._request, progress=self._told.append)
         self._early = EarlyBoot(rest)
 
@@ -74,11 +74,11 @@ class Attempt:
 
     @property
     def seconds_before(self) -> float:
-        """What the boot took before the instance was asked for."""
+        """The seconds of the boot before a test needed the instance."""
         return self._early.seconds if self._early else 0.0
 
     def remove(self) -> None:
-        """Remove what the boot has made, where nothing uses the instance."""
+        """Remove the resources of the boot, where nothing uses the instance."""
         with self._target_run.removal(self.record.resource, self.record):
             instance = self._early.settled() if self._early else None
             if instance is not None:

@@ -17,13 +17,13 @@ from pytest_dibctl.run.target_run import TargetRun
 def artifact(target_run: TargetRun) -> Artifact:
     """Return the image's file, built now if it must be, once per run; it stays when the run is over."""
     try:
-        made = target_run.once(_step(target_run.label), lambda: _built(target_run))
+        build = target_run.once(_step(target_run.label), lambda: _built(target_run))
     except (BuildError, KeyboardInterrupt):
         logs.keep_build_log(target_run, failed=True)
         raise
     logs.keep_build_log(target_run, failed=False)
-    built = Artifact(**restored(Artifact, made["artifact"]))
-    target_run.built.reused, target_run.built.phases = made["reused"], made["phases"]
+    built = Artifact(**restored(Artifact, build["artifact"]))
+    target_run.built.reused, target_run.built.phases = build["reused"], build["phases"]
     target_run.built.digest, target_run.built.file = built.sha512, built.path
     return built
 
@@ -33,13 +33,13 @@ def _step(label: str) -> str:
 
 
 def build_facts(run_state: RunState, label: str) -> dict[str, str]:
-    """Return the facts of an image's build for reports, whichever process of the run built it."""
-    made = run_state.known(_step(label))
-    if made is None:
+    """Return the facts of an image's build for reports, from any process of the run."""
+    build = run_state.known(_step(label))
+    if build is None:
         return {}
     return {
-        "digest": f"sha512:{made['artifact']['sha512']}",
-        "seconds_build": f"{made['seconds']['build']:.1f}",
+        "digest": f"sha512:{build['artifact']['sha512']}",
+        "seconds_build": f"{build['seconds']['build']:.1f}",
     }
 
 

@@ -1,4 +1,4 @@
-"""What is in an image: its files, opened for the tests that look at them, and whether they found fault.
+"""The files of an image, opened for the tests of them, and whether one of these tests failed.
 
 No process of the run boots an image whose content failed its tests.
 """
@@ -53,7 +53,7 @@ def refuse_failed_content(target_run: TargetRun) -> None:
     if test is not None:
         became = "booted in vain" if target_run.guest.booted_early else "not booted"
         error = DibctlError(
-            f"{target_run.label} was {became}: what is in the image failed {test}",
+            f"{target_run.label} was {became}: the image's files failed {test}",
             hint="image entries are checked first; `-k` or a path selects tests without them",
             exit_code=ExitCode.TESTS_FAILED,
         )

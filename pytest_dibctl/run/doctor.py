@@ -20,13 +20,13 @@ from pytest_dibctl.system import checks
 from pytest_dibctl.system.checks import Check
 
 GUEST_TOOLS: Final = ("ssh", "bwrap", "slirp4netns", "ip")
-"""What guests are reached with, and kept apart from this machine."""
+"""Programs that reach guests and keep them apart from this machine."""
 
 
 def examine_image(image: Entry[Image], environment: Entry[TestEnvironment], cwd: Path) -> list[Check]:
-    """Check what building one image needs, and testing it in an environment.
+    """Check the requirements of an image's build, and of its tests in an environment.
 
-    Raises ConfigError and BuildError for what is wrong with the image's recipe.
+    Raises ConfigError and BuildError for errors in the image's recipe.
     """
     found: list[Check] = []
     if plan.is_built_here(image.settings):
@@ -44,7 +44,7 @@ def examine_image(image: Entry[Image], environment: Entry[TestEnvironment], cwd:
 
 
 def without_root() -> list[Check]:
-    """Say what of this tool works for the user who runs it and is not root; nothing for root."""
+    """Say which parts of this tool work for a user who is not root; nothing for root."""
     if os.geteuid() == 0:
         return []
     trees = "opening image files, and containers: not without root"

@@ -17,9 +17,9 @@ class EarlyBoot:
         self._instance: Instance | None = None
         self._error: BaseException | None = None
         self.seconds = 0.0
-        """What the boot took; known once it is done."""
+        """The seconds of the boot; known once it is done."""
         self._done = threading.Event()
-        # A daemon: a process that is to end at once does not wait, and what was made ends with the process.
+        # A daemon: a process that is to end at once does not wait, and the instance ends with the process.
         threading.Thread(target=self._run, name="early boot", daemon=True).start()
 
     def _run(self) -> None:

@@ -40,7 +40,7 @@ def environments_of(
 
 @contextlib.contextmanager
 def opened(target_run: TargetRun) -> Iterator[Cloud]:
-    """Open the target run's test environment, and see whether it has what the image wants.
+    """Open the target run's test environment, and check that it meets the image's settings.
 
     Raises DibctlError, with this step as its origin.
     """
@@ -58,8 +58,8 @@ def opened(target_run: TargetRun) -> Iterator[Cloud]:
 def check(later: TargetRun) -> None:
     """See, once per run, whether the test environment of a ``later`` rung can be opened; it is closed again.
 
-    What it lacks shall be told before the image is built and booted. Raises DibctlError, with the opening as
-    its origin.
+    Its errors are to be reported before the image is built and booted. Raises DibctlError, with the opening
+    as its origin.
     """
     later.once(_opening(later), lambda: _seen(later))
 
@@ -96,7 +96,7 @@ def open_environment(
     image_endpoint: str | None,
     progress: Progress = log.info,
 ) -> Cloud:
-    """Return the Cloud of an environment; what it makes bears ``run``'s id, or lies in its directory.
+    """Return the Cloud of an environment; its resources bear ``run``'s id, or lie in its directory.
 
     ``image_endpoint`` is where its images are, if the image or the environment says so: a
     removal must look for the image where it was uploaded.

@@ -34,19 +34,19 @@ LOCK = "lock"
 GUARDIAN = "guardian"
 """The file that a run's guardian has locked while it lives."""
 FINISHED = "finished"
-"""The file that says that a run came to its end by itself, and told what it could not remove."""
+"""The mark of a run that ended by itself and reported the resources that it could not remove."""
 PROBES = (0.0, 0.01, 0.05)
 """Seconds before each look at a lock: another look holds it for a moment, and is no living run."""
 ROOM = 64 * 1024
-"""Bytes a new run must be able to write: it will need some for the records of what it makes."""
+"""Bytes a new run must be able to write: it will need some for the records of its resources."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
     """One thing a run made or was about to make.
 
-    ``kept`` is the reason why it was left on purpose, ``None`` if it was not. ``details`` is what
-    the cloud needs to find it again; never a secret.
+    ``kept`` is the reason why it was left on purpose, ``None`` if it was not. ``details`` are the values by
+    which the cloud finds it again; never a secret.
     """
 
     path: Path
@@ -56,7 +56,7 @@ class Record:
     kept: str | None = None
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     unknown: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False)
-    """What another version wrote there besides."""
+    """Further keys that another version wrote."""
 
     @property
     def resource(self) -> Resource:
@@ -94,13 +94,13 @@ class Ledger:
         return self.directory.name
 
     def record(self, kind: str, name: str, **details: Any) -> Record:
-        """Write down that ``name`` is about to be made; raises DibctlError if that cannot be stored."""
+        """Record that ``name`` is about to be made; raises DibctlError if the record cannot be stored."""
         # Two workers of a run may each hold a record of the same thing.
         path = self.directory / f"{kind}.{_safe(name)}.{os.getpid()}.json"
         return _write(Record(path=path, kind=kind, name=name, created=time.time(), details=details))
 
     def records(self) -> tuple[Record, ...]:
-        """Return what is recorded now, oldest first; unreadable files are skipped."""
+        """Return the present records, oldest first; unreadable files are skipped."""
         found = [record for path in _files(self.directory, "*.json") if (record := _read(path))]
         return tuple(sorted(found, key=lambda record: record.created))
 
@@ -125,11 +125,11 @@ class Ledger:
         return {str(key): str(text) for key, text in document.items()} if isinstance(document, dict) else {}
 
     def has_guardian(self) -> bool:
-        """Whether a guardian watches over this run, or is removing what it left."""
+        """Whether a guardian watches over this run, or is removing its leftovers."""
         return locks.is_held(self.directory / GUARDIAN, pauses=PROBES)
 
     def finish(self) -> None:
-        """Say that the run came to its end by itself: a report has named what is still on record."""
+        """Mark that the run ended by itself: a report has named the resources that are still on record."""
         with contextlib.suppress(OSError):
             (self.directory / FINISHED).touch(mode=0o600)
 
@@ -223,7 +223,7 @@ _held: set[int] = set()
 
 
 def _let_go() -> None:
-    """Close, in a child that was forked, what would make the run look alive after its end."""
+    """Close, in a forked child, the locks that would make the run look alive after its end."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
@@ -253,7 +253,7 @@ def all_runs(base: Path | None = None) -> tuple[Ledger, ...]:
 
 
 def _files(directory: Path, pattern: str) -> list[Path]:
-    """Return what is in a directory, sorted; nothing if another process removes it at this moment."""
+    """Return the entries of a directory, sorted; none if another process removes it at this moment."""
     try:
         return sorted(directory.glob(pattern))
     except FileNotFoundError:

@@ -25,7 +25,7 @@ _BY_FILES = frozenset(
 
 
 def explained(target_run: TargetRun, error: ErrorT, instance: Instance | None) -> ErrorT:
-    """Return the error with its cause first, the console's guilty line, and what to do about it.
+    """Return the error with its cause first, the console's line that shows it, and a hint.
 
     One whose cause nothing tells is returned as it is, with the console's last lines. The cause is noted for
     reports.
@@ -41,7 +41,7 @@ def explained(target_run: TargetRun, error: ErrorT, instance: Instance | None) -
 
 
 def boot_begins(target_run: TargetRun, instance: Instance) -> None:
-    """Note that what the console shows by now is no longer of the boot that begins.
+    """Note that the present text of the console does not belong to the boot that begins.
 
     A cloud gives the end of a console only, so its length says nothing.
     """
@@ -50,7 +50,7 @@ def boot_begins(target_run: TargetRun, instance: Instance) -> None:
 
 
 def evidence(target_run: TargetRun, error: DibctlError, text: str) -> Evidence:
-    """Return what is known of an instance that failed with ``error`` and printed ``text``."""
+    """Return the evidence of an instance that failed with ``error`` and printed ``text``."""
     settings = target_run.environment.settings
     known = Evidence(
         console=text,
@@ -86,9 +86,9 @@ def _retold(target_run: TargetRun, error: ErrorT, cause: Cause | None, text: str
 
 
 def _of_this_boot(text: str, since: int) -> str:
-    """Return a console without what earlier boots wrote; lines keep their numbers.
+    """Return a console without the text of earlier boots; lines keep their numbers.
 
-    One that is shorter than it was has begun anew.
+    A console that is shorter than before has begun anew.
     """
     return "\n" * text.count("\n", 0, since) + text[since:] if since <= len(text) else text
 
@@ -101,7 +101,7 @@ def _arch(target_run: TargetRun) -> str | None:
 
 
 def _facts(target_run: TargetRun, username: str) -> LoginFacts | None:
-    """Return what the image's files say; None where they are not at hand or cannot be opened here."""
+    """Return the facts of the image's files; None where they are not at hand or cannot be opened here."""
     file = target_run.built.file
     if file is None:
         return None

@@ -1,4 +1,4 @@
-"""What is done to a guest that runs: reboots, rebuilds, snapshots, a shell."""
+"""Operations on a running guest: reboots, rebuilds, snapshots, a shell."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SHELL_GRACE = 5.0
 PRISTINE = "pristine"
 """The snapshot of an instance as it was when it first let us log in."""
 OLD_BOOT_PATIENCE = 20.0
-"""Seconds a guest that is about to be thrown away has to tell its boot id; it may be broken."""
+"""Seconds that a guest has to tell its boot id before it is thrown away; it may be broken."""
 BOOT_POLL = 0.5
 """Seconds between two logins to a guest that has not rebooted yet."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GuestOperations:
-    """What can be done to a running instance; each operation returns when it can be logged in to again.
+    """Operations on a running instance; each returns when a login is possible again.
 
     All raise InstanceError, and PortTimeoutError where the guest does not come back. ``timeout`` is in
     seconds, the target's port deadline unless given.
@@ -155,8 +155,8 @@ class GuestOperations:
             time.sleep(BOOT_POLL)
 
     def _boot_id(self, *, timeout: float = 60) -> str:
-        found = self.access.run("cat /proc/sys/kernel/random/boot_id", timeout=timeout, check=True)
-        return found.output.strip()
+        result = self.access.run("cat /proc/sys/kernel/random/boot_id", timeout=timeout, check=True)
+        return result.output.strip()
 
     def _old_boot_id(self) -> str | None:
         with contextlib.suppress(DibctlError):

@@ -34,9 +34,9 @@ class RunOptions:
     logs: Path | None = None
     keep_on_kill: bool = False
     warm: bool = False
-    """Whether local guests go on from the state of an earlier one that was ready, instead of booting."""
+    """Whether local guests resume the ready state of an earlier guest instead of booting."""
     keep_days: float = 7.0
-    """Days until what was kept since it failed counts as left by other machines; 0: it never does."""
+    """Days until other machines count a resource that was kept after a failure as left; 0: never."""
 
     @property
     def has_file(self) -> bool:
@@ -44,9 +44,9 @@ class RunOptions:
         return self.existing_image is None and self.existing_instance is None
 
     def keep_seconds(self, reason: str) -> float | None:
-        """Return for how many seconds a thing is kept for ``reason``, None for what has no end.
+        """Return the seconds for which a resource is kept for ``reason``, None without an end.
 
-        What was kept by hand, or uploaded to be used, has none.
+        A resource that was kept by hand, or uploaded for use, has none.
         """
         return self.keep_days * 86400 if self.keep_days and reason.startswith("--dib-keep-failed") else None
 

@@ -37,10 +37,10 @@ def wait_ready(
 
 def wait_for_configured_port(target_run: TargetRun, instance: Instance, *, timeout: float) -> None:
     """Wait for the port that the image names besides ssh, if it does; raises as ``wait_for_port`` does."""
-    wanted = target_run.image.settings.tests.wait_for_port
+    port = target_run.image.settings.tests.wait_for_port
     _, ssh_port = merge.login(target_run.image)
-    if wanted is not None and wanted != ssh_port:
-        wait_for_port(instance, wanted, timeout=timeout)
+    if port is not None and port != ssh_port:
+        wait_for_port(instance, port, timeout=timeout)
 
 
 def wait_for_port(instance: Instance, port: int, *, timeout: float) -> float:

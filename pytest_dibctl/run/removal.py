@@ -1,7 +1,7 @@
-"""What became of a thing that a run made: removed, left behind, or kept on purpose.
+"""The outcome for a resource that a run made: removed, left behind, or kept on purpose.
 
-One type for the steps of a run, for the sweep of dead runs and for every report, so that two of them can be
-compared by what they are about instead of by their text.
+The steps of a run, the sweep of dead runs and every report use this one type. So two removals can be compared
+by their resource instead of by their text.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Resource:
 
 
 def cleanup_command(run_id: str) -> str:
-    """Return the command that removes what a run kept."""
+    """Return the command that removes the kept resources of a run."""
     return f"dibctl cleanup --run {run_id}"
 
 
 class State(enum.StrEnum):
-    """What became of a resource."""
+    """The outcome for a resource."""
 
     REMOVED = "removed"
     LEFT = "left"
@@ -53,11 +53,11 @@ class State(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Removal:
-    """What became of a resource, and why.
+    """The outcome for a resource, and its reason.
 
     ``reason`` is the error of a failed removal, or why the resource is kept. ``seconds`` is how long the
-    removal took. ``image`` and ``environment`` are labels, empty for a resource of no target. For what is
-    kept, ``login`` is the command that opens it (None if none does) and ``command`` the one that removes it.
+    removal took. ``image`` and ``environment`` are labels, empty for a resource of no target. For a kept
+    resource, ``login`` is the command that opens it (None if none does), and ``command`` removes it.
     """
 
     resource: Resource

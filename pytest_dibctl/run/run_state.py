@@ -1,4 +1,4 @@
-"""What the processes of one run share: steps that are done once, and turns at building.
+"""The state that the processes of one run share: steps that are done once, and turns at building.
 
 Everything lies in the run's directory, under locks that the kernel releases however a process ends.
 """
@@ -30,7 +30,7 @@ Waiting = Callable[[], AbstractContextManager[object]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of a step; ``mine`` says that this process has just done it."""
+    """The outcome of a step; ``mine`` says that this process has just done it."""
 
     value: dict[str, Any]
     mine: bool
@@ -49,7 +49,7 @@ class RunState:
         *,
         waiting: Waiting = contextlib.nullcontext,
     ) -> Outcome:
-        """Return what ``make`` returned, plain data, for the first process that came here.
+        """Return the result of ``make``, plain data; only the first process calls it.
 
         A DibctlError is an outcome too: a later caller gets it again, with ``step`` as its
         ``origin``. A process that ends in the middle, or is interrupted, leaves the step to the next one.
@@ -69,18 +69,18 @@ class RunState:
         return Outcome(value=known["value"], mine=mine)
 
     def known(self, step: str) -> dict[str, Any] | None:
-        """Return what a step has come to, None if it was not done, or failed; nothing is waited for."""
+        """Return the result of a step without waiting, None if it was not done, or failed."""
         return (_read(self._path(step, "outcome")) or {}).get("value")
 
     @contextlib.contextmanager
     def in_use(self, step: str) -> Iterator[None]:
-        """Keep others from taking away, with ``claim``, what the step made."""
+        """Keep other processes from taking away the step's result with ``claim``."""
         with locks.shared(self._path(step, "users")):
             yield
 
     @contextlib.contextmanager
     def claim(self, step: str) -> Iterator[dict[str, Any] | None]:
-        """Take away what the step made, to remove it; the value is None while another process still uses it.
+        """Take away the step's result, to remove it; the value is None while another process still uses it.
 
         An empty value says that there is nothing. The next caller does the step anew.
         """
@@ -137,7 +137,7 @@ class RunState:
             return 0.0
 
     def values(self) -> list[dict[str, Any]]:
-        """Return what was made by the steps that are done and were not taken away."""
+        """Return the results of the steps that are done and were not taken away."""
         known = [_read(path) for path in self.directory.glob("*.outcome")]
         return [found["value"] for found in known if found and "value" in found]
 
@@ -146,7 +146,7 @@ class RunState:
         _write(self._path(name, "said"), {"value": value})
 
     def get(self, name: str) -> Any | None:
-        """Return what was said under ``name``, None if nothing was."""
+        """Return the value under ``name``, None if there is none."""
         return (_read(self._path(name, "said")) or {}).get("value")
 
     def _path(self, name: str, kind: str) -> Path:

@@ -12,7 +12,7 @@ from pytest_dibctl.image.artifact import Artifact
 
 
 def plain(value: Artifact | CloudImage) -> dict[str, Any]:
-    """Return a value of ours, without what it refers to, as data that JSON can hold."""
+    """Return a dataclass's value, without the objects it refers to, as data that JSON can hold."""
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return {
         name: str(found) if isinstance(found, Path) else dict(found) if isinstance(found, Mapping) else found
@@ -22,7 +22,7 @@ def plain(value: Artifact | CloudImage) -> dict[str, Any]:
 
 
 def restored(kind: type[Artifact | CloudImage], data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that make a ``kind`` again from what ``plain`` made of it."""
+    """Return the arguments that make a ``kind`` again from the data of ``plain``."""
     paths = {field.name for field in dataclasses.fields(kind) if str(field.type).startswith("Path")}
     return {
         name: Path(found)

@@ -1,9 +1,9 @@
-"""The run of one target, an image in an environment: its context, and what is known of it so far.
+"""The run of one target, an image in an environment: its context, and its results so far.
 
-The steps, modules of this room, are context managers over it, each owning what it makes, meant to be nested;
+The steps, modules of this room, are context managers over it. Each owns its resources, and they are nested.
 pytest's fixtures and the ``dibctl`` commands are both thin over them. Leaving a step never raises for a
-removal that failed: the failure is noted in ``TargetRun.removals`` with its ledger record still in place, so
-that the next removal is tried all the same.
+removal that failed, so the next removal is tried all the same. The failure is noted in
+``TargetRun.removals``, and its ledger record stays.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ STEP_WORDS: Mapping[str, str] = MappingProxyType(
         "warm": "keeping the ready state",
     }
 )
-"""What is said of a step while it is on."""
+"""The words for a running step."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -89,11 +89,10 @@ class Guest:
     that opens it) stay for the reports. ``key_name`` is the keypair's in the cloud, ``console_log`` the file
     its console is written to when it goes. ``cause`` is the named cause of a failed boot, wait or login,
     ``console_line`` the number of the line that names it. ``access`` is the way in while it is open.
-    ``troubles`` and ``boot`` are lines for the summary: what went wrong, and how long the boot took;
+    ``troubles`` and ``boot`` are lines for the summary: troubles in the guest, and the time of the boot;
     ``boot_stages`` are the seconds of its stages, ``boot_seconds`` the time until its login.
-    ``console_since`` is where in the console the boot begins that is on.
-    ``screen`` is the picture of a failed boot.
-    ``booted_early`` says that an instance began to boot before the image's files were looked at.
+    ``console_since`` is where in the console the boot begins that is on. ``screen`` is the picture of a
+    failed boot. ``booted_early`` says that an instance began to boot before the image's files were looked at.
     """
 
     instance: Instance | None = None
@@ -116,13 +115,13 @@ class Guest:
     pristine: Pristine = dataclasses.field(default_factory=Pristine)
 
     def begin(self, instance: Instance) -> None:
-        """Take a new instance; what was told of the one before, in a run that tries again, is not its."""
+        """Take a new instance; notes about a former instance are not about it."""
         self.instance, self.id, self.facts = instance, instance.id, dict(instance.facts)
         self.is_well()
         self.troubles, self.boot, self.boot_stages, self.console_since = [], None, {}, 0
 
     def is_well(self) -> None:
-        """Forget why the guest let nobody in: it does now."""
+        """Forget why the guest accepted no login: it does now."""
         self.cause = self.console_line = self.screen = None
 
 
@@ -130,14 +129,15 @@ class Guest:
 class TargetRun:
     """One target on its way: its context, which never changes, and the state that its steps leave.
 
-    ``cwd`` is what relative paths are relative to. Unless ``owns_upload``, another process of the run removes
-    the test image. ``guard`` is called before anything is made: from then on a guardian removes it even if
-    this process is killed. ``on_step`` is told in words which step begins, and "" when none is on any more.
+    ``cwd`` is the base of relative paths. Unless ``owns_upload``, another process of the run removes the test
+    image. ``guard`` is called before the first resource is made: from then on a guardian removes resources
+    even if this process is killed. ``on_step`` is told in words which step begins, and "" when none is on any
+    more.
 
     ``phases`` are seconds by step; ``seconds_elsewhere`` those that other processes of the run spent on steps
     done once for all. ``failed`` becomes true once a step or a test of the target fails; an interruption is
-    not a failure. ``keep`` is set by ``exit 42`` in a shell. ``removals`` are what
-    was kept, and what could not be removed.
+    not a failure. ``keep`` is set by ``exit 42`` in a shell. ``removals`` are the kept resources, and those
+    that could not be removed.
     """
 
     image: Entry[Image]
@@ -215,7 +215,7 @@ class TargetRun:
         return self.ledger.record(kind, name, **where, **details)
 
     def once(self, step: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Return what ``make`` returned, in this process or in another one of the run.
+        """Return the result of ``make``, from this process or another one of the run.
 
         ``make`` returns plain data with ``seconds`` in it, a mapping from phases. Raises the DibctlError that
         ``make`` raised, in this process or another one.
@@ -277,7 +277,7 @@ class TargetRun:
                     record.done()
 
     def note(self, resource: Resource, state: State, reason: str, *, login: str | None = None) -> None:
-        """Note what became of a resource of this target, for the reports."""
+        """Note the outcome for a resource of this target, for the reports."""
         self.removals.append(
             Removal(
                 resource=resource,

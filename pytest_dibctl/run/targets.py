@@ -1,4 +1,4 @@
-"""What a run tests: images, each in one or several test environments."""
+"""The targets of a run: images, each in one or several test environments."""
 
 from __future__ import annotations
 

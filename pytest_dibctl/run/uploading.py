@@ -42,7 +42,7 @@ def uploaded(target_run: TargetRun, cloud: Cloud, built: Artifact) -> Iterator[C
 
 
 def upload_step(image: str, environment: str) -> str:
-    """Return what the upload of an image to an environment is called among the steps of a run."""
+    """Return the name of the upload of an image to an environment among the steps of a run."""
     return f"upload {image} to {environment}"
 
 
@@ -52,7 +52,7 @@ def unproven_file(image: str, environment: str) -> str:
 
 
 def _upload_request(target_run: TargetRun) -> UploadRequest:
-    # Each attempt has its own name: what a worker that died began to upload is removed by its name.
+    # Each attempt has its own name: an upload that a dead worker began is removed by its name.
     return UploadRequest(
         name=f"dibctl-{target_run.ledger.run_id}-{host_name(target_run.label)}-{uuid.uuid4().hex[:6]}",
         image=target_run.image,
@@ -75,7 +75,7 @@ def _uploaded(target_run: TargetRun, cloud: Cloud, built: Artifact) -> dict[str,
         whole = True
     finally:
         if not whole:
-            # upload removes what it began; the record stands for what it could not remove or know of.
+            # upload removes its own image; the record is for an image that it could not remove or know of.
             with target_run.removal(record.resource, record):
                 cloud.remove("image", request.name, record.details)
     return {
@@ -98,7 +98,7 @@ def _release(target_run: TargetRun, cloud: Cloud, image: CloudImage, path: Path)
 
 
 def image_resource(image: CloudImage) -> Resource:
-    """Return a test image as what is on record of it."""
+    """Return the data of a test image for its record."""
     return Resource(kind="image", name=image.name, id=image.id)
 
 

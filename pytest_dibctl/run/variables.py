@@ -84,7 +84,7 @@ def for_command(
     built: Artifact | None,
     facts: Mapping[str, str],
 ) -> dict[str, str]:
-    """Return what ``%(name)s`` stands for in ``external_tests``; ``facts`` are those ``for_tests`` gives.
+    """Return the values of ``%(name)s`` in ``external_tests``; ``facts`` are the result of ``for_tests``.
 
     ``built`` is None in a run that has only the name of the ``file``.
     """

@@ -1,4 +1,4 @@
-"""Warm starts: which instances may go on from a ready state, and what a run knows of those that did."""
+"""Warm starts: which instances may go on from a ready state, and the run's notes of those that did."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def give_up(instance: Instance) -> None:
 
 
 def without_waiting(target_run: TargetRun, instance: Instance) -> None:
-    """Charge to waiting what a boot spent on a state that another process made, or that was of no use."""
+    """Charge to waiting the time that a boot spent on a useless state, or on one of another process."""
     if isinstance(instance, ReadyStates) and instance.waited > 0:
         target_run.charge("boot", -instance.waited)
         target_run.charge("wait", instance.waited)

@@ -1,1 +1,1 @@
-"""This machine: commands, processes, signals, locks, waits, files, and what must be installed on it."""
+"""This machine: commands, processes, signals, locks, waits, files, and required programs."""

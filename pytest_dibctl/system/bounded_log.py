@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pytest_dibctl.system import process
 
-# head takes no byte more from a pipe than it writes, and unbuffered it writes each at once. What comes after
-# the limit is read and dropped, since a writer whose pipe is full would stop.
+# head takes no byte more from a pipe than it writes, and unbuffered it writes each at once. Bytes after the
+# limit are read and dropped, since a writer whose pipe is full would stop.
 _COPY = """
 stdbuf -o0 head -c "$1" >>"$2"
 set -- "$3" "$2" "$(dd bs=1 count=1 2>/dev/null | wc -c)"
@@ -23,10 +23,10 @@ set -- "$3" "$2" "$(dd bs=1 count=1 2>/dev/null | wc -c)"
 def writer(path: Path, *, limit: int) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     """Yield a descriptor to write the log ``path`` with, and the process that copies from it.
 
-    The file has mode 0600 and gets at most ``limit`` bytes, then one line that says so. The descriptor is
-    for child processes and is closed at the end of the block. The copying process belongs to the caller,
-    who reaps it; it ends by itself once the last child that holds the descriptor has ended. Raises OSError
-    when the file cannot be made.
+    The file has mode 0600 and gets at most ``limit`` bytes, then one line that says so. The descriptor is for
+    child processes and is closed at the end of the block. The caller owns the copying process and reaps it.
+    It ends by itself once the last child that holds the descriptor has ended. Raises OSError when the file
+    cannot be made.
     """
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
     source, sink = os.pipe()

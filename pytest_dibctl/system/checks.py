@@ -1,4 +1,4 @@
-"""What this machine must have: each check looks at one thing and says how to mend it."""
+"""The requirements of this machine: each check looks at one of them and says how to meet it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ _LOOP_CTL_GET_FREE: Final = 0x4C82
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that was looked at; what is not ``required`` only limits what can be done.
+    """The result of one check; a check that is not ``required`` only limits the possible work.
 
-    ``fix`` says what to do when it is not ``ok``; ``package`` is this distribution's package that
-    does it.
+    ``fix`` is the hint when it is not ``ok``; ``package`` is this distribution's package that does it.
     """
 
     name: str
@@ -44,7 +43,7 @@ def require(checks: Iterable[Check], *, saying: str) -> None:
 
 
 def fixes(failed: Sequence[Check]) -> str:
-    """Return what to do about checks that failed, in one line."""
+    """Return the hints of failed checks, in one line."""
     packages = missing_packages(failed)
     here = distribution.family() or distribution.DEBIAN
     apt = [distribution.command(packages, here)] if packages else []
@@ -53,7 +52,7 @@ def fixes(failed: Sequence[Check]) -> str:
 
 
 def missing_packages(checks: Iterable[Check]) -> list[str]:
-    """Return the packages that would mend what failed, sorted."""
+    """Return the packages that would mend the failed checks, sorted."""
     return sorted({check.package for check in checks if check.package and not check.ok})
 
 
@@ -65,7 +64,7 @@ def tool(name: str) -> Check:
 def one_of(*names: str, why: str = "") -> Check:
     """Check that at least one of some programs is found; of the first the package is told.
 
-    ``why`` says what needs it.
+    ``why`` names the part that needs it.
     """
     path = process.tool_path()
     found = next((place for name in names if (place := shutil.which(name, path=path))), None)

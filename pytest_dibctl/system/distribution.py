@@ -38,7 +38,7 @@ _IDS: Final[Mapping[str, Family]] = {
 
 
 def family(os_release: Mapping[str, str] | None = None) -> Family | None:
-    """Return this machine's family, by os-release(5); None for one that is not known here.
+    """Return this machine's family, by os-release(5); None for an unknown distribution.
 
     ``os_release`` holds the values of that file. The first known word counts: of Rocky's "rhel centos
     fedora" that is the nearest.

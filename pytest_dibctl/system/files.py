@@ -83,7 +83,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 def user_cache() -> Path:
-    """Return our directory for what can be computed again: ``dibctl`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+    """Return the directory for cached files: ``dibctl`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
 
     It may not exist yet.
     """

@@ -15,7 +15,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def identity() -> dict[str, str]:
-    """Return what tells this machine and user from others; machines cloned from one image differ by name.
+    """Return the identity of this machine and user; machines cloned from one image differ by name.
 
     The machine's id itself is confidential (machine-id(5)), so only a digest of it is given.
     """
@@ -38,7 +38,7 @@ def process_token(pid: int) -> str | None:
 
 
 def is_over(token: str) -> bool:
-    """Whether the process that ``token`` means is known to have ended: nobody knows of another machine's."""
+    """Whether the process of ``token`` is known to have ended; never so for another machine's process."""
     match = re.fullmatch(r"([0-9a-f]{16})-([1-9][0-9]{0,9})-([0-9]{1,20})", token)
     if match is None or match[1] != _pid_namespace():
         return False

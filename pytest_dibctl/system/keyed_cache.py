@@ -1,9 +1,9 @@
-"""A cache of things that are named by the key of what they were made from, in the user's cache directory.
+"""A cache of things that are named by the key of their inputs, in the user's cache directory.
 
 A thing is a directory named by its key. It appears and disappears by a rename, so that a reader finds all of
-it or none. A lock beside it is held, shared, while the thing is used, and alone by the process that makes it:
-others wait for that one instead of doing the same work, and the kernel releases the lock of one that dies.
-Only the user can read what is there.
+it or none. A lock beside it is held, shared, while the thing is used. The process that makes the thing holds
+the lock alone: other processes wait for it instead of doing the same work. The kernel releases the lock of a
+process that dies. Only the user can read the cache.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from pytest_dibctl.system import files, locks
 
 ABOUT: Final = "about.json"
-"""The file that says what a thing is; its time is that of the last use."""
+"""The file that describes a thing; its time is that of the last use."""
 SALT: Final = "salt"
 KEY: Final = re.compile(r"[0-9a-f]{40}")
 GIB: Final = 1 << 30
@@ -31,7 +31,7 @@ OLD_DRAFT: Final = 3600.0
 
 
 class Thing(Protocol):
-    """What a cache holds; ``size`` is bytes, ``used`` the last use in seconds since the epoch."""
+    """A thing in a cache; ``size`` is bytes, ``used`` the last use in seconds since the epoch."""
 
     @property
     def key(self) -> str: ...
@@ -49,9 +49,9 @@ ThingT = TypeVar("ThingT", bound=Thing)
 class KeyedCache(Generic[ThingT]):
     """The things of this user in one directory; ``read`` returns the whole thing of a directory and a key.
 
-    ``read`` is called for directories of this user's only. For what is no whole thing it raises OSError,
-    ValueError, TypeError or AttributeError, or returns None. ``is_old`` says whether a thing is too old at a
-    time, in seconds since the epoch.
+    ``read`` is called for directories of this user's only. For a damaged thing it raises OSError, ValueError,
+    TypeError or AttributeError, or returns None. ``is_old`` says whether a thing is too old at a time, in
+    seconds since the epoch.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class KeyedCache(Generic[ThingT]):
         It does so after the body, unless that raises. The caller holds the lock alone. Raises OSError.
         """
         self.make()
-        for path in self.directory.glob(f".{key}.*"):  # what earlier makers left
+        for path in self.directory.glob(f".{key}.*"):  # leftovers of earlier makers
             _remove(path)
         draft = self.directory / f".{key}.{secrets.token_hex(4)}"
         try:
@@ -141,7 +141,7 @@ class KeyedCache(Generic[ThingT]):
             self._discard(thing.path)
 
     def surplus(self, limit: int, now: float) -> Iterator[ThingT]:
-        """Yield what is to go: what is too old, and the longest unused above ``limit`` bytes."""
+        """Yield the things to remove: too old ones, and the longest unused above ``limit`` bytes."""
         total = 0
         for thing in self.things():
             total += thing.size
@@ -150,7 +150,7 @@ class KeyedCache(Generic[ThingT]):
                 yield thing
 
     def sweep(self) -> None:
-        """Remove what killed processes left, and whatever has the name of a thing and is none."""
+        """Remove the leftovers of killed processes, and files that have the name of a thing and are none."""
         for path in self._entries():
             with contextlib.suppress(OSError):
                 self._sweep(path)

@@ -68,7 +68,7 @@ def hold_by_looking(
     """Take the exclusive lock of an open file, looking every ``poll`` seconds; return whether it is held.
 
     It is not when ``timeout`` seconds have passed; None waits without end. ``while_waiting`` is called after
-    each look that found the lock taken; what it raises ends the wait.
+    each look that found the lock taken; an error that it raises ends the wait.
     """
 
     def is_held() -> bool:

@@ -1,4 +1,4 @@
-"""Reading what a command writes, with a bound on the memory that it takes."""
+"""Reading a command's output, with a bound on the memory for it."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Kept:
                 self.add(rest)
 
     def text(self) -> str:
-        """Return what is kept."""
+        """Return the kept output."""
         return "".join(self._parts)
 
 
 def collect(process: subprocess.Popen[str], stdin: str | None, timeout: float | None) -> tuple[str, str]:
     """Write ``stdin`` and return stdout and stderr once the process and its streams have ended.
 
-    Like ``Popen.communicate``, with a bound on what is kept. Raises subprocess.TimeoutExpired.
+    Like ``Popen.communicate``, with a bound on the kept output. Raises subprocess.TimeoutExpired.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     output, errors = Kept(), Kept()
@@ -84,7 +84,7 @@ def _drain(pipe: IO[str], kept: Kept) -> None:
 
 
 def write(process: subprocess.Popen[str], stdin: str) -> None:
-    """Write to a process and close its stdin; one that reads no further is no error."""
+    """Write to a process and close its stdin; a process that stops reading is no error."""
     if process.stdin is not None:
         with contextlib.suppress(BrokenPipeError, ValueError):
             process.stdin.write(stdin)
@@ -99,9 +99,9 @@ def stream(
     on_line: Callable[[str], None] | None,
     log_file: Path | None,
 ) -> str:
-    """Hand each line of stdout to ``on_line``, or append it to ``log_file``; return what was kept.
+    """Hand each line of stdout to ``on_line``, or append it to ``log_file``; return the kept output.
 
-    With ``log_file`` nothing is kept. Raises what ``on_line`` raises, and subprocess.TimeoutExpired.
+    With ``log_file`` nothing is kept. Raises errors of ``on_line``, and subprocess.TimeoutExpired.
     """
     kept = Kept()
     failures: list[BaseException] = []

@@ -115,7 +115,7 @@ ELSEWHERE: Final[Mapping[str, str]] = {
         "this distribution has no QEMU for whole machines; boot images as containers, or in OpenStack",
     ),
 }
-"""What to do where a family has no package."""
+"""Hints where a family has no package."""
 
 
 def package_of(name: str, family: Family | None = None) -> str | None:
@@ -127,7 +127,7 @@ def package_of(name: str, family: Family | None = None) -> str | None:
 
 
 def advice(name: str, family: Family | None = None) -> str:
-    """Return what to do where a program or file is missing."""
+    """Return the hint for a missing program or file."""
     here = family or distribution.family()
     package = package_of(name, here)
     if here is not None and package is not None:

@@ -1,4 +1,4 @@
-"""Installing packages with apt, and saying what to type where another package manager does it."""
+"""Installing packages with apt, and hints for other package managers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def install(packages: Sequence[str], *, progress: Callable[[str], None]) -> None
         return
     here = distribution.family() or DEBIAN
     if strange := sorted(set(packages) - set(PACKAGES[here].values())):
-        raise PreflightError(f"only packages that are known to be needed are installed, not {strange[0]!r}")
+        raise PreflightError(f"only packages of this tool's own list are installed, not {strange[0]!r}")
     line = distribution.command(packages, here)
     if here.install[0] != "apt-get" or shutil.which("apt-get", path=process.tool_path()) is None:
         raise PreflightError(
             f"there is no apt-get here to install {' '.join(packages)}",
             hint=f"as root: {line}"
             if here.install[0] != "apt-get"
-            else "install what these Debian packages hold with this system's package manager",
+            else "install the programs of these Debian packages with this system's package manager",
         )
     if os.geteuid() != 0:
         raise PreflightError("installing packages needs root", hint=f"as root: {line}")

@@ -1,4 +1,4 @@
-"""The one gate for external commands: an argv, its own process group, a deadline, a log, no shell."""
+"""The only gate for external commands: an argv, its own process group, a deadline, a log, no shell."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def tool_path() -> str:
 
 
 RUN = "DIBCTL_RUN"
-"""The environment variable by which a process shows which run started it; empty for one that may stay."""
+"""The environment variable by which a process shows which run started it; empty for a process that may stay.
+"""
 _SECRET = re.compile(r"OS_(.*_)?(PASSWORD|SECRET|TOKEN|PASSCODE)")
 _marks: dict[str, str] = {}
 
@@ -273,7 +274,7 @@ def start(
     pass_fds: Sequence[int] = (),
     credentials: bool = False,
 ) -> subprocess.Popen[str]:
-    """Start a command in a session of its own and hand it to the caller, who must ``stop`` it.
+    """Start a command in a session of its own and return it; the caller must ``stop`` it.
 
     Raises CommandError when it cannot be started.
     """

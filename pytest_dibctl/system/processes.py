@@ -23,7 +23,7 @@ Process = psutil.Process
 
 _DEAD = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 _CLOSED = (psutil.Error, OSError)
-"""What a look into a process raises that is gone, a zombie or another user's."""
+"""Errors of a look into a process that is gone, a zombie or another user's."""
 
 
 def parent(pid: int) -> int | None:
@@ -65,7 +65,7 @@ def has_argument(pid: int, argument: str) -> bool:
 
 
 def private_memory(pid: int) -> int:
-    """Return the bytes of memory that a process shares with no file; 0 for one that is gone."""
+    """Return the bytes of memory that a process shares with no file; 0 if it is gone."""
     with contextlib.suppress(*_CLOSED):
         memory = Process(pid).memory_info()
         return int(memory.rss - memory.shared)
@@ -92,7 +92,7 @@ def working_in(directory: Path, *, program: str) -> tuple[Process, ...]:
 
 
 def _living(matches: Callable[[Process], bool]) -> tuple[Process, ...]:
-    """Return the living processes that match; one that may not be looked into does not."""
+    """Return the living processes that match; a process that may not be looked into does not match."""
     living = []
     for pid in psutil.pids():
         with contextlib.suppress(*_CLOSED):

@@ -1,6 +1,6 @@
 """Secrets of this process, and texts without them.
 
-Whatever reads a password, a token or an application credential's secret enters it here. Texts lose it where
+Code that reads a password, a token or an application credential's secret enters it here. Texts lose it where
 they leave, in ``system/text.py``: a report shows values of variables, and nothing there tells a secret.
 """
 
@@ -15,7 +15,7 @@ from urllib.parse import quote, quote_plus
 
 MASK: Final = "***"
 SHORTEST: Final = 4
-"""Characters: what is shorter is no secret, and would be found in every text."""
+"""Characters: a shorter value is no secret, and would be found in every text."""
 LONG: Final = 8
 """Characters from which on a secret is replaced within words too."""
 SHORTEST_PIECE: Final = 6
@@ -26,7 +26,8 @@ MOST: Final = 500
 _known: dict[str, None] = {}
 _lock = threading.RLock()
 _pattern: re.Pattern[str] | None = None
-"""What matches the known secrets; None after each change: far more tokens come in than texts go out."""
+"""The pattern of the known secrets; None after each change, since far more tokens come in than texts go out.
+"""
 
 
 def remember(secret: str | bytes | None) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 DISTRIBUTION = "pytest-dibctl"
 NOT_IMPORTED = frozenset({"diskimage-builder"})
-"""What we depend on and run as programs only."""
+"""Dependencies that run as programs only."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,8 @@ class Clash:
 def clashes(*, without: Iterable[str] = ()) -> list[Clash]:
     """Return the modules that would be, or were, imported in the place of Python's or a library's.
 
-    What was imported from its own place by now is safe. ``without`` names distributions whose modules, and
-    those of what only they depend on, no one will import.
+    A module that was imported from its own place already is safe. ``without`` names distributions whose
+    modules will not be imported, nor the modules of their own dependencies.
     """
     candidates = dict(_candidates())
     if not candidates:
@@ -107,7 +107,7 @@ def _owners(names: Iterable[str]) -> dict[str, str]:
         for name in names
         if name not in found and importlib.machinery.PathFinder.find_spec(name, places) is not None
     ]
-    if others:  # reading what all distributions hold takes a moment
+    if others:  # reading the files of all distributions takes a moment
         distributions = _distributions()
         found |= {name: distributions[name][0] for name in others if distributions.get(name)}
     return found

@@ -16,15 +16,15 @@ from pytest_dibctl.system.text import visible
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SIGNALS_TO_ABANDON = 3
 SIGNALLED = 128
-"""What shells add to the number of the signal that ended a program."""
+"""The number that shells add to the signal that ended a program."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Words:
-    """What the user reads when work is interrupted that no guardian takes over.
+    """The words for the user when work is interrupted that no guardian takes over.
 
-    ``doing`` says what goes on to its end nevertheless, and ``after`` what looks at the rest if even that is
-    cut off.
+    ``doing`` names the work that goes on to its end nevertheless. ``after`` names the command for the rest if
+    even that is cut off.
     """
 
     doing: str
@@ -42,15 +42,15 @@ class Interruption:
         self.teardowns = 0
         self.pending: str | None = None
         self.ends_at_once = False
-        """Whether each signal interrupts what goes on now."""
+        """Whether each signal interrupts the present work."""
         self.outlook: Callable[[], list[str]] | None = None
-        """Returns what is still to be removed, in words; called for the answer to a signal."""
+        """Returns the resources still to be removed, in words; called for the answer to a signal."""
         self.guarded = False
-        """Whether a guardian removes what is left when this process is gone."""
+        """Whether a guardian removes the leftovers when this process is gone."""
         self.words: Words | None = None
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
-        """Raise KeyboardInterrupt, now or when what must not be broken is over.
+        """Raise KeyboardInterrupt, now or when the protected work is over.
 
         A removal is broken by the third signal only, a teardown of other code by the second.
         """
@@ -106,7 +106,7 @@ class Interruption:
 
 
 def exit_code(number: int | None) -> int:
-    """Return what shells say of a program that a signal ended: 130 for Ctrl-C, also where none is known."""
+    """Return a shell's exit code for a signal that ended a program; 130, as for Ctrl-C, for None."""
     return SIGNALLED + (number or signal.SIGINT)
 
 
@@ -133,7 +133,7 @@ def held(*, for_removal: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def at_once() -> Iterator[None]:
-    """Have any signal end the block, also where ``held`` puts signals off: for what only a person ends.
+    """Let any signal end the block, also where ``held`` puts signals off: for work that only a person ends.
 
     Around such a block the interruption is due when the outermost ``held`` ends; elsewhere it is raised now.
     """
@@ -175,7 +175,7 @@ def undertaking(words: Words, left: Callable[[], list[str]]) -> Iterator[None]:
 
 
 def guarded() -> None:
-    """Note that from now on a guardian removes what is left when this process is gone."""
+    """Note that from now on a guardian removes the leftovers when this process is gone."""
     if _current is not None:
         _current.guarded = True
 

@@ -1,8 +1,8 @@
 """The gate for text from outside, from a service, a guest or an image, on its way to a person or a file.
 
-Names and messages of clouds and guests may hold escape sequences that rewrite a terminal, marks that turn
-the direction of text, and characters that nobody sees. They are shown as escapes, as Python writes
-them. Secrets of this process are replaced.
+Names and messages of clouds and guests may hold escape sequences that rewrite a terminal, marks that turn the
+direction of text, and invisible characters. They are shown as escapes, as Python writes them. Secrets of this
+process are replaced.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _HIDDEN: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 """Characters that show nothing, although Unicode counts them as letters, marks or symbols."""
 _SUSPECT: Final = re.compile(r"[^\t\n -~]")
 LONGEST_FILE_NAME: Final = 100
-"""Bytes of a name from outside in a file's name: what is added to it has to fit into 255."""
+"""Bytes of a name from outside in a file's name: additions to it have to fit into 255."""
 
 
 def visible(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Waiting for what can only be looked at: one loop with a deadline and pauses, for the whole package."""
+"""Waiting by polling: one loop with a deadline and pauses, for the whole package."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def wait_until(
 ) -> T:
     """Call ``condition`` until it returns something true; return its last value.
 
-    The last value is false when ``timeout`` seconds have passed first; without a timeout the wait has no
-    end. ``condition`` is called once at least, and once more when the time is over. ``poll`` is the seconds
-    between two calls, or yields them one after the other. What ``condition`` raises ends the wait.
+    The last value is false when ``timeout`` seconds have passed first; without a timeout the wait has no end.
+    ``condition`` is called once at least, and once more when the time is over. ``poll`` is the seconds
+    between two calls, or yields them one after the other. An error that ``condition`` raises ends the wait.
     """
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     while not (value := condition()):
@@ -47,7 +47,7 @@ def wait_while(
 
 
 def growing(first: float, *, factor: float, longest: float) -> Iterator[float]:
-    """Yield pauses in seconds, each ``factor`` times the one before, none above ``longest``."""
+    """Yield pauses in seconds, each ``factor`` times the previous, none above ``longest``."""
     pause = first
     while True:
         yield min(pause, longest)

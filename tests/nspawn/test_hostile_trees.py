@@ -126,7 +126,7 @@ INITS = {
         ENDED,
     ),
     "no release": ("rm -rf etc/os-release usr/lib/os-release", r"exited with"),
-    "dev": ("rm -rf dev; ln -s usr dev", r"/dev of the image is no plain directory"),
+    "dev": ("rm -rf dev; ln -s usr dev", r"/dev of the image is not a plain directory"),
 }
 
 
@@ -185,7 +185,9 @@ def test_a_link_that_a_container_makes_before_it_reboots_is_told(
         try:
             instance.check()
         except InstanceError as error:
-            return set() if "could not reboot: /proc of the image is no plain" in error.message else {"other"}
+            return (
+                set() if "could not reboot: /proc of the image is not a plain" in error.message else {"other"}
+            )
         return {"not yet"}
 
     assert leaks.settled(told, seconds=30) == set()

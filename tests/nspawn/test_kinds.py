@@ -154,7 +154,7 @@ def test_a_spoiled_image_fails_at_once_and_is_not_booted(
     content = [case for case in cases if case.get("classname", "").startswith("image_tests.tree")]
     assert any(case.find("failure") is not None for case in content), finished.output
     assert sum(float(case.get("time", "")) for case in content) < 60
-    assert "micro was not booted: what is in the image failed image_tests/tree/" in finished.output
+    assert "micro was not booted: the image's files failed image_tests/tree/" in finished.output
     assert "QEMU runs" not in finished.output
 
 

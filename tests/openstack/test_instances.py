@@ -492,7 +492,7 @@ def test_a_server_that_somebody_deletes(site: Site) -> None:
     ):
         demo.compute.delete_server(server)
         demo.compute.wait_for_delete(server, interval=0.3, wait=60)
-        with pytest.raises(InstanceError, match="was deleted by somebody"):
+        with pytest.raises(InstanceError, match="was deleted, and not by this run"):
             instance.check()
         with pytest.raises(DibctlError):
             instance.reboot()

@@ -296,7 +296,7 @@ def test_glance_fetches_the_file_itself_and_it_is_verified(shelf: Shelf) -> None
         with serving_file(shelf.file, content=served) as other:
             shelf.write(import_method="web-download", import_uri=other)
             (wrong,) = shelf.json("upload", "web", "demo", code=1)
-    assert "is another one where Glance fetched it" in wrong["error"]
+    assert "is not the one that Glance was to fetch" in wrong["error"]
     assert shelf.named() == [result["image"]]
     assert not shelf.images(hidden=True)
 

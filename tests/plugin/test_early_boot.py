@@ -42,7 +42,7 @@ def test_files_that_fail_end_it_unused(early: Project, option: str, skipped: int
     result.assert_outcomes(failed=1, skipped=skipped)
     assert order(early) == ["boot", "delete_instance"]
     if skipped:
-        told = "debian was booted in vain: what is in the image failed test_files.py::test_files?debian?"
+        told = "debian was booted in vain: the image's files failed test_files.py::test_files?debian?"
         result.stdout.fnmatch_lines([f"*2 tests were not run: {told}*"])
     assert not list(early.log_file.parent.glob("dibctl-*"))
 

@@ -300,7 +300,7 @@ def test_a_record_of_a_newer_version_stays(guarded: Project) -> None:
     (run.directory / "broken.json").write_text("{")
     result = guarded.pytester.run(sys.executable, "-m", "pytest_dibctl.cli.main", "cleanup")
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["*balloon *: could not be removed: this version knows nothing of its kind*"])
+    result.stdout.fnmatch_lines(["*balloon *: could not be removed: this version does not know its kind*"])
     result.stdout.fnmatch_lines(["*broken.json: could not be removed: this version cannot read*"])
     assert path.exists()
 

@@ -308,7 +308,7 @@ class TestImage:
         self.lists(project, test_files=FAILS, test_guest=BOOTS + "def test_again(ssh_access): pass\n")
         result = project.run("-v", "--dib-result-file=result.json")
         result.assert_outcomes(failed=1, skipped=2)
-        reason = "debian was not booted: what is in the image failed checks/test_files.py::test_it?debian?"
+        reason = "debian was not booted: the image's files failed checks/test_files.py::test_it?debian?"
         result.stdout.fnmatch_lines([f"debian: 2 tests were not run: {reason}"])
         assert not {"upload", "boot"} & set(project.counts())
         assert '"exit_code": 80' in (project.path / "result.json").read_text()
@@ -428,7 +428,7 @@ class TestImage:
         for option in ("--dib-use-existing-instance=web-7", "--dib-use-existing-image=42"):
             result = project.run(option, "--dib-private-key-file=none", "-rs", "-k", "files")
             result.assert_outcomes(skipped=1)
-            result.stdout.fnmatch_lines(["*what file it was made from is not known*"])
+            result.stdout.fnmatch_lines(["*exists already, and its file is not known*"])
 
     @pytest.mark.parametrize("name", ["generic:secrets", "image_tests/tree/test_secrets.py"])
     def test_a_shipped_one_given_on_the_command_line_looks_at_files(
@@ -438,7 +438,7 @@ class TestImage:
         # There are no files here; that they are asked for is what shows.
         result = project.run(name, "--dib-use-existing-image=42", "-rs")
         result.assert_outcomes(skipped=5)
-        result.stdout.fnmatch_lines(["*what file it was made from is not known*"])
+        result.stdout.fnmatch_lines(["*exists already, and its file is not known*"])
 
     def test_one_given_on_the_command_line_is_for_what_it_is_listed_for(self, project: Project) -> None:
         project.write("checks/test_it.py", "def test_it(dib_view): assert dib_view == 'tree'\n")

@@ -161,7 +161,7 @@ def test_an_instance_that_was_there_says_nothing_of_a_file(twofold: Project) -> 
 def test_a_place_that_cannot_be_written_is_said(twofold: Project) -> None:
     Path(statements.file_of(twofold.path / "debian.qcow2")).mkdir()
     result = twofold.run()
-    result.stdout.fnmatch_lines(["*what was tested could not be written*"])
+    result.stdout.fnmatch_lines(["*the test statement could not be written*"])
 
 
 def refused(project: Project, *arguments: str) -> None:

@@ -128,7 +128,7 @@ def test_a_run_in_which_nothing_booted_vouches_for_nothing(both: Project) -> Non
     result = both.run("--dib-warm")
     assert not statement(both).vouches
     assert statement(both).passed_all
-    result.stdout.fnmatch_lines(["*debian: passed on instances that did not boot*"])
+    result.stdout.fnmatch_lines(["*debian: passed on resumed instances only*"])
 
 
 def test_a_run_in_which_an_instance_booted_vouches(both: Project) -> None:

@@ -24,8 +24,8 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
 
     ``given`` is the image's environment: what it or the caller says of Python or of graphs stays.
     """
-    said = {**os.environ, **given}
-    if _PYTHON in said or "DUMP_CONFIG_GRAPH" in said or not usable():
+    variables = {**os.environ, **given}
+    if _PYTHON in variables or "DUMP_CONFIG_GRAPH" in variables or not usable():
         return {}
     return {_PYTHON: str(Path(__file__).with_name("python")), _OURS: process.interpreter()}
 

@@ -86,7 +86,7 @@ class ListedImage(TypedDict):
     state: str
     """`current`, `obsolete`, `hidden`, `unfinished`, or Glance's status of an image that is not active"""
     visibility: str
-    """who sees it, in Glance's word"""
+    """its visibility, in Glance's words"""
     protected: bool
     """whether Glance refuses to delete it"""
     size: int | None
@@ -98,7 +98,7 @@ class ListedImage(TypedDict):
     tested: str | None
     """when and where the file passed its tests, if that is known"""
     used: str | None
-    """who uses it, empty if nobody does; null if that cannot be seen"""
+    """the servers and volumes that use it, empty without one; null if they cannot be seen"""
 
 
 @closed

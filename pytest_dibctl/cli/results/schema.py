@@ -35,7 +35,7 @@ DOCUMENTS: Final[Mapping[str, Any]] = {
 
 
 def schema(command: str) -> dict[str, Any]:
-    """Return the JSON Schema of what a command prints; raises DibctlError for one that prints no JSON."""
+    """Return the JSON Schema of a command's output; raises DibctlError for a command without JSON output."""
     if command not in DOCUMENTS:
         there = f"there is of {', '.join(DOCUMENTS)}"
         hint = did_you_mean(command, DOCUMENTS) or there

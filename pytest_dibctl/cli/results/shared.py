@@ -16,7 +16,7 @@ Code = Annotated[int, Field(description="the exit code of the error; 0 without o
 
 
 class Failure(TypedDict):
-    """The keys of whatever may fail for itself."""
+    """The keys of results that may fail one by one."""
 
     error: Error
     notes: NotRequired[Notes]

@@ -74,7 +74,7 @@ class NspawnCloud(LocalCloud):
     def begin_boot(
         self, image: CloudImage, request: BootRequest, *, progress: Progress
     ) -> Callable[[], NspawnInstance]:
-        """Start the container's guard, and return what waits for it and starts the container.
+        """Start the container's guard, and return a function that waits for it and starts the container.
 
         Both raise as ``boot`` does.
         """
@@ -145,7 +145,7 @@ class NspawnCloud(LocalCloud):
     def _spec(
         self, artifact: Artifact, state: State, request: BootRequest, host_key: seed.HostKey | None
     ) -> dict[str, Any]:
-        """Return what the guard reads."""
+        """Return the description that the guard reads."""
         identity = dataclasses.replace(
             seed_identity(state, request, host_key, self._user_data()), device=container_network.DEVICE
         )

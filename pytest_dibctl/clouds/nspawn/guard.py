@@ -39,7 +39,8 @@ class Guard:
     """The guard of the instance ``name``.
 
     ``started`` is the process that made its namespaces, when this process started it, and ``helpers`` are to
-    be reaped after it. ``notes`` say what of the image is not in the container, where this process opened it.
+    be reaped after it. ``notes`` name the parts of the image that are not in the container, if this process
+    opened it.
     """
 
     def __init__(
@@ -100,14 +101,14 @@ class Guard:
 
 
 def end(name: str) -> None:
-    """Kill the guard of an instance and what starts it, and wait until they are gone."""
+    """Kill the guard of an instance and its starters, and wait until they are gone."""
     option = container.instance_option(name)
-    for found in processes.with_argument(option):
+    for candidate in processes.with_argument(option):
         with contextlib.suppress(ProcessLookupError):
-            descriptor = os.pidfd_open(found.pid)
+            descriptor = os.pidfd_open(candidate.pid)
             try:
                 # The descriptor is of one process, even if its id is used again.
-                if processes.has_argument(found.pid, option):
+                if processes.has_argument(candidate.pid, option):
                     signal.pidfd_send_signal(descriptor, signal.SIGKILL)
                     reaping.await_end(descriptor)
             finally:
@@ -118,5 +119,5 @@ def find(name: str, directory: Path) -> Guard | None:
     """Return the living guard of an instance that another process started."""
     guards = processes.with_argument(container.instance_option(name))
     # unshare, which made the namespaces, has the same argument; the guard is its child.
-    inner = [found for found in guards if found.name() != "unshare"]
+    inner = [candidate for candidate in guards if candidate.name() != "unshare"]
     return Guard(name, directory, inner[-1].pid) if inner else None

@@ -100,7 +100,7 @@ class NspawnInstance(LocalInstance[State]):
         self._boot("rebuild")
 
     def snapshot(self, name: str) -> str:
-        """Copy what was written so far; return the name. The container waits meanwhile when it writes.
+        """Copy the present disk; return the name. The container waits meanwhile when it writes.
 
         Raises InstanceError when ``name`` is not valid, and when there is not enough room.
         """
@@ -108,7 +108,7 @@ class NspawnInstance(LocalInstance[State]):
         return name
 
     def revert(self, name: str) -> None:
-        """Go back to what a snapshot holds, and boot anew; raises InstanceError when there is none."""
+        """Go back to a snapshot, and boot anew; raises InstanceError when there is none."""
         self._boot("revert", name)
 
     def delete(self) -> None:

@@ -28,11 +28,11 @@ OPENING: Final = 120.0
 
 
 class Starting:
-    """The guard of the instance ``name``, just started, and what is still needed to give it a network.
+    """The guard of the instance ``name``, just started, and the parts for its network.
 
-    ``spec`` is what the guard reads. It dies with the thread that made this, unless it is ``keepable``.
-    Nothing is waited for here; ``finish``, which waits, may be called once and in any thread. Raises
-    CommandError when a program cannot be started; nothing runs then.
+    ``spec`` is the description that the guard reads. It dies with the thread that made this, unless it is
+    ``keepable``. Nothing is waited for here; ``finish``, which waits, may be called once and in any thread.
+    Raises CommandError when a program cannot be started; nothing runs then.
     """
 
     def __init__(self, name: str, spec: Mapping[str, Any], directory: Path, *, keepable: bool) -> None:
@@ -88,7 +88,7 @@ class Starting:
                 process.stop(self._started, grace=0)
                 assert self._started.stdout is not None
                 self._started.stdout.close()
-            stack.close()  # the copiers end when nobody can write any more
+            stack.close()  # the copiers end when no process can write any more
             reap(self._helpers)
             raise
 
@@ -109,7 +109,7 @@ def _closing(descriptor: int) -> Iterator[int]:
 
 
 def _opened(started: subprocess.Popen[str], name: str, directory: Path) -> tuple[int, list[str]]:
-    """Wait until the guard has opened the image; return its process id, and what of the image is missing."""
+    """Wait until the guard has opened the image; return its process id, and the image's missing parts."""
     assert started.stdout is not None
     ready, _, _ = select.select([started.stdout], [], [], OPENING)
     line = started.stdout.readline() if ready else ""

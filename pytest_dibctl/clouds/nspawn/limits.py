@@ -58,7 +58,7 @@ def hierarchies() -> tuple[Hierarchy, ...]:
 
 
 def enforced() -> frozenset[str]:
-    """Return what can be limited here, of "memory" and "processes"."""
+    """Return which of "memory" and "processes" can be limited here."""
     names = {"memory": "memory", "pids": "processes"}
     return frozenset(
         limit
@@ -114,8 +114,8 @@ def remove(name: str) -> None:
 
 def _available(top: Path) -> frozenset[str]:
     """Return the controllers that groups below the top of a unified hierarchy have, or can be given."""
-    given, offered = _words(top / _GIVEN), _words(top / "cgroup.controllers")
-    return given | offered if _can_give(top) else given
+    enabled, offered = _words(top / _GIVEN), _words(top / "cgroup.controllers")
+    return enabled | offered if _can_give(top) else enabled
 
 
 def _can_give(top: Path) -> bool:
@@ -133,8 +133,8 @@ def _delegated(hierarchy: Hierarchy) -> Hierarchy:
 
     They stay given: groups of other containers may have come to need them.
     """
-    given = _words(hierarchy.top / _GIVEN)
-    for controller in sorted({"memory", "pids"} & hierarchy.controllers - given):
+    enabled = _words(hierarchy.top / _GIVEN)
+    for controller in sorted({"memory", "pids"} & hierarchy.controllers - enabled):
         # Refused after all where a process came into the top group meanwhile.
         with contextlib.suppress(OSError):
             (hierarchy.top / _GIVEN).write_text(f"+{controller}")
@@ -149,7 +149,7 @@ def _words(path: Path) -> frozenset[str]:
 
 
 def _share_processors(path: Path) -> None:
-    """Give a group of the first version the processors of the one above; without any it takes no process."""
+    """Give a group of the first version the processors of its parent; without any it takes no process."""
     for name in ("cpuset.cpus", "cpuset.mems"):
         (path / name).write_text((path.parent / name).read_text())
 
@@ -167,7 +167,7 @@ def _limit_memory(path: Path, size: int, *, unified: bool) -> None:
 
 
 def _remove_tree(path: Path) -> list[OSError]:
-    """Remove a group and those in it; return what kept them, if something did."""
+    """Remove a group and the groups in it; return the error that kept them, if any."""
     errors = []
     for group in _below(path):
         try:

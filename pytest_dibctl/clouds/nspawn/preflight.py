@@ -1,4 +1,4 @@
-"""What this machine must have to boot containers."""
+"""The requirements of containers on this machine."""
 
 from __future__ import annotations
 

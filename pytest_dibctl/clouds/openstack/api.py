@@ -119,7 +119,7 @@ class Api:
         """Make a call that must not be repeated blindly, and return its answer.
 
         ``doing`` completes the sentence "cannot ..."; ``at`` is the setting that would be to blame;
-        ``timeout`` is seconds. Raises ApiError or one of its kind, AuthorizationError, ImageNotFoundError.
+        ``timeout`` is seconds. Raises ApiError or a subclass, AuthorizationError, ImageNotFoundError.
         """
         try:
             with self._translated(service, doing, at), self._answering_within(timeout):
@@ -195,8 +195,8 @@ class Api:
     ) -> T:
         """Create a resource, once, and return it; ``find`` finds it again if the answer gets lost.
 
-        ``name`` is the one that ``in_flight.settled`` removes it by; ``timeout`` is seconds for an answer.
-        Raises as ``once``.
+        ``in_flight.settled`` removes it by ``name``; ``timeout`` is seconds for an answer. Raises as
+        ``once``.
         """
         deadline = time.monotonic() + max(SAFE_CALL_TIMEOUT, 2 * timeout)
         pauses = pauses_between()
@@ -209,9 +209,9 @@ class Api:
                     raise
                 lost = error.transient and not error.undone
                 with self._no_later_than(max(deadline, time.monotonic() + LOST_ANSWER)):
-                    made = found_again(find, patience=LOST_ANSWER if lost else 0.0)
-                if made is not None:
-                    return made
+                    resource = found_again(find, patience=LOST_ANSWER if lost else 0.0)
+                if resource is not None:
+                    return resource
                 if not error.transient:
                     raise
                 pause_before_again(error, pauses, deadline)
@@ -251,7 +251,7 @@ class Api:
             time.sleep(min(next(pauses), left))
 
     def renew_token(self, seconds: float) -> None:
-        """Get a new token unless the one we have is valid for ``seconds`` more.
+        """Get a new token unless the present token is valid for ``seconds`` more.
 
         A token that expires under an upload makes Glance refuse the whole body after it was sent.
         """
@@ -318,13 +318,13 @@ class Api:
         return ""
 
     def _unreadable(self, error: Exception, service: Service, doing: str) -> ApiError:
-        """Return the error for an answer of another shape, or one that is cut off: that may work later."""
+        """Return the error for an answer of another shape, or a cut-off answer: the call may work later."""
         cut_off = isinstance(error, ValueError) and not isinstance(error, ShapeError)
         last = getattr(self._session.session, "last", None)
-        told = f" ({last})" if last is not None else ""
+        last_request = f" ({last})" if last is not None else ""
         reason = str(error) if isinstance(error, ShapeError) else repr(error)
         return ApiError(
-            f"cannot {doing}: {PROJECTS[service]} gave an answer that cannot be read: {reason}{told}",
+            f"cannot {doing}: {PROJECTS[service]} gave an answer that cannot be read: {reason}{last_request}",
             hint=None if cut_off else f"check that {PROJECTS[service]} answers there ({self._where})",
             transient=cut_off,
         )

@@ -55,7 +55,7 @@ GIB = 1 << 30
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Place:
-    """What the environment's nova section means in this cloud: ids instead of names."""
+    """The environment's nova section in this cloud: ids instead of names."""
 
     flavor: Flavor
     groups: tuple[str, ...]
@@ -103,7 +103,7 @@ class OpenStackCloud:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What instances here have of a machine."""
+        """The capabilities of instances here."""
         return self._environment.settings.capabilities
 
     @property
@@ -126,7 +126,7 @@ class OpenStackCloud:
         return self._identity
 
     def preflight(self) -> None:
-        """Log in; raise a DibctlError if the cloud lacks what the nova section names."""
+        """Log in; raise a DibctlError if the cloud lacks a name of the nova section."""
         self._user_data()
         self._resolved()
         if self.api.has("network"):
@@ -136,7 +136,7 @@ class OpenStackCloud:
     def check(self, artifact: Artifact, request: UploadRequest) -> None:
         """Raise NovaBadRequestError if the image does not fit the flavor, ConfigError for a wrong format."""
         glance = merge.glance(request.image, self._environment)
-        if self._environment.settings.preprocessing is None:  # what it makes is looked at when it is uploaded
+        if self._environment.settings.preprocessing is None:  # its output is checked when it is uploaded
             run_images.format_of(artifact, request, self._environment)
         place = self._resolved()
         volume = self._nova.volume

@@ -1,4 +1,4 @@
-"""clouds.yaml, secure.yaml and certificates: whatever is wrong with them is an error that names the file."""
+"""clouds.yaml, secure.yaml and certificates: every fault in them is an error that names the file."""
 
 from __future__ import annotations
 
@@ -92,16 +92,16 @@ def _entry_of(document: Any, path: Path, cloud: str, *, where: str) -> Path | No
     auth = entry.get("auth", {}) if isinstance(entry, dict) else {}
     for name, value in ((f"clouds.{cloud}", entry), (f"clouds.{cloud}.auth", auth)):
         if not isinstance(value, dict):
-            found = "empty" if value is None else f"a {type(value).__name__}"
+            kind = "empty" if value is None else f"a {type(value).__name__}"
             raise ConfigError(
-                f"{where}: {path}: {name} is {found}, and has to be a mapping", hint="mend the file"
+                f"{where}: {path}: {name} is {kind}, and has to be a mapping", hint="mend the file"
             )
     return path
 
 
 @contextlib.contextmanager
 def told(*, where: str, cloud: str | None = None, file: Path | None = None) -> Iterator[None]:
-    """Make every error of reading or using an entry inside one of ours that names it.
+    """Turn every error of reading or using an entry in this block into a DibctlError that names the entry.
 
     Raises ConfigError, CredentialsError where something to log in with is missing.
     """
@@ -117,7 +117,7 @@ def told(*, where: str, cloud: str | None = None, file: Path | None = None) -> I
 
 
 def check_complete(config: Mapping[str, Any], file: Path, *, where: str, cloud: str) -> None:
-    """Raise CredentialsError for an entry that lacks what its kind of login needs; keystoneauth asks late."""
+    """Raise CredentialsError for an entry that lacks a value for its login; keystoneauth asks late."""
     auth = config.get("auth") or {}
     if config.get("auth_type") not in {None, "password"}:  # keystoneauth checks the others when it reads them
         return
@@ -142,7 +142,7 @@ def _said(error: Exception) -> str:
 def texts(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the texts of the clouds.yaml and secure.yaml there are, by the variable that names each.
 
-    A file that cannot be read is left out: it is told when it is used.
+    A file that cannot be read is left out: its use reports the error.
     """
     found = {}
     for variable in FILES:
@@ -190,7 +190,7 @@ def _usable(path: Path, where: str, what: str) -> Iterator[None]:
 
 
 def urls(config: Any) -> Iterable[str]:
-    """Yield every URL in a configuration: who wrote it vouches for it."""
+    """Yield every URL in a configuration: the author of the configuration vouches for it."""
     if isinstance(config, Mapping):
         for value in config.values():
             yield from urls(value)

@@ -35,7 +35,7 @@ def _versionless(connection: Any, service: Service, url: str, where: str) -> Api
     except UNREACHED as error:
         message = f"no {PROJECTS[service]} answers at {url}: {said_by(error)}"
     except auth_exceptions.HttpError as error:
-        # Not in the error's own class: a 404 of this document says nothing of what was looked for.
+        # Not in the error's own class: a 404 of this document says nothing about the requested resource.
         message, after = (
             f"{message}: it answered {error.http_status}: {said_by(error)}",
             retry_after(error),

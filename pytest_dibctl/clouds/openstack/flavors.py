@@ -14,7 +14,7 @@ GIB = 1 << 30
 
 
 def find(api: Api, *, flavor: str | None, flavor_id: str | None, at: str) -> Flavor:
-    """Return the flavor with ``flavor_id``, or the one whose id or else name is ``flavor``.
+    """Return the flavor with ``flavor_id``, or the flavor whose id or else name is ``flavor``.
 
     ``at`` is the setting. Raises NovaBadRequestError when there is none, or several of that name.
     """

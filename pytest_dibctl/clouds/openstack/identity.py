@@ -1,4 +1,4 @@
-"""Which cloud a login leads to: what must be equal before a recorded resource is looked for there."""
+"""The identity of a login's cloud: it must be equal before a recorded resource is looked for there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _VERSION = re.compile(r"/v\d+(\.\d+)?$")
 
 
 def of_login(api: Api, *, image_endpoint: str | None) -> dict[str, str]:
-    """Return what identifies the project, region and user logged in to, as Keystone's token says.
+    """Return the identity of the login's project, region and user, from Keystone's token.
 
     ``image_endpoint`` is the Glance that is used instead of the catalog's. Raises AuthorizationError.
     """

@@ -18,14 +18,14 @@ RESERVED = frozenset(
         *("os_hash_value", "virtual_size", "created_at", "updated_at", "locations", "stores"),
     }
 )
-"""What a property cannot be called: Glance has a meaning of its own for it."""
+"""Names that a property cannot have: Glance has its own meaning for them."""
 OWN = frozenset(
     {
         *RESERVED,
         *("self", "file", "schema", "direct_url"),
     }
 )
-"""What Glance shows of an image that is no property."""
+"""Attributes that Glance shows of an image and that are no properties."""
 _LINKS = frozenset({"self", "file", "schema"})
 
 
@@ -34,9 +34,9 @@ def document(spec: ImageSpec, properties_at: str) -> dict[str, Any]:
 
     ``properties_at`` is the setting that holds the properties.
     """
-    if taken := sorted(RESERVED.intersection(spec.properties)):
+    if reserved := sorted(RESERVED.intersection(spec.properties)):
         raise ConfigError(
-            f"{properties_at}: {', '.join(taken)} cannot be image properties: Glance has its own",
+            f"{properties_at}: {', '.join(reserved)} cannot be image properties: Glance has its own",
             hint="name, min_disk, min_ram, tags and the formats are keys of the glance section itself",
         )
     return {
@@ -92,7 +92,7 @@ def _time(text: Any) -> dt.datetime:
 
 
 def patch(present: Mapping[str, Any], change: Change) -> Iterator[dict[str, Any]]:
-    """Yield the JSON patch that makes ``present`` what ``change`` says."""
+    """Yield the JSON patch that applies ``change`` to ``present``."""
     wanted = {
         "name": change.name,
         "visibility": change.visibility,

@@ -60,7 +60,7 @@ def create(
     """Make an image and return it, active and verified, as Glance describes it.
 
     ``timeout`` is seconds for all of it; ``properties_at`` is the setting that holds the properties. When
-    anything fails, an interruption included, the image is removed again. The caller owns what is returned.
+    anything fails, an interruption included, the image is removed again. The caller owns the returned image.
 
     Raises ApiError and its like, ConfigError for properties that Glance keeps for itself, ArtifactError for
     a file that changed meanwhile.
@@ -214,28 +214,30 @@ def _verify(image: Mapping[str, Any], content: Content, *, arrived: bool, allow_
     sent them; else Glance fetched them from elsewhere.
     """
     missing = []
-    for attribute, ours in _expected(image, content):
-        theirs = image.get(attribute)
-        if ours is None or theirs is None:
+    for attribute, expected in _expected(image, content):
+        actual = image.get(attribute)
+        if expected is None or actual is None:
             missing.append({"size": "size"}.get(attribute, "digest"))
-        elif theirs != ours:
-            came = "arrived damaged" if arrived else "is another one where Glance fetched it"
+        elif actual != expected:
+            fault = "arrived damaged" if arrived else "is not the one that Glance was to fetch"
             if arrived:
                 content.refuse_changed()
             raise ApiError(
-                f"image {image['name']} ({image['id']}) {came}: {attribute} is {theirs} in Glance, and "
-                f"{ours} of what it was to get; it is removed again"
+                f"image {image['name']} ({image['id']}) {fault}: its {attribute} in Glance is {actual}, and "
+                f"should be {expected}; it is removed again"
             )
     if not missing:
         return
-    told = f"image {image['name']} ({image['id']}): no usable {' and no usable '.join(missing)} is told of it"
+    message = (
+        f"image {image['name']} ({image['id']}): no usable {' and no usable '.join(missing)} is told of it"
+    )
     if not allow_unverified:
         raise ApiError(
-            f"{told}, so it cannot be verified; it is removed again",
+            f"{message}, so it cannot be verified; it is removed again",
             hint="allow_unverified: true in the glance section, or `dibctl transfer --allow-unverified`, "
             "lets it pass",
         )
-    log.warning("%s, so it is not verified", told)
+    log.warning("%s, so it is not verified", message)
 
 
 def _expected(image: Mapping[str, Any], content: Content) -> Iterator[tuple[str, int | str | None]]:

@@ -18,12 +18,12 @@ from pytest_dibctl.errors import ApiError, DibctlError, ImageNotFoundError
 
 log = logging.getLogger(__name__)
 
-_SEE_LOG = "Glance's log says why: a full store, or a format that is not what it was told"
+_SEE_LOG = "Glance's log says why: a full store, or a format other than the declared one"
 NO_PROPERTIES = OWN | {
     *("limit", "marker", "sort", "sort_key", "sort_dir", "tag", "member_status", "changes-since"),
     *("deleted", "deleted_at", "is_public", "properties"),
 }
-"""What means something else in a query of Glance's than a property."""
+"""Names that mean something else in a query of Glance than a property."""
 GOING_ON = frozenset({"queued", "saving", "importing", "uploading"})
 
 
@@ -53,15 +53,15 @@ def await_active(
                 f"image {name} ({image_id}) became {status} in Glance instead of active",
                 hint=_SEE_LOG,
             )
-        if importing and (said := _failed_task(api, image_id)) is not None:
-            raise ApiError(f"image {name} ({image_id}) could not be imported: {said}", hint=_SEE_LOG)
+        if importing and (failure := _failed_task(api, image_id)) is not None:
+            raise ApiError(f"image {name} ({image_id}) could not be imported: {failure}", hint=_SEE_LOG)
         return None
 
     return api.wait(look, timeout=timeout)
 
 
 def _failed_task(api: Api, image_id: str) -> str | None:
-    """Return what Glance says of an import of the image that failed; older ones keep it to themselves."""
+    """Return Glance's message about a failed import of the image; older versions give none."""
     with contextlib.suppress(ApiError, ImageNotFoundError):
         answer = api.safely(
             "image",
@@ -120,18 +120,18 @@ def listed(
 
     Glance filters them by name, tag and properties; all are compared here too. Raises ApiError.
     """
-    wanted = dict(properties or {})
-    query = {key: value for key, value in wanted.items() if _is_plain(key)} | {"owner": owner}
+    filters = dict(properties or {})
+    query = {key: value for key, value in filters.items() if _is_plain(key)} | {"owner": owner}
     if tag is not None:
         query["tag"] = tag
     if name is not None:
-        # Glance takes whatever stands before a colon for an operator, and all that follows "eq:" as it is.
+        # Glance takes text before a colon for an operator, and text after "eq:" as it is.
         query["name"] = f"eq:{name}" if ":" in name else name
     for hidden in ("false", "true"):
         for image in pages(api, "image", "/images", {**query, "os_hidden": hidden}, "images"):
             is_named = name in {None, image.get("name")}
             is_tagged = tag is None or tag in image.get("tags", ())
-            is_like = all(image.get(key) == value for key, value in wanted.items())
+            is_like = all(image.get(key) == value for key, value in filters.items())
             if image.get("owner") == owner and is_named and is_tagged and is_like:
                 yield dict(image)
 

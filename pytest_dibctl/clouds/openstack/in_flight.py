@@ -54,9 +54,9 @@ class InFlight:
 
 @contextlib.contextmanager
 def undoing(error: BaseException, left: str) -> Iterator[None]:
-    """Undo inside what ``error`` cut off: a failure of that becomes a note on ``error`` and does not hide it.
+    """Undo, inside, a call that ``error`` cut off: a failure becomes a note and does not hide ``error``.
 
-    ``left`` says, for the note, what may still be there.
+    ``left`` names, for the note, the resource that may still exist.
     """
     try:
         yield

@@ -39,7 +39,7 @@ NO_CONSOLE = frozenset({FORBIDDEN, NOT_FOUND, NOT_IMPLEMENTED})
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Known:
-    """What does not change about an instance. Timeouts are seconds."""
+    """The unchanging facts of an instance. Timeouts are seconds."""
 
     id: str
     name: str
@@ -108,7 +108,7 @@ class OpenStackInstance:
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """What a report says of the instance."""
+        """Facts of the instance for reports."""
         facts = {
             "region": self._known.region,
             "flavor": self._known.flavor.name,
@@ -200,7 +200,7 @@ class OpenStackInstance:
 
     def snapshot(self, name: str) -> str:
         """Make a Glance image of the instance and return its id; it goes when the instance is deleted."""
-        # Only the title proves that an image of our server is this snapshot and not one that a user made.
+        # Only the title proves that an image of this server is this snapshot and not a user's.
         title = f"{self.name}-{name}-{uuid.uuid4().hex[:8]}"
         self._note(**{f"snapshot_{name}": title})
         self._titles.append(title)
@@ -299,7 +299,7 @@ class OpenStackInstance:
     def _check_status(self) -> None:
         server = servers.find(self._api, self.id)
         if server is None or server.status in DELETED:
-            raise InstanceError(f"{self.name} ({self.id}) was deleted by somebody")
+            raise InstanceError(f"{self.name} ({self.id}) was deleted, and not by this run")
         if server.status == "ERROR":
             raise self._with_console(servers.error_of(server))
         if server.status in ENDED and not server.task_state:

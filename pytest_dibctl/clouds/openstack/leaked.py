@@ -1,8 +1,8 @@
 """Resources that runs left and no ledger records any more: found by their marks, once their time is over.
 
-Each resource needs several proofs: a name of ours, a mark that users' copies do not inherit, a lifetime and
-a lease that are over by the cloud's clock, a run of which nothing else lives, and no mark that it is kept.
-A resource in doubt stays.
+Each removal needs several proofs. The resource has a name of a test run and a mark that users' copies do not
+inherit. Its lifetime and its lease are over by the cloud's clock. No other resource of its run lives, and no
+mark says that it is kept. A resource in doubt stays.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SNAPSHOT = "snapshot"
 class _Marked:
     """A resource with a mark of ours. ``made``, ``end`` and ``kept`` are seconds since 1970, by the cloud.
 
-    ``end`` is the later one of its lifetime's and its lease's; ``kept`` is None unless it is kept.
+    ``end`` is the later end of its lifetime and its lease; ``kept`` is None unless it is kept.
     """
 
     kind: str
@@ -58,7 +58,7 @@ class _Marked:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Seen:
-    """What the project has at a moment. ``servers`` are all of them, ours or not."""
+    """The resources of the project at one moment. ``servers`` are all of them, ours or not."""
 
     now: float
     servers: list[Any]
@@ -103,7 +103,7 @@ def remove(api: Api, resource: LeakedResource, *, timeout: float) -> None:
     Raises DibctlError.
     """
     identity = (resource.kind, resource.id)
-    if identity not in {(one.kind, one.id) for one in find(api, spare=())}:
+    if identity not in {(other.kind, other.id) for other in find(api, spare=())}:
         if _is_there(api, resource):
             raise InstanceError(
                 f"{resource.kind} {resource.name} ({resource.id}) was kept meanwhile, or is in use, "
@@ -138,11 +138,11 @@ def _is_there(api: Api, resource: LeakedResource) -> bool:
 
 
 def kept(api: Api) -> tuple[LeakedResource, ...]:
-    """Return the images and instances of tests that are marked as kept, by whatever machine."""
+    """Return the images and instances of tests that any machine marked as kept."""
     return tuple(
-        dataclasses.replace(one.leaked(0.0), why=_until(one.kept))
-        for one in _look(api).marked
-        if one.kept is not None
+        dataclasses.replace(resource.leaked(0.0), why=_until(resource.kept))
+        for resource in _look(api).marked
+        if resource.kept is not None
     )
 
 
@@ -159,7 +159,7 @@ def remove_kept(api: Api, resource: LeakedResource, *, timeout: float) -> None:
     if not mine:
         if _is_there(api, resource):
             raise InstanceError(
-                f"{resource.kind} {resource.name} ({resource.id}) bears no mark of ours any more"
+                f"{resource.kind} {resource.name} ({resource.id}) no longer has the mark of a test run"
             )
         return
     _remove(api, resource, timeout=timeout)

@@ -29,8 +29,8 @@ def cloud_time(api: Api) -> float:
 
     Raises ApiError where a service tells no time: nothing can be judged then.
     """
-    asked = [service for service in _CHEAP if service != "network" or api.has(service)]
-    return min(_time_of(api, service) for service in asked)
+    services = [service for service in _CHEAP if service != "network" or api.has(service)]
+    return min(_time_of(api, service) for service in services)
 
 
 def _time_of(api: Api, service: Service) -> float:

@@ -21,14 +21,17 @@ LISTING = 1800.0
 MOST_EMPTY = 20
 """Pages without an item that may follow each other: Neutron and Cinder filter after they have cut a page."""
 MICROVERSIONS: Mapping[Service, str] = {"compute": "2.69", "volume": "3.31"}
-"""Nova's version that names servers it cannot describe, because their cell is down, instead of none; and
-Cinder's that refuses unknown filters of those who may not see all volumes."""
+"""Versions of the APIs.
+
+With this version, Nova names the servers that it cannot describe because their cell is down. With this
+version, Cinder refuses unknown filters of users who may not see all volumes.
+"""
 
 
 def pages(
     api: Api, service: Service, url: str, query: Mapping[str, str], key: str
 ) -> Iterator[Mapping[str, Any]]:
-    """Yield what a service lists at ``url``, page by page; ``key`` is the name of the list in its answers.
+    """Yield the items of a list at ``url``, page by page; ``key`` is the name of the list in its answers.
 
     ``query`` holds filters; ``PAGE`` limits a page unless it says ``limit``. Raises ApiError and its like,
     also when the pages lead nowhere: to a page that was there already, or to the same items.
@@ -52,7 +55,7 @@ def pages(
         left -= time.monotonic() - started
         yield from items
         empty = 0 if items else empty + 1
-        # Each page ends with another item, so its id tells the page whatever the link is called.
+        # Each page ends with another item, so the id of that item identifies the page.
         end = f"the item {items[-1]['id']}" if items else ""
         if (
             following in seen

@@ -54,7 +54,7 @@ def open_api(
 def _connection(
     credentials: Credentials, arguments: dict[str, Any], environ: Mapping[str, str], where: str
 ) -> Any:
-    given = {key: value for key, value in arguments.items() if value is not None}
+    options = {key: value for key, value in arguments.items() if value is not None}
     vouched: list[str] = []
     guarded: Any = functools.partial(GuardedSession, urls=vouched)
     if credentials.method == "cloud":
@@ -62,13 +62,13 @@ def _connection(
         clouds_yaml = cloud_files.read(environ, cloud, where=where, session_constructor=guarded)
         file = Path(str(clouds_yaml.config_filename))
         with cloud_files.told(where=where, cloud=cloud, file=file):
-            region = clouds_yaml.get_one(cloud=cloud, **given)
+            region = clouds_yaml.get_one(cloud=cloud, **options)
             cloud_files.check_complete(region.config, file, where=where, cloud=cloud)
     else:
         config = openstack.config.OpenStackConfig(
             load_yaml_config=False, load_envvars=False, session_constructor=guarded
         )
-        region = config.get_one(**_login(credentials), **given)
+        region = config.get_one(**_login(credentials), **options)
     redacting.remember_login(region.config)
     vouched += cloud_files.urls(region.config)
     cloud_files.check_certificates(region.config, where=where)

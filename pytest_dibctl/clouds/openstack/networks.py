@@ -1,4 +1,4 @@
-"""Networks of an instance in Neutron: what its nics are, which address is the main one, floating IPs."""
+"""Networks of an instance in Neutron: its nics, its main address, floating IPs."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def requested(
 ) -> list[dict[str, str]] | str:
     """Return the ``networks`` of Nova's request for these nics; ``at`` gives the places of their settings.
 
-    A nic with a fixed address gets a port of ours: Nova accepts one address, not one of each family, and
-    reports Neutron's refusal as a lack of hosts, where we get it at once. The port is found again by its
-    description.
+    A nic with a fixed address gets a port of the run. Nova accepts only one address, not one of each family,
+    and reports a refusal of Neutron as a lack of hosts. Neutron itself reports the refusal at once. The port
+    is found again by its description.
     """
     if not nics:
         return "auto"
@@ -183,8 +183,8 @@ def _answers(port: Any, nic: Nic) -> bool:
     if nic.port_id is not None:
         return bool(port.id == nic.port_id)
     has = {fixed["ip_address"] for fixed in port.fixed_ips}
-    asked = {address for address in (nic.v4_fixed_ip, nic.v6_fixed_ip) if address}
-    return bool(port.network_id.replace("-", "") == nic.net_id.replace("-", "").lower() and asked <= has)
+    addresses = {address for address in (nic.v4_fixed_ip, nic.v6_fixed_ip) if address}
+    return bool(port.network_id.replace("-", "") == nic.net_id.replace("-", "").lower() and addresses <= has)
 
 
 def _interface(port: Any, network: str, subnets: dict[str, Any]) -> Interface:
@@ -234,7 +234,7 @@ def main_address(interface: Interface) -> str:
 def float_ip(api: Api, network_id: str, mac: str, server_id: str, server: str, *, timeout: float) -> str:
     """Give the port with ``mac`` a new floating IP and return it; found again by its description."""
     port = next(port for port in _all(api, "ports", device_id=server_id) if port.mac_address == mac)
-    made = api.create(
+    floating_ip = api.create(
         "network",
         f"make a floating IP for {server}",
         lambda: api.network.create_ip(
@@ -244,7 +244,7 @@ def float_ip(api: Api, network_id: str, mac: str, server_id: str, server: str, *
         find=lambda: next(iter(_described(api, "ip", server)), None),
         timeout=timeout,
     )
-    return str(made.floating_ip_address)
+    return str(floating_ip.floating_ip_address)
 
 
 def floating_ip_of(api: Api, server_id: str) -> str | None:

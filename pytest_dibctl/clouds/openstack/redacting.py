@@ -1,4 +1,4 @@
-"""What of a login and of the services' answers is a secret, entered where texts lose it."""
+"""Secrets of a login and of the services' answers, entered so that texts lose them."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def remember_request(request: requests.PreparedRequest) -> None:
 def remember_answer(response: requests.Response, *, streamed: bool) -> None:
     """Enter the token that Keystone issued, and a server's password; bytes that are streamed stay unread."""
     _remember_headers(response.headers)
-    if not streamed and (found := _PASSWORD.search(response.content)):
-        remember(str(json.loads(found[1])))
+    if not streamed and (match := _PASSWORD.search(response.content)):
+        remember(str(json.loads(match[1])))
 
 
 def _remember_headers(headers: Mapping[str, Any]) -> None:

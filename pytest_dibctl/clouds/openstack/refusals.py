@@ -75,7 +75,7 @@ def translated(
 
 
 def raise_for_status(response: Any) -> Any:
-    """Return a raw response, or raise what the SDK raises for its status; ShapeError for a 3xx."""
+    """Return a raw response, or raise the SDK's error for its status; ShapeError for a 3xx."""
     sdk_exceptions.raise_from_response(response)
     if response.status_code >= MULTIPLE:
         raise ShapeError(f"status {response.status_code} instead of success")
@@ -137,7 +137,8 @@ def _unanswered(error: Exception, service: Service, doing: str, where: str) -> D
     if isinstance(error, auth_exceptions.SSLError | requests.exceptions.SSLError):
         return ApiError(
             f"{where}: cannot {doing}: the certificate of the server is not trusted: {said_by(error)}",
-            hint="name the authority's certificate in ssl_ca_path (ssl_insecure: true trusts anybody)",
+            hint="name the authority's certificate in ssl_ca_path (ssl_insecure: true accepts any "
+            "certificate)",
         )
     if isinstance(error, auth_exceptions.EndpointNotFound | sdk_exceptions.ServiceDisabledException):
         return ConfigError(

@@ -1,4 +1,4 @@
-"""One project's images in one region of OpenStack, and who uses them: ``regions.Region`` for real."""
+"""One project's images in one region of OpenStack, and their users: the real ``regions.Region``."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class OpenStackRegion:
             return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).astimezone(dt.UTC)
         raise ApiError(
             f"Glance of {self._name} does not tell its time, so the age of an image is not known",
-            hint="let the proxy before it pass on the header Date",
+            hint="configure the proxy in front of it to pass on the Date header",
         )
 
     def images(

@@ -29,7 +29,7 @@ from pytest_dibctl.image.artifact import Artifact
 
 
 def names(name: str) -> list[str]:
-    """Return what the image of that name and its kernel and initrd are called."""
+    """Return the names of the image and of its kernel and initrd."""
     return [name, *(_part_name(name, key.removesuffix("_id")) for key in BOOT_KEYS)]
 
 
@@ -57,8 +57,8 @@ def upload(
 ) -> CloudImage:
     """Make an image of the file, with its kernel and initrd if it needs them to boot.
 
-    When anything fails, what was made is removed again; else the caller must ``delete`` it. Raises ApiError
-    and its like, ConfigError, ArtifactError.
+    When anything fails, the image is removed again; else the caller must ``delete`` it. Raises ApiError and
+    its like, ConfigError, ArtifactError.
     """
     glance = merge.glance(request.image, environment)
     tags = tuple(dict.fromkeys((*glance.tags, *marks.all_tags(run_id))))
@@ -95,7 +95,7 @@ def upload(
 
 @contextlib.contextmanager
 def _removed_on_failure(api: Api) -> Iterator[list[str]]:
-    """Remove the images whose ids are put into the list when what follows fails."""
+    """Remove the images whose ids are put into the list, if the block fails."""
     made: list[str] = []
     try:
         yield made
@@ -115,7 +115,7 @@ def delete(api: Api, image: CloudImage, *, timeout: float) -> None:
 
 
 def delete_named(api: Api, name: str, run_id: str, *, timeout: float) -> None:
-    """Remove what a dead run made under that name; ``timeout`` is seconds for each image.
+    """Remove the images that a dead run made under that name; ``timeout`` is seconds for each image.
 
     An error of one image does not stop the others; the first is raised at the end.
     """

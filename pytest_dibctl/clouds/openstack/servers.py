@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServerSpec:
-    """What a server is made of. ``groups`` are ids of security groups; ``user_data`` is plain text."""
+    """The parts of a server. ``groups`` are ids of security groups; ``user_data`` is plain text."""
 
     name: str
     image_id: str
@@ -48,7 +48,7 @@ def create(api: Api, spec: ServerSpec, *, timeout: float, at: Callable[[str], st
         api, settings.nics, server=spec.name, groups=spec.groups, timeout=max(timeout, 10.0), at=at
     )
     attributes = _attributes(spec, nets)
-    made = api.create(
+    server = api.create(
         "compute",
         f"make instance {spec.name}",
         lambda: api.compute.create_server(**attributes),
@@ -58,8 +58,8 @@ def create(api: Api, spec: ServerSpec, *, timeout: float, at: Callable[[str], st
         at=at("nova"),
     )
     if api.in_flight.may_appear(spec.name):
-        _remove_doubles(api, spec, str(made.id), timeout=timeout)
-    return str(made.id)
+        _remove_doubles(api, spec, str(server.id), timeout=timeout)
+    return str(server.id)
 
 
 def _remove_doubles(api: Api, spec: ServerSpec, server_id: str, *, timeout: float) -> None:
@@ -147,7 +147,7 @@ def wait_for(
     def look() -> Any | None:
         server = find(api, server_id)
         if server is None:
-            raise InstanceError(f"{name} ({server_id}) was deleted by somebody while it was waited for")
+            raise InstanceError(f"{name} ({server_id}) was deleted during the wait, and not by this run")
         state = server.status + (f", {server.task_state}" if server.task_state else "")
         if state not in states[-1:]:
             states.append(state)
@@ -160,7 +160,7 @@ def wait_for(
 
     found = api.wait(look, timeout=timeout)
     if found is None:
-        state = states[-1] if states else "not to be seen"
+        state = states[-1] if states else "not visible"
         raise InstanceError(
             f"{name} ({server_id}) did not become {wanted} within {timeout:g} s; it is {state}",
             hint="raise nova.active_timeout if the cloud is that slow",

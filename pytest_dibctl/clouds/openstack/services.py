@@ -17,7 +17,7 @@ PROJECTS: Mapping[Service, str] = {
     "network": "Neutron",
     "volume": "Cinder",
 }
-"""What people call the services."""
+"""The services' usual names."""
 
 CATALOG_TYPES: Mapping[Service, str] = {"volume": "block-storage"}
-"""What catalogs call a service, where we call it otherwise."""
+"""Names of a service in catalogs, where they differ from the names here."""

@@ -1,4 +1,4 @@
-"""What answers of the services have to look like, as far as we read them: the one place that checks it.
+"""The shapes that answers of the services must have: the one place that checks them.
 
 A key that is missing here may hold anything; a service may give more than is listed.
 """

@@ -51,7 +51,7 @@ class AnswerError(ApiError):
 def within(seconds: float) -> Iterator[None]:
     """Let all requests inside, and what is read of their answers, end within ``seconds`` from now.
 
-    What is late raises what a timeout of the socket does. An outer deadline that is earlier stays.
+    A late call raises the error of a socket's timeout. An outer deadline that is earlier stays.
     """
     token = _deadline.set(min(_deadline.get(), time.monotonic() + seconds))
     try:
@@ -72,7 +72,7 @@ def one_call(seconds: float) -> Iterator[None]:
 
 
 def place(url: str) -> str:
-    """Return scheme, host and port of a URL as requests reads it, empty for what is no URL of HTTP."""
+    """Return scheme, host and port of a URL as requests reads it, empty for a text that is no URL of HTTP."""
     try:
         prepared = requests.Request("GET", url).prepare().url
         parts = urlsplit(prepared or "")
@@ -84,15 +84,15 @@ def place(url: str) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exchange:
-    """A request and what is known of its answer, for messages."""
+    """A request and the known part of its answer, for messages."""
 
     method: str
     url: str
     request_id: str | None = None
 
     def __str__(self) -> str:
-        said = f", request {self.request_id}" if self.request_id else ""
-        return f"{self.method} {self.url}{said}"
+        request = f", request {self.request_id}" if self.request_id else ""
+        return f"{self.method} {self.url}{request}"
 
 
 class Transport(requests.Session):
@@ -130,14 +130,14 @@ class Transport(requests.Session):
         return response
 
     def _refuse_stranger(self, method: str, url: str) -> None:
-        asked = place(url)
-        if asked in self._known:
+        origin = place(url)
+        if origin in self._known:
             return
         self._known |= {known for known in map(place, self._vouched()) if known}
-        if asked not in self._known:
+        if origin not in self._known:
             raise AnswerError(
-                f"a service named {url} for {method}: that is at neither Keystone's nor a catalog's address, "
-                "and was sent nothing",
+                f"a service named {url} for {method}: that address is neither Keystone's nor the catalog's, "
+                "so nothing was sent to it",
                 hint="if it is right, name it in the configuration: auth_url, glance.endpoint, or "
                 "*_endpoint_override in clouds.yaml",
             )
@@ -149,21 +149,21 @@ class Transport(requests.Session):
         if place(location) != place(here):
             response.close()
             raise AnswerError(
-                f"{response.request.method} {here} was redirected to {location}, which is another place "
-                "and was sent nothing",
+                f"{response.request.method} {here} was redirected to {location}, which is another server, "
+                "so nothing was sent to it",
                 hint="if that address is right, name it in the configuration or the catalog",
             )
         response.headers["location"] = location  # keystoneauth takes absolute ones only
 
 
 def _refuse_circle(method: str, url: str) -> None:
-    asked = _asked.get()
-    if asked is None or method != "GET":
+    counts = _asked.get()
+    if counts is None or method != "GET":
         return
-    asked[url] += 1
-    if asked[url] > MOST_REPEATED:
+    counts[url] += 1
+    if counts[url] > MOST_REPEATED:
         raise AnswerError(f"the answers lead to {url} again and again")
-    if asked.total() > MOST_REQUESTS:
+    if counts.total() > MOST_REQUESTS:
         raise AnswerError(f"the answers lead to ever more pages, the last of them {url}")
 
 
@@ -253,7 +253,7 @@ def _left() -> float | None:
 
 
 class _Timed(io.RawIOBase):
-    """What comes from a socket: each read has the time that is left, so that drops do not add up."""
+    """Reads from a socket: each read has the remaining time, so slow drops of data do not add up."""
 
     def __init__(self, raw: io.RawIOBase, sock: Any) -> None:
         self._raw = raw
@@ -284,7 +284,7 @@ class _Response(http.client.HTTPResponse):
 
 
 class _Timely:
-    """What connections of both kinds have: each of their calls has the time that is left."""
+    """The common part of both kinds of connections: each of their calls has the remaining time."""
 
     response_class = _Response
     timeout: float | None

@@ -12,9 +12,9 @@ from pytest_dibctl.clouds.openstack.refusals import FORBIDDEN, raise_for_status
 from pytest_dibctl.errors import ApiError, NovaForbiddenError
 
 ADMIN_HINT = (
-    "whether an image is in use can be told only by whoever may list the servers of all projects: have an "
-    "admin run this, or grant the role with `openstack role add --user USER --project PROJECT admin` "
-    "(Nova's policy os_compute_api:servers:detail:get_all_tenants)"
+    "only a login that may list the servers of all projects can tell whether an image is in use: run this "
+    "as an admin, or grant the role with `openstack role add --user USER --project PROJECT admin` (Nova's "
+    "policy os_compute_api:servers:detail:get_all_tenants)"
 )
 
 IN_CREATION = ("creating", "downloading")
@@ -24,23 +24,23 @@ BAD_REQUEST = 400
 
 
 class ImageUses:
-    """Who uses images. ``where`` is the place of the keystone section, for messages."""
+    """The users of images. ``where`` is the place of the keystone section, for messages."""
 
     def __init__(self, api: Api, *, where: str) -> None:
         self._api = api
         self._where = where
 
     def of(self, image_ids: Collection[str]) -> Mapping[str, str]:
-        """Return who uses which of the images; memory grows with these, not with what there is."""
-        wanted = set(image_ids)
+        """Return the users of the images; memory grows with these images, not with all servers."""
+        ids = set(image_ids)
         users = _Users()
         for server in self._servers():
-            users.add_server(server, wanted)
+            users.add_server(server, ids)
         if self._api.has("volume"):
             for volume in self._volumes():
-                users.add_volume(volume, wanted)
+                users.add_volume(volume, ids)
         elif users.without_image:
-            for image_id in wanted:
+            for image_id in ids:
                 users.note(image_id, f"perhaps {users.without_image}, which shows no image, and no Cinder")
         return users.told()
 
@@ -114,7 +114,7 @@ class ImageUses:
 
 
 class _Users:
-    """Who uses which image, told in the first user's words and a number."""
+    """The users of each image, described by the first user and a number."""
 
     def __init__(self) -> None:
         self._first: dict[str, str] = {}
@@ -152,7 +152,7 @@ class _Users:
 
 
 def _image_of(server: Mapping[str, Any]) -> str | None:
-    """Return the id of a server's image, None for one that is booted from a volume."""
+    """Return the id of a server's image, None for a server that is booted from a volume."""
     image = server.get("image")
     return str(image["id"]) if isinstance(image, Mapping) and image.get("id") else None
 
@@ -164,14 +164,14 @@ def _volume_image(volume: Mapping[str, Any]) -> str | None:
 
 
 def _is_in_creation(volume: Mapping[str, Any]) -> bool:
-    """Whether a volume is being filled: until the end it shows no image, or the one that it had before."""
+    """Whether a volume is being filled: until the end it shows no image, or its former image."""
     return str(volume.get("status")).lower() in IN_CREATION
 
 
 def _volume_words(volume: Mapping[str, Any]) -> str:
     words = f"volume {volume.get('name') or volume['id']}"
     if _is_in_creation(volume):
-        return f"perhaps {words}, which is {volume['status']} and does not show of which image"
+        return f"perhaps {words}, which is {volume['status']} and does not show its image"
     attached = [str(attachment.get("server_id")) for attachment in volume.get("attachments") or ()]
     return f"{words}, of server {attached[0]}" if attached else words
 

@@ -97,7 +97,7 @@ def choose(wanted: Literal["auto", "kvm", "tcg"], arch: Arch) -> Choice:
 
 
 def known_choice(wanted: Literal["auto", "kvm", "tcg"], arch: Arch) -> Choice | None:
-    """Return what ``choose`` would, where that needs no probe: None if the probe has not yet been run."""
+    """Return the result of ``choose`` without a probe: None if the probe has not yet been run."""
     at_hand = arch == native_arch() and DEVICE.exists() and os.access(DEVICE, os.R_OK | os.W_OK)
     if wanted == "kvm" or (wanted == "auto" and at_hand and not _read(_cache_file(arch))):
         return None

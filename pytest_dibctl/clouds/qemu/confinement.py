@@ -1,4 +1,4 @@
-"""QEMU's sandbox: what a guest that breaks out of QEMU finds around itself.
+"""QEMU's sandbox: the surroundings of a guest that breaks out of QEMU.
 
 bubblewrap gives QEMU namespaces of its own, an empty root with the system's programs read-only, no
 capability, and no way to get one. The files of the guest reach QEMU as open descriptors and single mounts.
@@ -153,7 +153,7 @@ def inner_process(info: int, started: subprocess.Popen[str]) -> int | None:
 def _has_root(pid: int, started: subprocess.Popen[str]) -> bool:
     """Whether the sandbox has a root of its own, which comes after its loopback; also when all has ended.
 
-    bubblewrap gives up when somebody else configures the network namespace while it does that.
+    bubblewrap gives up when another process configures the network namespace at the same time.
     """
     with contextlib.suppress(OSError):
         return not os.path.samestat(Path(f"/proc/{pid}/root").stat(), Path("/").stat())

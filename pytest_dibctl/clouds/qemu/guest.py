@@ -1,4 +1,4 @@
-"""The QEMU process of an instance: a child of this process, or one that an earlier run started."""
+"""The QEMU process of an instance: a child of this process, or a process that an earlier run started."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Child:
         code = self._started.poll()
         if code is None:
             return None
-        reap(self._helpers)  # what QEMU wrote last is in its logs then
+        reap(self._helpers)  # QEMU's last messages are in its logs then
         # bubblewrap tells of signals like a shell.
         return process.describe_exit(BY_SIGNAL - code if code > BY_SIGNAL else code)
 
@@ -151,14 +151,16 @@ def find(uuid: str, pid: int | None) -> Stranger | None:
         return Stranger(uuid, pid) if is_guest(pid, uuid) else None
     # The run ended between the start of QEMU and the record of its process id. The process that made its
     # sandbox has the same argument.
-    guests = [found for found in processes.with_argument(uuid) if found.name().startswith("qemu-")]
+    guests = [
+        candidate for candidate in processes.with_argument(uuid) if candidate.name().startswith("qemu-")
+    ]
     return Stranger(uuid, guests[0].pid) if guests else None
 
 
 def kill_all(uuid: str) -> None:
     """Kill the processes of an instance, whether its sandbox is made already or not."""
-    for found in processes.with_argument(uuid):
-        kill(found.pid)
+    for candidate in processes.with_argument(uuid):
+        kill(candidate.pid)
 
 
 def running_in(directory: Path) -> tuple[int, ...]:

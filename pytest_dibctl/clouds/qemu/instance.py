@@ -48,8 +48,8 @@ class QemuInstance(LocalInstance[State]):
     The instance owns the directory until ``delete``. ``process`` is None when QEMU has ended. A method that
     QEMU does not answer raises InstanceError; only ``check`` and ``delete`` go on.
 
-    ``claim`` is its boot's part in a ready state, which the instance releases. ``origin`` says what ready
-    state it goes on from.
+    ``claim`` is its boot's part in a ready state, which the instance releases. ``origin`` names the ready
+    state that it resumes.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class QemuInstance(LocalInstance[State]):
 
         Raises InstanceError when the snapshot from before the first boot is missing or cannot be loaded.
         """
-        self._load(POWER_ON, missing="QEMU could not remember how it was before its first boot")
+        self._load(POWER_ON, missing="QEMU could not save its state before the first boot")
         self._power_on()
         self._resumed = False
 
@@ -262,7 +262,7 @@ class QemuInstance(LocalInstance[State]):
     def go_on(self, timeout: float, change: Renewal, *, verify: Callable[[], None]) -> None:
         """Load the ready state that the disk holds, let the guest run and renew it; no port leads to it yet.
 
-        ``verify`` raises DibctlError when the disk is not what was saved; the guest has run nothing then.
+        ``verify`` raises DibctlError when the disk is not the saved one; the guest has run nothing then.
         Raises InstanceError as ``switch_on`` does, and DibctlError when the guest cannot be renewed.
         """
         self._await_qemu(timeout)

@@ -37,10 +37,10 @@ def start(
 ) -> guest.Child:
     """Start QEMU in its sandbox, in ``directory``, which holds the disk and the seed; return its process.
 
-    With ``line`` the guest gets a second serial line. QEMU is not up yet when this returns. One that is not
-    ``keepable`` dies with the thread that called this.
-    The caller owns the process. Raises ArtifactError when ``image`` cannot be opened, CommandError when a
-    program cannot be started and InstanceError when there is no sandbox or no network; nothing runs then.
+    With ``line`` the guest gets a second serial line. QEMU is not up yet when this returns. A guest that is
+    not ``keepable`` dies with the thread that called this. The caller owns the process. Raises ArtifactError
+    when ``image`` cannot be opened, CommandError when a program cannot be started and InstanceError when
+    there is no sandbox or no network; nothing runs then.
     """
     with contextlib.ExitStack() as stack:
         console, console_copier = stack.enter_context(
@@ -72,7 +72,7 @@ def start(
                 host_loopback=host_loopback,
             )
         except BaseException:
-            stack.close()  # the copiers end when nobody can write any more
+            stack.close()  # the copiers end when no process can write any more
             reap(helpers)
             raise
 

@@ -1,8 +1,8 @@
-"""Whether a guest's processors still run an operating system: what bears out the last words on its console.
+"""Whether a guest's processors still run an operating system: the proof of the last words on its console.
 
 A panicked Linux has halted all processors but one for good, and that one goes round in the kernel. Of a
 living one, some processor is in a program, or idle, which means halted until the next interrupt, at one of a
-few looks. A guest that only prints a panic is found alive so, whatever it prints.
+few looks. So a guest that only prints a panic is found alive.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class QemuLog:
         """Return a remedy for the failure in the last lines; for an unknown one, the path of the log."""
         text = self.last_lines()
         if "host forwarding rule" in text:
-            return "another program has a port of this machine that qemu.forward_ports wants: leave out host"
+            return "another program uses a port of this machine that qemu.forward_ports names: leave out host"
         if "Cannot allocate memory" in text or "cannot set up guest memory" in text:
             return "this machine has not enough memory: lower qemu.memory of the test environment"
         if "lock" in text:

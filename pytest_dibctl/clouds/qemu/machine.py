@@ -233,7 +233,7 @@ def _disks(image_format: str, image: int) -> list[str]:
 
 
 def native_arch() -> Arch:
-    """Return the architecture of this machine; x86_64 for one that is not in ``PLATFORMS``."""
+    """Return the architecture of this machine; x86_64 for a machine that is not in ``PLATFORMS``."""
     return "aarch64" if platform.machine() in {"aarch64", "arm64"} else "x86_64"
 
 

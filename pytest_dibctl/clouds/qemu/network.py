@@ -1,9 +1,9 @@
 """How a guest reaches the world and this machine reaches its ports.
 
-By default QEMU is in a network namespace of its own. Its user-mode network maps 10.0.2.2, broadcasts and
-whatever a hostile guest makes up to the loopback of that namespace, where nothing but the guest's own
-forwarded ports listens. Connections to other machines leave through slirp4netns. It refuses this machine's
-loopback, and routes of the namespace refuse this machine's other addresses.
+By default QEMU is in a network namespace of its own. Its user-mode network maps 10.0.2.2, broadcasts and any
+address of a hostile guest to the loopback of that namespace, where only the guest's own forwarded ports
+listen. Connections to other machines leave through slirp4netns. It refuses this machine's loopback, and
+routes of the namespace refuse this machine's other addresses.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The cache of ready states, each the disk of a guest that was ready, its memory inside.
 
-The lock of a state is held alone by the process that makes it, shared while a guest is made of it.
+The process that makes a state holds its lock alone; a process that makes a guest of it shares the lock.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _MAC: Final = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class About:
-    """What is known of a state: the guest's ``uuid``, ``name`` and login key (a public line), and its file.
+    """The facts of a state: the guest's ``uuid``, ``name`` and login key (a public line), and its file.
 
-    ``made`` is seconds since the epoch, ``seconds`` what the boot took, ``size`` bytes; ``label`` is the
+    ``made`` is seconds since the epoch, ``seconds`` the time of the boot, ``size`` bytes; ``label`` is the
     name of the image's file.
     """
 
@@ -76,7 +76,7 @@ class ReadyStore(KeyedCache[ReadyState]):
     def take_in(self, disk: Path, key: str, about: About) -> None:
         """Copy a disk into the cache, in the place of what is there; raises OSError.
 
-        The caller holds the lock alone, and nobody writes to the disk.
+        The caller holds the lock alone, and no process writes to the disk.
         """
         with self.draft(key) as draft:
             draft.mkdir(mode=0o700)
@@ -94,7 +94,7 @@ def _read(path: Path, key: str) -> ReadyState | None:
 
 
 def _about(data: Mapping[str, Any]) -> About:
-    """Return what a file says; raises TypeError and ValueError for what no state of ours says."""
+    """Return the facts in a file; raises TypeError and ValueError for a file of no state."""
     about = About(**data)
     texts = (about.label, about.uuid, about.name, about.public_key, about.sha256)
     if not all(isinstance(text, str) for text in texts) or not _MAC.fullmatch(about.mac):
@@ -112,7 +112,7 @@ def limit(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def free_now(store: ReadyStore, size: int) -> None:
-    """Remove what is above ``size`` bytes, and what killed processes left."""
+    """Remove states above ``size`` bytes, and leftovers of killed processes."""
     store.sweep()
     for state in store.surplus(size, time.time()):
         with contextlib.suppress(OSError):

@@ -59,7 +59,8 @@ class Snapshots:
     def _require_room(self, pid: int) -> None:
         """Refuse a snapshot that might fill the filesystem.
 
-        What QEMU wrote before it noticed would stay in the overlay, and the guest halts at its next write.
+        The data that QEMU wrote before it noticed would stay in the overlay, and the guest would halt at its
+        next write.
         """
         needed = min(processes.private_memory(pid), self.memory * MIB)
         free = shutil.disk_usage(self.directory).free
@@ -69,8 +70,8 @@ class Snapshots:
     def _failure(self, reason: str) -> InstanceError:
         return InstanceError(
             f"{self.name}: QEMU cannot take a snapshot: {reason}",
-            hint=f"it needs the guest's memory ({self.memory} MiB at most) as room in "
-            f"{self.directory}; TMPDIR moves that",
+            hint=f"it needs the guest's memory ({self.memory} MiB at most) as free space in "
+            f"{self.directory}; TMPDIR names another directory",
         )
 
     def load(self, tag: str) -> None:

@@ -1,4 +1,4 @@
-"""Ready states of local guests: which one serves a boot, who makes it, and how a guest goes on from it."""
+"""Ready states of local guests: the choice of one for a boot, its making, and the guest that resumes it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pytest_dibctl.system import locks, process, sockets
 from pytest_dibctl.system.waiting import wait_until
 
 FORMAT: Final = 2
-"""Of what is saved; a state of another one serves nobody."""
+"""The version of the saved data; a state of another version is not used."""
 RENEWAL_PATIENCE: Final = 60.0
 """Seconds that a guest may take to renew itself; it takes 0.5."""
 LONGEST_ANSWER: Final = 4096
@@ -53,7 +53,7 @@ def key_of(
 ) -> str:
     """Return the key of the state of such a guest: a digest of all that its first boot depends on.
 
-    User data may hold secrets: with the ``salt`` nobody who sees the key can try guesses.
+    User data may hold secrets: because of the ``salt``, a reader of the key cannot try guesses.
 
     Raises ArtifactError when a boot file cannot be read, PreflightError when QEMU is missing.
     """
@@ -66,7 +66,7 @@ def key_of(
         "renewal": renewal.version(),
         "image": artifact.sha512,
         "boot files": [digest_of(path) for path in boot_files],
-        # Where the guest is reached from and when it is given up does not change it.
+        # The guest's forwarded ports and its deadline are no part of it.
         "settings": settings.model_dump(
             mode="json", exclude={"forward_ports", "userdata", "userdata_file", "active_timeout"}
         ),
@@ -81,7 +81,7 @@ def key_of(
 
 
 def _seed(settings: Qemu, user_data: str) -> str:
-    """Return the seed of such guests, but for what is another for each."""
+    """Return the seed of such guests, without the values that differ for each."""
     host_key = seed.HostKey(private="", public="")
     identity = seed.Identity(
         uuid="", name="", mac="", key_name="", public_key="", host_key=host_key, user_data=user_data
@@ -186,7 +186,7 @@ def keep(claim: Claim, disk: Path, about: About) -> None:
 
 
 def verify(state: ReadyState, sha256: str) -> None:
-    """Raise DibctlError when the file of a state is not what was saved."""
+    """Raise DibctlError when the file of a state is not the saved one."""
     if sha256 != state.about.sha256:
         raise DibctlError(f"{state.disk} is damaged")
 

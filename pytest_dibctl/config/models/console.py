@@ -40,7 +40,7 @@ class AllowedTrouble(Section):
 
 
 class ConsoleWatch(Section):
-    """What becomes of a kernel's warnings, crashes and failed units in a boot that succeeds."""
+    """Whether warnings of the kernel, crashes and failed units in a boot that succeeds fail the image."""
 
     strict: Annotated[
         Flag, Key("Fail the image if its console, journal or units show trouble that `allow` does not list.")

@@ -38,7 +38,8 @@ class BuildCache(Section):
     unsigned_max_age: Annotated[
         Duration,
         Key(
-            "The same, where no signed index tells whether packages have changed.",
+            "The age from which a kept tree is not used where no signed index tells whether packages have "
+            "changed.",
             unit="seconds",
             default="86400, which is a day",
             example="3600",

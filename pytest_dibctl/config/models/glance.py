@@ -13,7 +13,7 @@ from pytest_dibctl.config.models.values import UNIQUE_ITEMS, Flag, NonEmpty, Sec
 
 
 class Glance(Ruled):
-    """What Glance is told of the image; may stand in any of the three files."""
+    """The image's name, properties, formats and visibility in Glance; may stand in any of the three files."""
 
     model_config = ConfigDict(json_schema_extra={"not": {"required": ["public", "visibility"]}})
 
@@ -96,7 +96,7 @@ class Glance(Ruled):
     visibility: Annotated[
         Literal["public", "private", "shared", "community"] | None,
         Key(
-            "Who sees the image. A test image is always private. Excludes `public`.",
+            "The visibility of the image in Glance. A test image is always private. Excludes `public`.",
             default="private; shared if there are `members`",
             merge=OF_IMAGE,
             example="community",
@@ -147,14 +147,14 @@ class Glance(Ruled):
     all_stores: Annotated[
         Flag,
         Key(
-            "Have all stores of Glance get the image. Excludes `stores`.",
+            "Give the image to all stores of Glance. Excludes `stores`.",
             merge="the environment's import settings count",
         ),
     ] = False
     allow_unverified: Annotated[
         Flag,
         Key(
-            "Accept an image of which Glance tells no size, or no digest that can be computed "
+            "Accept an image if Glance does not tell its size, or tells no digest that can be computed "
             "here. Otherwise such an image is removed again, and the upload fails.",
             merge="true counts",
         ),

@@ -60,7 +60,7 @@ Needs = Annotated[
 
 TestKind = Literal["shell", "pytest", "ssh", "image"]
 TEST_KINDS: tuple[TestKind, ...] = get_args(TestKind)
-"""What an entry of ``tests_list`` may be."""
+"""The kinds of entries of ``tests_list``."""
 
 
 class TestEntry(Ruled):
@@ -265,16 +265,21 @@ class ImageTests(Section):
     tests_list: Annotated[
         tuple[TestEntry, ...],
         Key(
-            "What the image must pass, in this order; `image` entries run first.",
+            "The tests that the image must pass, in this order; `image` entries run first.",
             default="one test that logs in",
         ),
     ] = ()
     known_failures: Annotated[
         tuple[KnownFailure, ...],
-        Key("Tests that are known to fail until a day. What they find fails no run.", default="none"),
+        Key(
+            "Tests that are known to fail. Until the named day, their failures do not fail the run.",
+            default="none",
+        ),
     ] = ()
     console: Annotated[
-        ConsoleWatch, EmptyIfNone, Key("What becomes of trouble that the console shows while the tests pass.")
+        ConsoleWatch,
+        EmptyIfNone,
+        Key("Whether trouble on the console fails the image although its tests pass."),
     ] = Field(default_factory=ConsoleWatch)
     max_boot_time: Annotated[
         Duration | None,
@@ -298,12 +303,12 @@ class Image(Section):
         EmptyIfNone,
         Key("How diskimage-builder builds the image.", default="`external_build` alone makes the file"),
     ] = None
-    glance: Annotated[Glance, EmptyIfNone, Key("What Glance is told of the image.")] = Field(
-        default_factory=Glance
+    glance: Annotated[
+        Glance, EmptyIfNone, Key("The image's name, properties, formats and visibility in Glance.")
+    ] = Field(default_factory=Glance)
+    nova: Annotated[NovaTimeouts, EmptyIfNone, Key("Deadlines of test instances, for every engine.")] = Field(
+        default_factory=NovaTimeouts
     )
-    nova: Annotated[
-        NovaTimeouts, EmptyIfNone, Key("Deadlines of test instances, whichever engine boots them.")
-    ] = Field(default_factory=NovaTimeouts)
     tests: Annotated[
         ImageTests, EmptyIfNone, Key("Which tests the image must pass, and how they log in.")
     ] = Field(default_factory=ImageTests)

@@ -1,4 +1,4 @@
-"""What the files say of a test instance, whichever engine boots it."""
+"""Keys of a test instance, for every engine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UserdataFile = Annotated[
 LocalHostKey = Annotated[
     Literal["injected", "first-seen"],
     Key(
-        "Which host key is trusted. `injected`: one that this tool gives the guest. `first-seen`: the "
+        "Which host key is trusted. `injected`: the key that this tool gives the guest. `first-seen`: the "
         "guest's own, as it is first shown."
     ),
 ]

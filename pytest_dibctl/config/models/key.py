@@ -1,4 +1,4 @@
-"""What a key of the files means: told once, for editors, error messages and the reference."""
+"""The meaning of a key of the files, said once for editors, error messages and the reference."""
 
 from __future__ import annotations
 

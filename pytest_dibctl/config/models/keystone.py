@@ -63,7 +63,7 @@ def _keystone_schema(schema: dict[str, Any]) -> None:
 
 
 class Keystone(Ruled):
-    """Where and as whom to log in; whatever is missing may come from the environment.
+    """The address of Keystone and the login; variables of the environment may supply missing keys.
 
     ``cloud`` names an entry of clouds.yaml instead, which then says it all.
     """
@@ -75,7 +75,7 @@ class Keystone(Ruled):
     )
     cloud: Annotated[
         NonEmpty | None,
-        Key("A name in clouds.yaml, which then says all the rest but the region.", example="staging"),
+        Key("An entry of clouds.yaml, which then supplies everything but the region.", example="staging"),
     ] = None
     auth_url: Annotated[
         NonEmpty | None,

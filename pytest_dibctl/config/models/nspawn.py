@@ -31,7 +31,9 @@ class Nspawn(NovaTimeouts):
         Key("Memory of the container, with the page cache of what it writes.", unit="MiB", example="2048"),
     ] = 1024
     disk: Annotated[
-        Whole, Field(ge=1), Key("How much the container may write.", unit="GiB", example="10")
+        Whole,
+        Field(ge=1),
+        Key("The size of the disk that the container writes to.", unit="GiB", example="10"),
     ] = 5
     processes: Annotated[
         Whole,

@@ -56,8 +56,8 @@ class Qemu(NovaTimeouts):
     accelerator: Annotated[
         Literal["auto", "kvm", "tcg"],
         Key(
-            "What runs the guest's code. `auto` takes KVM if a small guest really runs with it, "
-            "else `tcg`, which emulates."
+            "The accelerator. `auto` takes KVM if a small guest runs with it, else `tcg`, which emulates "
+            "the processor."
         ),
     ] = "auto"
     seed: Annotated[
@@ -86,7 +86,7 @@ class Qemu(NovaTimeouts):
 def forward_rules(forwards: Any) -> Iterator[Rule]:
     """Refuse a port of this machine that two forwards name.
 
-    What is no list, no mapping or no whole number is passed over: validation reports its type.
+    Values of another type than a list, a mapping or a whole number are skipped: validation reports them.
     """
     index_of_port: dict[int, int] = {}
     for index, forward in enumerate(forwards if isinstance(forwards, list | tuple) else ()):

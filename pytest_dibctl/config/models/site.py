@@ -1,4 +1,4 @@
-"""What test.yaml and upload.yaml have in common: a cloud, and how to trust it."""
+"""The common keys of test.yaml and upload.yaml: a cloud, and its certificates."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pytest_dibctl.config.models.values import EmptyIfNone, Flag, NonEmpty
 
 
 class Site(Ruled):
-    """What test and upload environments have in common: a cloud, and how to trust it."""
+    """The common keys of test and upload environments: a cloud, and its certificates."""
 
     keystone: Annotated[
         Keystone | None,
         EmptyIfNone,
-        Key("Where and as whom to log in. An empty section takes all from `OS_*` variables."),
+        Key("The address of Keystone and the login. An empty section takes both from `OS_*` variables."),
     ] = None
-    glance: Annotated[Glance, EmptyIfNone, Key("What Glance is told of the images here.")] = Field(
-        default_factory=Glance
+    glance: Annotated[Glance, EmptyIfNone, Key("Settings of Glance for the images in this environment.")] = (
+        Field(default_factory=Glance)
     )
     ssl_insecure: Annotated[Flag, Key("Do not verify the certificates of the services.")] = False
     ssl_ca_path: Annotated[

@@ -25,7 +25,7 @@ class Neutron(BaseModel):
 
 
 class EnvironmentTests(Section):
-    """What a test environment adds to the tests of any image that runs there."""
+    """Settings that a test environment adds to the tests of every image that runs there."""
 
     port_wait_timeout: Annotated[
         Duration | None,
@@ -92,7 +92,7 @@ class TestEnvironment(Site):
         Key("Boot images as containers on this machine. Excludes `qemu`, `keystone` and `nova`."),
     ] = None
     tests: Annotated[
-        EnvironmentTests, EmptyIfNone, Key("What this environment adds to the tests of any image.")
+        EnvironmentTests, EmptyIfNone, Key("Settings that this environment adds to the tests of every image.")
     ] = Field(default_factory=EnvironmentTests)
     vouches: Annotated[
         Flag | None,
@@ -104,7 +104,7 @@ class TestEnvironment(Site):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What the engine has, out of ``engines.CAPABILITIES``."""
+        """The engine's capabilities, out of ``engines.CAPABILITIES``."""
         return engines.ENGINES[self.engine].capabilities
 
     @property
@@ -114,7 +114,7 @@ class TestEnvironment(Site):
 
     @property
     def engine(self) -> Literal["openstack", "qemu", "nspawn"]:
-        """What boots the instances of this environment."""
+        """The engine that boots the instances of this environment."""
         if self.nspawn is not None:
             return "nspawn"
         return "qemu" if self.qemu is not None else "openstack"

@@ -38,7 +38,7 @@ KEYS_OF_GLANCE = {
     "os_hidden": "obsolete.hidden",
     "visibility": "obsolete.visibility",
 }
-"""What Glance has a meaning of its own for, and the key that sets it on older images."""
+"""Names that have their own meaning in Glance, and the key that sets each on older images."""
 GLANCES_OWN = frozenset(
     {
         *KEYS_OF_GLANCE,
@@ -54,10 +54,13 @@ FACTS = ("obsoleted_at", "obsoleted_by")
 
 
 class Obsoleting(Ruled):
-    """What becomes of an image when a newer one takes its place."""
+    """How an image is changed when a newer one takes its place."""
 
     name: Annotated[
-        NonEmpty, Key("What an older image is called. `%(name)s` is its name, and must not be all of it.")
+        NonEmpty,
+        Key(
+            "The new name of an older image. `%(name)s` is its former name; other text must stand beside it."
+        ),
     ] = "Obsolete %(name)s"
     properties: Annotated[
         dict[NonEmpty, Text],
@@ -66,7 +69,7 @@ class Obsoleting(Ruled):
     hidden: Annotated[Flag, Key("Leave an older image out of Glance's lists.")] = False
     visibility: Annotated[
         Literal["public", "private", "shared", "community"] | None,
-        Key("Who sees an older image.", default="as before", example="private"),
+        Key("The visibility of an older image in Glance.", default="as before", example="private"),
     ] = None
 
     @classmethod
@@ -102,7 +105,7 @@ class UploadEnvironment(Site):
     ] = ()
     convert: Annotated[
         Conversion | None,
-        Key("Have qemu-img make another format of the image before the upload. Excludes `preprocessing`."),
+        Key("Convert the image with qemu-img before the upload. Excludes `preprocessing`."),
     ] = None
     require_tested: Annotated[
         Flag, Key("Refuse an image that no whole and passing test run vouches for.")
@@ -111,7 +114,7 @@ class UploadEnvironment(Site):
         Flag, Key("Let a test run vouch although files of its tests have changed since.")
     ] = False
     obsolete: Annotated[
-        Obsoleting, EmptyIfNone, Key("What becomes of an older image when a newer one takes its place.")
+        Obsoleting, EmptyIfNone, Key("How an older image is changed when a newer one takes its place.")
     ] = Field(default_factory=Obsoleting)
 
     @classmethod

@@ -50,7 +50,7 @@ EmptyIfNone = BeforeValidator(_empty_if_none)
 """A section whose key stands alone (``glance:``) is the section without keys."""
 Unique = AfterValidator(_without_duplicates)
 UNIQUE_ITEMS: dict[str, Any] = {"uniqueItems": True}
-"""What the JSON Schema says of a list that is ``Unique``."""
+"""The JSON Schema of a list that is ``Unique``."""
 
 Whole = Annotated[int, Strict()]
 Flag = Annotated[bool, BeforeValidator(as_bool), Strict()]

@@ -165,7 +165,7 @@ class Composer:
         target = self._anchors[event.anchor]
         if target is None:
             refuse(self.display_name, f"the alias *{event.anchor} stands inside what it names", _mark(event))
-        # What is wrong with the use of an alias is to be mended at the alias, not at its anchor.
+        # An error in the use of an alias has to be corrected at the alias, not at its anchor.
         return Node(_mark(event), target.value, target.size, target.depth)
 
     def _mapping(self, children: list[Node]) -> MappingValue:

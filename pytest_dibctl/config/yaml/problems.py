@@ -1,4 +1,4 @@
-"""What is wrong with a file: a problem has a place and goes on, an UnreadableError ends the reading."""
+"""Problems of a file: a problem has a place, and reading goes on; an UnreadableError ends the reading."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ LONGEST_LABEL = 100
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Document:
-    """What a file says. ``data`` maps labels to plain data, ``marks`` dotted keys to their places.
+    """The content of a file. ``data`` maps labels to plain data, ``marks`` dotted keys to their places.
 
     ``display_name`` is the file's name in messages. A file that cannot be read to its end has no data.
     """

@@ -1,4 +1,4 @@
-"""What YAML's parser refuses, with the offending line and a caret below it."""
+"""Errors of YAML's parser, with the offending line and a caret below it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hooks of xdist's controller: which worker tests what, and what is left of workers and test images."""
+"""The hooks of xdist's controller: the tests of each worker, and leftovers of workers and test images."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pytest_dibctl.run import building
 from pytest_dibctl.run.targets import Target
 
 INTERRUPTED = "keyboard-interrupt"
-"""What xdist calls the end of a worker that was interrupted."""
+"""xdist's words for the end of an interrupted worker."""
 
 
 class Controller:
-    """What only the controller of an xdist run does."""
+    """The tasks of the controller of an xdist run."""
 
     def __init__(self, session: DibSession, cleanup: WorkerCleanup) -> None:
         self._session = session
@@ -38,14 +38,14 @@ class Controller:
     # -- workers begin ---------------------------------------------------------------------------
 
     def pytest_configure_node(self, node: Node) -> None:
-        """Tell a worker which run it belongs to, and whether somebody watches."""
+        """Tell a worker its run, and whether a terminal shows progress."""
         node.workerinput["dibctl_run"] = self._session.ledger.run_id
         node.workerinput["dibctl_live"] = self._session.progress.is_live
         self._nodes.append(node)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config) -> ImageScheduling:
-        """Keep each target's tests together, whatever --dist says."""
+        """Keep each target's tests together, with every --dist."""
         from xdist.workermanage import parse_tx_spec_config  # execnet comes with it
 
         self._scheduling = ImageScheduling(
@@ -154,7 +154,7 @@ class Controller:
             self._cleanup.target_done(target)
 
     def pytest_testnodedown(self, node: Node, error: object) -> None:
-        """Take over a worker's target reports; remove what a dead worker has made."""
+        """Take over a worker's target reports; remove the resources of a dead worker."""
         self._session.progress.worker_ended(node.gateway.id)
         for label, data in getattr(node, "workeroutput", {}).get("dibctl", {}).items():
             self._session.target_report(label).add(TargetReport.from_data(data))

@@ -178,9 +178,9 @@ class ImageScheduling:
 
     def _feed_all(self) -> None:
         # In rounds: the first worker must not take the second test of a group that another could begin.
-        for wanted in range(1, LOOKAHEAD + 1):
+        for depth in range(1, LOOKAHEAD + 1):
             for node in self._pending:
-                if len(self._pending[node]) < wanted:
+                if len(self._pending[node]) < depth:
                     self._feed(node)
         for node, pending in self._pending.items():
             if 0 < len(pending) < LOOKAHEAD and not node.shutting_down and not self._may_come(node):

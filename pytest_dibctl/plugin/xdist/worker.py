@@ -1,4 +1,4 @@
-"""Which of xdist's processes this one is, and what a worker tells its controller of the tests it has."""
+"""The role of this process in xdist, and a worker's message to its controller about its tests."""
 
 from __future__ import annotations
 

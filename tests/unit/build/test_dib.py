@@ -102,7 +102,7 @@ def test_options_are_read_as_disk_image_create_reads_them(elements: Path) -> Non
         ("--no-such-option", "option --no-such-option not recognized", "one argument"),
         ("--image-extra-size=1", "image-extra-size", "DIB_IMAGE_EXTRA_SIZE"),
         ("-a amd64", r"cli_options\[1\]\): '-a amd64' is one argument", "[-a, amd64]"),
-        ("-a  amd64 -x", "is one argument, with a blank in it", "[-a, amd64, -x]"),
+        ("-a  amd64 -x", "is one argument with a space in it", "[-a, amd64, -x]"),
         ("-t raw", "'-t raw' is one argument", "[-t, raw]"),
         ("-xa amd64", "'-xa amd64' is one argument", "[-xa, amd64]"),
         ("vm", "'vm' is no option", "elements belong under"),

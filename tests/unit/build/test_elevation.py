@@ -158,7 +158,8 @@ def test_no_link_leads_to_a_file_that_is_given_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "said"), [(0o755, None), (0o1777, None), (0o777, "everybody can write in {}"), (0o775, "group ")]
+    ("mode", "said"),
+    [(0o755, None), (0o1777, None), (0o777, "every user can write in {}"), (0o775, "group ")],
 )
 def test_a_folder_that_others_can_write_to_is_told(tmp_path: Path, mode: int, said: str | None) -> None:
     """Who can rename the build's private directory has root run programs of theirs."""

@@ -241,7 +241,7 @@ def test_a_command_that_makes_nothing_is_told(tmp_path: Path) -> None:
 
 def test_a_command_that_makes_no_image_is_told_and_the_old_image_stays(tmp_path: Path) -> None:
     old = build(tmp_path).artifact
-    with pytest.raises(BuildError, match=r"made a file that is no image: .*not a qcow2 image"):
+    with pytest.raises(BuildError, match=r"made a file that is not an image: .*not a qcow2 image"):
         build(tmp_path, "cp /etc/passwd %(output_filename)s")
     assert artifact.inspect(tmp_path / "tiny.qcow2") == old
 

@@ -357,7 +357,7 @@ class TestWaiting:
         told: list[str] = []
         with (
             contextlib.closing(make_access(tmp_path, port=serve(drop).port)) as access,
-            pytest.raises(PortTimeoutError, match="no login as somebody came to an end within 3 s"),
+            pytest.raises(PortTimeoutError, match="no login as somebody ended within 3 s"),
         ):
             access.wait_ready(timeout=3, check=content, progress=told.append)
         assert any("the ssh server answers" in line for line in told)

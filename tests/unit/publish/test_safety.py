@@ -120,7 +120,7 @@ def test_who_sees_only_the_own_volumes_deletes_nothing(attic: Shop, own: int, se
 def test_a_volume_in_creation_uses_every_image(attic: Shop, status: str, shows: str | None) -> None:
     left = obsolete(attic)
     attic.cloud.volumes = [{**volume(shows or ""), "status": status}]
-    assert "does not show of which image" in reasons(attic)[left]
+    assert "does not show its image" in reasons(attic)[left]
     assert left in attic.cloud.region()
 
 

@@ -69,9 +69,9 @@ class TestStream:
         feed = FileBody(stream, deadline=float("inf"))
         assert feed.digest("md5") == hashlib.md5(file.read_bytes()).hexdigest()
         file.write_bytes(file.read_bytes() + b"more")
-        with pytest.raises(ArtifactError, match="not what was tested"):
+        with pytest.raises(ArtifactError, match="not the tested file"):
             feed.digest("md5")
-        with pytest.raises(ArtifactError, match="not what was tested"):
+        with pytest.raises(ArtifactError, match="not the tested file"):
             feed.refuse_changed()
         stream.close()
 
@@ -594,7 +594,7 @@ def test_a_file_that_changes_meanwhile_is_not_published(shop: Shop) -> None:
     shop.fill(os.urandom(48 << 20))
     shop.cloud.before = before
     (result,) = shop.json("upload", "debian", "one", code=1)
-    assert "not what was tested" in result["error"]
+    assert "not the tested file" in result["error"]
     assert not shop.images()
 
 

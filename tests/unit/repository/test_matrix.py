@@ -428,7 +428,7 @@ class TestJobs:
     def test_without_measurements_shards_are_even_and_it_says_so(self, site: Site) -> None:
         out, err = site.matrix("--shards", "5")
         assert [len(job["images"]) for job in json.loads(out)] == [1, 1, 1]
-        assert "each counts as equally long" in err
+        assert "all count as equally long" in err
         assert site.matrix("--shards", "0", code=ExitCode.UNSPECIFIED)
 
     def test_a_slow_image_gets_a_shard_to_itself(self) -> None:

@@ -118,7 +118,7 @@ def test_another_cloud_under_the_same_label_proves_nothing(
     assert len(refused) == records - 1  # the key waits for its instance
     for item in refused:
         assert identity.normalised(cloud.url) in item.outcome
-        assert f"have {ENVIRONMENT} in test.yaml log in there" in item.outcome
+        assert f"let {ENVIRONMENT} in test.yaml log in there" in item.outcome
 
 
 def test_a_label_that_is_gone_leads_to_the_cloud_by_name(stage: Stage, cloud: FakeCloud) -> None:
@@ -141,7 +141,7 @@ def test_a_record_without_identity_stays(stage: Stage, cloud: FakeCloud, spoiled
         record.path.write_text(json.dumps(document))
     swept = clean_up(stage)
     assert cloud.left() == before
-    assert all("does not say for certain" in item.outcome for item in swept if item.failed)
+    assert all("does not identify its cloud" in item.outcome for item in swept if item.failed)
     assert run.directory.exists()
 
 

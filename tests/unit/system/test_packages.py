@@ -79,7 +79,7 @@ def test_only_packages_of_the_table_are_installed(tmp_path: Path, monkeypatch: p
     path = apt(tmp_path, f"touch {tmp_path}/called")
     monkeypatch.setattr(process, "tool_path", lambda: path)
     for name in ("cowsay", "--reinstall", "gdisk; reboot", "/tmp/evil.deb"):
-        with pytest.raises(PreflightError, match="only packages that are known"):
+        with pytest.raises(PreflightError, match="only packages of this tool's own list"):
             packages.install(["gdisk", name], progress=lambda _line: None)
     assert not (tmp_path / "called").exists()
 
