@@ -100,9 +100,14 @@ def _fetch(address: str, found: dict[str, str]) -> None:
     # A build goes on with every answer of a mirror: without an index, ages decide. Imported here since urllib
     # needs half of the standard library, of which a file beside the tests may hide a part.
     with contextlib.suppress(Exception):
+        import urllib.error
         import urllib.request
 
-        with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:  # noqa: S310 -- checked above
-            data = answer.read(_LARGEST + 1)
+        try:
+            with urllib.request.urlopen(address, timeout=TIMEOUT) as answer:  # noqa: S310 -- checked above
+                data = answer.read(_LARGEST + 1)
+        except urllib.error.HTTPError as error:
+            error.close()  # it holds the connection
+            return
         if data and len(data) <= _LARGEST:
             found[address] = hashlib.sha256(data).hexdigest()

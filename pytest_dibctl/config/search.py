@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -80,8 +81,14 @@ def _folders(cwd: Path, system: Path) -> tuple[Path, ...]:
 
 def _files_in(folder: Path, kind: Kind) -> Iterator[Path]:
     single, several = folder / f"{kind}.yaml", folder / f"{kind}.d"
-    if single.exists() or single.is_symlink():  # a dangling link is an error to report, not an absence
-        yield single
-    if several.is_dir():
+    # Since Python 3.14, Path.exists and its like answer False for a place that cannot be looked at.
+    names: list[str] = []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         names = sorted(path.name for path in several.iterdir())
-        yield from (several / name for name in names if name.endswith(".yaml") and not name.startswith("."))
+    try:
+        single.lstat()  # a dangling link is an error to report, not an absence
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    else:
+        yield single
+    yield from (several / name for name in names if name.endswith(".yaml") and not name.startswith("."))

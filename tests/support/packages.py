@@ -1,6 +1,7 @@
 """Which Debian packages the tests with real builds and real guests need, and which of them are missing.
 
-``python -m tests.support.packages`` names the missing ones, with ``--install`` it installs them.
+``python -m tests.support.packages`` names the missing ones, with ``--install`` it installs them. With
+``--install=unit`` it does that for those of the unit tests alone.
 """
 
 from __future__ import annotations
@@ -45,14 +46,23 @@ TEST_PACKAGES: Mapping[str, str] = MappingProxyType(
         "mcopy": "mtools",
         "syslinux": "syslinux",
         "/usr/lib/syslinux/mbr/mbr.bin": "syslinux-common",
+        # repositories of images
+        "git": "git",
     }
 )
 """Debian packages by a program (or a file) of each."""
+UNIT = ("git",)
+"""What the unit tests need of them, besides the packages that ``dibctl doctor --install`` brings."""
 
 
 def missing() -> tuple[str, ...]:
     """Return the packages that this machine lacks."""
     return lacking_of(TEST_PACKAGES)
+
+
+def missing_for_unit() -> tuple[str, ...]:
+    """Return the packages that this machine lacks for the unit tests."""
+    return lacking_of({tool: TEST_PACKAGES[tool] for tool in UNIT})
 
 
 def lacking_of(wanted: Mapping[str, str]) -> tuple[str, ...]:
@@ -87,7 +97,7 @@ def install(packages: Sequence[str]) -> None:
 def main(look: Callable[[], Sequence[str]], bring: Callable[[Sequence[str]], None]) -> None:
     """Report what ``look`` finds missing, after ``bring`` installed it if the command line says so."""
     lacking = look()
-    if lacking and "--install" in sys.argv[1:]:
+    if lacking and any(word.startswith("--install") for word in sys.argv[1:]):
         bring(lacking)
         lacking = look()
     if lacking:
@@ -95,4 +105,4 @@ def main(look: Callable[[], Sequence[str]], bring: Callable[[Sequence[str]], Non
 
 
 if __name__ == "__main__":
-    main(missing, install)
+    main(missing_for_unit if "--install=unit" in sys.argv[1:] else missing, install)
