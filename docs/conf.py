@@ -55,3 +55,4 @@ def setup(app: Any) -> None:
     app.add_lexer("console", BashLexer)
     app.connect("source-read", list_other_pages)
     app.connect("build-finished", copy_schemas)
+html_show_copyright = False
