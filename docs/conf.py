@@ -22,6 +22,7 @@ exclude_patterns = ["conf.py"]
 myst_heading_anchors = 4
 nitpicky = True
 
+html_show_copyright = False
 html_theme = "furo"
 html_title = f"pytest-dibctl {__version__}"
 html_static_path = ["static"]
@@ -55,4 +56,3 @@ def setup(app: Any) -> None:
     app.add_lexer("console", BashLexer)
     app.connect("source-read", list_other_pages)
     app.connect("build-finished", copy_schemas)
-html_show_copyright = False
