@@ -17,7 +17,7 @@ import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-DISTRIBUTION = "pytest-dibctl"
+DISTRIBUTION, PACKAGE = "pytest-dibctl", __name__.partition(".")[0]
 NOT_IMPORTED = frozenset({"diskimage-builder"})
 """Dependencies that run as programs only."""
 
@@ -41,12 +41,12 @@ def clashes(*, without: Iterable[str] = ()) -> list[Clash]:
     modules will not be imported, nor the modules of their own dependencies.
     """
     candidates = dict(_candidates())
+    candidates.pop(PACKAGE, None)  # a source checkout of ours is no clash
     if not candidates:
         return []
     real = _owners(candidates)
     if any(owner != PYTHON for owner in real.values()):
         used = _closure(DISTRIBUTION, NOT_IMPORTED | {_normal(name) for name in without})
-        used -= {DISTRIBUTION}  # a source checkout of ours is no clash
         real = {name: owner for name, owner in real.items() if owner == PYTHON or _normal(owner) in used}
     return [
         Clash(name=name, file=candidates[name], owner=owner if owner == PYTHON else f"{owner}'s")
