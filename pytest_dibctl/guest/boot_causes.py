@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -186,11 +187,16 @@ class Sign:
 
     cause: str
     needle: str
-    pattern: re.Pattern[str]
+    expression: str
     proof: Proof | None = None
     quiet: float = 0.0
     network: bool = False
     last: bool = False
+
+    @functools.cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """The compiled ``expression``; most runs need none, and all would take longer than the imports."""
+        return re.compile(self.expression)
 
 
 _QUIET: Final = MappingProxyType({Proof.KERNEL: 0.6, Proof.FIRMWARE: 1.0, Proof.SHELL: 5.0})
@@ -211,7 +217,7 @@ def _sign(
     return Sign(
         cause=cause,
         needle=needle,
-        pattern=re.compile(pattern or re.escape(needle)),
+        expression=pattern or re.escape(needle),
         proof=proof,
         quiet=quiet if quiet is not None else _QUIET[proof] if proof else 0.0,
         network=network,

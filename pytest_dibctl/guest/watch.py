@@ -25,7 +25,7 @@ _STAMP: Final = re.compile(r"^\[[ \d.]+\] (?:kernel: )?")
 
 
 def _sign(kind: str, needle: str, pattern: str | None = None) -> Sign:
-    return Sign(cause=kind, needle=needle, pattern=re.compile(pattern or re.escape(needle)))
+    return Sign(cause=kind, needle=needle, expression=pattern or re.escape(needle))
 
 
 SIGNS: Final = (

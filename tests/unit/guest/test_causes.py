@@ -36,7 +36,7 @@ def test_the_corpus_is_as_large_as_it_claims_to_be() -> None:
 
 def test_every_sign_names_a_known_cause_and_needs_what_it_looks_for() -> None:
     assert {sign.cause for sign in (*SIGNS, *STATUS_SIGNS)} <= set(CAUSES)
-    assert all(sign.needle for sign in (*SIGNS, *STATUS_SIGNS))
+    assert all(sign.needle and sign.pattern for sign in (*SIGNS, *STATUS_SIGNS))
     assert all(kind.text and kind.hint for kind in CAUSES.values())
 
 
