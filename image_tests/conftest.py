@@ -21,6 +21,8 @@ FIRST_PAUSE = 0.3
 LAST_PAUSE = 3.0
 """Seconds between looks at a guest that is not settled yet: pauses grow from the first to the last."""
 
+SSH_FAILED = 255
+"""What ssh exits with when it did not reach the guest."""
 
 HERE = Path(__file__).parent
 
@@ -82,13 +84,39 @@ def tool(host: Host, instance: Instance, known_tools: dict[tuple[str, ...], str]
         if names not in known_tools:
             # A plain user's PATH often lacks sbin, where ip and sysctl live.
             look = "PATH=$PATH:/usr/sbin:/sbin; for name in {}; do command -v $name && break; done"
-            paths = host.run(look.format(" ".join(map(shlex.quote, names)))).stdout.split()
+            paths = host.run("sh -c %s", look.format(" ".join(map(shlex.quote, names)))).stdout.split()
             if not paths:
                 pytest.skip(f"{instance.name} has no {' or '.join(names)}")
             known_tools[names] = str(paths[0])
         return known_tools[names]
 
     return first
+
+
+def root_script(command: str, mark: str) -> str:
+    """Return a line for any login shell that writes ``mark`` to stderr and runs ``command``, both as root.
+
+    It is one line if the command is: csh ends a quoted text at the end of its line.
+    """
+    # eval: a command that is no shell code fails behind the mark too.
+    work = f"""sh -c 'echo "$1" >&2; eval "$2"' sh {mark} {shlex.quote(command)}"""
+    script = f'if [ "$(id -u)" = 0 ]; then exec {work}; else exec sudo -n {work}; fi'
+    return f"sh -c {shlex.quote(script)}"
+
+
+def run_as_root(ssh_access: SshAccess, name: str, command: str, timeout: float) -> Result:
+    """Run a shell command as root in the instance ``name``; skip the test where the user may not."""
+    __tracebackhide__ = True
+    # The question and the work are one remote command: each costs a guest without KVM 0.2 s. The mark is
+    # written by root's shell, so without it sudo refused.
+    mark = f"as-root-{uuid.uuid4().hex}"
+    result = ssh_access.run(root_script(command, mark), timeout=timeout)
+    before, is_root, after = result.errors.partition(f"{mark}\n")
+    if not is_root and result.returncode == SSH_FAILED:
+        pytest.fail(f"ssh to {name} failed: {before.strip()}", pytrace=False)
+    if not is_root:
+        pytest.skip(f"the login user of {name} may not use sudo without a password: {before.strip()}")
+    return dataclasses.replace(result, errors=before + after)
 
 
 @pytest.fixture
@@ -100,18 +128,7 @@ def as_root(ssh_access: SshAccess, instance: Instance) -> Callable[..., Result]:
 
     def run(command: str, *, timeout: float = 60) -> Result:
         __tracebackhide__ = True
-        # The question and the work are one remote command: each costs a guest without KVM 0.2 s. The mark is
-        # written by root's shell, so without it sudo refused.
-        mark = f"as root {uuid.uuid4().hex}\n"
-        work = f"sh -c {shlex.quote(f'printf %s {shlex.quote(mark)} >&2; {command}')}"
-        script = f'if [ "$(id -u)" = 0 ]; then exec {work}; else exec sudo -n {work}; fi'
-        result = ssh_access.run(f"sh -c {shlex.quote(script)}", timeout=timeout)
-        before, found, after = result.errors.partition(mark)
-        if not found:
-            pytest.skip(
-                f"the login user of {instance.name} may not use sudo without a password: {before.strip()}"
-            )
-        return dataclasses.replace(result, errors=before + after)
+        return run_as_root(ssh_access, instance.name, command, timeout)
 
     return run
 

@@ -34,7 +34,7 @@ def cloud_init(tool: Callable[..., str]) -> str:
 
 def unfinished(host: Host) -> str:
     # `cloud-init status` would take seconds of a slow guest's time, at each look.
-    look = host.run("test -e %s || { cat %s 2>/dev/null; exit 1; }", RESULT, STATUS)
+    look = host.run("sh -c %s", f"test -e {RESULT} || {{ cat {STATUS}; exit 1; }}")
     return f"cloud-init has not finished: {look.stdout.strip() or f'no {STATUS}'}" if look.rc else ""
 
 
@@ -42,7 +42,13 @@ def unfinished(host: Host) -> str:
 def result(host: Host, settle: Callable[..., None]) -> dict[str, Any]:
     """What cloud-init says at its end; waits for it."""
     settle(lambda: unfinished(host), FINISHING_MAY_TAKE)
-    outcome: dict[str, Any] = json.loads(host.check_output("cat %s", RESULT))["v1"]
+    text = host.check_output("cat %s", RESULT)
+    try:
+        outcome = json.loads(text)["v1"]
+    except (ValueError, LookupError, TypeError):
+        outcome = None
+    if not isinstance(outcome, dict):
+        pytest.fail(f"{RESULT} is not what cloud-init writes: {text[:1000]}", pytrace=False)
     return outcome
 
 

@@ -34,7 +34,7 @@ def test_hostname_is_written_down(instance: Instance, host: Host) -> None:
 
     If this fails while the test above passes, the name came with DHCP only.
     """
-    name = host.run("cat /etc/hostname 2>/dev/null").stdout
+    name = host.run("cat /etc/hostname").stdout
     assert short(name) == short(instance.name), f"/etc/hostname says {name.strip()!r}, not {instance.name}"
 
 

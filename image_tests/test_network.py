@@ -38,31 +38,34 @@ class Card:
     carrier: str
 
 
-# The shell's own `read`: each process costs a guest without KVM some 10 ms.
-CARDS = """
-cd /sys/class/net && for name in *; do
-    given=
-    test -e "$name/device" && given=yes
-    read -r link < "$name/iflink" && read -r index < "$name/ifindex" || continue
-    # The other end of a pair is in another namespace: it has a number here, and no name.
-    if [ "$link" != "$index" ]; then
-        set -- "$name"/lower_*
-        test -e "$1" || test -L "$1" || given=yes
-    fi
-    if [ "$given" ]; then
-        read -r mac < "$name/address"
-        # The kernel answers with an error while the interface is down.
-        read -r carrier 2>/dev/null < "$name/carrier" || carrier=unknown
-        echo "$name $mac $carrier"
-    fi
-done
-"""
+# The shell's own `read`: each process costs a guest without KVM some 10 ms. The other end of a pair is in
+# another namespace: it has a number here, and no name. For a carrier the kernel answers with an error while
+# the interface is down. All is one line, since csh ends a quoted text at the end of its line.
+CARDS = """\
+cd /sys/class/net && for name in *; do \
+    given=; \
+    test -e "$name/device" && given=yes; \
+    read -r link < "$name/iflink" && read -r index < "$name/ifindex" || continue; \
+    if [ "$link" != "$index" ]; then \
+        set -- "$name"/lower_*; \
+        test -e "$1" || test -L "$1" || given=yes; \
+    fi; \
+    if [ "$given" ]; then \
+        read -r mac < "$name/address"; \
+        read -r carrier 2>/dev/null < "$name/carrier" || carrier=unknown; \
+        echo "$name $carrier $mac"; \
+    fi; \
+done"""
 
 
 def cards_of(host: Host) -> dict[str, Card]:
     """Return the interfaces that the cloud gave, by MAC address in lower case."""
-    lines = [line.split() for line in host.check_output("sh -c %s", CARDS).splitlines()]
-    return {mac.lower(): Card(name=name, carrier=carrier) for name, mac, carrier in lines}
+    cards: dict[str, Card] = {}
+    for line in host.check_output("sh -c %s", CARDS).splitlines():
+        name, carrier, mac = (*line.split(), "", "", "")[:3]
+        if mac:  # an interface of a kind that has none, such as a modem's, is not the cloud's
+            cards[mac.lower()] = Card(name=name, carrier=carrier)
+    return cards
 
 
 def addresses(host: Host, ip: str) -> dict[str, set[str]]:

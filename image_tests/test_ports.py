@@ -8,6 +8,7 @@ count, nor do DHCP clients (68/udp and 546/udp).
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,12 @@ START_MAY_TAKE = 120
 STATES = {"tcp": "0A", "udp": "07"}
 """What /proc/net calls a socket that waits for anybody: LISTEN, and an unconnected UDP socket."""
 
+SOCKET = re.compile(
+    r"^/proc/net/(tcp|udp)6?: *\d+: ([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4}) \S+ ([0-9A-F]{2}) ",
+    re.MULTILINE,
+)
+"""A line of these files behind its file's name: kind, local address and port, state."""
+
 Sockets = set[tuple[str, int]]
 
 
@@ -49,14 +56,8 @@ def listening(host: Host) -> Sockets:
     found: Sockets = set()
     files = " ".join(f"/proc/net/{kind} /proc/net/{kind}6" for kind in STATES)
     # The name of its file precedes each line.
-    for line in host.run(f"grep : {files} /dev/null 2>/dev/null").stdout.splitlines():
-        file, _, rest = line.partition(":")
-        kind = file.removeprefix("/proc/net/").removesuffix("6")
-        fields = rest.split()
-        if len(fields) < 4 or fields[3] != STATES.get(kind) or ":" not in fields[1]:
-            continue
-        where, _, port = fields[1].partition(":")
-        if not address(where).is_loopback:
+    for kind, where, port, state in SOCKET.findall(host.run(f"grep : {files}").stdout):
+        if state == STATES[kind] and not address(where).is_loopback:
             found.add((kind, int(port, 16)))
     return found
 

@@ -7,6 +7,7 @@ xfs_growfs the filesystem. When that does not happen the guest works, until its 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -44,41 +45,55 @@ class RootDevice:
 
 
 # The last mount on / is the one that is seen. Then its device's directory in sysfs, and a line for the device
-# and for each part of its disk: directory, sectors, whether it is a partition.
-LOOK = """
-while read -r _ _ device _ point options _; do
-    if [ "$point" = / ]; then number=$device mounted=$options; fi
-done < /proc/self/mountinfo
-echo "$number $mounted"
-here=$(readlink -f "/sys/dev/block/$number")
-echo "$here"
-for directory in "$here" "${here%/*}" "${here%/*}"/*; do
-    if [ -e "$directory/size" ]; then
-        read -r sectors < "$directory/size"
-        test -e "$directory/partition" && kind=partition || kind=whole
-        echo "$directory $sectors $kind"
-    fi
-done
-"""
+# and for each part of its disk: whether it is a partition, sectors, directory. There is no directory of a
+# device that is none, and some readlinks print nothing then. All is one line, since csh ends a quoted text at
+# the end of its line.
+LOOK = """\
+number=; mounted=; \
+while read -r _ _ device _ point options _; do \
+    if [ "$point" = / ]; then number=$device; mounted=$options; fi; \
+done < /proc/self/mountinfo; \
+echo "root $number $mounted"; \
+here=$(readlink -f "/sys/dev/block/$number"); \
+if [ -e "$here/size" ]; then \
+    echo "device $here"; \
+    for directory in "$here" "${here%/*}" "${here%/*}"/*; do \
+        if [ -e "$directory/size" ]; then \
+            read -r sectors < "$directory/size"; \
+            test -e "$directory/partition" && kind=partition || kind=whole; \
+            echo "$kind $sectors $directory"; \
+        fi; \
+    done; \
+fi"""
+ROOT = re.compile(r"^root (.*)$", re.MULTILINE)
+DEVICE = re.compile(r"^device (/.+)$", re.MULTILINE)
+PART = re.compile(r"^(whole|partition) (\d+) (/.+)$", re.MULTILINE)
 
 
 @pytest.fixture
 def root_device(host: Host, instance: Instance) -> RootDevice:
-    mount, sysfs, *devices = host.check_output("sh -c %s", LOOK).splitlines()
-    number, _, options = mount.partition(" ")
-    fields = [line.split() for line in devices]
-    sizes = {directory: int(sectors) * SECTOR for directory, sectors, _ in fields}
-    partitions = {directory for directory, _, kind in fields if kind == "partition"}
-    if number.startswith("0:") or sysfs not in sizes:
+    return root_device_of(host, instance.name)
+
+
+def root_device_of(host: Host, guest: str) -> RootDevice:
+    """Return what the root filesystem lies on; skip the test where that is no plain disk."""
+    answer = host.check_output("sh -c %s", LOOK)
+    root, device, parts = ROOT.search(answer), DEVICE.search(answer), PART.findall(answer)
+    if root is None:
+        pytest.fail(f"{guest} does not say what is mounted on /: {answer[:1000]}", pytrace=False)
+    if device is None:
         pytest.skip(
-            f"the root filesystem of {instance.name} is not on a block device (device {number}, {options})"
+            f"the root filesystem of {guest} is not on a block device (device and options: {root[1]})"
         )
+    sysfs = device[1]
     parent, _, name = sysfs.rpartition("/")
+    sizes = {directory: int(sectors) * SECTOR for _, sectors, directory in parts}
+    partitions = {directory for kind, _, directory in parts if kind == "partition"}
+    if not sizes.keys() >= {sysfs, *([parent] if sysfs in partitions else [])}:
+        pytest.fail(f"{guest} does not say how large {sysfs} is: {answer[:1000]}", pytrace=False)
     if sysfs not in partitions:
         if name.startswith(("dm-", "md")):
-            pytest.skip(
-                f"the root filesystem of {instance.name} is on {name}; only plain disks are understood"
-            )
+            pytest.skip(f"the root filesystem of {guest} is on {name}; only plain disks are understood")
         return RootDevice(name=name, size=sizes[sysfs], disk=name, disk_size=sizes[sysfs], partitions={})
     return RootDevice(
         name=name,

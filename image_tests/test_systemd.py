@@ -23,8 +23,9 @@ BOOT_MAY_TAKE = 240
 
 def boot_is_over(host: Host) -> str:
     now, _, jobs = host.run(
-        "state=$(systemctl is-system-running); echo $state; "
-        "case $state in running | degraded) ;; *) systemctl list-jobs --no-legend --no-pager ;; esac"
+        "sh -c %s",
+        'state=$(systemctl is-system-running); echo "$state"; '
+        "case $state in running | degraded) ;; *) systemctl list-jobs --no-legend --no-pager ;; esac",
     ).stdout.partition("\n")
     if now in ("running", "degraded"):
         return ""
