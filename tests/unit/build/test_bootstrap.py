@@ -25,6 +25,16 @@ DEBOOTSTRAP, MMDEBSTRAP = "DIB_DEBOOTSTRAP_EXTRA_ARGS", "DIB_MMDEBSTRAP_EXTRA_AR
         ({DEBOOTSTRAP: "--keyring=/k.gpg", MMDEBSTRAP: "--skip=x"}, "--skip=x --keyring=/k.gpg"),
         ({DEBOOTSTRAP: "--keyring=/k.gpg", MMDEBSTRAP: "--keyring=/own.gpg"}, None),
         ({DEBOOTSTRAP: "--no-keyring=/k.gpg"}, None),
+        ({DEBOOTSTRAP: "--keyring='/my keys/k.gpg'"}, "--keyring='/my keys/k.gpg'"),
+        ({DEBOOTSTRAP: '--keyring "/my keys/$NAME"  -v'}, '--keyring="/my keys/$NAME"'),
+        ({DEBOOTSTRAP: '"--keyring=/my keys/k.gpg"'}, '"--keyring=/my keys/k.gpg"'),
+        ({DEBOOTSTRAP: r"--keyring=/my\ keys/k.gpg"}, r"--keyring=/my\ keys/k.gpg"),
+        ({DEBOOTSTRAP: "--keyring=$(find keys -name k.gpg)"}, "--keyring=$(find keys -name k.gpg)"),
+        ({DEBOOTSTRAP: "--verbose\n  --keyring keys/k.gpg\n"}, "--keyring=keys/k.gpg"),
+        ({DEBOOTSTRAP: "--comment='see --keyring=/k.gpg'"}, None),
+        ({DEBOOTSTRAP: "--keyring='/k.gpg"}, None),
+        ({DEBOOTSTRAP: "--keyring"}, None),
+        ({DEBOOTSTRAP: "--keyring=/k.gpg", MMDEBSTRAP: "'--keyring' /own.gpg"}, None),
     ],
 )
 def test_mmdebstrap_is_told_the_keyring(
