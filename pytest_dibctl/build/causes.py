@@ -107,7 +107,9 @@ def _network(log_text: str, _directory: Path, recipe: dib.Recipe | None) -> str 
 
 def _command(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:
     match = re.search(
-        r"([\w.-]+): (?:command not found|not found$)|No such file or directory: '([\w.-]+)'", log_text
+        # Only whole words: from each character of a long one, the search would take minutes.
+        r"(?<![\w.-])([\w.-]+): (?:command not found|not found$)|No such file or directory: '([\w.-]+)'",
+        log_text,
     )
     name = (match.group(1) or match.group(2)) if match else None
     return package_names.advice(name) if name and package_names.package_of(name) else None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import shutil
+from pathlib import Path
 from typing import Final
 
 from pytest_dibctl.build import causes, steps
@@ -19,8 +21,12 @@ _NOT_STARTED: Final = (126, 127)
 """The exit codes of a shell that cannot start a program."""
 _BY_SIGNAL: Final = range(129, 129 + 64)
 """The exit codes of a shell whose program a signal ended; 255 is an exit code like others."""
-_COPY: Final = re.compile(r"[^\s:'\"]*/(?:hooks|in_target\.d)/([\w-]+\.d/[\w-]+)")
-"""A script by its own name: that of the copy that diskimage-builder makes of all elements' scripts."""
+_SCRIPT: Final = re.compile(r"[A-Za-z0-9_-]+\.d/[A-Za-z0-9_-]+")
+_COPY: Final = re.compile(rf"(?<![^\s:'\"])[^\s:'\"]*/(?:hooks|in_target\.d)/({_SCRIPT.pattern})")
+"""A script by its own name: that of the copy that diskimage-builder makes of all elements' scripts.
+
+Only whole words: from each character of a long one, the search would take minutes.
+"""
 
 
 def failed(plan: Plan, code: int, watcher: Watcher, seconds: float) -> BuildError:
@@ -47,9 +53,17 @@ def failed(plan: Plan, code: int, watcher: Watcher, seconds: float) -> BuildErro
 
 
 def _own_file(plan: Plan, script: str) -> str | None:
-    """Return the file of an element that ``script``, such as root.d/10-web, is a copy of, if one is known."""
-    elements = plan.recipe.elements if plan.recipe is not None else ()
-    files = [file for element in elements if script and (file := element.path / script).is_file()]
+    """Return the file of an element that ``script``, such as root.d/10-web, is a copy of, if one is known.
+
+    The log says the name, and anything can write into the log.
+    """
+    if plan.recipe is None or not _SCRIPT.fullmatch(script):
+        return None
+    files: list[Path] = []
+    for element in plan.recipe.elements:
+        with contextlib.suppress(OSError):  # no file has a name of any length
+            if (file := element.path / script).is_file():
+                files.append(file)
     return display_path(files[0], plan.cwd.absolute()) if len(files) == 1 else None
 
 
