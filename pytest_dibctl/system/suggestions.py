@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from pytest_dibctl.system.text import visible_line
+
 MANY: Final = 12
 """Known names are listed in full up to this number; above it, only near ones are named."""
 
@@ -33,4 +35,5 @@ def suggestion(wrong: str, known: Iterable[str], *, listed: str) -> str:
     names = sorted(set(known))
     if near := did_you_mean(wrong, names):
         return near
-    return f"{listed} {', '.join(names)}" if 0 < len(names) <= MANY else ""
+    # A cloud's names too: none of them may look like a line of ours.
+    return f"{listed} {', '.join(map(visible_line, names))}" if 0 < len(names) <= MANY else ""
