@@ -55,8 +55,11 @@ def listening(host: Host) -> Sockets:
     """Read /proc/net, which every Linux has; ss, netstat and root may all be missing."""
     found: Sockets = set()
     files = " ".join(f"/proc/net/{kind} /proc/net/{kind}6" for kind in STATES)
-    # The name of its file precedes each line.
-    for kind, where, port, state in SOCKET.findall(host.run(f"grep : {files}").stdout):
+    # The name of its file precedes each line. One of them is the connection that this command came by.
+    read = host.run(f"grep : {files}")
+    sockets = SOCKET.findall(read.stdout)
+    assert sockets, f"the guest's sockets cannot be read: {read.stderr.strip() or read.stdout.strip()}"
+    for kind, where, port, state in sockets:
         if state == STATES[kind] and not address(where).is_loopback:
             found.add((kind, int(port, 16)))
     return found
