@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-import testinfra
 import testinfra.host
-from testinfra.backend.base import CommandResult
+from testinfra.backend.base import BaseBackend, CommandResult
 from testinfra.backend.chroot import ChrootBackend
+from testinfra.backend.ssh import SshBackend
 
 from pytest_dibctl.config.entry import Entry
 from pytest_dibctl.config.models.images import Image
@@ -25,13 +26,23 @@ def connect(access: SshAccess, *, sudo: bool = False, sudo_user: str | None = No
     ``sudo`` and ``sudo_user`` are testinfra's: commands run as root, or as that user, in the guest.
     """
     # controlpersist=0 keeps testinfra from adding ControlMaster options of its own: ours are in the file.
-    return testinfra.get_host(
-        f"ssh://{access.name}",
+    backend = GuestBackend(
+        access.name,
         ssh_config=str(access.config_file),
         controlpersist=0,
         sudo=sudo,
         sudo_user=sudo_user,
     )
+    return _host_of(backend)
+
+
+class GuestBackend(SshBackend):  # type: ignore[misc]  # testinfra is not typed here
+    """Commands of a guest: testinfra's ssh, found where this run finds its other programs."""
+
+    def run_local(self, command: str, *args: str) -> CommandResult:
+        """Run ssh; testinfra's own way finds it on this process's PATH only, where it may be missing."""
+        line = self.quote(command, *args)
+        return self.result(*_collected(["/bin/sh", "-c", line], self.encode(line)))
 
 
 class TreeBackend(ChrootBackend):  # type: ignore[misc]  # testinfra is not typed here
@@ -44,20 +55,30 @@ class TreeBackend(ChrootBackend):  # type: ignore[misc]  # testinfra is not type
     def run(self, command: str, *args: str, **_options: Any) -> CommandResult:
         """Run a command of the image's shell; it is ended together with the test."""
         line = self.get_command(command, *args)
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            # Files and not pipes: what a test wants to see may be bytes.
-            with process.spawn(
-                self._tree.command(["/bin/sh", "-c", line]), stdout=out, stderr=err
-            ) as running:
-                code = running.wait()
-            out.seek(0)
-            err.seek(0)
-            return self.result(code, self.encode(line), out.read(), err.read())
+        argv = self._tree.command(["/bin/sh", "-c", line])
+        return self.result(*_collected(argv, self.encode(line)))
+
+
+def _collected(argv: Sequence[str], command: bytes) -> tuple[int, bytes, bytes, bytes]:
+    """Run a command, and return what testinfra makes a result of: exit code, ``command`` and both outputs."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        # Files and not pipes: what a test wants to see may be bytes.
+        with process.spawn(argv, stdout=out, stderr=err) as running:
+            code = running.wait()
+        out.seek(0)
+        err.seek(0)
+        return code, command, out.read(), err.read()
 
 
 def of_tree(tree: ImageTree) -> Any:
     """Return a testinfra host whose files and commands are those of an image."""
-    return testinfra.host.Host(TreeBackend(tree))
+    return _host_of(TreeBackend(tree))
+
+
+def _host_of(backend: BaseBackend) -> Any:
+    host = testinfra.host.Host(backend)
+    backend.set_host(host)
+    return host
 
 
 @pytest.fixture(scope="session")
