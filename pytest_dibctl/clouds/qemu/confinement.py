@@ -18,7 +18,7 @@ from typing import Final
 
 from pytest_dibctl.clouds.qemu import machine
 from pytest_dibctl.errors import CommandError, PreflightError
-from pytest_dibctl.system import process, user_network
+from pytest_dibctl.system import checks, process, user_network
 from pytest_dibctl.system.waiting import wait_until
 
 RESOLV_CONF: Final = "resolv.conf"
@@ -37,15 +37,8 @@ NAMESPACES: Final = (
 
 def require(*, host_loopback: bool) -> None:
     """Raise PreflightError when QEMU cannot be confined on this machine."""
-    packages = {"bwrap": "bubblewrap"}
-    if not host_loopback:
-        packages |= {"slirp4netns": "slirp4netns", "ip": "iproute2", "nsenter": "util-linux"}
-    missing = [name for name in packages if shutil.which(name, path=process.tool_path()) is None]
-    if missing:
-        raise PreflightError(
-            f"{' and '.join(missing)} not found: a local guest cannot be kept apart from this machine",
-            hint=f"apt-get install {' '.join(packages[name] for name in missing)}",
-        )
+    tools = ("bwrap",) if host_loopback else ("bwrap", "slirp4netns", "ip", "nsenter")
+    checks.require(map(checks.tool, tools), saying="this machine cannot keep a local guest apart from itself")
     try:
         process.run([*_bwrap(host_loopback=host_loopback), "--", "/usr/bin/true"], timeout=30)
     except CommandError as error:

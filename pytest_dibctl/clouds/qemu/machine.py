@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pytest_dibctl.errors import PreflightError
-from pytest_dibctl.system import process, user_network
+from pytest_dibctl.system import checks, user_network
 
 Arch = Literal["x86_64", "aarch64"]
 Accelerator = Literal["kvm", "tcg"]
@@ -56,7 +54,6 @@ class Platform:
     """
 
     program: str
-    package: str
     machine: str
     cpus: Mapping[Accelerator, str]
     serial: str
@@ -67,7 +64,6 @@ class Platform:
 PLATFORMS: Mapping[Arch, Platform] = {
     "x86_64": Platform(
         program="qemu-system-x86_64",
-        package="qemu-system-x86",
         # Without graphics the firmware writes to the serial port: "No bootable device" is on the console.
         machine="q35,graphics=off",
         cpus={"kvm": "host", "tcg": "max"},
@@ -77,7 +73,6 @@ PLATFORMS: Mapping[Arch, Platform] = {
     ),
     "aarch64": Platform(
         program="qemu-system-aarch64",
-        package="qemu-system-arm",
         machine="virt,gic-version=max",
         cpus={"kvm": "host", "tcg": "max,pauth-impdef=on"},
         serial="ttyAMA0",
@@ -239,13 +234,8 @@ def native_arch() -> Arch:
 
 def require_tools(arch: Arch) -> None:
     """Raise PreflightError when QEMU for ``arch`` or qemu-img is not installed."""
-    packages = {PLATFORMS[arch].program: PLATFORMS[arch].package, "qemu-img": "qemu-utils"}
-    missing = [program for program in packages if shutil.which(program, path=process.tool_path()) is None]
-    if missing:
-        raise PreflightError(
-            f"{' and '.join(missing)} not found: a local guest cannot be booted",
-            hint=f"apt-get install {' '.join(packages[program] for program in missing)}",
-        )
+    tools = (PLATFORMS[arch].program, "qemu-img")
+    checks.require(map(checks.tool, tools), saying="this machine cannot boot local guests")
 
 
 def kernel_cmdline(text: str, arch: Arch) -> str:

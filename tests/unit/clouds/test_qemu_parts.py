@@ -31,7 +31,7 @@ from pytest_dibctl.guest.boot_causes import Proof
 from pytest_dibctl.guest.console import clean
 from pytest_dibctl.guest.keys import make_key
 from pytest_dibctl.image.artifact import Artifact
-from pytest_dibctl.system import package_names, process
+from pytest_dibctl.system import distribution, package_names, process
 from tests.support.uploads import upload_request
 
 UUID = "6f1c2b1e-7d0a-4c57-9e53-000000000001"
@@ -257,7 +257,7 @@ def test_a_missing_program_is_told_with_its_package(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         shutil, "which", lambda name, **given: None if name == missing else known(name, **given)
     )
-    with pytest.raises(PreflightError, match=f"{missing} not found") as caught:
+    with pytest.raises(PreflightError, match=f"{missing}: not found") as caught:
         confinement.require(host_loopback=False)
     assert str(package_names.package_of(missing)) in str(caught.value.hint)
     if missing != "bwrap":
@@ -591,7 +591,25 @@ class TestPreflight:
         monkeypatch.setattr(process, "tool_path", lambda: str(tmp_path))
         with pytest.raises(PreflightError, match="qemu-system-aarch64") as caught:
             self.cloud(tmp_path, arch="aarch64").check(built(tmp_path / "x.qcow2"), upload_request())
-        assert caught.value.hint == "apt-get install qemu-system-arm qemu-utils"
+        packages = sorted(str(package_names.package_of(name)) for name in ("qemu-system-aarch64", "qemu-img"))
+        assert str(caught.value.hint).endswith(" ".join(packages))
+
+    @pytest.mark.parametrize(
+        ("family", "hint"),
+        [
+            (distribution.FEDORA, "dnf install qemu-img qemu-system-x86-core"),
+            (distribution.SUSE, "zypper install --no-recommends qemu-img qemu-x86"),
+            (distribution.RHEL, "dnf install qemu-img; this distribution has no QEMU for whole machines"),
+        ],
+    )
+    def test_a_missing_qemu_is_told_with_this_distribution_s_package(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: distribution.Family, hint: str
+    ) -> None:
+        monkeypatch.setattr(process, "tool_path", lambda: str(tmp_path))
+        monkeypatch.setattr(distribution, "family", lambda: family)
+        with pytest.raises(PreflightError) as caught:
+            machine.require_tools("x86_64")
+        assert str(caught.value.hint).startswith(hint)
 
     def test_aarch64_needs_a_kernel(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(machine, "require_tools", lambda _: None)
