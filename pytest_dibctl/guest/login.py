@@ -115,7 +115,7 @@ class Access(Protocol):
     def try_login(self, *, timeout: float, stopped: threading.Event) -> tuple[Login, str]:
         """Log in once, for at most ``timeout`` seconds; return how that ended and the output of ssh.
 
-        ``stopped`` ends the attempt early.
+        ``stopped`` ends the attempt early. Raises CommandError when ssh itself cannot be run.
         """
         ...
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_dibctl.errors import CommandError
+from pytest_dibctl.errors import CommandError, CommandTimeoutError
 from pytest_dibctl.guest.keys import SshKey
 from pytest_dibctl.guest.login import LOGIN_PATIENCE, HostKeyPolicy, Login, Wait, judge_attempt
 from pytest_dibctl.system import process, short_paths
@@ -225,11 +225,11 @@ class SshAccess:
     def try_login(self, *, timeout: float, stopped: threading.Event | None = None) -> tuple[Login, str]:
         """Log in once, for at most ``timeout`` seconds; return how that ended and the output of ssh.
 
-        ``stopped`` ends the attempt early.
+        ``stopped`` ends the attempt early. Raises CommandError when ssh itself cannot be run.
         """
         try:
             result = self.run("true", timeout=timeout, stopped=stopped)
-        except CommandError as error:
+        except CommandTimeoutError as error:
             return Login.BROKEN, error.message
         return judge_attempt(result)
 

@@ -18,6 +18,7 @@ from pytest_dibctl.errors import DibctlError, NotInConfigError
 from pytest_dibctl.run.ledger import Ledger, Record, all_runs
 from pytest_dibctl.run.options import RunOptions
 from pytest_dibctl.run.target_run import TargetRun
+from pytest_dibctl.system import checks
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,11 @@ def opened(target_run: TargetRun) -> Iterator[Cloud]:
         try:
             cloud = stack.enter_context(contextlib.closing(_cloud(target_run)))
             cloud.preflight()
+            if not target_run.options.upload_only:
+                checks.require(
+                    [checks.tool("ssh")],
+                    saying=f"{target_run.label}: this machine cannot log in to instances",
+                )
         except BaseException as error:  # a bug of a library too
             if isinstance(error, DibctlError):
                 error.origin = _opening(target_run)

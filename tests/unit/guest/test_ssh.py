@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization as form
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from pytest_dibctl.errors import CredentialsError, InstanceError, PortTimeoutError
+from pytest_dibctl.errors import CommandError, CredentialsError, InstanceError, PortTimeoutError
 from pytest_dibctl.guest import login, port_probe, ssh
 from pytest_dibctl.guest.keys import SshKey, make_key
 from pytest_dibctl.guest.login import HostKeyPolicy, Login, judge
@@ -418,6 +418,16 @@ class TestWaiting:
             access.wait_ready(timeout=120, check=content, progress=print, console=lambda: text)
         assert time.monotonic() - started < 60
         assert hint in str(caught.value.hint)
+
+    def test_a_machine_without_ssh_is_told_at_once(
+        self, tmp_path: Path, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(process, "tool_path", lambda: str(tmp_path))
+        with (
+            contextlib.closing(make_access(tmp_path, port=serve(say(b"SSH-2.0-x\r\n")).port)) as access,
+            pytest.raises(CommandError, match="ssh: not found"),
+        ):
+            access.wait_ready(timeout=120, check=content, progress=print)
 
     @pytest.mark.parametrize("text", [AT_WORK, FINISHED + AT_WORK], ids=["first boot", "next boot"])
     def test_a_login_that_may_still_succeed_is_waited_for(
