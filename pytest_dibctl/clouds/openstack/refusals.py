@@ -7,6 +7,7 @@ import datetime as dt
 import email.utils
 import html
 import re
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import keystoneauth1.exceptions as auth_exceptions
@@ -123,6 +124,8 @@ def said_by(error: Exception) -> str:
     """Return the service's own message, on one line; Glance's errors are HTML pages."""
     text = getattr(error, "details", None) or getattr(error, "message", None) or str(error)
     plain = html.unescape(re.sub(r"<[^>]+>", " ", str(text)))
+    # The libraries' own additions: errors here have the status and the request besides.
+    plain = re.sub(r" \((?:HTTP \d+|Request-ID: [^)]*)\)", "", plain)
     return " ".join(plain.split())[:500] or type(error).__name__
 
 
@@ -151,7 +154,7 @@ def _unanswered(error: Exception, service: Service, doing: str, where: str) -> D
         return _undiscovered(error, name, doing, where)
     if isinstance(error, UNREACHED):
         return ApiError(
-            f"cannot {doing}: {name} did not answer: {said_by(error)}",
+            f"cannot {doing}: {name} did not answer: {_without_wrappings(error)}",
             hint=f"check auth_url ({where}) and the network",
             transient=True,
             undone=_never_sent(error),
@@ -175,16 +178,28 @@ def _undiscovered(error: Exception, name: str, doing: str, where: str) -> ApiErr
     )
 
 
+def _without_wrappings(error: Exception) -> str:
+    """Return what the service could not be reached for: libraries put the reason into words of their own."""
+    reasons = [cause.strerror for cause in _causes(error) if isinstance(cause, OSError) and cause.strerror]
+    text = said_by(error)
+    address = re.match(r"Unable to establish connection to [^\s:]+:[^\s]*(?=: )", text)
+    return f"{address.group()}: {reasons[-1]}" if address and reasons else text
+
+
 def _never_sent(error: BaseException | None) -> bool:
     """Whether a connection was refused, so that no service can have heard of the call."""
+    refusals = (ConnectionRefusedError, urllib3.exceptions.NewConnectionError)
+    return any(isinstance(cause, refusals) for cause in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, and those that it wraps in any way."""
     seen: set[int] = set()
     waiting: list[object] = [error]
     while waiting:
         cause = waiting.pop()
         if not isinstance(cause, BaseException) or id(cause) in seen:
             continue
-        if isinstance(cause, ConnectionRefusedError | urllib3.exceptions.NewConnectionError):
-            return True
+        yield cause
         seen.add(id(cause))
         waiting += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
-    return False

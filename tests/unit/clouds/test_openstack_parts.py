@@ -7,12 +7,14 @@ import dataclasses
 import hashlib
 import ipaddress
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import keystoneauth1.session
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,6 +51,27 @@ def answered(status: int, text: str = "said so") -> sdk_exceptions.HttpException
     error = sdk_exceptions.HttpException(message="generic", http_status=status, details=text)
     error.request_id = "req-1"
     return error
+
+
+def test_a_service_that_is_not_reached_is_told_in_few_words() -> None:
+    with socket.socket() as nobody:  # bound, and does not listen
+        nobody.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{nobody.getsockname()[1]}/v3/auth/tokens"
+        with pytest.raises(auth_exceptions.ConnectFailure) as caught:
+            keystoneauth1.session.Session().get(address)
+    found = translated(caught.value, "identity", "log in", where="a.keystone")
+    assert found.message == (
+        "cannot log in: Keystone did not answer: Unable to establish connection to "
+        f"{address}: Connection refused"
+    )
+    assert isinstance(found, ApiError)
+    assert found.undone
+
+
+def test_what_libraries_add_to_a_refusal_is_not_told_twice() -> None:
+    text = "Authentication is required. (HTTP 401) (Request-ID: req-1)"
+    found = translated(answered(401, text), "identity", "log in", where="a.keystone")
+    assert found.message.endswith("credentials: Authentication is required. (request req-1)")
 
 
 @pytest.mark.parametrize(
