@@ -50,11 +50,11 @@ def forward(
             _call(api, "add_hostfwd", {**rule, "guest_addr": address, "guest_port": port})
         except InstanceError as error:
             if host:
-                wanted = f"tcp:{user_network.LOOPBACK}:{host}-:{named or port}"
                 raise InstanceError(
-                    f"could not set up host forwarding rule '{wanted}': {error.message}",
-                    hint=f"another program uses a port of this machine that {section}.forward_ports names: "
-                    "leave out host",
+                    f"port {host} of this machine cannot lead to the guest's port {named or port}, as "
+                    f"{section}.forward_ports says: {error.message}",
+                    hint=f"another program, or another guest, has it (`ss -ltnp sport = :{host}`): name "
+                    "another host port, or leave it out and get a free one",
                 ) from None
             if attempt == FREE_PORT_TRIES:
                 raise

@@ -343,7 +343,7 @@ def test_host_port_that_is_asked_for(bench: Callable[..., Bench], plain: artifac
         taken.listen()
         port = taken.getsockname()[1]
         made = bench(forward_ports=[{"guest": 80, "host": port}])
-        with pytest.raises(InstanceError, match="host forwarding rule") as caught:
+        with pytest.raises(InstanceError, match=f"port {port} of this machine cannot") as caught:
             made.boot(plain)
     assert "forward_ports" in str(caught.value)
     assert not (made.directory / "dibctl-micro-0").exists()
@@ -491,9 +491,9 @@ def test_qemu_missing(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(process, "tool_path", lambda: str(tmp_path))
-    with pytest.raises(PreflightError, match="qemu-system-x86_64 and qemu-img not found") as caught:
+    with pytest.raises(PreflightError, match="qemu-system-x86_64: not found") as caught:
         bench(arch="x86_64").cloud.check(plain, upload_request())
-    assert "apt-get install qemu-system-x86 qemu-utils" in str(caught.value)
+    assert str(caught.value.hint).endswith("qemu-system-x86 qemu-utils")
 
 
 def test_existing_instance_is_found_by_id_and_name(running: tuple[Bench, QemuInstance, SshAccess]) -> None:
