@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -66,13 +67,25 @@ def not_found(kind: Kind, cwd: Path, system: Path) -> ConfigError:
     misnamed = [
         display_path(folder / f"{kind}.yml", cwd) for folder in folders if exists(folder / f"{kind}.yml")
     ]
-    hint = f"change to the directory that has it, or give its path with {OPTIONS[kind]}"
-    if kind == "images":
+    above = _above(kind, cwd)
+    where = f"{shlex.quote(str(above))}, which has one" if above else "the directory that has it"
+    option = OPTIONS[kind].removeprefix("--")
+    hint = f"change to {where}, or give its path with --dib-{option} (dibctl: --{option})"
+    if kind == "images" and not above:
         hint += "; `dibctl init` writes a first one"
     return ConfigError(
         f"there is no {kind}.yaml; looked in {cwd} for {', '.join(names)} and {kind}.d/*.yaml beside each",
         hint=f"rename {misnamed[0]} to {kind}.yaml" if misnamed else hint,
     )
+
+
+def _above(kind: Kind, cwd: Path) -> Path | None:
+    """Return the nearest folder above ``cwd`` in which a run would find files of ``kind``."""
+    for folder in cwd.parents:
+        with contextlib.suppress(OSError):
+            if any(True for name in PLACES for _ in _files_in(folder / name, kind)):
+                return folder
+    return None
 
 
 def _folders(cwd: Path, system: Path) -> tuple[Path, ...]:

@@ -79,4 +79,4 @@ class Labels(Generic[T_co]):
             return f"`dibctl validate` lists the {len(self.entries)} {noun}s there are"
         if self.files:
             return f"no {noun} is defined in {', '.join(self.files)}"
-        return f"no {self.kind}.yaml was found"
+        return f"no {self.kind}.yaml was found; `dibctl init` writes one to fill in"

@@ -96,8 +96,17 @@ class TestSearchPath:
         assert "there is no images.yaml" in caught.value.message
         for name in (str(place.system), "configs/images.yaml", "dibctl/images.yaml", str(place.cwd)):
             assert name in caught.value.message
-        assert "--images-config" in str(caught.value.hint)
+        assert "--dib-images-config (dibctl: --images-config)" in str(caught.value.hint)
         assert "dibctl init" in str(caught.value.hint)
+
+    @pytest.mark.parametrize("name", ["images.yaml", "configs/images.yaml", "images.d/a.yaml"])
+    def test_the_repository_is_named_to_those_who_stand_below_it(self, place: Place, name: str) -> None:
+        place.write(name, "a: {filename: x}")
+        below = place.cwd / "tests" / "content"
+        below.mkdir(parents=True)
+        with pytest.raises(ConfigError) as caught:
+            configuration.load(cwd=below, system=place.system)
+        assert str(caught.value.hint).startswith(f"change to {place.cwd}, which has one")
 
     def test_a_file_with_the_wrong_suffix_is_pointed_out(self, place: Place) -> None:
         place.write("configs/images.yml", "a: {filename: x}")
@@ -287,7 +296,7 @@ class TestEnvironments:
         place.write("images.yaml", "a: {filename: x}")
         with pytest.raises(NotInConfigError) as caught:
             place.load().upload("prod")
-        assert caught.value.hint == "no upload.yaml was found"
+        assert caught.value.hint == "no upload.yaml was found; `dibctl init` writes one to fill in"
 
     def test_a_default_of_all_is_not_told_as_a_label(self, place: Place) -> None:
         place.write("images.yaml", "a: {filename: x}")
