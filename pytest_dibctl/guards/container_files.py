@@ -86,7 +86,8 @@ def _let_log_in(tree: _Tree, spec: Mapping[str, Any]) -> None:
     )
     if entry is None or max(int(entry[2]), int(entry[3])) >= USERS:
         raise InstanceError(
-            f"the image has no cloud-init, and no user {user} who could be given the key",
+            f"the image has no cloud-init, and no user {user} who could be given the key"
+            f"{_other_users(tree, user)}",
             hint="set tests.ssh.username to a user that is in the image, or build it with DIB's cloud-init "
             "or devuser element",
         )
@@ -103,6 +104,18 @@ def _let_log_in(tree: _Tree, spec: Mapping[str, Any]) -> None:
     if spec["host_key"] is not None and tree.exists("/etc/ssh"):
         tree.write("/etc/ssh/ssh_host_ed25519_key", spec["host_key"]["private"], mode=0o600)
         tree.write("/etc/ssh/ssh_host_ed25519_key.pub", spec["host_key"]["public"] + "\n", mode=0o644)
+
+
+def _other_users(tree: _Tree, user: str) -> str:
+    """Say who can log in to the image instead, as far as its names and shells tell."""
+    names = [
+        fields[0]
+        for fields in _passwd(tree)
+        if fields[0] != user
+        and not fields[-1].endswith(("nologin", "false", "sync"))
+        and re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", fields[0])
+    ]
+    return f"; it has {', '.join(names[:5])}" if names else ""
 
 
 def _passwd(tree: _Tree) -> list[list[str]]:

@@ -284,6 +284,7 @@ class TestWithoutCloudInit:
         request = made.request(username="nobody-here")
         with pytest.raises(InstanceError, match="no cloud-init, and no user nobody-here") as caught:
             made.boot(plain, request)
+        assert caught.value.message.endswith("; it has root, debian")
         assert "tests.ssh.username" in str(caught.value.hint)
         assert groups(request.name) == []
 
