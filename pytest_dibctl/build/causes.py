@@ -14,6 +14,10 @@ FULL = 16 * 1024 * 1024
 """Bytes; with less than this left, a directory counts as full."""
 
 _UNSIGNED = re.compile(r"NO_PUBKEY|signed by unknown key|signatures couldn't be verified|is not signed")
+_UNKNOWN_NAME = re.compile(
+    r"(?i)(?:temporary failure resolving|could not resolve(?: host)?:?|unable to resolve host address) "
+    r"\W?([\w.-]*\w)"
+)
 _NETWORK = re.compile(
     r"(?i)temporary failure resolving|could not resolve|failed getting release file|unable to connect"
     r"|connection (refused|timed out|reset)|network is unreachable|no route to host|couldn't download"
@@ -31,6 +35,7 @@ def hint(log_text: str, *, directory: Path, recipe: dib.Recipe | None) -> str | 
         _space,
         _registry,
         _release,
+        _names,
         _network,
         _empty,
         _command,
@@ -94,15 +99,31 @@ def _release(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str
     )
 
 
+def _names(log_text: str, _directory: Path, recipe: dib.Recipe | None) -> str | None:
+    match = _UNKNOWN_NAME.search(log_text)
+    if match is None:
+        return None
+    host = match.group(1).rstrip(".")
+    return (
+        f"this machine finds no address for {host}: check its DNS (/etc/resolv.conf), and the spelling; "
+        f"{_mirrors(recipe)}"
+    )
+
+
 def _network(log_text: str, _directory: Path, recipe: dib.Recipe | None) -> str | None:
     if not _NETWORK.search(log_text):
         return None
+    return f"a package mirror cannot be reached; {_mirrors(recipe)}"
+
+
+def _mirrors(recipe: dib.Recipe | None) -> str:
+    """Say which mirrors a build uses, and how it is given others."""
     environment = recipe.environment if recipe is not None else {}
     names = (dib.MAIN_MIRROR, dib.SECURITY_MIRROR)
     # The host only: an address may hold a password.
     used = [f"{name} is at {urlsplit(environment[name]).hostname}" for name in names if name in environment]
     mirrors = ", ".join(used) or f"{names[0]} sets another"
-    return f"a package mirror cannot be reached; {mirrors}; proxies come from http_proxy"
+    return f"{mirrors}; proxies come from http_proxy"
 
 
 def _command(log_text: str, _directory: Path, _recipe: dib.Recipe | None) -> str | None:

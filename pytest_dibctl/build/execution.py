@@ -136,7 +136,11 @@ def _guarded(plan: Plan, watcher: Watcher, *, sink: int, lock: int) -> int:
                 pass_fds=(lock,),
                 grace=STOP_GRACE,
             ) as guard:
-                _follow(guard, reading.readline, watcher)
+                try:
+                    _follow(guard, reading.readline, watcher)
+                except KeyboardInterrupt:
+                    watcher.interrupted()
+                    raise
         except CommandError as error:
             raise BuildError(error.message, hint=error.hint) from None
         code = guard.returncode

@@ -140,6 +140,10 @@ class Watcher:
             since = now - (self._script_began if self._script else self._phase_began)
             self._say(", ".join([f"{self._where()}, {since:.0f} s so far", *self._left()]))
 
+    def interrupted(self) -> None:
+        """Say that the build is being ended; what it has mounted is taken down, which takes some seconds."""
+        self._say(f"{self._where()} is interrupted; the build is ended and cleaned up")
+
     def finish(self) -> None:
         """Charge the time of the last phase."""
         self._charge()

@@ -398,9 +398,11 @@ def test_a_command_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: p
             os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
+    told: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        build(tmp_path, command)
+        build(tmp_path, command, told=told)
     assert stop.is_set()
+    assert told[-1].endswith("is interrupted; the build is ended and cleaned up")
     settle(tmp_path)
 
 

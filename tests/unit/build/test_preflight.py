@@ -155,8 +155,11 @@ def test_external_commands_need_little_and_may_have_any_path(
     [
         (
             "E: Failed to fetch http://m.test/x Temporary failure resolving 'm.test'",
-            "mirror cannot be reached",
+            "no address for m.test: check its DNS",
         ),
+        ("curl: (6) Could not resolve host: m.test", "no address for m.test: check its DNS"),
+        ("wget: unable to resolve host address 'm.test'", "no address for m.test: check its DNS"),
+        ("Err:1 http://m.test x Connection refused", "mirror cannot be reached"),
         ("E: Failed getting release file http://m.test/dists/x/Release", "DIB_DISTRIBUTION_MIRROR"),
         ("/x/08-debootstrap: line 1: debootstrap: command not found", "apt-get install debootstrap"),
         ("sudo: sgdisk: command not found", "apt-get install gdisk"),
