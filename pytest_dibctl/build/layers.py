@@ -90,8 +90,8 @@ def session(plan: Plan, *, clean: bool, progress: Callable[[str], None]) -> Iter
                 chosen.start = cache.choose(clean=clean or _always_clean())
                 progress(chosen.start.text)
         except OSError as error:
-            why = f"{error.strerror}: {error.filename or ''}".rstrip(": ")
-            progress(f"warning: no trees are kept or used: {why}")
+            place = error.filename or Store().directory
+            progress(f"warning: no trees are kept or used: {place}: {error.strerror}")
             chosen = Session(plan, None)
         yield chosen
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 
 from pytest_dibctl.errors import ArtifactError, CommandError
 from pytest_dibctl.image import formats
-from pytest_dibctl.system import files, process
+from pytest_dibctl.system import files, package_names, process
 
 Layout = Literal["disk", "filesystem", "unknown"]
 """The layout by the first bytes: a boot sector, a bare filesystem (boots only with a kernel beside it) ..."""
@@ -181,7 +181,7 @@ def _identity(path: Path) -> Identity:
 def _qemu_img(*argv: str, check: bool = True) -> process.Result:
     try:
         if shutil.which("qemu-img", path=process.tool_path()) is None:
-            raise ArtifactError("qemu-img: not found", hint="run `dibctl doctor` to see what is missing")
+            raise ArtifactError("qemu-img: not found", hint=package_names.advice("qemu-img"))
         return process.run([*LIMITS, "qemu-img", *argv], check=check, timeout=60)
     except CommandError as error:
         raise ArtifactError(error.message, hint=error.hint) from None
