@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import pytest
 from _pytest._code.code import ExceptionRepr
 
+from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.plugin.visible_reports import make_visible, visible_value
 from pytest_dibctl.system.redaction import redacted
 
@@ -42,12 +43,16 @@ class Redacting:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
-        self, call: pytest.CallInfo[None]
+        self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Cut the traceback before pytest makes a text of it, and say in words where it was."""
+        """Cut the traceback before pytest makes a text of it, and say in words where it was.
+
+        Nothing is said of it for an error of ours, which explains itself, unless --full-trace is given.
+        """
         left_out = cut(call.excinfo) if call.excinfo else []
+        told = call.excinfo is not None and isinstance(call.excinfo.value, DibctlError)
         report = yield
-        if left_out and report.failed:
+        if left_out and report.failed and (not told or item.config.getoption("fulltrace", default=False)):
             report.sections.append((SECTION, "\n".join(left_out)))
         return report
 
