@@ -50,7 +50,7 @@ def check() -> Check:
     problem = _problem()
     if problem is None:
         return Check(name="root", ok=True, detail="builds run as root through sudo")
-    fix = f"run it as root, or allow sudo without a password (NOPASSWD); {WITHOUT_ROOT}"
+    fix = f"{checks.as_root()}, or allow sudo without a password (NOPASSWD); {WITHOUT_ROOT}"
     return Check(name="root", ok=False, detail=f"builds mount filesystems and need root; {problem}", fix=fix)
 
 

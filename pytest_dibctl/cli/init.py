@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
+import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,15 +81,13 @@ def _run(arguments: Arguments) -> int:
 def _next(directory: Path, labels: list[str]) -> list[str]:
     change_directory = f"cd {shlex.quote(str(directory))} && " if directory != Path() else ""
     if not labels:
-        return [
-            "Next, check the images that were there before:",
-            "",
-            f"    {change_directory}dibctl validate",
-        ]
+        return ["Next, check the images that were there before:", "", f"    {change_directory}dibctl validate"]
+    # sudo has a PATH of its own, without this Python's environment.
+    pytest = "pytest" if os.geteuid() == 0 else f"sudo {shlex.quote(sysconfig.get_path('scripts'))}/pytest"
     return [
         "Next, build the image, boot it and run its tests (as root; `dibctl doctor` says what is missing):",
         "",
-        f"    {change_directory}pytest --dib-image={labels[0]}",
+        f"    {change_directory}{pytest} --dib-image={labels[0]}",
     ]
 
 

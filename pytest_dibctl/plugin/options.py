@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,12 +11,14 @@ import pytest
 
 from pytest_dibctl.build import builder
 from pytest_dibctl.config import merge, report, tests_list
-from pytest_dibctl.errors import ArtifactError, ConfigError, DibctlError
+from pytest_dibctl.config.entry import Entry
+from pytest_dibctl.config.models.images import Image
+from pytest_dibctl.errors import ArtifactError, ConfigError, DibctlError, PreflightError
 from pytest_dibctl.image import preflight
 from pytest_dibctl.plugin.planning import EXTERNAL, Plan, PlannedEntry
 from pytest_dibctl.plugin.xdist.worker import is_controller, worker_id
 from pytest_dibctl.run.options import RunOptions
-from pytest_dibctl.system import shadowed
+from pytest_dibctl.system import process, shadowed
 
 
 def path_of(text: str | None) -> Path | None:
@@ -155,11 +158,35 @@ def refuse_what_cannot_work(plan: Plan, options: RunOptions) -> None:
         entries = [entry for entry in plan.entries if entry.image == image.label]
         reads_file = options.has_file and not (options.upload_only or plan.paths_given)
         if reads_file and any(entry.kind == "image" for entry in entries):
-            preflight.for_trees(image)
+            _refuse_trees(image, entries, plan, options)
         if any(_logs_in(entry) for entry in entries):
             merge.login(image)
     if options.input is not None and not options.input.exists():
         raise ArtifactError(f"--dib-input: {options.input}: no such file")
+
+
+def _refuse_trees(
+    image: Entry[Image], entries: Sequence[PlannedEntry], plan: Plan, options: RunOptions
+) -> None:
+    """Raise PreflightError where `image` entries cannot be run; a user without root is told what can be."""
+    try:
+        preflight.for_trees(image)
+    except PreflightError as error:
+        engines = {target.environment.settings.engine for target in plan.rungs(image)}
+        others = [_argument(entry) for entry in entries if entry.kind in ("pytest", "shell", "ssh")]
+        if os.geteuid() == 0 or "nspawn" in engines or not others:
+            raise
+        given = [f"--dib-input={options.input}"] if options.input is not None else []
+        line = process.command_line(["pytest", f"--dib-image={image.label}", *given, *dict.fromkeys(others)])
+        hint = f"{error.hint}; tests of the guest need no root: {line}"
+        raise PreflightError(error.message, hint=hint) from None
+
+
+def _argument(entry: PlannedEntry) -> str:
+    """Return what names an entry on the command line."""
+    if entry.written.startswith(tests_list.GENERIC):
+        return entry.written
+    return os.path.relpath(entry.folder or entry.paths[0])
 
 
 def refuse_what_validate_finds(plan: Plan, options: RunOptions, cwd: Path) -> None:

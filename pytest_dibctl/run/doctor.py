@@ -51,7 +51,7 @@ def without_root() -> list[Check]:
     guests = "booting image files in QEMU, and OpenStack: without root"
     return [
         Check(name="not root", ok=True, detail=f"{guests}; {elevation.WITHOUT_ROOT}", required=False),
-        Check(name="not root", ok=False, detail=trees, fix="run it as root", required=False),
+        Check(name="not root", ok=False, detail=trees, fix=checks.as_root(), required=False),
     ]
 
 

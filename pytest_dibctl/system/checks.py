@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
+import shlex
 import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -89,6 +91,14 @@ def _brought(name: str, found: str | None, known: str, why: str) -> Check:
     )
 
 
+def as_root() -> str:
+    """Return how to run this program as root: sudo has a PATH of its own, without a user's environment."""
+    program = sys.argv[0]
+    if "/" not in program or program.endswith(".py"):
+        return "run it as root, for example with sudo"
+    return f"run it as root: sudo {shlex.quote(program)}"
+
+
 def root(what: str = "builds mount filesystems") -> Check:
     """Check for root with the capabilities that mounts, chroots and device nodes need.
 
@@ -96,7 +106,7 @@ def root(what: str = "builds mount filesystems") -> Check:
     """
     if os.geteuid() != 0:
         detail = f"{what}, which needs root"
-        return Check(name="root", ok=False, detail=detail, fix="run it as root, for example with sudo")
+        return Check(name="root", ok=False, detail=detail, fix=as_root())
     missing = [
         name for name, bit in (("sys_admin", 21), ("sys_chroot", 18), ("mknod", 27)) if not _capable(bit)
     ]
@@ -132,7 +142,7 @@ def loop_devices() -> Check:
             detail = "cannot be looked at without root"
             return Check(name="loop devices", ok=False, detail=detail, fix=AS_ROOT)
         detail = f"/dev/loop-control: {error.strerror}"
-        fix = "modprobe loop; in a container, run it with --privileged"
+        fix = "modprobe loop; in a container, run it with --privileged" if os.geteuid() == 0 else as_root()
         return Check(name="loop devices", ok=False, detail=detail, fix=fix)
     try:
         number = fcntl.ioctl(control, _LOOP_CTL_GET_FREE)

@@ -176,3 +176,24 @@ def test_a_number_of_days_that_is_none_is_refused(project: Project, days: str) -
     result = project.run()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"*dibctl_keep_days is '{days}'; it must be a number of days*"])
+
+
+def test_without_root_the_tests_that_need_none_are_named(listed: Project) -> None:
+    listed.write("look.py", "def test_look(image_tree): pass")
+    listed.images({"debian": [{"image": "look.py"}, {"pytest": "test_it.py"}, {"pytest": "generic:login"}]})
+    listed.write("conftest.py", (listed.path / "conftest.py").read_text() + USER_WITHOUT_ROOT)
+    lines = [
+        "ERROR:*cannot open the image's files*",
+        "*need no root: pytest --dib-image=debian test_it.py generic:login",
+    ]
+    refused(listed, listed.run(), *lines)
+    listed.run("test_it.py").assert_outcomes(passed=1)
+
+
+USER_WITHOUT_ROOT = (
+    MACHINE_WITHOUT_TOOLS
+    + """
+import os
+os.geteuid = lambda: 1000
+"""
+)

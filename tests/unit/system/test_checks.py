@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -10,10 +11,20 @@ import pytest
 from pytest_dibctl.system import checks
 
 
-def test_without_root_the_build_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("program", "fix"),
+    [
+        ("/home/me/my venv/bin/pytest", "run it as root: sudo '/home/me/my venv/bin/pytest'"),
+        (".venv/bin/dibctl", "run it as root: sudo .venv/bin/dibctl"),
+        ("/usr/lib/python3/pytest/__main__.py", "run it as root, for example with sudo"),
+        ("-c", "run it as root, for example with sudo"),
+    ],
+)
+def test_without_root_the_build_is_refused(monkeypatch: pytest.MonkeyPatch, program: str, fix: str) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(sys, "argv", [program])
     check = checks.root()
-    assert (check.ok, check.fix) == (False, "run it as root, for example with sudo")
+    assert (check.ok, check.fix) == (False, fix)
 
 
 def test_root_of_an_unprivileged_container_is_no_root(monkeypatch: pytest.MonkeyPatch) -> None:
