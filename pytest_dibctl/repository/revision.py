@@ -83,12 +83,21 @@ class Repository:
         try:
             commit = _text(self.top, arguments, f"there is no revision {name!r} here").strip()
         except DibctlError as error:
-            raise DibctlError(
-                error.message, hint="in CI, fetch the whole history: `fetch-depth: 0`, or GIT_DEPTH: 0"
-            ) from None
+            raise DibctlError(error.message, hint=self._what_there_is()) from None
         if not _ID.fullmatch(commit):
             raise DibctlError(f"git says {commit!r} of revision {name!r}, which is no commit")
         return commit
+
+    def _what_there_is(self) -> str:
+        """Return what to do about a revision that is not here."""
+        history = "in CI, fetch the whole history: `fetch-depth: 0`, or GIT_DEPTH: 0"
+        try:
+            _text(self.top, ["rev-parse", "--verify", "--quiet", "HEAD^{commit}"], "")
+        except DibctlError:
+            return "nothing is committed here yet: `git add -A && git commit`"
+        asked = ["for-each-ref", "--count=5", "--format=%(refname:short)", "refs/heads", "refs/remotes"]
+        branches = _text(self.top, asked, "the branches cannot be listed").split()
+        return f"there is {', '.join(branches)}; {history}" if branches else history
 
     def lay_out(self, commit: str, target: Path) -> None:
         """Write the files of a commit below ``target``, an empty folder; raises DibctlError and OSError."""

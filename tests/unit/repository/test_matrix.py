@@ -103,6 +103,16 @@ class TestChangedSince:
         assert "no image has changed" in err
         assert yaml.safe_load(site.matrix("--changed-since", "HEAD", "--format", "gitlab")[0])
 
+    def test_a_revision_that_is_not_here_is_told_with_those_that_are(self, site: Site) -> None:
+        _, err = site.matrix("--changed-since", "master...", code=ExitCode.UNSPECIFIED)
+        assert "there is no revision 'master' here" in err
+        assert "hint: there is main; in CI, fetch the whole history" in err
+
+    def test_a_repository_without_a_commit_is_told_as_that(self, site: Site) -> None:
+        site.git("update-ref", "-d", "HEAD")
+        _, err = site.matrix("--changed-since", "main...", code=ExitCode.UNSPECIFIED)
+        assert "hint: nothing is committed here yet: `git add -A && git commit`" in err
+
     @pytest.mark.parametrize(
         ("name", "text", "reasons"),
         [
