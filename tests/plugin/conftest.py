@@ -119,6 +119,7 @@ def project(
     log_file = temporary / "operations.jsonl"
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setenv("MEMORY_CLOUD_LOG", str(log_file))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(temporary / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makeconftest(CONFTEST)
     if warm is not None:
