@@ -142,7 +142,7 @@ class Watcher:
 
     def interrupted(self) -> None:
         """Say that the build is being ended; what it has mounted is taken down, which takes some seconds."""
-        self._say(f"{self._where()} is interrupted; the build is ended and cleaned up")
+        self._say(f"interrupted in {self._where()}: the build is being ended and cleaned up")
 
     def finish(self) -> None:
         """Charge the time of the last phase."""

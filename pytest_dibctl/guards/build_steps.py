@@ -225,6 +225,8 @@ def _terminate(child: subprocess.Popen[str], proc: MachineProc, *, grace: float)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(grace)
         return
+    if not proc.heeds(child.pid, signal.SIGTERM):
+        return  # it has set no trap yet, and would go on building: it is killed, and released by the caller
     helpers = [pid for pid in proc.companions(child.pid) if "outfilter" not in proc.read(f"{pid}/cmdline")]
     _send(signal.SIGTERM, [child.pid, *helpers])
     with contextlib.suppress(subprocess.TimeoutExpired):

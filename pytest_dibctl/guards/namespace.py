@@ -12,6 +12,7 @@ import argparse
 import ctypes
 import errno
 import os
+import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -153,6 +154,11 @@ class MachineProc:
     def is_apart(self, pid: int) -> bool:
         """Whether a process lives in another namespace of process ids than this one."""
         return self._pid_namespace(pid) not in ("", self._pid_namespace("self"))
+
+    def heeds(self, pid: int, number: signal.Signals) -> bool:
+        """Whether a process has a handler for a signal: the first of a namespace is deaf without one."""
+        found = re.search(r"^SigCgt:\s*([0-9a-f]+)", self.read(f"{pid}/status"), re.MULTILINE)
+        return found is not None and bool(int(found[1], 16) >> (number - 1) & 1)
 
     def companions(self, leader: int) -> list[int]:
         """Return the other processes of the pid namespace that ``leader`` lives in."""

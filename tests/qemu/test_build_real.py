@@ -435,6 +435,21 @@ def test_two_runs_build_the_same_file_once(
     assert artifact.inspect(out / "tiny.qcow2").disk_format == "qcow2"
 
 
+def test_a_step_that_heeds_no_signal_yet_is_not_waited_for(tmp_path: Path) -> None:
+    """disk-image-create sets its trap within a second; the first of a namespace is deaf until it has one."""
+    building = tmp_path / "building"
+    building.mkdir()
+    script = f"touch {tmp_path}/started; exec sleep 4321"
+    step = build_steps.Step(name="early", argv=("sh", "-c", script), isolate=True)
+    with process.spawn(
+        build_steps.command([step], building=building, grace=300.0), stdin=subprocess.PIPE
+    ) as guard:
+        waiting.until((tmp_path / "started").exists, seconds=PATIENCE)
+        guard.send_signal(signal.SIGTERM)
+        assert guard.wait(PATIENCE) == 128 + signal.SIGKILL
+    assert not building.exists()
+
+
 def test_a_guard_without_a_mount_namespace_of_its_own_starts_nothing(tmp_path: Path) -> None:
     building = tmp_path / "building"
     building.mkdir()

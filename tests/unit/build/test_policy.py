@@ -402,7 +402,8 @@ def test_a_command_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: p
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path, command, told=told)
     assert stop.is_set()
-    assert told[-1].endswith("is interrupted; the build is ended and cleaned up")
+    assert told[-1].startswith("interrupted in ")
+    assert told[-1].endswith(": the build is being ended and cleaned up")
     settle(tmp_path)
 
 
