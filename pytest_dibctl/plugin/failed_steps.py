@@ -12,6 +12,8 @@ from types import MappingProxyType
 
 import pytest
 
+from pytest_dibctl.config.entry import Entry
+from pytest_dibctl.config.models.images import Image
 from pytest_dibctl.errors import DibctlError
 from pytest_dibctl.image import statements
 from pytest_dibctl.plugin.session import DibSession
@@ -69,6 +71,7 @@ class FailedSteps:
         report: pytest.TestReport,
         excinfo: pytest.ExceptionInfo[BaseException],
         words: str,
+        target_run: TargetRun,
     ) -> str | None:
         """Make the report of a test whose step failed an error, or a skip if an earlier test has told it.
 
@@ -85,8 +88,15 @@ class FailedSteps:
         is_reported = isinstance(error, DibctlError) and error.follows
         reason = words if is_reported else f"{words}, see {first}"
         report.outcome = "skipped"
-        report.longrepr = (str(item.path), (item.location[1] or 0) + 1, f"Skipped: {reason}")
+        # The image's place, not the test's: pytest's summary then has one line for all of them.
+        report.longrepr = (*_place(target_run.image), f"Skipped: {reason}")
         return reason
+
+
+def _place(image: Entry[Image]) -> tuple[str, int]:
+    """Return the file and the line of an image's entry."""
+    mark = image.mark()
+    return str(image.path), mark.line if mark is not None else 1
 
 
 def hide_internals(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> None:

@@ -65,7 +65,7 @@ class Reporting:
         error = call.excinfo.value if call.excinfo else None
         words = self._failed_steps.words(error, target_run)
         if call.excinfo and words is not None:
-            follows = self._failed_steps.settle(item, report, call.excinfo, words)
+            follows = self._failed_steps.settle(item, report, call.excinfo, words, target_run)
             notes = dataclasses.replace(notes, follows=follows)
             if follows:
                 _tell_no_failure(call, follows)

@@ -51,6 +51,7 @@ def test_a_failed_boot_is_one_error_wherever_it_is_told(debian: Project, workers
     assert ".py:" not in text.partition("hint: ")[0].rpartition("ERROR at setup")[2]
     assert f"debian: 2 tests were not run: {BOOT_FAILED}" in text
     assert skips(debian) == dict.fromkeys(("test_b[debian]", "test_c[debian]"), BOOT_FAILED)
+    assert f"SKIPPED [2] images.yaml:1: {BOOT_FAILED}" in text
     summary = (debian.path / "summary.md").read_text()
     assert summary.count("no valid host") == 1
     assert "### Not run" in summary
