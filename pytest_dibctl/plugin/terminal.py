@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import pytest
+
 from pytest_dibctl.build import builder
 from pytest_dibctl.clouds.qemu import accel
 from pytest_dibctl.clouds.qemu.machine import native_arch
@@ -80,13 +82,13 @@ class TerminalOutput:
             return error.message.splitlines()[0]
         return f"{forecast.path}, {forecast.text}"
 
-    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
+    def pytest_terminal_summary(self, terminalreporter: TerminalReporter, exitstatus: int) -> None:
         """Print phase times per image, then the kept resources and those that could not be removed."""
         target_reports = self._session.target_reports
         if not target_reports or self._is_quiet(terminalreporter):
             return
         terminalreporter.write_sep("=", "images")
-        _write_table(terminalreporter, target_reports)
+        _write_table(terminalreporter, target_reports, whole=exitstatus != pytest.ExitCode.INTERRUPTED)
         for label, target_report in target_reports.items():
             for line in not_run(label, target_report):
                 _write(terminalreporter, line, yellow=True)
@@ -111,12 +113,17 @@ class TerminalOutput:
         return terminalreporter.config.get_verbosity() < 0 and not has_news
 
 
-def _write_table(terminalreporter: TerminalReporter, target_reports: Mapping[str, TargetReport]) -> None:
-    """Write the table of images, each line in the colour of its outcome."""
+def _write_table(
+    terminalreporter: TerminalReporter, target_reports: Mapping[str, TargetReport], *, whole: bool
+) -> None:
+    """Write the table of images, each line in the colour of its outcome; say it if it is not of all tests."""
     head, *rows = phase_table(target_reports)
     _write(terminalreporter, head, bold=True)
     for row, target_report in zip(rows, target_reports.values(), strict=True):
         _write(terminalreporter, row, **{COLOURS[verdict(target_report)]: True})
+    if not whole:
+        line = "the run was interrupted, or stopped early: tests that did not run are not counted"
+        _write(terminalreporter, line, yellow=True)
 
 
 def _write(terminalreporter: TerminalReporter, line: str, **markup: bool) -> None:

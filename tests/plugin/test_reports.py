@@ -223,3 +223,16 @@ def test_a_summary_says_what_no_table_shows(project: Project) -> None:
     project.images({"alpha": [{"pytest": "test_it.py"}]})
     project.run("--dib-summary=summary.md").assert_outcomes(errors=1)
     assert r"**test\_it.py could not be collected**" in (project.path / "summary.md").read_text()
+
+
+def test_a_table_of_an_interrupted_run_says_that_tests_are_missing(project: Project) -> None:
+    project.write(
+        "test_it.py", "def test_one(): pass\ndef test_two(): raise KeyboardInterrupt\ndef test_three(): pass"
+    )
+    project.images({"debian": [{"pytest": "test_it.py"}]})
+    result = project.run()
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(
+        ["debian*passed 1*", "the run was interrupted*tests that did not run are not counted"]
+    )
+    assert "the run was interrupted" not in project.run("-k", "one").stdout.str()
