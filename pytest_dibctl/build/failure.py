@@ -43,6 +43,8 @@ def failed(plan: Plan, code: int, watcher: Watcher, seconds: float) -> BuildErro
     lines = [_COPY.sub(lambda copy: _own_file(plan, copy[1]) or copy[0], line) for line in failure.lines]
     if causes.cut_off(failure.text, plan.target.parent):
         lines.append(f"{causes.NO_SPACE}; the log is cut off, too")
+    if not lines and hint is None and failure.where and code not in _BY_SIGNAL:
+        hint = "it wrote nothing; with `set -x` at its beginning the log shows its commands"
     last_lines = "".join(f"\n  {line}" for line in lines)
     return BuildError(
         f"{plan.image.at()}: the build {ended}{where} after {seconds:.0f} s{last_lines}\n"

@@ -81,7 +81,11 @@ def _run(arguments: Arguments) -> int:
 def _next(directory: Path, labels: list[str]) -> list[str]:
     change_directory = f"cd {shlex.quote(str(directory))} && " if directory != Path() else ""
     if not labels:
-        return ["Next, check the images that were there before:", "", f"    {change_directory}dibctl validate"]
+        return [
+            "Next, check the images that were there before:",
+            "",
+            f"    {change_directory}dibctl validate",
+        ]
     # sudo has a PATH of its own, without this Python's environment.
     pytest = "pytest" if os.geteuid() == 0 else f"sudo {shlex.quote(sysconfig.get_path('scripts'))}/pytest"
     return [
