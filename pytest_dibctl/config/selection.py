@@ -76,7 +76,12 @@ class Labels(Generic[T_co]):
     def _hint(self) -> str:
         noun = NOUNS[self.kind]
         if self.entries:
-            return f"`dibctl validate` lists the {len(self.entries)} {noun}s there are"
+            number = len(self.entries)
+            return (
+                f"`dibctl validate` lists the {noun} there is"
+                if number == 1
+                else (f"`dibctl validate` lists the {number} {noun}s there are")
+            )
         if self.files:
             return f"no {noun} is defined in {', '.join(self.files)}"
         return f"no {self.kind}.yaml was found; `dibctl init` writes one to fill in"
