@@ -175,7 +175,8 @@ def _check_server(cloud: State, asked: Mapping[str, Any], microversion: tuple[in
 
 @SERVICE.call("GET", r"/compute/v2\.1/servers/detail")
 def _list_servers(cloud: State, request: Request) -> Answer:
-    all_projects = request.query.get("all_tenants") == "1"
+    # Nova takes any word for a truth value; openstacksdk sends "True".
+    all_projects = request.query.get("all_tenants", "").lower() in ("1", "true", "yes")
     if all_projects and request.user != ADMIN:
         raise Refusal(403, "Policy doesn't allow os_compute_api:servers:detail:get_all_tenants")
     found: Sequence[Mapping[str, Any]] = _visible(cloud, request, all_projects=all_projects)
