@@ -38,6 +38,9 @@ COMPANIONS = (".vmlinuz", ".initrd")
 
 _RECORD = ".dibctl.json"
 
+MOST_DIGESTS = 1000
+"""Digests that are kept for a user; each is of one path and takes a block of the disk."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Artifact:
@@ -290,7 +293,18 @@ def digest(path: Path, identity: Identity) -> str:
         cache = _cache_file(path)
         cache.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomically(cache, json.dumps(file_entry(identity, computed)), mode=0o644)
+        _forget_oldest(cache.parent)
     return computed
+
+
+def _forget_oldest(folder: Path) -> None:
+    """Keep the digests that were computed last, as many as ``MOST_DIGESTS``; half of them go at once."""
+    names = os.listdir(folder)  # noqa: PTH208 -- a thousand paths would take longer than the rest
+    if len(names) <= MOST_DIGESTS:
+        return
+    oldest_first = sorted((folder / name for name in names), key=lambda entry: entry.lstat().st_mtime)
+    for entry in oldest_first[: len(names) - MOST_DIGESTS // 2]:
+        entry.unlink(missing_ok=True)
 
 
 def file_digest(path: Path, algorithm: str, *, sha512: str) -> str:

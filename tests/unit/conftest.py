@@ -16,6 +16,14 @@ from tests.support.publishing import Shop
 from tests.support.warm import Warm, on_demand
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have a cache apart from the user's: digests of test images would stay there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def no_secret_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin with none of other tests' secrets: texts would lose what looks like one of these."""

@@ -206,3 +206,24 @@ def test_a_damaged_cache_is_ignored(raw: Path, tmp_path: Path, text: str) -> Non
     [cache] = (tmp_path / "cache" / "dibctl" / "digests").iterdir()
     cache.write_text(text)
     assert artifact.inspect(raw).sha512 == hashlib.sha512(raw.read_bytes()).hexdigest()
+
+
+def test_only_the_newest_digests_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifact, "MOST_DIGESTS", 4)
+    files = [tmp_path / f"{number}.raw" for number in range(5)]
+    cache = tmp_path / "cache" / "dibctl" / "digests"
+    for number, file in enumerate(files):
+        file.write_bytes(bytes([number]))
+        artifact.digest_of(file)
+        for entry in set(cache.iterdir()):
+            if entry.stat().st_mtime > 100:
+                os.utime(entry, (number, number))
+    assert len(list(cache.iterdir())) == 2
+
+    def refuse(path: Path, algorithm: str = "sha512") -> str:
+        raise AssertionError(f"{path} is read again")
+
+    monkeypatch.setattr(artifact, "_computed", refuse)
+    assert [artifact.digest_of(file) for file in files[3:]] == [
+        hashlib.sha512(bytes([number])).hexdigest() for number in (3, 4)
+    ]
