@@ -17,7 +17,7 @@ from pytest_dibctl.guest.ssh import SshAccess
 from pytest_dibctl.image import artifact
 from pytest_dibctl.system import process
 from tests.qemu.test_end_to_end import Operator
-from tests.qemu.test_qemu_cloud import READY, Bench, boot_id
+from tests.qemu.test_qemu_cloud import READY, Bench, boot_id, web_page
 
 pytestmark = pytest.mark.real
 
@@ -78,7 +78,7 @@ def test_revert_brings_back_disk_memory_and_services(running: Ready, login: Call
     assert boot_id(access) == before
     assert sh(access, "cat /root/kept /run/kept") == "disk\nmemory"
     assert access.run("test -e /root/new").returncode == 1
-    assert process.run(["curl", "-sS", f"http://{page.ip}:{page.port}/"]).output == "hello\n"
+    assert web_page(page) == "hello\n"
     assert (instance.endpoint(8080), instance.endpoint(8081)) == (page, later)
 
 
