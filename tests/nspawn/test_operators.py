@@ -129,8 +129,7 @@ def test_dibctl_shell_and_exit_42(operator: Operator, micro_files: Path) -> None
     operator.has(micro_files)
     argv = ("pytest_dibctl.cli.main", "shell", "micro", "--build=never", "--environment=container")
     with terminal(operator, *argv) as (screen, child):
-        read_until(screen, "is ready")
-        read_until(screen, "#")
+        read_until(screen, "is ready", then="#")
         os.write(screen, b"hostname; exit 42\n")
         shown = read_until(screen, None)
         assert child.wait(timeout=PATIENCE) == 0, shown
@@ -147,8 +146,7 @@ def test_dib_shell_opens_once_after_a_failure_and_the_instance_goes(
     operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
     argv = ("pytest", "--dib-image=micro", "--dib-build=never", CONTAINER, "--dib-shell")
     with terminal(operator, *argv) as (screen, child):
-        read_until(screen, "a shell in its instance")
-        read_until(screen, "#")
+        read_until(screen, "a shell in its instance", then="#")
         os.write(screen, b"echo I-was-in-$((40 + 2)); exit\n")
         shown = read_until(screen, None)
         assert child.wait(timeout=PATIENCE) == 1, shown
@@ -167,8 +165,7 @@ def test_a_signal_ends_the_shell_and_the_run(
     operator.has(micro_files, tests=[{"pytest": "test_it.py"}])
     argv = ("pytest", "--dib-image=micro", "--dib-build=never", CONTAINER, "--dib-shell")
     with terminal(operator, *argv) as (screen, child):
-        read_until(screen, "a shell in its instance")
-        read_until(screen, "#")
+        read_until(screen, "a shell in its instance", then="#")
         child.send_signal(number)
         shown = read_until(screen, None)
         assert child.wait(timeout=PATIENCE) == 2, shown

@@ -144,8 +144,7 @@ def test_a_shell_in_an_instance_that_is_kept_and_then_removed(site: Site) -> Non
         )  # fmt: skip
 
     with terminals.at_terminal(start) as (screen, child):
-        terminals.read_until(screen, "is ready")
-        terminals.read_until(screen, "#")
+        terminals.read_until(screen, "is ready", then="#")
         os.write(screen, b"echo I-am-$(hostname); exit 42\n")
         shown = terminals.read_until(screen, None)
         assert child.wait(timeout=60) == 0, shown

@@ -39,11 +39,19 @@ def at_terminal(start: Callable[[int], Popen[str]]) -> Iterator[tuple[int, Popen
         os.close(ours)
 
 
-def read_until(descriptor: int, awaited: str | None) -> str:
-    """Return what comes until the words, or until the end; fail where the words do not come."""
+def read_until(descriptor: int, awaited: str | None, then: str = "") -> str:
+    """Return what comes until the words, or until the end; fail where the words do not come.
+
+    ``then`` has to come after them. One read may bring both, so two calls would wait for it in vain.
+    """
+
+    def came() -> bool:
+        _, found, after = seen.partition(awaited or "\0")
+        return bool(found) and then in after
+
     seen = ""
     deadline = time.monotonic() + PATIENCE
-    while (awaited is None or awaited not in seen) and time.monotonic() < deadline:
+    while not came() and time.monotonic() < deadline:
         if not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
             break
         try:
@@ -53,5 +61,5 @@ def read_until(descriptor: int, awaited: str | None) -> str:
         if not data:
             break
         seen += data.decode(errors="replace")
-    assert awaited is None or awaited in seen, seen
+    assert awaited is None or came(), seen
     return seen
