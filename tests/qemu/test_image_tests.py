@@ -122,7 +122,9 @@ def install(tree: Path, package: str, *, requires: str = "") -> None:
     work.mkdir(exist_ok=True)
     spec = work / f"{package}.spec"
     spec.write_text(SPEC.format(name=package, requires=f"Requires: {requires}" if requires else ""))
-    process.run(["rpmbuild", "-bb", "--define", f"_topdir {work}", str(spec)])
+    # Without a database of its own Debian's rpm makes ~/.rpmdb.
+    own = ["--define", f"_topdir {work}", "--define", f"_dbpath {work}/database"]
+    process.run(["rpmbuild", "-bb", *own, str(spec)])
     process.run(
         [
             *("rpm", "--root", str(tree), "--define", "_dbpath /var/lib/rpm"),

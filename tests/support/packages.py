@@ -1,7 +1,7 @@
 """Which Debian packages the tests with real builds and real guests need, and which of them are missing.
 
 ``python -m tests.support.packages`` names the missing ones, with ``--install`` it installs them. With
-``--install=unit`` it does that for those of the unit tests alone.
+``unit`` it does that for those of the unit tests alone.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def install(packages: Sequence[str]) -> None:
 def main(look: Callable[[], Sequence[str]], bring: Callable[[Sequence[str]], None]) -> None:
     """Report what ``look`` finds missing, after ``bring`` installed it if the command line says so."""
     lacking = look()
-    if lacking and any(word.startswith("--install") for word in sys.argv[1:]):
+    if lacking and "--install" in sys.argv[1:]:
         bring(lacking)
         lacking = look()
     if lacking:
@@ -105,4 +105,4 @@ def main(look: Callable[[], Sequence[str]], bring: Callable[[Sequence[str]], Non
 
 
 if __name__ == "__main__":
-    main(missing_for_unit if "--install=unit" in sys.argv[1:] else missing, install)
+    main(missing_for_unit if "unit" in sys.argv[1:] else missing, install)

@@ -46,7 +46,9 @@ def read_until(descriptor: int, awaited: str | None, then: str = "") -> str:
     """
 
     def came() -> bool:
-        _, found, after = seen.partition(awaited or "\0")
+        if awaited is None:
+            return False
+        _, found, after = seen.partition(awaited)
         return bool(found) and then in after
 
     seen = ""
