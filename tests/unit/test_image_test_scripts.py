@@ -258,7 +258,7 @@ def test_listening_sockets_are_found(guest: Guest) -> None:
         "tcp": (
             "   0: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0",
             "   1: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0",
-            "   2: 0F02000A:0016 0202000A:D2F0 01 00000000:00000000 02:00000000 00000000     0",
+            "   2: 0F02000A:C350 0202000A:0050 01 00000000:00000000 02:00000000 00000000     0",
         ),
         "tcp6": (f"   0: {'0' * 32}:0050 {'0' * 32}:0000 0A 00000000:00000000 00:00000000",),
         "udp": (
@@ -272,6 +272,9 @@ def test_listening_sockets_are_found(guest: Guest) -> None:
     (guest.programs / "said").write_text(f"{said}\n")
     guest.program("grep", f"cat {guest.programs}/said; exit 2")
     assert PORTS.listening(Host(guest)) == {("tcp", 22), ("tcp", 80), ("udp", 123)}
+    guest.program("grep", "echo no grep here >&2; exit 127")
+    with pytest.raises(AssertionError, match="cannot be read: no grep here"):
+        PORTS.listening(Host(guest))
 
 
 def test_what_a_guest_was_is_noted(guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
